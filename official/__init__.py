@@ -1,0 +1,1 @@
+"""The training stack: data, models, tasks, the trainer, the self-training loop and the jobs."""

@@ -1,0 +1,46 @@
+"""The one example format: what every source gives, every augmentation maps to itself, every task takes.
+
+An example is a dict:
+    image    uint8 [H, W, 3]        RGB
+    boxes    float32 [N, 4]         yxyx, pixels of `image`
+    classes  int32 [N]              index of the class, 0-based
+    crowd    bool [N]
+    scores   float32 [N]            1 for human labels, the teacher's score for pseudo labels
+    index    int64 []               which picture of its source; the id is `source.ids[index]`
+A batch for training has static shapes:
+    images   float32 [B, S, S, 3]   normalised, zeros outside the picture
+    boxes    float32 [B, M, 4]      -1 in padding rows
+    classes  int32 [B, M]           -1 in padding rows
+    index    int64 [B]
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def normalize(image: tf.Tensor) -> tf.Tensor:
+    """Pixels in [0, 255], [..., 3], to float32 with the ImageNet mean and deviation removed.
+
+    Padding added afterwards with zeros is therefore the mean colour, not black.
+    Source: tensorflow/tpu models/official/detection/utils/input_utils.py:80-95.
+    """
+    return (tf.cast(image, tf.float32) / 255.0 - IMAGENET_MEAN) / IMAGENET_STD
+
+
+def denormalize(image: tf.Tensor) -> tf.Tensor:
+    """The inverse of `normalize`, as uint8."""
+    pixels = (tf.cast(image, tf.float32) * IMAGENET_STD + IMAGENET_MEAN) * 255.0
+    return tf.cast(tf.clip_by_value(tf.round(pixels), 0.0, 255.0), tf.uint8)
+
+
+def pad_rows(values: tf.Tensor, rows: int, fill: float) -> tf.Tensor:
+    """The first `rows` rows of `values`, padded with `fill` to exactly `rows`."""
+    values = values[:rows]
+    missing = rows - tf.shape(values)[0]
+    paddings = [[0, missing]] + [[0, 0]] * (values.shape.rank - 1)
+    padded = tf.pad(values, paddings, constant_values=tf.cast(fill, values.dtype))
+    return tf.ensure_shape(padded, [rows, *values.shape[1:]])

@@ -1,0 +1,111 @@
+"""The embedded scenes as a source, and as a folder of files in COCO format."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import numpy as np
+import tensorflow as tf
+import tqdm
+from PIL import Image
+
+from official.data.coco import to_coco
+from official.data.scenes import CLASSES, SPLITS, Scene, draw_scene
+from official.data.source import Annotations, Category, DataError, Source
+
+DEFAULT_COUNTS = {"train": 1000, "val": 300, "test": 300, "unlabeled": 2000}
+CATEGORIES = tuple(Category(i + 1, name) for i, name in enumerate(CLASSES))
+_KEPT_BYTES = 2**30  # pictures are kept in memory up to this
+
+
+def open_scenes(
+    split: str = "train", count: int | None = None, *, seed: int = 0, size: int = 160, labeled: bool = True
+) -> Source:
+    """A source of drawn pictures.
+
+    Args:
+      split: one of `scenes.SPLITS`.
+      count: how many; see `DEFAULT_COUNTS`.
+      seed: of the drawing; other seeds give other pictures of the same kind.
+      size: side in pixels.
+      labeled: False drops the labels.
+
+    Raises:
+      DataError: unknown split or no picture.
+    """
+    if split not in SPLITS:
+        raise DataError(f"scenes has no split {split!r}; choose one of {SPLITS}")
+    count = DEFAULT_COUNTS[split] if count is None else count
+    if count < 1:
+        raise DataError(f"scenes:{split},count={count}: needs at least one image")
+    keep = count * size * size * 3 <= _KEPT_BYTES
+    pictures = np.zeros((count, size, size, 3), np.uint8) if keep else None
+    objects = []
+    for i in tqdm.trange(count, desc=f"drawing scenes:{split}", unit=" images", disable=count < 500, leave=False):
+        scene = draw_scene(seed=seed, split=split, index=i, size=size)
+        objects.append(_objects(scene))
+        if keep:
+            pictures[i] = scene.image
+    source = Source(
+        word=f"scenes:{split}",
+        ids=np.array([f"{split}-{seed}-{i:06d}" for i in range(count)]),
+        sizes=np.full((count, 2), size, np.int32),
+        read_image=_reader(pictures, seed, split, size),
+        file_names=np.array([f"{split}-{seed}-{i:06d}.png" for i in range(count)]),
+    )
+    return source.with_annotations(Annotations.from_images(objects), CATEGORIES) if labeled else source
+
+
+def _objects(scene: Scene) -> dict[str, np.ndarray]:
+    area = scene.masks.sum(axis=(1, 2))
+    return {"boxes": scene.boxes, "classes": scene.classes, "area": area.astype(np.float32)}
+
+
+def _reader(pictures: np.ndarray | None, seed: int, split: str, size: int):
+    if pictures is not None:
+        kept = tf.constant(pictures)
+        return lambda index: tf.gather(kept, index)
+
+    def draw(index):
+        return draw_scene(seed=seed, split=split, index=int(index), size=size).image
+
+    def read(index):
+        image = tf.numpy_function(draw, [index], tf.uint8, stateful=False)
+        return tf.ensure_shape(image, [size, size, 3])
+
+    return read
+
+
+def write_scenes(folder: str, *, seed: int = 0, size: int = 160, counts: dict[str, int] | None = None) -> list[str]:
+    """Writes every split as `folder/<split>/images/*.png`, `masks/*.png` and `annotations.json` (COCO).
+
+    A mask PNG holds 0 for the ground and class index + 1 for an object's pixels.
+
+    Returns:
+      The JSON paths.
+    """
+    written = []
+    for split, count in {**DEFAULT_COUNTS, **(counts or {})}.items():
+        source = open_scenes(split, count, seed=seed, size=size)
+        for name in ("images", "masks"):
+            os.makedirs(os.path.join(folder, split, name), exist_ok=True)
+        for i in range(count):
+            scene = draw_scene(seed=seed, split=split, index=i, size=size)
+            name = str(source.file_names[i])
+            Image.fromarray(scene.image).save(os.path.join(folder, split, "images", name))
+            Image.fromarray(class_map(scene)).save(os.path.join(folder, split, "masks", name))
+        path = os.path.join(folder, split, "annotations.json")
+        with open(path + ".tmp", "w", encoding="utf-8") as file:
+            json.dump(to_coco(source), file)
+        os.replace(path + ".tmp", path)
+        written.append(path)
+    return written
+
+
+def class_map(scene: Scene) -> np.ndarray:
+    """Uint8 [S, S]: 0 ground, class index + 1 where an object shows."""
+    out = np.zeros(scene.image.shape[:2], np.uint8)
+    for mask, label in zip(scene.masks, scene.classes):
+        out[mask] = label + 1
+    return out

@@ -1,0 +1,106 @@
+"""One word on the command line -> an opened source.
+
+    scenes[:SPLIT][,count=N]             the embedded data set
+    coco:FILE.json[,IMAGE_FOLDER]        COCO annotations
+    voc:FOLDER[,IMAGE_FOLDER][,split=S]  Pascal VOC XML
+    folder:FOLDER                        pictures without labels
+    tfrecord:GLOB[+GLOB...]              TF Examples of the original stack
+    tfds:BUILDER[/CONFIG][:SPLIT]        a prepared TensorFlow Datasets builder
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from official.data.coco import open_coco
+from official.data.image_folder import open_folder
+from official.data.scenes_source import open_scenes
+from official.data.source import DataError, Source
+from official.data.tfds_source import open_tfds
+from official.data.tfrecord import open_tfrecords
+from official.data.voc import open_voc
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadOptions:
+    """How strictly sources are opened, and where some of them live."""
+
+    data_dir: str = ""
+    scenes_seed: int = 0
+    scenes_size: int = 160
+    full_check: bool = True
+    max_image_pixels: int = 100_000_000
+    max_skipped_fraction: float = 0.1
+
+
+def open_source(word: str, options: ReadOptions = ReadOptions(), *, labeled: bool = True) -> Source:
+    """Opens what `word` says.
+
+    Args:
+      word: see the head of this module.
+      options: see `ReadOptions`.
+      labeled: False for the unlabelled stream: labels that the source has are dropped.
+
+    Raises:
+      DataError: unknown kind, malformed word, or what the kind's own loader raises.
+    """
+    kind, _, rest = word.partition(":")
+    if kind not in _OPENERS:
+        raise DataError(f"data {word!r}: unknown kind {kind!r}; choose one of {sorted(_OPENERS)} (KIND:PLACE)")
+    place, *extras = rest.split(",")
+    if kind != "scenes" and not place:
+        raise DataError(f"data {word!r}: say where it is, as in {kind}:PLACE")
+    named = dict(e.split("=", 1) if "=" in e else ("images", e) for e in extras)
+    source = _OPENERS[kind](place, named, options, labeled)
+    if named:
+        raise DataError(f"data {word!r}: {kind} does not take {sorted(named)}")
+    if labeled and source.annotations is None:
+        raise DataError(f"data {word!r} has no labels; it can be used with --unlabeled_data only")
+    source = source if labeled else dataclasses.replace(source, annotations=None, categories=())
+    return dataclasses.replace(source, word=word)
+
+
+def _strictness(options: ReadOptions) -> dict:
+    return {"max_pixels": options.max_image_pixels, "max_skipped_fraction": options.max_skipped_fraction}
+
+
+def _file_checks(options: ReadOptions) -> dict:
+    return {"full_check": options.full_check, **_strictness(options)}
+
+
+def _scenes(place, named, options, labeled):
+    count = named.pop("count", None)
+    return open_scenes(
+        place or "train", None if count is None else int(count),
+        seed=options.scenes_seed, size=options.scenes_size, labeled=labeled,
+    )  # fmt: skip
+
+
+def _coco(place, named, options, labeled):
+    return open_coco(place, named.pop("images", None), **_file_checks(options))
+
+
+def _voc(place, named, options, labeled):
+    return open_voc(place, named.pop("split", None), image_folder=named.pop("images", None), **_file_checks(options))
+
+
+def _folder(place, named, options, labeled):
+    return open_folder(place, **_file_checks(options))
+
+
+def _tfrecord(place, named, options, labeled):
+    return open_tfrecords(place, labeled=labeled, **_strictness(options))
+
+
+def _tfds(place, named, options, labeled):
+    return open_tfds(place, data_dir=options.data_dir or None, labeled=labeled, **_strictness(options))
+
+
+_OPENERS = {
+    "scenes": _scenes,
+    "coco": _coco,
+    "voc": _voc,
+    "folder": _folder,
+    "tfrecord": _tfrecord,
+    "tfds": _tfds,
+}

@@ -1,0 +1,147 @@
+"""TensorFlow Datasets builders as sources, read from what is prepared on disk; nothing is fetched."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import tensorflow as tf
+
+from official.data import image_files
+from official.data.source import Annotations, Category, DataError, InputReport, Source, clean_boxes
+from official.data.tfrecord import image_size, record_offsets, record_reader
+
+
+def open_tfds(
+    name: str,
+    *,
+    data_dir: str | None = None,
+    labeled: bool = True,
+    max_pixels: int = 100_000_000,
+    max_skipped_fraction: float = 0.1,
+) -> Source:
+    """A source over a prepared TFDS builder.
+
+    Detection sets (`coco/2017`, `voc/2007`, `open_images_v4`) keep their boxes; a set without boxes
+    (`imagenet2012`) can only be read as unlabelled pictures.
+
+    Args:
+      name: BUILDER[/CONFIG[:VERSION]][:SPLIT], split "train" by default, TFDS slices allowed.
+      data_dir: where the sets are prepared; TFDS' default otherwise.
+      labeled: False drops the labels.
+
+    Raises:
+      DataError: unknown builder or split, not prepared (says how to prepare it), no boxes.
+    """
+    import tensorflow_datasets as tfds  # slow to import, and only needed here
+
+    word = f"tfds:{name}"
+    builder_name, split = _split_name(name)
+    builder = _builder(tfds, builder_name, data_dir, word)
+    if split.split("[")[0] not in builder.info.splits:
+        raise DataError(f"{word}: no split {split!r}; it has {sorted(builder.info.splits)}")
+    features = builder.info.features
+    boxes_key = _boxes_key(features, tfds)
+    if labeled and boxes_key is None:
+        raise DataError(f"{word} has no boxes; it can be used with --unlabeled_data only")
+    decoders = {"image": tfds.decode.SkipDecoding()}
+    report, rows, places, paths = InputReport(), [], [], []
+    for instruction in builder.info.splits[split].file_instructions:
+        paths.append(instruction.filename)
+        found = list(record_offsets(instruction.filename))
+        stop = None if instruction.take < 0 else instruction.skip + instruction.take
+        for number, (offset, length) in list(enumerate(found))[instruction.skip : stop]:
+            payload = _payload(instruction.filename, offset, length)
+            example = features.deserialize_example(payload, decoders=decoders)
+            row = _row(example, boxes_key if labeled else None, f"{instruction.filename}@{number}")
+            row = _with_size(row, max_pixels, report)
+            if row is not None:
+                rows.append(row)
+                places.append((len(paths) - 1, offset, length))
+    report.check(word, len(rows) + report.skipped_images, max_skipped_fraction)
+    read_record = record_reader(paths, *zip(*places))
+
+    def read_image(index):
+        example = features.deserialize_example(read_record(index), decoders=decoders)
+        return image_files.decode(example["image"])
+
+    source = Source(
+        word=word,
+        ids=np.array([row["id"] for row in rows]),
+        sizes=np.array([row["size"] for row in rows], np.int32),
+        read_image=read_image,
+        file_names=np.array([row["file"] for row in rows]),
+        report=report,
+    )
+    if not labeled:
+        return source
+    objects = [clean_boxes(r["objects"], r["size"], report, r["file"], r["id"]) for r in rows]
+    names = features[boxes_key].feature["label"].names
+    categories = tuple(Category(i + 1, label) for i, label in enumerate(names))
+    return source.with_annotations(Annotations.from_images(objects), categories)
+
+
+def _split_name(name: str) -> tuple[str, str]:
+    head, _, last = name.rpartition(":")
+    is_version = last.replace(".", "").replace("*", "").isdigit()
+    return (head, last) if head and not is_version else (name, "train")
+
+
+def _builder(tfds, name: str, data_dir: str | None, word: str):
+    try:
+        builder = tfds.builder(name, data_dir=data_dir, try_gcs=False)
+    except Exception as error:  # unknown names and bad versions raise several kinds
+        raise DataError(f"{word}: TFDS does not know or cannot open {name!r}: {str(error)[:200]}") from error
+    if not builder.info.splits:
+        raise DataError(
+            f"{word} is not prepared in {builder.data_dir}. On a machine with network run "
+            f"`tfds build {name} --data_dir={os.path.dirname(os.path.dirname(str(builder.data_dir)))}`, "
+            "then copy that folder here and give its root as --data_dir."
+        )
+    return builder
+
+
+def _boxes_key(features, tfds) -> str | None:
+    for key, feature in features.items():
+        inner = getattr(feature, "feature", None)
+        if isinstance(inner, tfds.features.FeaturesDict) and {"bbox", "label"} <= set(inner.keys()):
+            return key
+    return None
+
+
+def _payload(path: str, offset: int, length: int) -> bytes:
+    with tf.io.gfile.GFile(path, "rb") as file:
+        file.seek(offset)
+        return file.read(length)
+
+
+def _row(example: dict, boxes_key: str | None, place: str) -> dict:
+    name = example.get("image/filename", example.get("file_name"))
+    image_id = example.get("image/id", name)
+    plain = image_id.numpy() if image_id is not None else place
+    row = {
+        "id": plain.decode() if isinstance(plain, bytes) else str(plain),
+        "file": place,
+        "encoded": example["image"].numpy(),
+    }
+    if boxes_key:
+        objects = example[boxes_key]
+        crowd = objects.get("is_crowd", objects.get("is_difficult", objects.get("is_group_of")))
+        labels = objects["label"].numpy()
+        row["objects"] = {
+            "boxes": objects["bbox"].numpy().astype(np.float64).reshape(-1, 4),
+            "classes": labels.astype(np.int32),
+            "crowd": np.zeros(len(labels), bool) if crowd is None else crowd.numpy() > 0,
+            "area": objects["area"].numpy() if "area" in objects else np.full(len(labels), np.nan),
+        }
+    return row
+
+
+def _with_size(row: dict, max_pixels: int, report: InputReport) -> dict | None:
+    size = image_size(row.pop("encoded"))
+    if size is None or size[0] * size[1] > max_pixels:
+        report.skip_image("not a readable image" if size is None else "too many pixels", row["file"], row["id"])
+        return None
+    if "objects" in row:
+        row["objects"]["boxes"] = row["objects"]["boxes"] * (size[0], size[1], size[0], size[1])
+    return {**row, "size": size}

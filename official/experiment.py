@@ -1,0 +1,246 @@
+"""The options of an experiment: frozen dataclasses whose fields are the flags, word for word.
+
+Every option is declared once, here, with its default, its help and its bounds. `official/flags.py`
+makes the flags from these fields; below the jobs nothing knows about flags.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from typing import Any
+
+
+def option(default: Any, help: str, *, choices: tuple = (), lower: float | None = None, upper: float | None = None):
+    """A dataclass field that also describes its flag."""
+    metadata = {"help": help, "choices": choices, "lower": lower, "upper": upper}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """What is read; see official/data/sources.py for the words."""
+
+    labeled_data: str = option("", "Human-labelled training data, e.g. coco:train.json,images.")
+    unlabeled_data: str = option("rest", "Pictures to pseudo-label; `rest`: what --labeled_fraction leaves over.")
+    eval_data: str = option("", "Labelled data to evaluate on.")
+    data_dir: str = option("", "Where TFDS data sets are prepared (TFDS' own default when empty).")
+    labeled_fraction: float = option(1.0, "Share of --labeled_data whose labels are used.", lower=0.0, upper=1.0)
+    split_seed: int = option(0, "Which subset --labeled_fraction takes.", lower=0)
+    labeled_ids: str = option("", "File with the ids or file names to use as labelled, instead of a fraction.")
+    scenes_seed: int = option(0, "Seed of the embedded data set.", lower=0)
+    scenes_size: int = option(160, "Side of the embedded pictures in pixels.", lower=32)
+    max_boxes: int = option(100, "Boxes per training picture; further ones are left out.", lower=1)
+    max_skipped_fraction: float = option(0.1, "Unusable share of a data set above which a run fails.", lower=0.0, upper=1.0)
+    max_image_pixels: int = option(100_000_000, "A picture whose header claims more is skipped.", lower=1)
+    check_images: str = option("full", "How a picture is checked before the run: every pixel, or header and end.", choices=("full", "header"))
+    legacy_resize: bool = option(False, "Resize as TF1 did, without half-pixel centres.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """The network; defaults are the paper's RetinaNet with EfficientNet-B7 and FPN P3-P7."""
+
+    task: str = option("detection", "What is learned.", choices=("detection",))
+    backbone: str = option("efficientnet-b7", "efficientnet-b0 ... -b7 or -l2.")
+    backbone_width: float = option(0.0, "Width coefficient in place of the backbone's own; 0 keeps it.", lower=0.0)
+    backbone_depth: float = option(0.0, "Depth coefficient in place of the backbone's own; 0 keeps it.", lower=0.0)
+    survival_probability: float = option(0.8, "Of the last residual branch (stochastic depth); 1 turns it off.", lower=0.01, upper=1.0)
+    image_size: int = option(640, "Side of the square network input in pixels.", lower=32)
+    min_level: int = option(3, "Finest pyramid level (stride 2^level).", lower=2, upper=5)
+    max_level: int = option(7, "Coarsest pyramid level.", lower=3, upper=8)
+    fpn_filters: int = option(256, "Channels of the pyramid.", lower=1)
+    head_filters: int = option(256, "Channels of the class and box towers.", lower=1)
+    head_convs: int = option(4, "Convolutions in each tower.", lower=0)
+    anchor_scale: float = option(4.0, "Anchor side in units of the level's stride.", lower=0.1)
+    num_scales: int = option(3, "Anchor sizes per octave.", lower=1)
+    batch_norm_momentum: float = option(0.997, "Of pyramid and heads; the backbone keeps EfficientNet's 0.99.", lower=0.0, upper=1.0)
+    batch_norm_epsilon: float = option(1e-4, "Of pyramid and heads.", lower=0.0)
+    backbone_batch_norm_momentum: float = option(0.99, "Of the backbone.", lower=0.0, upper=1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Augment:
+    """Training augmentation."""
+
+    augment: str = option("s1", "Preset: `none` or the paper's Augment-S1.", choices=("none", "s1"))
+    jitter_min: float = option(0.0, "Smallest scale, in place of the preset's; 0 keeps it.", lower=0.0)
+    jitter_max: float = option(0.0, "Largest scale, in place of the preset's; 0 keeps it.", lower=0.0)
+    flip: bool = option(True, "Random horizontal flip.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss:
+    """The losses and how they are joined."""
+
+    joint_loss: str = option("normalized", "The paper's normalised loss, or L_h + alpha L_p.", choices=("normalized", "standard"))
+    alpha: float = option(1.0, "Weight of the pseudo-label loss.", lower=0.0)
+    ema_decay: float = option(0.9997, "Of the moving averages of both losses.", lower=0.0, upper=1.0)
+    focal_alpha: float = option(0.25, "Focal loss: weight of the positive class.", lower=0.0, upper=1.0)
+    focal_gamma: float = option(1.5, "Focal loss: focusing exponent.", lower=0.0)
+    box_weight: float = option(50.0, "Weight of the box loss.", lower=0.0)
+    huber_delta: float = option(0.1, "Box loss: where it turns linear.", lower=1e-6)
+    match_iou: float = option(0.5, "IoU from which an anchor is positive.", lower=0.0, upper=1.0)
+    weight_decay: float = option(1e-4, "L2 on kernels: weight_decay * 0.5 * sum of squares.", lower=0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """How weights move. Learning rates are for the human batch size; nothing is rescaled."""
+
+    optimizer: str = option("momentum", "momentum: v = m v + g, w -= lr v (the paper's). adam: for small runs.", choices=("momentum", "adam"))
+    learning_rate: float = option(0.32, "After warm-up.", lower=0.0)
+    student_learning_rate: float = option(0.0, "The student's, where it differs; 0 means the same.", lower=0.0)
+    schedule: str = option("cosine", "Decay after warm-up.", choices=("cosine", "step", "constant"))
+    warmup_steps: int = option(1000, "Linear warm-up.", lower=0)
+    warmup_learning_rate: float = option(0.0032, "Where the warm-up starts.", lower=0.0)
+    decay_boundaries: str = option("", "step schedule: steps, comma separated.")
+    decay_rates: str = option("", "step schedule: learning rate from each boundary on, comma separated.")
+    momentum: float = option(0.9, "Of the momentum optimizer.", lower=0.0, upper=1.0)
+    clip_norm: float = option(0.0, "Clips the global gradient norm, after summing over replicas; 0: off.", lower=0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """How long and on how much."""
+
+    batch_size: int = option(256, "Human-labelled pictures per step, over all replicas.", lower=1)
+    pseudo_batch_size: int = option(256, "Pseudo-labelled pictures per student step, over all replicas.", lower=1)
+    teacher_steps: int = option(45_000, "Steps of the teacher.", lower=1)
+    student_steps: int = option(45_000, "Steps of the student.", lower=1)
+    control: bool = option(False, "Also trains the fair control: labels alone, teacher's plus student's steps.")
+    student_init: str = option("teacher", "Where the student starts.", choices=("teacher", "scratch"))
+    init_checkpoint: str = option("", "Checkpoint folder or weights file that the teacher starts from.")
+
+
+@dataclasses.dataclass(frozen=True)
+class PseudoLabels:
+    """How labels are made and read."""
+
+    score_threshold: float = option(0.5, "Pseudo boxes below it are not used.", lower=0.0, upper=1.0)
+    class_thresholds: str = option("", "Per-class thresholds, e.g. disc=0.6,ring=0.4.")
+    score_floor: float = option(0.05, "Detections below it are not stored.", lower=0.0, upper=1.0)
+    empty_pseudo_images: str = option("keep", "Pictures without a pseudo box: background, or left out.", choices=("keep", "drop"))
+    label_shard_size: int = option(1000, "Pictures per label shard.", lower=1)
+    shard_index: int = option(0, "Which worker of a shared labelling job this is.", lower=0)
+    num_shards: int = option(1, "How many workers share the labelling job.", lower=1)
+    label_store: str = option("", "A label store to use, in place of <model_dir>/pseudo_labels.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoding:
+    """From network outputs to boxes; used in labelling, evaluation and export."""
+
+    nms_iou: float = option(0.5, "Hard NMS suppresses above this IoU.", lower=0.0, upper=1.0)
+    soft_nms_sigma: float = option(0.0, "Above 0: Gaussian Soft-NMS (SpineNet: 0.3).", lower=0.0)
+    max_detections: int = option(100, "Per picture.", lower=1)
+    pre_nms_top_k: int = option(1000, "Candidates per level before NMS.", lower=1)
+    eval_score_threshold: float = option(0.05, "Detections below it are not evaluated or exported.", lower=0.0, upper=1.0)
+    eval_batch_size: int = option(8, "Pictures per labelling or evaluation batch.", lower=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Runtime:
+    """Where it runs, and how it keeps what it has done."""
+
+    job: str = option(
+        "self_train",
+        "What to do; see official/jobs.py.",
+        choices=("self_train", "train", "pseudo_label", "inspect_labels", "evaluate", "predict", "export", "write_scenes", "write_tfrecords"),
+    )
+    model_dir: str = option("", "The run folder: everything a job writes is in it.")
+    seed: int = option(0, "Decides weights, data order and every random draw.", lower=0)
+    strategy: str = option("auto", "auto: one device, or mirrored over several GPUs.", choices=("auto", "one", "mirrored", "multi_worker"))
+    num_devices: int = option(0, "Devices to mirror over; 0: all. On a CPU host, logical CPU devices.", lower=0)
+    tpu: str = option("", "TPU name, address or `local`.")
+    precision: str = option("float32", "Of activations.", choices=("float32", "bfloat16", "float16"))
+    xla: bool = option(False, "Compiles the whole step with XLA (one replica; a TPU always does).")
+    deterministic: bool = option(True, "Deterministic kernels: a resumed run is bit-identical.")
+    threads: int = option(0, "Threads of the input pipeline; 0: chosen at run time.", lower=0)
+    checkpoint_every: int = option(1000, "Steps between checkpoints.", lower=1)
+    keep_checkpoints: int = option(3, "How many to keep, besides the best.", lower=1)
+    eval_every: int = option(0, "Steps between evaluations while training; 0: only at the end.", lower=0)
+    summary_every: int = option(100, "Steps between TensorBoard scalars.", lower=1)
+    pictures: int = option(16, "Pictures per image grid.", lower=0)
+    on_nan: str = option("stop", "A loss or gradient that is not finite: stop the run, or skip the step.", choices=("stop", "skip"))
+    max_nan_steps: int = option(100, "With --on_nan=skip: how many skipped steps end the run.", lower=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Handover:
+    """Jobs on a finished model."""
+
+    checkpoint: str = option("", "Checkpoint folder to evaluate, label, predict or export with; the run's own when empty.")
+    detections: str = option("", "job=evaluate: a COCO results file to score instead of a model.")
+    iou_type: str = option("bbox", "job=evaluate --detections: what is compared.", choices=("bbox", "segm"))
+    images: str = option("", "job=predict: a folder of pictures.")
+    output: str = option("", "Where job=predict, write_scenes and write_tfrecords write.")
+    output_shards: int = option(8, "job=write_tfrecords: how many files.", lower=1)
+    tflite: bool = option(False, "Also exports TFLite.")
+
+
+GROUPS = {
+    "data": Data,
+    "model": Model,
+    "augment": Augment,
+    "loss": Loss,
+    "optimizer": Optimizer,
+    "training": Training,
+    "pseudo_labels": PseudoLabels,
+    "decoding": Decoding,
+    "runtime": Runtime,
+    "handover": Handover,
+}
+
+# Flags that change where or how fast a run goes, or what is done with it, but not what it computes.
+NOT_FINGERPRINTED = frozenset(
+    ("job", "model_dir", "threads", "keep_checkpoints", "summary_every", "pictures", "data_dir", "checkpoint_every")
+    + ("shard_index", "num_shards", "label_store", "check_images", "strategy", "num_devices", "tpu", "on_nan")
+    + ("max_nan_steps", "max_skipped_fraction", "eval_batch_size", "deterministic", "xla", "eval_every")
+) | {field.name for field in dataclasses.fields(Handover)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """Everything that decides a run."""
+
+    data: Data = Data()
+    model: Model = Model()
+    augment: Augment = Augment()
+    loss: Loss = Loss()
+    optimizer: Optimizer = Optimizer()
+    training: Training = Training()
+    pseudo_labels: PseudoLabels = PseudoLabels()
+    decoding: Decoding = Decoding()
+    runtime: Runtime = Runtime()
+    handover: Handover = Handover()
+
+    def flags(self) -> dict[str, Any]:
+        """Every option by its flag's name."""
+        return {k: v for group in GROUPS for k, v in dataclasses.asdict(getattr(self, group)).items()}
+
+    def decisive_flags(self) -> dict[str, Any]:
+        """The options that decide the numbers."""
+        return {k: v for k, v in self.flags().items() if k not in NOT_FINGERPRINTED}
+
+    def fingerprint(self) -> str:
+        """Twelve hex digits over the decisive flags."""
+        text = json.dumps(self.decisive_flags(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def experiment_from(values: dict[str, Any]) -> Experiment:
+    """Builds an experiment from option values by name; the others keep their defaults.
+
+    Raises:
+      ValueError: a name that is no option.
+    """
+    values = dict(values)
+    groups = {}
+    for name, group in GROUPS.items():
+        own = {field.name for field in dataclasses.fields(group)} & set(values)
+        groups[name] = group(**{key: values.pop(key) for key in own})
+    if values:
+        raise ValueError(f"no such option: {sorted(values)}")
+    return Experiment(**groups)

@@ -1,0 +1,1 @@
+"""Backbones, feature pyramids, heads and box decoding."""

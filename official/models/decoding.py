@@ -1,0 +1,110 @@
+"""From raw head outputs to final boxes: per-level top-k, decoding, class-wise (Soft-)NMS.
+
+keras-cv's decoder runs a padded NMS over every anchor of every image, which costs seconds at 640
+pixels; here only the best candidates of each level reach the NMS. The same code serves labelling,
+evaluation and export.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import tensorflow as tf
+
+from official.models.anchors import decode_boxes
+
+
+@dataclasses.dataclass(frozen=True)
+class DetectionDecoder:
+    """Settings and code of post-processing.
+
+    Attributes:
+      score_threshold: detections below it are dropped (original: 0.05).
+      nms_iou_threshold: hard NMS suppresses above it (original: 0.5).
+      soft_nms_sigma: above 0 turns on Gaussian Soft-NMS, in the convention of
+        `tf.image.non_max_suppression_with_scores` (SpineNet: 0.3).
+      max_detections: per image (original: 100).
+      top_k: candidates per level before NMS, over all classes.
+      bounding_box_format: of the boxes returned; keras-cv asks its decoders for it.
+    """
+
+    score_threshold: float = 0.05
+    nms_iou_threshold: float = 0.5
+    soft_nms_sigma: float = 0.0
+    max_detections: int = 100
+    top_k: int = 1000
+    bounding_box_format: str = "yxyx"
+
+    def __call__(
+        self, outputs: dict[str, tf.Tensor], anchors: list[tf.Tensor], extents: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        """Decodes a batch.
+
+        Args:
+          outputs: "box" float [B, A, 4] codes and "classification" float [B, A, C] logits.
+          anchors: float32 [A_l, 4] per level, in the order of the outputs.
+          extents: float32 [B, 2], the (height, width) to which boxes are clipped, in network pixels.
+
+        Returns:
+          "boxes" float32 [B, D, 4] yxyx pixels, "scores" float32 [B, D] descending, "classes"
+          int32 [B, D] (-1 beyond the count), "count" int32 [B]; D = max_detections.
+        """
+        boxes, scores, classes = self._candidates(outputs, anchors)
+        limits = tf.concat([extents, extents], axis=-1)[:, None, :]
+        boxes = tf.clip_by_value(boxes, 0.0, limits)
+        scores = tf.where(_has_area(boxes), scores, 0.0)
+        found = tf.map_fn(
+            lambda image: self._suppress(*image),
+            (boxes, scores, classes),
+            fn_output_signature=(tf.float32, tf.float32, tf.int32, tf.int32),
+        )
+        return dict(zip(("boxes", "scores", "classes", "count"), found))
+
+    def _candidates(self, outputs, anchors):
+        """The best (anchor, class) pairs of every level: boxes [B, K, 4], scores, classes [B, K]."""
+        sizes = [level.shape[0] for level in anchors]
+        codes = tf.split(tf.cast(outputs["box"], tf.float32), sizes, axis=1)
+        logits = tf.split(tf.cast(outputs["classification"], tf.float32), sizes, axis=1)
+        found = [self._level_candidates(*level) for level in zip(codes, logits, anchors)]
+        boxes, scores, classes = (tf.concat(parts, axis=1) for parts in zip(*found))
+        return boxes, tf.sigmoid(scores), classes
+
+    def _level_candidates(self, codes, logits, anchors):
+        """Two exact steps: a pair among the top k has its anchor among the top k by best class."""
+        num_classes = logits.shape[-1]
+        _, best_anchors = tf.math.top_k(
+            tf.reduce_max(logits, axis=-1), min(self.top_k, logits.shape[1]), sorted=True
+        )
+        kept = tf.sort(best_anchors, axis=1)  # ties then fall as in one flat top-k
+        pairs = tf.gather(logits, kept, batch_dims=1)
+        pairs = tf.reshape(pairs, [tf.shape(pairs)[0], kept.shape[1] * num_classes])
+        scores, flat = tf.math.top_k(pairs, min(self.top_k, pairs.shape[1]))
+        anchor_index = tf.gather(kept, flat // num_classes, batch_dims=1)
+        boxes = decode_boxes(
+            tf.gather(codes, anchor_index, batch_dims=1), tf.gather(anchors, anchor_index)
+        )
+        return boxes, scores, flat % num_classes
+
+    def _suppress(self, boxes, scores, classes):
+        """NMS of one image; boxes of different classes are moved apart so that they never meet."""
+        offset = tf.cast(classes, tf.float32)[:, None] * (tf.reduce_max(boxes) + 1.0)
+        picked, picked_scores, count = tf.raw_ops.NonMaxSuppressionV5(
+            boxes=boxes + offset,
+            scores=scores,
+            max_output_size=self.max_detections,
+            iou_threshold=self.nms_iou_threshold if self.soft_nms_sigma <= 0 else 1.0,
+            score_threshold=self.score_threshold,
+            soft_nms_sigma=self.soft_nms_sigma / 1.0,
+            pad_to_max_output_size=True,
+        )
+        real = tf.range(self.max_detections) < count
+        return (
+            tf.where(real[:, None], tf.gather(boxes, picked), 0.0),
+            tf.where(real, picked_scores, 0.0),
+            tf.where(real, tf.gather(classes, picked), -1),
+            count,
+        )
+
+
+def _has_area(boxes: tf.Tensor) -> tf.Tensor:
+    return (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])

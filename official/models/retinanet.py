@@ -1,0 +1,198 @@
+"""RetinaNet as in the original TPU stack, as a subclass of keras-cv's.
+
+keras-cv's model is kept as the type, the save format and the decoder protocol. Its pieces are
+replaced because they differ from the original: the pyramid has no batch norm and takes P6 from C5,
+the heads have three layers without per-level batch norm, decoding ignores the encoder's variances,
+and `get_config` loses the pyramid and the anchors.
+"""
+
+from __future__ import annotations
+
+import math
+
+import keras_cv
+import tensorflow as tf
+
+from official.models import anchors as anchor_lib
+from official.models.decoding import DetectionDecoder
+from official.models.layers import SyncBatchNormalization, UpsampleNearest
+
+keras = tf.keras
+
+CLASS_PRIOR = 0.01
+
+
+@keras.saving.register_keras_serializable("self_training")
+class RetinaNet(keras_cv.models.RetinaNet):
+    """One-stage detector: backbone, FPN, shared class and box towers with a batch norm per level.
+
+    Input: {"images": float [B, S, S, 3]} or the tensor itself, normalised, S static and divisible
+    by 2^max_level. Output: {"box": float32 [B, A, 4] codes, "classification": float32 [B, A, C]
+    logits}, anchors ordered by level, row, column, scale, ratio.
+
+    Source: tensorflow/tpu models/official/detection/modeling/architecture/{fpn,heads}.py.
+    """
+
+    def __init__(
+        self,
+        backbone: keras.Model,
+        num_classes: int,
+        *,
+        image_size: int,
+        min_level: int = 3,
+        max_level: int = 7,
+        fpn_filters: int = 256,
+        head_filters: int = 256,
+        head_convs: int = 4,
+        anchor_scale: float = 4.0,
+        num_scales: int = 3,
+        batch_norm_momentum: float = 0.997,
+        batch_norm_epsilon: float = 1e-4,
+        decoder: DetectionDecoder | None = None,
+        **kwargs,
+    ):
+        """Builds the functional graph.
+
+        Args:
+          backbone: has `pyramid_level_inputs` with "P<min_level>" .. "P5".
+          num_classes: without a background class (the original trains and drops a channel 0).
+          image_size: side of the square input in pixels.
+          min_level, max_level: pyramid levels, strides 2^level.
+          fpn_filters, head_filters, head_convs: widths and depth of pyramid and towers.
+          anchor_scale: anchor side in units of the level's stride; num_scales: anchors per octave.
+          batch_norm_momentum, batch_norm_epsilon: of pyramid and towers.
+          decoder: post-processing settings.
+
+        Raises:
+          ValueError: the image size does not fit the coarsest level.
+        """
+        if image_size % 2**max_level:
+            raise ValueError(
+                f"image_size={image_size} is not a multiple of {2**max_level}, the stride of "
+                f"max_level={max_level}; use {math.ceil(image_size / 2**max_level) * 2**max_level}"
+            )
+        arguments = {k: v for k, v in locals().items() if k not in ("self", "kwargs", "__class__")}
+        build = _Builder(batch_norm_momentum, batch_norm_epsilon)
+        images = keras.Input((image_size, image_size, 3), name="images")
+        features = _backbone_features(backbone, images, min_level, max_level)
+        pyramid = build.pyramid(features, max_level, fpn_filters)
+        anchors_per_cell = num_scales * len(anchor_lib.ASPECT_RATIOS)
+        prior = keras.initializers.Constant(-math.log((1 - CLASS_PRIOR) / CLASS_PRIOR))
+        outputs = {
+            "box": build.head(pyramid, "box", head_convs, head_filters, anchors_per_cell, 4, "zeros"),
+            "classification": build.head(
+                pyramid, "classification", head_convs, head_filters, anchors_per_cell, num_classes, prior
+            ),
+        }  # fmt: skip
+        # Past keras-cv's own __init__, which builds the stock pieces.
+        super(keras_cv.models.RetinaNet, self).__init__(
+            inputs={"images": images}, outputs=outputs, **kwargs
+        )
+        self.backbone = backbone
+        self.num_classes = num_classes
+        self.image_size = image_size
+        self.bounding_box_format = "yxyx"
+        self.anchor_generator = anchor_lib.anchor_generator(min_level, max_level, anchor_scale, num_scales)
+        self._prediction_decoder = decoder or DetectionDecoder()
+        self._arguments = arguments
+
+    def anchors(self) -> list[tf.Tensor]:
+        """Float32 [A_l, 4] yxyx pixels per level."""
+        return anchor_lib.anchors_by_level(self.anchor_generator, self.image_size)
+
+    def decode_predictions(self, predictions, images=None, *, extents=None, decoder=None):
+        """Final boxes of a batch of raw outputs.
+
+        Args:
+          predictions: the model's outputs.
+          images: ignored (keras-cv's signature); the anchors follow from `image_size`.
+          extents: float32 [B, 2], height and width to clip to; the whole input by default.
+          decoder: replaces the model's own settings.
+
+        Returns:
+          See `DetectionDecoder.__call__`, plus keras-cv's names "confidence" and "num_detections".
+        """
+        if extents is None:
+            batch = tf.shape(predictions["box"])[0]
+            extents = tf.fill([batch, 2], float(self.image_size))
+        found = (decoder or self.prediction_decoder)(predictions, self.anchors(), extents)
+        return {**found, "confidence": found["scores"], "num_detections": found["count"]}
+
+    def compile(self, *args, **kwargs):
+        """Refused: Keras' own loop has neither the joint loss nor a global normaliser."""
+        raise TypeError("RetinaNet is trained by official.training.trainer.Trainer, not by compile/fit")
+
+    def get_config(self):
+        config = {key: value for key, value in self._arguments.items() if key != "decoder"}
+        config["backbone"] = keras.saving.serialize_keras_object(self.backbone)
+        return {"name": self.name, "trainable": self.trainable, **config}
+
+
+def _backbone_features(backbone, images, min_level, max_level) -> dict[int, tf.Tensor]:
+    """Calls the backbone on `images` and returns its features by level, up to level 5."""
+    levels = range(min_level, min(max_level, 5) + 1)
+    missing = [f"P{level}" for level in levels if f"P{level}" not in backbone.pyramid_level_inputs]
+    if missing:
+        raise ValueError(f"the backbone has no {missing}; it has {sorted(backbone.pyramid_level_inputs)}")
+    taps = [backbone.get_layer(backbone.pyramid_level_inputs[f"P{level}"]).output for level in levels]
+    extractor = keras.Model(backbone.inputs, taps, name="backbone")
+    found = extractor(images)
+    return dict(zip(levels, found if isinstance(found, list) else [found]))
+
+
+class _Builder:
+    """Makes pyramid and heads out of stock layers, so that an exported graph needs no code of ours."""
+
+    def __init__(self, momentum, epsilon):
+        self.momentum = momentum
+        self.epsilon = epsilon
+
+    def norm(self, x, name):
+        return SyncBatchNormalization(momentum=self.momentum, epsilon=self.epsilon, name=name)(x)
+
+    def pyramid(self, features, max_level, filters):
+        """FPN: lateral 1x1, top-down nearest sum, 3x3 on every level, then batch norm without activation."""
+        conv = keras.layers.Conv2D
+        maps, above = {}, None
+        for level in sorted(features, reverse=True):
+            x = conv(filters, 1, padding="same", name=f"fpn_lateral_{level}")(features[level])
+            if above is not None:
+                up = UpsampleNearest(name=f"fpn_up_{level}")(above)
+                x = keras.layers.Add(name=f"fpn_sum_{level}")([x, up])
+            above = x
+            maps[level] = conv(filters, 3, padding="same", name=f"fpn_conv_{level}")(x)
+        top = max(features)
+        for level in range(top + 1, max_level + 1):
+            below = maps[level - 1]
+            if level > top + 1:
+                below = keras.layers.Activation("relu", name=f"fpn_relu_{level}")(below)
+            maps[level] = conv(filters, 3, strides=2, padding="same", name=f"fpn_conv_{level}")(below)
+        return {level: self.norm(maps[level], f"fpn_bn_{level}") for level in sorted(maps)}
+
+    def head(self, pyramid, name, convs, filters, anchors_per_cell, values, bias_initializer):
+        """One tower: convolutions shared by the levels, batch norms of their own. [B, A, values]."""
+        tower = [
+            keras.layers.Conv2D(
+                filters, 3, padding="same", kernel_initializer=_normal(0.01), name=f"{name}_conv_{i}"
+            )
+            for i in range(convs)
+        ]
+        predictor = keras.layers.Conv2D(
+            anchors_per_cell * values, 3, padding="same", kernel_initializer=_normal(1e-5),
+            bias_initializer=bias_initializer, name=f"{name}_predictor",
+        )  # fmt: skip
+        flat = []
+        for level, x in pyramid.items():
+            for i, layer in enumerate(tower):
+                x = self.norm(layer(x), f"{name}_bn_{i}_level_{level}")
+                x = keras.layers.Activation("relu", name=f"{name}_relu_{i}_level_{level}")(x)
+            x = predictor(x)
+            flat.append(keras.layers.Reshape((-1, values), name=f"{name}_flat_{level}")(x))
+        joined = flat[0]
+        if len(flat) > 1:
+            joined = keras.layers.Concatenate(axis=1, name=f"{name}_levels")(flat)
+        return keras.layers.Activation("linear", dtype="float32", name=name)(joined)
+
+
+def _normal(deviation: float) -> keras.initializers.Initializer:
+    return keras.initializers.RandomNormal(0.0, deviation)

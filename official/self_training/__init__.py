@@ -1,0 +1,1 @@
+"""Teacher, pseudo labels, student."""

@@ -1,0 +1,194 @@
+"""Object detection with RetinaNet."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Iterator
+
+import numpy as np
+import tensorflow as tf
+import tqdm
+
+import augment
+from losses.box import huber_loss
+from losses.focal import focal_loss
+from official.data import pipeline
+from official.data.source import Category, Source
+from official.evaluation import coco_metrics, drawing
+from official.experiment import Experiment
+from official.models.anchors import encode_targets
+from official.models.decoding import DetectionDecoder
+from official.models.efficientnet import build_efficientnet
+from official.models.retinanet import RetinaNet
+from official.tasks.task import Task, Tensors
+
+
+class DetectionTask(Task):
+    """RetinaNet, focal and Huber loss, COCO metrics."""
+
+    name = "detection"
+
+    def __init__(self, experiment: Experiment, categories: tuple[Category, ...]):
+        """Args: categories: the classes of the human labels."""
+        self.experiment = experiment
+        self.categories = tuple(categories)
+        self.augment = augment.policy(
+            experiment.augment.augment,
+            jitter_min=experiment.augment.jitter_min,
+            jitter_max=experiment.augment.jitter_max,
+            flip=experiment.augment.flip,
+        )
+
+    # --- the model -------------------------------------------------------------------------------
+
+    def build_model(self) -> RetinaNet:
+        options = self.experiment.model
+        size = options.image_size
+        backbone = build_efficientnet(
+            options.backbone,
+            width=options.backbone_width,
+            depth=options.backbone_depth,
+            survival_probability=options.survival_probability,
+            batch_norm_momentum=options.backbone_batch_norm_momentum,
+            input_shape=(size, size, 3),
+        )
+        return RetinaNet(
+            backbone,
+            len(self.categories),
+            image_size=size,
+            min_level=options.min_level,
+            max_level=options.max_level,
+            fpn_filters=options.fpn_filters,
+            head_filters=options.head_filters,
+            head_convs=options.head_convs,
+            anchor_scale=options.anchor_scale,
+            num_scales=options.num_scales,
+            batch_norm_momentum=options.batch_norm_momentum,
+            batch_norm_epsilon=options.batch_norm_epsilon,
+            decoder=self.decoder(self.experiment.decoding.eval_score_threshold),
+        )
+
+    def decoder(self, score_threshold: float) -> DetectionDecoder:
+        """Post-processing with this run's settings."""
+        options = self.experiment.decoding
+        return DetectionDecoder(
+            score_threshold=score_threshold,
+            nms_iou_threshold=options.nms_iou,
+            soft_nms_sigma=options.soft_nms_sigma,
+            max_detections=options.max_detections,
+            top_k=options.pre_nms_top_k,
+        )
+
+    # --- training --------------------------------------------------------------------------------
+
+    def training_dataset(self, source: Source, **options: Any) -> tf.data.Dataset:
+        return pipeline.training_dataset(
+            source,
+            image_size=self.experiment.model.image_size,
+            augment=self.augment,
+            max_boxes=self.experiment.data.max_boxes,
+            legacy_resize=self.experiment.data.legacy_resize,
+            **options,
+        )
+
+    @functools.cached_property
+    def anchors(self) -> list[tf.Tensor]:
+        """Float32 [A_l, 4] per level."""
+        from official.models import anchors
+
+        options = self.experiment.model
+        generator = anchors.anchor_generator(
+            options.min_level, options.max_level, options.anchor_scale, options.num_scales
+        )
+        with tf.init_scope():
+            return anchors.anchors_by_level(generator, options.image_size)
+
+    def encode(self, batch: Tensors) -> Tensors:
+        flat = tf.concat(self.anchors, axis=0)
+        return encode_targets(batch["boxes"], batch["classes"], flat, self.experiment.loss.match_iou)
+
+    def count(self, targets: Tensors) -> tf.Tensor:
+        return tf.reduce_sum(targets["positives"])
+
+    def normalizer(self, count: tf.Tensor) -> tf.Tensor:
+        return count + 1.0  # original: losses.py:388-390; keeps batches without a box finite
+
+    def loss_sums(self, outputs: Tensors, targets: Tensors) -> Tensors:
+        options = self.experiment.loss
+        class_targets = targets["class_targets"]
+        class_loss = focal_loss(
+            outputs["classification"], class_targets, alpha=options.focal_alpha, gamma=options.focal_gamma
+        )
+        box_loss = huber_loss(
+            outputs["box"], targets["box_targets"], class_targets >= 0, delta=options.huber_delta
+        )
+        return {
+            "class_loss": tf.reduce_sum(class_loss),
+            "box_loss": options.box_weight * tf.reduce_sum(box_loss) / 4.0,
+        }
+
+    # --- inference -------------------------------------------------------------------------------
+
+    def predictions(
+        self, model: RetinaNet, source: Source, first: int, last: int, score_threshold: float
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """Detections of pictures first..last - 1, in order, in pixels of the stored pictures.
+
+        Yields:
+          "boxes" float32 [N, 4] yxyx inside the picture, "scores" float32 [N], "classes" int32 [N].
+        """
+        batch_size = self.experiment.decoding.eval_batch_size
+        dataset = pipeline.inference_dataset(
+            source,
+            batch_size=batch_size,
+            image_size=self.experiment.model.image_size,
+            first=first,
+            last=last,
+            legacy_resize=self.experiment.data.legacy_resize,
+            threads=self.experiment.runtime.threads,
+        )
+        detect = detection_function(model, self.decoder(score_threshold))
+        for batch in dataset:
+            found = {k: v.numpy() for k, v in detect(batch["images"], batch["extent"]).items()}
+            scale = batch["scale"].numpy()
+            for i, index in enumerate(batch["index"].numpy()):
+                if index >= 0:
+                    yield _in_picture(found, i, scale[i], source.sizes[index])
+
+    def label(self, model: RetinaNet, source: Source, first: int, last: int) -> Iterator[dict[str, np.ndarray]]:
+        return self.predictions(model, source, first, last, self.experiment.pseudo_labels.score_floor)
+
+    def evaluate(self, model: RetinaNet, source: Source, output_dir: str, progress: str = "") -> dict:
+        threshold = self.experiment.decoding.eval_score_threshold
+        found = self.predictions(model, source, 0, len(source), threshold)
+        if progress:
+            found = tqdm.tqdm(found, progress, total=len(source), unit=" images", leave=False)
+        return coco_metrics.evaluate_detections(source, list(found), output_dir)
+
+    def draw(self, image: np.ndarray, objects: dict) -> np.ndarray:
+        return drawing.draw_boxes(image, objects, [category.name for category in self.categories])
+
+
+def detection_function(model: RetinaNet, decoder: DetectionDecoder):
+    """A compiled function (images, extent) -> decoded detections; kept on the model."""
+    kept = model.__dict__.setdefault("_detection_functions", {})
+    if decoder not in kept:
+
+        @tf.function
+        def detect(images, extent):
+            outputs = model({"images": images}, training=False)
+            return decoder(outputs, model.anchors(), extent)
+
+        kept[decoder] = detect
+    return kept[decoder]
+
+
+def _in_picture(found: dict, i: int, scale: np.ndarray, size: np.ndarray) -> dict[str, np.ndarray]:
+    count = int(found["count"][i])
+    limits = np.array([size[0], size[1], size[0], size[1]], np.float32)
+    boxes = found["boxes"][i, :count] / np.tile(scale, 2)
+    return {
+        "boxes": np.clip(boxes, 0.0, limits).astype(np.float32),
+        "scores": found["scores"][i, :count],
+        "classes": found["classes"][i, :count],
+    }

@@ -1,0 +1,64 @@
+"""The protocol between a task and everything that trains, labels and judges it.
+
+A new task is one file that implements `Task`; the trainer and the self-training loop are written
+once, against this.
+"""
+
+from __future__ import annotations
+
+import abc
+from typing import Any, Iterable
+
+import tensorflow as tf
+
+from official.data.source import Category, Source
+
+Tensors = dict[str, tf.Tensor]
+
+
+class Task(abc.ABC):
+    """What is learned and how it is judged.
+
+    Attributes:
+      name: as in --task.
+      categories: the classes, in the order of the class indices.
+    """
+
+    name: str
+    categories: tuple[Category, ...]
+
+    @abc.abstractmethod
+    def build_model(self) -> tf.keras.Model:
+        """A new model, called on {"images"}; its weights follow from the Keras global seed."""
+
+    @abc.abstractmethod
+    def training_dataset(self, source: Source, **options: Any) -> tf.data.Dataset:
+        """Endless training batches; options are those of `official.data.pipeline.training_dataset`."""
+
+    @abc.abstractmethod
+    def encode(self, batch: Tensors) -> Tensors:
+        """A batch to static-shaped targets, inside the step."""
+
+    @abc.abstractmethod
+    def count(self, targets: Tensors) -> tf.Tensor:
+        """Float32 scalar: what this replica adds to the normaliser (positive anchors, valid pixels)."""
+
+    @abc.abstractmethod
+    def normalizer(self, count: tf.Tensor) -> tf.Tensor:
+        """The divisor of the loss sums, from the count over all replicas."""
+
+    @abc.abstractmethod
+    def loss_sums(self, outputs: Tensors, targets: Tensors) -> Tensors:
+        """Named float32 scalars, weighted but not normalised; their sum is the loss."""
+
+    @abc.abstractmethod
+    def evaluate(self, model: tf.keras.Model, source: Source, output_dir: str, progress: str = "") -> dict:
+        """Judges a model, writes its predictions below `output_dir`, returns the metrics."""
+
+    @abc.abstractmethod
+    def label(self, model: tf.keras.Model, source: Source, first: int, last: int) -> Iterable[dict]:
+        """Pseudo labels of pictures first..last - 1, one dict of NumPy columns per picture, in order."""
+
+    @abc.abstractmethod
+    def draw(self, image: Any, objects: dict) -> Any:
+        """A uint8 picture with the given human labels, pseudo labels or predictions drawn on it."""

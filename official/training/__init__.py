@@ -1,0 +1,1 @@
+"""The train step, optimizer, distribution, recovery and summaries."""

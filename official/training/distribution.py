@@ -1,0 +1,109 @@
+"""Devices: which `tf.distribute` strategy a run uses, and how its batches are handed out."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Callable
+
+import tensorflow as tf
+
+from official.data.pipeline import Worker
+from official.experiment import Runtime
+
+
+def set_up_runtime(options: Runtime) -> None:
+    """Seeds, determinism and precision; call once, before anything is built."""
+    tf.keras.utils.set_random_seed(options.seed)
+    if options.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    names = {"bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
+    tf.keras.mixed_precision.set_global_policy(names.get(options.precision, "float32"))
+
+
+def build_strategy(options: Runtime) -> tf.distribute.Strategy:
+    """The strategy that the options describe.
+
+    `--tpu` wins; TF_CONFIG or strategy=multi_worker gives MultiWorkerMirroredStrategy; otherwise
+    several GPUs (or `--num_devices` logical CPU devices) are mirrored, and one device is used plainly.
+
+    Raises:
+      ValueError: more devices asked for than there are, or a TPU that does not answer.
+    """
+    if options.tpu:
+        return _tpu_strategy(options.tpu)
+    if options.strategy == "multi_worker" or (options.strategy == "auto" and "TF_CONFIG" in os.environ):
+        if "TF_CONFIG" not in os.environ:
+            raise ValueError("strategy=multi_worker needs TF_CONFIG, see the README")
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    devices = tf.config.list_physical_devices("GPU")
+    kind = "GPU" if devices else "CPU"
+    wanted = options.num_devices or len(devices) or 1
+    if options.strategy == "one" or wanted == 1:
+        return tf.distribute.get_strategy()
+    if kind == "CPU":
+        _split_cpu(wanted)
+    names = [device.name for device in tf.config.list_logical_devices(kind)]
+    if wanted > len(names):
+        raise ValueError(f"num_devices={wanted}, but this machine has {len(names)} {kind} devices")
+    # CPU replicas have no NCCL; copying through one device is the only all-reduce that they support.
+    cross = None if kind == "GPU" else tf.distribute.ReductionToOneDevice()
+    return tf.distribute.MirroredStrategy(names[:wanted], cross_device_ops=cross)
+
+
+def _split_cpu(count: int) -> None:
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    if len(tf.config.get_logical_device_configuration(cpu) or []) == count:
+        return
+    try:
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)
+    except RuntimeError as error:
+        raise ValueError(f"num_devices={count} must be set before TensorFlow is used") from error
+
+
+def _tpu_strategy(name: str) -> tf.distribute.Strategy:
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=name)
+        tf.config.experimental_connect_to_cluster(resolver)
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+        return tf.distribute.TPUStrategy(resolver)
+    except Exception as error:  # the resolver raises many kinds
+        raise ValueError(f"no TPU answers at --tpu={name}: {error}") from error
+
+
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
+    """Whether this process writes the run folder."""
+    resolver = strategy.cluster_resolver
+    if resolver is None or not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return True
+    kind, index = resolver.task_type, resolver.task_id
+    return kind == "chief" or (kind == "worker" and index == 0 and not _has_chief())
+
+
+def _has_chief() -> bool:
+    return "chief" in json.loads(os.environ.get("TF_CONFIG", "{}")).get("cluster", {})
+
+
+def check_batch(strategy: tf.distribute.Strategy, name: str, batch_size: int) -> None:
+    """Raises ValueError unless the replicas can share the batch evenly."""
+    replicas = strategy.num_replicas_in_sync
+    if batch_size % replicas:
+        raise ValueError(f"{name}={batch_size} cannot be shared by {replicas} replicas evenly")
+
+
+def distribute(
+    strategy: tf.distribute.Strategy, make_dataset: Callable[[Worker, int], tf.data.Dataset]
+) -> tf.data.Dataset:
+    """One dataset per input pipeline, each making its own part of every global batch.
+
+    Args:
+      make_dataset: (worker, number of replicas) -> dataset of batches for one replica.
+    """
+    replicas = strategy.num_replicas_in_sync
+    if replicas == 1:
+        return make_dataset(Worker(), 1)
+
+    def per_pipeline(context):
+        return make_dataset(Worker(context.input_pipeline_id, context.num_input_pipelines), replicas)
+
+    return strategy.distribute_datasets_from_function(per_pipeline)
