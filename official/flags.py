@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Sequence
 
 from absl import flags
 
@@ -31,7 +32,18 @@ def _define(field: dataclasses.Field) -> None:
         flags.DEFINE_string(field.name, field.default, text)
 
 
-def experiment_from_flags() -> Experiment:
-    """The `Experiment` that the parsed command line describes."""
+def experiment_from_flags(jobs_on_a_run: Sequence[str] = ()) -> Experiment:
+    """The `Experiment` that the parsed command line describes.
+
+    Args:
+      jobs_on_a_run: jobs that take the flags not given on the command line from --model_dir.
+    """
     names = [field.name for group in GROUPS.values() for field in dataclasses.fields(group)]
-    return experiment_from({name: flags.FLAGS[name].value for name in names})
+    values = {name: flags.FLAGS[name].value for name in names}
+    if values["job"] in jobs_on_a_run:
+        from official.training.run_folder import saved_flags
+
+        given = {name for name in names if flags.FLAGS[name].present}
+        saved = {k: v for k, v in saved_flags(values["model_dir"]).items() if k not in given | {"job", "model_dir"}}
+        values.update(saved)
+    return experiment_from(values)

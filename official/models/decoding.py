@@ -49,25 +49,27 @@ class DetectionDecoder:
           "boxes" float32 [B, D, 4] yxyx pixels, "scores" float32 [B, D] descending, "classes"
           int32 [B, D] (-1 beyond the count), "count" int32 [B]; D = max_detections.
         """
-        boxes, scores, classes = self._candidates(outputs, anchors)
-        limits = tf.concat([extents, extents], axis=-1)[:, None, :]
-        boxes = tf.clip_by_value(boxes, 0.0, limits)
-        scores = tf.where(_has_area(boxes), scores, 0.0)
         found = tf.map_fn(
             lambda image: self._suppress(*image),
-            (boxes, scores, classes),
+            self._candidates(outputs, anchors, extents),
             fn_output_signature=(tf.float32, tf.float32, tf.int32, tf.int32),
         )
         return dict(zip(("boxes", "scores", "classes", "count"), found))
 
-    def _candidates(self, outputs, anchors):
-        """The best (anchor, class) pairs of every level: boxes [B, K, 4], scores, classes [B, K]."""
+    def single(self, outputs, anchors, extents) -> dict[str, tf.Tensor]:
+        """The same for a batch of one, without a loop (TFLite)."""
+        found = self._suppress(*(part[0] for part in self._candidates(outputs, anchors, extents)))
+        return {name: part[None] for name, part in zip(("boxes", "scores", "classes", "count"), found)}
+
+    def _candidates(self, outputs, anchors, extents):
+        """The best (anchor, class) pairs of all levels: boxes [B, K, 4], scores, classes [B, K]."""
         sizes = [level.shape[0] for level in anchors]
         codes = tf.split(tf.cast(outputs["box"], tf.float32), sizes, axis=1)
         logits = tf.split(tf.cast(outputs["classification"], tf.float32), sizes, axis=1)
         found = [self._level_candidates(*level) for level in zip(codes, logits, anchors)]
         boxes, scores, classes = (tf.concat(parts, axis=1) for parts in zip(*found))
-        return boxes, tf.sigmoid(scores), classes
+        boxes = tf.clip_by_value(boxes, 0.0, tf.concat([extents, extents], axis=-1)[:, None, :])
+        return boxes, tf.where(_has_area(boxes), tf.sigmoid(scores), 0.0), classes
 
     def _level_candidates(self, codes, logits, anchors):
         """Two exact steps: a pair among the top k has its anchor among the top k by best class."""
@@ -94,7 +96,7 @@ class DetectionDecoder:
             max_output_size=self.max_detections,
             iou_threshold=self.nms_iou_threshold if self.soft_nms_sigma <= 0 else 1.0,
             score_threshold=self.score_threshold,
-            soft_nms_sigma=self.soft_nms_sigma / 1.0,
+            soft_nms_sigma=self.soft_nms_sigma,
             pad_to_max_output_size=True,
         )
         real = tf.range(self.max_detections) < count

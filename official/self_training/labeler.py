@@ -1,0 +1,91 @@
+"""Labels a source with a teacher, shard by shard, and can stop and go on at any shard."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import tensorflow as tf
+import tqdm
+
+from official.data.source import Source
+from official.experiment import Experiment
+from official.self_training.label_store import LabelStore, ids_digest
+from official.tasks.task import Task
+from official.training.recovery import StopRequest
+
+# Flags that decide what a label is, so that a store made with others is refused.
+LABEL_FLAGS = (
+    "score_floor", "nms_iou", "soft_nms_sigma", "max_detections", "pre_nms_top_k", "image_size",
+    "legacy_resize", "precision", "label_shard_size",
+)  # fmt: skip
+
+
+def label_source(
+    task: Task,
+    model: tf.keras.Model,
+    source: Source,
+    store: LabelStore,
+    experiment: Experiment,
+    teacher_sha256: str,
+) -> dict[str, Any] | None:
+    """Writes the labels of every picture of `source` that this worker is responsible for.
+
+    Shards that are there already are left alone, so a killed job goes on where it was. Workers
+    share the shards by `shard_index` and `num_shards`; whoever finds all of them writes the manifest.
+
+    Args:
+      teacher_sha256: fingerprint of the teacher's weights.
+
+    Returns:
+      The manifest, or None while other workers' shards are missing.
+
+    Raises:
+      LabelError: the store was made in another way.
+      Interrupted: a signal came; finished shards are kept.
+    """
+    options = experiment.pseudo_labels
+    size = options.label_shard_size
+    shards = math.ceil(len(source) / size)
+    flags = experiment.flags()
+    store.start(
+        {
+            "task": task.name,
+            "teacher_sha256": teacher_sha256,
+            "flags": {name: flags[name] for name in LABEL_FLAGS},
+            "data": source.word,
+            "images_to_label": len(source),
+            "ids_sha256": ids_digest(source.ids),
+            "categories": [{"id": c.id, "name": c.name} for c in task.categories],
+        }
+    )
+    names = [category.name for category in task.categories]
+    mine = range(options.shard_index, shards, options.num_shards)
+    bar = tqdm.tqdm(total=sum(_length(source, s, size) for s in mine), desc="labelling", unit=" images")
+    with bar, StopRequest() as stop:
+        for shard in mine:
+            if not store.has_shard(shard):
+                store.write_shard(shard, _rows(task, model, source, shard, size, bar, stop), names)
+            else:
+                bar.update(_length(source, shard, size))
+            stop.check(f"labelling saved up to shard {shard + 1} of {shards}")
+    return store.finish(shards, dict(source.report.counts))
+
+
+def _length(source: Source, shard: int, size: int) -> int:
+    return min(len(source), (shard + 1) * size) - shard * size
+
+
+def _rows(task, model, source, shard, size, bar, stop):
+    first = shard * size
+    last = min(len(source), first + size)
+    for i, objects in enumerate(task.label(model, source, first, last), start=first):
+        file_name = str(source.file_names[i]) if source.file_names is not None else ""
+        yield {
+            "id": str(source.ids[i]),
+            "file_name": file_name,
+            "size": tuple(int(v) for v in source.sizes[i]),
+            **objects,
+        }
+        bar.update(1)
+        stop.check(f"labelling saved up to shard {shard}")

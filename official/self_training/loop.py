@@ -1,0 +1,140 @@
+"""The paper's loop (section 3.1): train a teacher, label the unlabelled pictures, train a student.
+
+    teacher   labels alone, `teacher_steps`
+    labels    every unlabelled picture, once
+    student   starts from the teacher, human and pseudo labels together, `student_steps`
+    control   labels alone, teacher's plus student's steps: what the student must be compared with
+
+Every phase leaves its result in its folder, so a run that is started again skips what is done.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import Any
+
+import tensorflow as tf
+
+from official.data.source import Source
+from official.experiment import Experiment
+from official.self_training.label_store import LabelStore
+from official.self_training.labeler import label_source
+from official.tasks.task import Task
+from official.training.distribution import is_chief
+from official.training.recovery import restore_checkpoint, weights_sha256
+from official.training.run_phase import PhaseRun
+from official.training.summaries import Summaries
+from official.training.trainer import Phase
+
+
+@dataclasses.dataclass(frozen=True)
+class SelfTraining:
+    """One run of the loop on opened data."""
+
+    task: Task
+    experiment: Experiment
+    strategy: tf.distribute.Strategy
+    labeled: Source
+    unlabeled: Source | None
+    evaluation: Source | None
+
+    def train_teacher(self) -> dict[str, Any]:
+        """Trains on labels alone, from `--init_checkpoint` or random weights."""
+        steps = self.experiment.training.teacher_steps
+        return self._run(Phase("teacher", steps, self.labeled), self._initial_weights())
+
+    def train_control(self) -> dict[str, Any]:
+        """Trains on labels alone for as long as teacher and student together."""
+        options = self.experiment.training
+        steps = options.teacher_steps + options.student_steps
+        return self._run(Phase("control", steps, self.labeled), self._initial_weights())
+
+    def make_labels(self, checkpoint: str) -> dict[str, Any] | None:
+        """Labels the unlabelled pictures with the model in a checkpoint folder; returns the manifest."""
+        model = load_weights(self.task, checkpoint)
+        store = self.label_store()
+        sha256 = weights_sha256(model.variables)
+        if not is_chief(self.strategy):
+            return None
+        return label_source(self.task, model, self.unlabeled, store, self.experiment, sha256)
+
+    def read_labels(self) -> tuple[Source, dict[str, Any]]:
+        """The pseudo-labelled source at the run's thresholds, and its numbers for the summary."""
+        options = self.experiment.pseudo_labels
+        store = self.label_store()
+        thresholds = parse_thresholds(options.class_thresholds)
+        pseudo = store.read(self.unlabeled, options.score_threshold, thresholds)
+        counts = pseudo.annotations.counts()
+        numbers = {
+            "images": len(pseudo),
+            "images_with_boxes": int((counts > 0).sum()),
+            "boxes": int(counts.sum()),
+            "threshold": options.score_threshold,
+            "skipped": store.manifest()["skipped"],
+        }
+        if options.empty_pseudo_images == "drop":
+            pseudo = pseudo.subset((counts > 0).nonzero()[0])
+        self._show_labels(pseudo, store)
+        return pseudo, numbers
+
+    def train_student(self, pseudo: Source, teacher_checkpoint: str) -> dict[str, Any]:
+        """Trains on human and pseudo labels together, from the teacher by default."""
+        options = self.experiment.training
+
+        def from_teacher(model):
+            restore_checkpoint(tf.train.Checkpoint(model=model), teacher_checkpoint, partial=True)
+
+        start = from_teacher if options.student_init == "teacher" else self._initial_weights()
+        rate = self.experiment.optimizer.student_learning_rate
+        phase = Phase("student", options.student_steps, self.labeled, pseudo, rate)
+        return self._run(phase, start)
+
+    def label_store(self) -> LabelStore:
+        """The store that this run writes and reads."""
+        folder = self.experiment.pseudo_labels.label_store
+        return LabelStore(folder or os.path.join(self.experiment.runtime.model_dir, "pseudo_labels"))
+
+    def _run(self, phase: Phase, initialize) -> dict[str, Any]:
+        return PhaseRun(self.task, self.experiment, phase, self.evaluation, self.strategy, initialize).run()
+
+    def _initial_weights(self):
+        path = self.experiment.training.init_checkpoint
+        if not path:
+            return None
+        return lambda model: restore_checkpoint(tf.train.Checkpoint(model=model), path, partial=True)
+
+    def _show_labels(self, pseudo: Source, store: LabelStore) -> None:
+        folder = os.path.join(self.experiment.runtime.model_dir, "student", "logs")
+        summaries = Summaries(folder, chief=is_chief(self.strategy))
+        summaries.histogram("pseudo_labels/used_scores", pseudo.annotations.scores, 0)
+        summaries.scalars({"boxes": len(pseudo.annotations.boxes), "images": len(pseudo)}, 0, "pseudo_labels")
+        pictures = []
+        for i in range(min(self.experiment.runtime.pictures, len(pseudo))):
+            image = pseudo.read_image(tf.constant(i, tf.int64)).numpy()
+            pictures.append(self.task.draw(image, pseudo.annotations.of(i)))
+        summaries.pictures("pseudo_labels", pictures, 0)
+        summaries.flush()
+
+
+def load_weights(task: Task, checkpoint: str) -> tf.keras.Model:
+    """A new model with the weights of a checkpoint folder."""
+    model = task.build_model()
+    restore_checkpoint(tf.train.Checkpoint(model=model), checkpoint, partial=True)
+    return model
+
+
+def parse_thresholds(text: str) -> dict[str, float]:
+    """`disc=0.6,ring=0.4` -> {"disc": 0.6, "ring": 0.4}.
+
+    Raises:
+      ValueError: an entry without a number.
+    """
+    found = {}
+    for entry in filter(None, text.split(",")):
+        name, _, value = entry.partition("=")
+        try:
+            found[name.strip()] = float(value)
+        except ValueError:
+            raise ValueError(f"class_thresholds: {entry!r} is not NAME=NUMBER") from None
+    return found

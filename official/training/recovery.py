@@ -1,0 +1,209 @@
+"""Nothing on disk is half-written, and nothing that was done is lost.
+
+A checkpoint is a folder `step_00001000` that appears by one rename when all of it is on disk. It
+holds weights, optimizer, loss averages and guard; data order and random draws follow from (seed,
+step), so the step is all that they need.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+from typing import Any, Mapping
+
+import numpy as np
+import tensorflow as tf
+
+STATE = "state"
+META = "checkpoint.json"
+
+
+class Interrupted(RuntimeError):
+    """The run was asked to stop and has saved its state."""
+
+    def __init__(self, message: str, signal_number: int):
+        super().__init__(message)
+        self.signal_number = signal_number
+
+
+class StopRequest:
+    """Turns SIGINT and SIGTERM into a wish that the loop looks at; a second SIGINT stops at once."""
+
+    def __init__(self):
+        self.signal_number = 0
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                self._previous[number] = signal.signal(number, self._note)
+            except ValueError:  # not the main thread: nobody can send us a signal here
+                pass
+        return self
+
+    def __exit__(self, *unused) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number, frame):
+        if self.signal_number and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal_number = number
+
+    def check(self, what: str) -> None:
+        """Raises Interrupted, with how to go on, if a signal has come."""
+        if self.signal_number:
+            raise Interrupted(
+                f"stopped by {signal.Signals(self.signal_number).name}: {what}. "
+                "The same command goes on from here.",
+                self.signal_number,
+            )
+
+
+class Checkpoints:
+    """The checkpoints of one phase: the last few, and the best."""
+
+    def __init__(self, folder: str, objects: Mapping[str, Any], *, keep: int = 3, chief: bool = True):
+        """Builds the keeper.
+
+        Args:
+          folder: made if it is not there.
+          objects: trackable objects by name.
+          keep: how many to keep, besides the best.
+          chief: whether this process's files are the ones that count. Other workers must write too
+            (saving is collective), but to a folder that is thrown away.
+        """
+        self.folder, self.keep, self.chief = folder, keep, chief
+        self.checkpoint = tf.train.Checkpoint(**objects)
+        if chief:
+            os.makedirs(folder, exist_ok=True)
+            for name in os.listdir(folder):
+                if name.startswith(".tmp"):
+                    shutil.rmtree(os.path.join(folder, name), ignore_errors=True)
+
+    def steps(self) -> list[int]:
+        """Steps of the complete checkpoints, ascending."""
+        return checkpoint_steps(self.folder)
+
+    def path(self, step: int) -> str:
+        """The folder of one checkpoint."""
+        return os.path.join(self.folder, f"step_{step:08d}")
+
+    def save(self, step: int, meta: Mapping[str, Any] | None = None) -> str:
+        """Writes a checkpoint, atomically, and removes those that are no longer kept."""
+        owner = "chief" if self.chief else f"worker_{os.getpid()}"
+        temporary = os.path.join(self.folder, f".tmp_{owner}_{step:08d}")
+        self.checkpoint.write(os.path.join(temporary, STATE))
+        if not self.chief:
+            shutil.rmtree(temporary, ignore_errors=True)
+            return self.path(step)
+        write_json(os.path.join(temporary, META), {"step": step, **(meta or {})})
+        sync_folder(temporary)
+        final = self.path(step)
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(temporary, final)
+        sync_folder(self.folder)
+        self._prune()
+        return final
+
+    def restore_latest(self) -> int:
+        """Restores the newest checkpoint; returns its step, or 0 if there is none."""
+        steps = self.steps()
+        if not steps:
+            return 0
+        restore_checkpoint(self.checkpoint, self.path(steps[-1]))
+        return steps[-1]
+
+    def note_score(self, step: int, score: float) -> None:
+        """Records a checkpoint's score, which decides the best one."""
+        path = os.path.join(self.path(step), META)
+        write_json(path, {**read_json(path), "score": score})
+
+    def best(self) -> int | None:
+        """The step with the highest score, or None if none was scored."""
+        scores = {step: read_json(os.path.join(self.path(step), META)).get("score") for step in self.steps()}
+        scored = {step: score for step, score in scores.items() if score is not None}
+        return max(scored, key=lambda step: (scored[step], step)) if scored else None
+
+    def _prune(self) -> None:
+        steps, best = self.steps(), self.best()
+        for step in steps[: -self.keep]:
+            if step != best:
+                shutil.rmtree(self.path(step), ignore_errors=True)
+
+
+def checkpoint_steps(folder: str) -> list[int]:
+    """Steps of the complete checkpoints in a folder, ascending."""
+    if not os.path.isdir(folder):
+        return []
+    names = [name for name in os.listdir(folder) if name.startswith("step_")]
+    return sorted(int(name[5:]) for name in names if os.path.isfile(os.path.join(folder, name, META)))
+
+
+def restore_checkpoint(checkpoint: tf.train.Checkpoint, path: str, *, partial: bool = False) -> None:
+    """Restores from a checkpoint folder.
+
+    Args:
+      partial: takes only the objects that `checkpoint` has (weights without the optimizer, say).
+
+    Raises:
+      ValueError: no complete checkpoint there, or one of another model.
+    """
+    state = os.path.join(path, STATE)
+    if not os.path.isfile(state + ".index"):
+        raise ValueError(f"no checkpoint in {path}; it should hold {STATE}.index")
+    try:
+        status = checkpoint.read(state)
+        status.assert_existing_objects_matched()
+        if not partial:
+            status.assert_consumed()
+        status.expect_partial()
+    except (AssertionError, ValueError, tf.errors.OpError) as error:
+        raise ValueError(f"the checkpoint {path} is of another model: {str(error)[:300]}") from error
+
+
+def weights_sha256(variables: list[tf.Variable]) -> str:
+    """SHA-256 over the sorted variable names and their bytes."""
+    digest = hashlib.sha256()
+    for variable in sorted(variables, key=lambda v: v.name):
+        digest.update(variable.name.encode())
+        digest.update(np.ascontiguousarray(variable.numpy()).tobytes())
+    return digest.hexdigest()
+
+
+def write_json(path: str, content: Any) -> None:
+    """Writes JSON to a temporary name, flushes it to disk and renames it."""
+    temporary = f"{path}.tmp{os.getpid()}"
+    with open(temporary, "w", encoding="utf-8") as file:
+        json.dump(content, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def read_json(path: str) -> Any:
+    """Reads JSON; {} if the file is not there."""
+    if not os.path.isfile(path):
+        return {}
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)
+
+
+def sync_folder(folder: str) -> None:
+    """Flushes a folder's files and entries to disk."""
+    for name in os.listdir(folder):
+        path = os.path.join(folder, name)
+        if os.path.isfile(path):
+            _fsync(path)
+    _fsync(folder)
+
+
+def _fsync(path: str) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,174 @@
+"""Runs one phase (teacher, student or control) from its last checkpoint to its end, and judges it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from typing import Any, Callable
+
+import numpy as np
+import tensorflow as tf
+import tqdm
+
+from official.data.example import denormalize
+from official.data.pipeline import example_reader
+from official.data.source import Source
+from official.experiment import Experiment
+from official.tasks.task import Task
+from official.training.distribution import is_chief
+from official.training.recovery import Checkpoints, Interrupted, StopRequest, read_json, weights_sha256, write_json
+from official.training.summaries import Summaries
+from official.training.trainer import NonFiniteError, Phase, Trainer
+
+RESULT = "result.json"
+CHECK_EVERY = 10  # steps between looks at the guard and updates of the progress bar
+
+
+@dataclasses.dataclass
+class PhaseRun:
+    """A phase in its folder `<model_dir>/<name>`: checkpoints, logs, evaluation, result.json."""
+
+    task: Task
+    experiment: Experiment
+    phase: Phase
+    eval_source: Source | None
+    strategy: tf.distribute.Strategy
+    initialize: Callable[[tf.keras.Model], None] | None = None
+
+    def run(self) -> dict[str, Any]:
+        """Trains what is left, evaluates, and returns the result (also when it was there already).
+
+        Raises:
+          Interrupted: a signal came; the state is saved.
+          NonFiniteError: see `Trainer.check`; the last good checkpoint is kept.
+        """
+        self.folder = os.path.join(self.experiment.runtime.model_dir, self.phase.name)
+        done = read_json(os.path.join(self.folder, RESULT))
+        if done:
+            return done
+        self.chief = is_chief(self.strategy)
+        self.trainer = Trainer(self.task, self.experiment, self.phase, self.strategy)
+        self.checkpoints = Checkpoints(
+            os.path.join(self.folder, "checkpoints"),
+            self.trainer.checkpointed(),
+            keep=self.experiment.runtime.keep_checkpoints,
+            chief=self.chief,
+        )
+        if not self.checkpoints.restore_latest() and self.initialize:
+            self.initialize(self.trainer.model)
+        self.summaries = Summaries(os.path.join(self.folder, "logs"), chief=self.chief)
+        self.summaries.flags(self.experiment.flags())
+        started = time.time()
+        self._train()
+        seconds = time.time() - started
+        metrics = self._judge(self.phase.steps)
+        return self._finish(metrics, seconds)
+
+    # --- training ---------------------------------------------------------------------------------
+
+    def _train(self) -> None:
+        trainer, steps = self.trainer, self.phase.steps
+        first = trainer.step
+        if first >= steps:
+            return
+        self._show_training_pictures()
+        images = sum(trainer.batch_sizes.values())
+        bar = tqdm.tqdm(total=steps, initial=first, desc=self.phase.name, unit=" steps", disable=not self.chief)
+        with bar, StopRequest() as stop:
+            clock, since = time.time(), first
+            for step, batch in zip(range(first + 1, steps + 1), trainer.batches()):
+                metrics = trainer.train_step(batch)
+                if step % CHECK_EVERY == 0 or step == steps:
+                    trainer.check(metrics)
+                    rate = (step - since) * images / max(1e-9, time.time() - clock)
+                    bar.set_postfix_str(f"loss {float(metrics['loss']):.3f}, {rate:.0f} images/s")
+                    bar.update(step - bar.n)
+                if step % self.experiment.runtime.summary_every == 0 or step == steps:
+                    rate = (step - since) * images / max(1e-9, time.time() - clock)
+                    self.summaries.scalars({**metrics, "images_per_second": rate}, step)
+                    clock, since = time.time(), step
+                self._keep(step, metrics)
+                self._check_stop(stop, step, metrics)
+
+    def _keep(self, step: int, metrics: dict) -> None:
+        options = self.experiment.runtime
+        judge = options.eval_every and step % options.eval_every == 0 and step < self.phase.steps
+        if step % options.checkpoint_every == 0 or step == self.phase.steps or judge:
+            self.trainer.check(metrics)
+            self.checkpoints.save(step)
+        if judge:
+            self._judge(step)
+
+    def _check_stop(self, stop: StopRequest, step: int, metrics: dict) -> None:
+        if stop.signal_number and step < self.phase.steps:
+            self.trainer.check(metrics)
+            self.checkpoints.save(step)
+            self.summaries.flush()
+            stop.check(f"{self.phase.name} saved at step {step} of {self.phase.steps}")
+
+    # --- judging ----------------------------------------------------------------------------------
+
+    def _judge(self, step: int) -> dict[str, Any]:
+        if self.eval_source is None:
+            return {}
+        progress = f"evaluating {self.phase.name}" if self.chief else ""
+        metrics = self.task.evaluate(
+            self.trainer.model, self.eval_source, os.path.join(self.folder, "evaluation"), progress
+        )
+        scalars = {k: v for k, v in metrics.items() if isinstance(v, float)}
+        self.summaries.scalars(scalars, step, prefix="evaluation")
+        self.summaries.scalars(metrics.get("per_class", {}), step, prefix="evaluation_per_class")
+        if self.chief and step in self.checkpoints.steps():
+            self.checkpoints.note_score(step, float(metrics["AP"]))
+        self._show_predictions(step)
+        return metrics
+
+    def _show_predictions(self, step: int) -> None:
+        count = min(self.experiment.runtime.pictures, len(self.eval_source))
+        if not count or not self.chief:
+            return
+        read = example_reader(self.eval_source)
+        pictures = []
+        for i, objects in enumerate(self.task.label(self.trainer.model, self.eval_source, 0, count)):
+            sure = objects["scores"] >= self.experiment.pseudo_labels.score_threshold
+            shown = {name: column[sure] for name, column in objects.items()}
+            image = read(tf.constant(i, tf.int64))["image"].numpy()
+            pictures.append(self.task.draw(image, shown))
+        self.summaries.pictures("predictions", pictures, step)
+
+    def _show_training_pictures(self) -> None:
+        """Augmented training pictures as the network sees them, with their boxes."""
+        count = self.experiment.runtime.pictures
+        if not count or not self.chief:
+            return
+        for name, source in (("human", self.phase.human), ("pseudo", self.phase.pseudo)):
+            if source is None:
+                continue
+            dataset = self.task.training_dataset(
+                source, batch_size=count, replica_batch_size=count, seed=self.experiment.runtime.seed,
+                stream=f"{self.phase.name}/{name}", threads=self.experiment.runtime.threads,
+            )  # fmt: skip
+            batch = next(iter(dataset))
+            images = denormalize(batch["images"]).numpy()
+            pictures = []
+            for image, boxes, classes in zip(images, batch["boxes"].numpy(), batch["classes"].numpy()):
+                real = classes >= 0
+                pictures.append(self.task.draw(image, {"boxes": boxes[real], "classes": classes[real]}))
+            self.summaries.pictures(f"training_{name}", pictures, 0)
+
+    def _finish(self, metrics: dict[str, Any], seconds: float) -> dict[str, Any]:
+        wanted = ("AP", "AP50", "AP75", "APs", "APm", "APl", "per_class", "coco_stats")
+        result = {
+            **{name: metrics[name] for name in wanted if name in metrics},
+            "steps": self.phase.steps,
+            "weights_sha256": weights_sha256(self.trainer.model.variables),
+            "seconds": round(seconds, 2),
+            "images_seen": self.phase.steps * sum(self.trainer.batch_sizes.values()),
+            "skipped_steps": int(self.trainer.guard.skipped.numpy()),
+            "checkpoint": self.checkpoints.path(self.phase.steps),
+        }
+        self.summaries.flush()
+        if self.chief:
+            write_json(os.path.join(self.folder, RESULT), result)
+        return result
