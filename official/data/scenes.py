@@ -17,7 +17,7 @@ import numpy as np
 CLASSES = ("disc", "ring", "square", "triangle", "cross")
 SPLITS = ("train", "val", "test", "unlabeled")
 MIN_VISIBLE = 0.4  # of an object's own pixels; a new object that would hide another one more is not drawn
-LARGEST_SIDE = 0.8  # of the picture
+SMALLEST_SIDE, LARGEST_SIDE = 0.11, 0.8  # of the picture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +136,7 @@ def _place_object(
 ) -> bool:
     """Draws one object with its shadow, unless it would hide an earlier one or be cut off itself."""
     size = canvas.shape[0]
-    radius = 0.5 * np.exp(rng.uniform(np.log(0.08), np.log(LARGEST_SIDE))) * size
+    radius = 0.5 * np.exp(rng.uniform(np.log(SMALLEST_SIDE), np.log(LARGEST_SIDE))) * size
     cy, cx = rng.uniform(0.6 * radius, size - 0.6 * radius, 2)
     turn = rng.uniform(-0.35, 0.35) if CLASSES[label] in ("square", "cross") else rng.uniform(0, 2 * np.pi)
     stretch = rng.uniform(0.8, 1.25)

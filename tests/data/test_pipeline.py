@@ -1,0 +1,117 @@
+"""Order and draws are pure functions of (seed, step)."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import augment
+from official.data import example as example_lib
+from official.data import pipeline
+from official.data.pipeline import Worker
+from tests import tiny
+
+
+def batches(source, count, **kwargs):
+    options = dict(
+        batch_size=8, replica_batch_size=8, image_size=64, augment=augment.policy("s1"), seed=3, stream="human", max_boxes=8
+    )
+    dataset = pipeline.training_dataset(source, **{**options, **kwargs})
+    return list(dataset.take(count).as_numpy_iterator())
+
+
+def assert_equal(a, b):
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def test_a_later_start_is_the_same_stream(scenes):
+    whole, later = batches(scenes, 5), batches(scenes, 2, start_step=3)
+    for a, b in zip(whole[3:], later):
+        assert_equal(a, b)
+
+
+def test_threads_do_not_matter(scenes):
+    for a, b in zip(batches(scenes, 3, threads=1), batches(scenes, 3, threads=4)):
+        assert_equal(a, b)
+
+
+def test_replicas_and_workers_share_the_same_global_batch(scenes):
+    whole = batches(scenes, 2)
+    halves = batches(scenes, 4, replica_batch_size=4)
+    workers = [batches(scenes, 2, replica_batch_size=4, worker=Worker(w, 2)) for w in range(2)]
+    for step in range(2):
+        for name, value in whole[step].items():
+            np.testing.assert_array_equal(value, np.concatenate([h[name] for h in halves[2 * step : 2 * step + 2]]))
+            np.testing.assert_array_equal(value, np.concatenate([w[step][name] for w in workers]))
+
+
+def test_every_epoch_is_another_permutation(scenes):
+    found = np.concatenate([b["index"] for b in batches(scenes, 6)]).reshape(3, 16)
+    for epoch in found:
+        assert sorted(epoch) == list(range(16))
+    assert len({tuple(epoch) for epoch in found}) == 3
+
+
+def test_seeds_and_streams_differ(scenes):
+    a, b, c = batches(scenes, 1)[0], batches(scenes, 1, seed=4)[0], batches(scenes, 1, stream="pseudo")[0]
+    assert (a["index"] != b["index"]).any() and (a["index"] != c["index"]).any()
+
+
+def test_the_same_picture_is_augmented_anew_each_epoch(scenes):
+    one = scenes.subset(np.array([0]))
+    images = batches(one, 1)[0]["images"]
+    assert len({image.tobytes() for image in images}) >= 6
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 1000])
+def test_permutation_covers_any_size(size):
+    found = [int(pipeline.permuted(tf.constant(p, tf.int64), size, 9)[1]) for p in range(min(size, 50))]
+    assert len(set(found)) == len(found) and 0 <= min(found) <= max(found) < size
+
+
+def test_crowds_are_not_trained_on(scenes):
+    import dataclasses
+
+    crowd = dataclasses.replace(scenes.annotations, crowd=np.ones_like(scenes.annotations.crowd))
+    source = dataclasses.replace(scenes, annotations=crowd)
+    assert (batches(source, 1)[0]["classes"] == -1).all()
+
+
+def test_static_shapes_and_padding(scenes):
+    batch = batches(scenes, 1)[0]
+    assert batch["images"].shape == (8, 64, 64, 3) and batch["images"].dtype == np.float32
+    assert batch["boxes"].shape == (8, 8, 4) and batch["classes"].shape == (8, 8)
+    padding = batch["classes"] < 0
+    assert (batch["boxes"][padding] == -1).all()
+    real = batch["boxes"][~padding]
+    assert (real[:, 2] > real[:, 0]).all() and (real[:, 3] > real[:, 1]).all()
+    assert real.min() >= 0 and real.max() <= 64
+
+
+def test_inference_is_in_order_and_fills_the_last_batch(scenes):
+    dataset = pipeline.inference_dataset(scenes, batch_size=6, image_size=64, first=3, last=13)
+    found = list(dataset.as_numpy_iterator())
+    assert np.concatenate([b["index"] for b in found]).tolist() == [*range(3, 13), -1, -1]
+    assert all(b["images"].shape == (6, 64, 64, 3) for b in found)
+    expected = example_lib.normalize(scenes.read_image(tf.constant(3, tf.int64)))
+    np.testing.assert_allclose(found[0]["images"][0], expected, atol=1e-5)
+
+
+def test_normalisation_by_hand_and_back():
+    pixel = tf.constant([[[255, 0, 128]]], tf.uint8)
+    found = example_lib.normalize(pixel).numpy()[0, 0]
+    np.testing.assert_allclose(found, [(1 - 0.485) / 0.229, -0.456 / 0.224, (128 / 255 - 0.406) / 0.225], rtol=1e-5)
+    np.testing.assert_array_equal(example_lib.denormalize(example_lib.normalize(pixel)), pixel)
+
+
+def test_padding_becomes_the_mean_colour(scenes):
+    small = tiny.scenes_source(count=1)
+    batch = batches(small, 1, augment=augment.policy("s1", jitter_min=0.5, jitter_max=0.5), batch_size=1, replica_batch_size=1)[0]
+    np.testing.assert_allclose(batch["images"][0, 40:, 40:], 0.0, atol=1e-5)
+
+
+def test_pad_rows():
+    rows = tf.constant([[1.0], [2.0], [3.0]])
+    np.testing.assert_array_equal(example_lib.pad_rows(rows, 2, -1.0), [[1], [2]])
+    np.testing.assert_array_equal(example_lib.pad_rows(rows, 4, -1.0), [[1], [2], [3], [-1]])
+    np.testing.assert_array_equal(example_lib.pad_rows(rows[:0], 2, -1.0), [[-1], [-1]])

@@ -1,0 +1,100 @@
+"""The embedded data set: same seed, same picture; boxes and masks agree."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from official.data.coco import open_coco
+from official.data.scenes import CLASSES, SPLITS, draw_scene
+from official.data.scenes_source import open_scenes, write_scenes
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    return [draw_scene(seed=3, split="train", index=i) for i in range(150)]
+
+
+def test_deterministic_per_seed_split_and_index():
+    def digest(**kwargs):
+        return hashlib.sha256(draw_scene(**{"seed": 0, "split": "train", "index": 5, **kwargs}).image.tobytes()).hexdigest()
+
+    assert digest() == digest()
+    others = {digest(seed=1), digest(split="val"), digest(index=6), digest(split="unlabeled")}
+    assert len(others | {digest()}) == 5
+
+
+def test_boxes_are_tight_around_visible_pixels(drawn):
+    for scene in drawn:
+        for box, mask in zip(scene.boxes.astype(int), scene.masks):
+            y1, x1, y2, x2 = box
+            assert mask[y1:y2, x1:x2].sum() == mask.sum() > 0
+            assert mask[y1].any() and mask[y2 - 1].any() and mask[:, x1].any() and mask[:, x2 - 1].any()
+
+
+def test_masks_never_overlap(drawn):
+    for scene in drawn:
+        assert len(scene.masks) == len(scene.boxes) == len(scene.classes)
+        assert not len(scene.masks) or scene.masks.sum(axis=0).max() <= 1
+
+
+def test_sizes_span_cocos_small_medium_and_large(drawn):
+    areas = np.concatenate([scene.masks.sum(axis=(1, 2)) for scene in drawn])
+    shares = [(areas < 32**2).mean(), ((areas >= 32**2) & (areas < 96**2)).mean(), (areas >= 96**2).mean()]
+    assert shares[0] > 0.3 and shares[1] > 0.2 and shares[2] > 0.005
+
+
+def test_every_class_and_some_empty_pictures(drawn):
+    counts = np.bincount(np.concatenate([scene.classes for scene in drawn]), minlength=len(CLASSES))
+    assert counts.min() > 0.6 * counts.mean()
+    assert 0 < sum(len(scene.classes) == 0 for scene in drawn) < 20
+
+
+def test_colour_does_not_give_the_class_away(drawn):
+    """Mean object colour by class differs by less than two standard errors times a margin."""
+    colours, classes = [], []
+    for scene in drawn:
+        for mask, label in zip(scene.masks, scene.classes):
+            colours.append(scene.image[mask].mean(axis=0))
+            classes.append(label)
+    colours, classes = np.array(colours), np.array(classes)
+    for label in range(len(CLASSES)):
+        own = colours[classes == label]
+        error = colours.std(axis=0) / np.sqrt(len(own))
+        assert (abs(own.mean(axis=0) - colours.mean(axis=0)) < 4 * error).all()
+
+
+def test_unlabelled_pictures_are_shifted():
+    def spread(split):
+        return np.mean([draw_scene(seed=0, split=split, index=i).image.std() for i in range(60)])
+
+    noise = lambda split: np.mean(
+        [np.abs(np.diff(draw_scene(seed=0, split=split, index=i, empty_fraction=1.0).image.astype(float), axis=0)).mean() for i in range(40)]
+    )
+    assert noise("unlabeled") > 1.1 * noise("train")
+    assert spread("unlabeled") > 0
+
+
+def test_written_as_coco_and_read_back(tmp_path):
+    counts = {split: 3 for split in SPLITS}
+    paths = write_scenes(str(tmp_path), seed=1, size=64, counts=counts)
+    source = open_coco(paths[0])
+    drawn = open_scenes("train", 3, seed=1, size=64)
+    np.testing.assert_allclose(source.annotations.boxes, drawn.annotations.boxes)
+    np.testing.assert_array_equal(source.annotations.classes, drawn.annotations.classes)
+    np.testing.assert_array_equal(source.read_image(0), drawn.read_image(0))
+    assert [c.name for c in source.categories] == list(CLASSES)
+    mask = np.asarray(Image.open(tmp_path / "train" / "masks" / "train-1-000000.png"))
+    scene = draw_scene(seed=1, split="train", index=0, size=64)
+    for number, label in enumerate(scene.classes):
+        assert (mask[scene.masks[number]] == label + 1).all()
+    assert (mask == 0).sum() == 64 * 64 - scene.masks.sum()
+    areas = [a["area"] for a in json.load(open(paths[0]))["annotations"]]
+    np.testing.assert_allclose(areas, drawn.annotations.area)
+
+
+def test_unknown_split():
+    with pytest.raises(ValueError, match="unlabeled"):
+        draw_scene(seed=0, split="nope", index=0)

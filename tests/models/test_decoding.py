@@ -1,0 +1,100 @@
+"""Post-processing against a plain NumPy implementation over all anchors."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from official.models.anchors import anchor_generator, anchors_by_level, decode_boxes
+from official.models.decoding import DetectionDecoder
+
+SIZE = 64
+
+
+def iou(a, b):
+    height = min(a[2], b[2]) - max(a[0], b[0])
+    width = min(a[3], b[3]) - max(a[1], b[1])
+    if height <= 0 or width <= 0:
+        return 0.0
+    overlap = height * width
+    return overlap / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - overlap)
+
+
+def plain_decode(boxes, logits, threshold, nms_iou, limit):
+    """Greedy class-wise NMS over every anchor."""
+    scores = 1 / (1 + np.exp(-logits.astype(np.float64)))
+    found = []
+    for label in range(logits.shape[1]):
+        kept = []
+        for a in np.argsort(-scores[:, label], kind="stable"):
+            if scores[a, label] >= threshold and all(iou(boxes[a], boxes[k]) <= nms_iou for k in kept):
+                kept.append(a)
+        found += [(scores[a, label], label, a) for a in kept]
+    return sorted(found, reverse=True)[:limit]
+
+
+@pytest.fixture(scope="module")
+def outputs():
+    generator = np.random.default_rng(0)
+    levels = anchors_by_level(anchor_generator(3, 5, anchor_scale=2.0), SIZE)
+    total = sum(level.shape[0] for level in levels)
+    logits = generator.normal(-2.5, 1.5, (2, total, 3)).astype(np.float32)
+    codes = generator.normal(0, 0.3, (2, total, 4)).astype(np.float32)
+    return levels, {"box": tf.constant(codes), "classification": tf.constant(logits)}
+
+
+def test_equals_exhaustive_nms(outputs):
+    """With a top-k that holds every candidate nothing is lost; keras-cv walks all anchors instead."""
+    levels, raw = outputs
+    extents = tf.constant([[64.0, 64.0], [40.0, 64.0]])
+    found = DetectionDecoder(score_threshold=0.3, top_k=5000, max_detections=40)(raw, levels, extents)
+    flat = tf.concat(levels, 0)
+    for i in range(2):
+        boxes = decode_boxes(raw["box"][i], flat).numpy()
+        boxes = np.clip(boxes, 0, [*extents[i].numpy(), *extents[i].numpy()])
+        logits = np.where(((boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1]))[:, None], raw["classification"][i], -99)
+        expected = plain_decode(boxes, logits, 0.3, 0.5, 40)
+        count = int(found["count"][i])
+        assert count == len(expected)
+        np.testing.assert_allclose(found["scores"][i, :count], [e[0] for e in expected], atol=1e-5)
+        np.testing.assert_array_equal(found["classes"][i, :count], [e[1] for e in expected])
+        np.testing.assert_allclose(found["boxes"][i, :count], boxes[[e[2] for e in expected]], atol=1e-3)
+
+
+def test_top_k_keeps_the_best_pairs_of_each_level(outputs):
+    levels, raw = outputs
+    decoder = DetectionDecoder(score_threshold=0.0, nms_iou_threshold=1.0, top_k=7, max_detections=100)
+    found = decoder({**raw, "box": tf.zeros_like(raw["box"])}, levels, tf.fill([2, 2], 64.0))
+    start, expected = 0, []
+    for level in levels:
+        part = raw["classification"][0, start : start + level.shape[0]].numpy().ravel()
+        expected += sorted(1 / (1 + np.exp(-part)), reverse=True)[:7]
+        start += level.shape[0]
+    count = int(found["count"][0])
+    assert count == 21
+    np.testing.assert_allclose(found["scores"][0, :count], sorted(expected, reverse=True), atol=1e-6)
+
+
+def test_soft_nms_decays_instead_of_dropping():
+    """Two boxes of IoU 1/3: exp(-(1/3)^2 / (2 * 0.3)) = 0.8310 of the second score."""
+    level = tf.constant([[0.0, 0, 10, 10], [0.0, 5, 10, 15]])
+    logit = float(np.log(0.8 / 0.2))
+    raw = {"box": tf.zeros([1, 2, 4]), "classification": tf.constant([[[2.0], [logit]]])}
+    decoder = DetectionDecoder(soft_nms_sigma=0.3, max_detections=5)
+    found = decoder(raw, [level], tf.constant([[64.0, 64.0]]))
+    np.testing.assert_allclose(found["scores"][0, 1], 0.8 * np.exp(-(1 / 9) / 0.6), rtol=1e-5)
+
+
+def test_nothing_above_the_threshold(outputs):
+    levels, raw = outputs
+    raw = {**raw, "classification": tf.fill(raw["classification"].shape, -20.0)}
+    found = DetectionDecoder()(raw, levels, tf.fill([2, 2], 64.0))
+    assert found["count"].numpy().tolist() == [0, 0]
+    assert (found["classes"].numpy() == -1).all() and (found["boxes"].numpy() == 0).all()
+
+
+def test_a_batch_of_one_without_a_loop_is_the_same(outputs):
+    levels, raw = outputs
+    first = {name: value[:1] for name, value in raw.items()}
+    decoder, extents = DetectionDecoder(score_threshold=0.2), tf.fill([1, 2], 64.0)
+    for name, value in decoder.single(first, levels, extents).items():
+        np.testing.assert_array_equal(value, decoder(first, levels, extents)[name])

@@ -1,0 +1,94 @@
+"""Batch norm, upsampling and stochastic depth."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from official.models.layers import StochasticDepth, SyncBatchNormalization, UpsampleNearest, step_randomness
+
+keras = tf.keras
+
+
+def normal(*shape):
+    return np.random.default_rng(0).normal(3.0, 2.0, shape).astype(np.float32)
+
+
+def test_batch_norm_output_and_moving_statistics_by_hand():
+    """The moving variance is the plain one (stock Keras adds Bessel's correction on one device)."""
+    x = normal(4, 2, 2, 3)
+    layer = SyncBatchNormalization(momentum=0.9, epsilon=1e-3)
+    y = layer(x, training=True).numpy()
+    mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))
+    np.testing.assert_allclose(y, (x - mean) / np.sqrt(variance + 1e-3), atol=1e-5)
+    np.testing.assert_allclose(layer.moving_mean, 0.1 * mean, rtol=1e-5)
+    np.testing.assert_allclose(layer.moving_variance, 0.9 + 0.1 * variance, rtol=1e-5)
+    expected = (x - layer.moving_mean) / np.sqrt(layer.moving_variance + 1e-3)
+    np.testing.assert_allclose(layer(x, training=False), expected, atol=1e-5)
+
+
+def test_two_replicas_are_one_batch():
+    x = normal(8, 2, 2, 3)
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice())
+    with strategy.scope():
+        layer = SyncBatchNormalization(momentum=0.9)
+        layer.build(x.shape)
+
+    @tf.function
+    def run(parts):
+        return strategy.run(lambda part: layer(part, training=True), args=(parts,))
+
+    parts = strategy.experimental_distribute_values_from_function(
+        lambda ctx: tf.constant(x[4 * ctx.replica_id_in_sync_group :][:4])
+    )
+    found = np.concatenate([v.numpy() for v in run(parts).values])
+    alone = SyncBatchNormalization(momentum=0.9)
+    np.testing.assert_allclose(found, alone(x, training=True), atol=1e-5)
+    np.testing.assert_allclose(layer.moving_variance.numpy(), alone.moving_variance, rtol=1e-5)
+    np.testing.assert_allclose(layer.moving_mean.numpy(), alone.moving_mean, rtol=1e-5)
+
+
+def test_non_finite_statistics_are_not_remembered():
+    layer = SyncBatchNormalization(momentum=0.9)
+    x = normal(2, 2, 2, 2)
+    layer(x, training=True)
+    before = layer.moving_mean.numpy(), layer.moving_variance.numpy()
+    layer(x * np.array([np.nan, np.nan], np.float32), training=True)
+    np.testing.assert_array_equal(layer.moving_mean, before[0])
+    np.testing.assert_array_equal(layer.moving_variance, before[1])
+
+
+def test_upsampling_equals_stock_and_compiles_with_its_gradient():
+    x = tf.constant(normal(2, 3, 4, 5))
+    np.testing.assert_array_equal(UpsampleNearest()(x), keras.layers.UpSampling2D(2)(x))
+    layer = UpsampleNearest()
+
+    @tf.function(jit_compile=True)
+    def gradient(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            loss = tf.reduce_sum(layer(x) ** 2)
+        return tape.gradient(loss, x)
+
+    np.testing.assert_allclose(gradient(x), 8 * x, rtol=1e-6)
+
+
+def test_stochastic_depth_drops_per_example_and_keeps_the_mean():
+    layer = StochasticDepth(0.7)
+    x = tf.ones([4000, 1, 1, 2])
+    y = layer(x, training=True).numpy()
+    assert (y[:, 0, 0, 0] == y[:, 0, 0, 1]).all()  # one draw per example
+    assert set(np.round(np.unique(y), 4)) == {0.0, np.round(np.float32(1 / 0.7), 4)}
+    assert y.mean() == pytest.approx(1.0, abs=4 * np.sqrt(0.3 / 0.7 / 4000))
+    np.testing.assert_array_equal(layer(x, training=False), x)
+
+
+def test_stochastic_depth_is_a_function_of_seed_and_slot():
+    layer, x = StochasticDepth(0.5, index=3), tf.ones([8, 1, 1, 1])
+    with step_randomness(tf.constant([1, 7]), tf.range(8), 8):
+        whole = layer(x, training=True).numpy()
+    with step_randomness(tf.constant([1, 7]), tf.constant([4, 5, 6, 7]), 8):
+        half = layer(x[:4], training=True).numpy()
+    with step_randomness(tf.constant([1, 8]), tf.range(8), 8):
+        next_step = layer(x, training=True).numpy()
+    np.testing.assert_array_equal(whole[4:], half)
+    assert (whole != next_step).any()

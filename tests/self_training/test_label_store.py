@@ -1,0 +1,179 @@
+"""Labels are stored once, whole, and read at any threshold."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+from official.data.source import Category
+from official.self_training.label_store import LabelError, LabelStore
+from official.self_training.labeler import label_source
+from official.self_training.loop import parse_thresholds
+from official.tasks.registry import build_task
+from tests import tiny
+
+
+class Teacher:
+    """Stands in for a task: labels that are a function of the picture's number, and a count of the work."""
+
+    name = "detection"
+    categories = (Category(3, "a"), Category(9, "b"))
+
+    def __init__(self):
+        self.labelled = []
+
+    def label(self, model, source, first, last):
+        for i in range(first, last):
+            self.labelled.append(i)
+            count = i % 3
+            yield {
+                "boxes": np.array([[1, 2, 10 + k, 20.5] for k in range(count)], np.float32).reshape(-1, 4),
+                "scores": np.array([0.9 - 0.1 * i / 16 - 0.4 * k for k in range(count)], np.float32),
+                "classes": np.array([k % 2 for k in range(count)], np.int32),
+            }
+
+
+def label(folder, teacher=None, sha="t", **overrides):
+    teacher = teacher or Teacher()
+    store = LabelStore(str(folder))
+    experiment = tiny.experiment(label_shard_size=4, **overrides)
+    return label_source(teacher, None, tiny.scenes_source("unlabeled", labeled=False), store, experiment, sha), store
+
+
+def test_every_image_once_with_counts_and_histograms(tmp_path):
+    manifest, store = label(tmp_path)
+    rows = list(store.rows())
+    assert [row["id"] for row in rows] == tiny.scenes_source("unlabeled").ids.tolist()
+    assert manifest["images"] == 16 and manifest["boxes"] == sum(i % 3 for i in range(16))
+    assert manifest["images_without_boxes"] == 6 and sum(manifest["score_histogram"]) == manifest["boxes"]
+    assert manifest["class_counts"] == [10, 5] and manifest["teacher_sha256"] == "t"
+    np.testing.assert_allclose(rows[2]["boxes"], [[1, 2, 10, 20.5], [1, 2, 11, 20.5]], atol=1e-4)
+
+
+def test_thresholds_apply_on_reading(tmp_path):
+    _, store = label(tmp_path)
+    source = tiny.scenes_source("unlabeled", labeled=False)
+    everything = np.concatenate([row["scores"] for row in store.rows()])
+    for threshold in (0.0, 0.45, 0.85):
+        assert len(store.read(source, threshold).annotations.boxes) == (everything >= threshold).sum()
+    exact = float(everything[0])
+    assert exact in store.read(source, exact).annotations.scores  # a score equal to the threshold stays
+    per_class = store.read(source, 0.0, {"b": 2.0}).annotations
+    assert set(per_class.classes) == {0}
+    with pytest.raises(LabelError, match="'zebra'"):
+        store.read(source, 0.5, {"zebra": 0.1})
+
+
+def test_a_subset_in_another_order_gets_its_own_labels(tmp_path):
+    _, store = label(tmp_path)
+    source = tiny.scenes_source("unlabeled", labeled=False).subset(np.array([5, 2, 1]))
+    assert store.read(source, 0.0).annotations.counts().tolist() == [2, 2, 1]
+    other = tiny.scenes_source("val", labeled=False)
+    with pytest.raises(LabelError, match="no labels for 16 images"):
+        store.read(other, 0.0)
+
+
+def test_nothing_above_the_threshold_says_what_would_be(tmp_path):
+    _, store = label(tmp_path)
+    with pytest.raises(LabelError) as caught:
+        store.read(tiny.scenes_source("unlabeled", labeled=False), 0.99)
+    text = str(caught.value)
+    best = np.sort(np.float32([0.9 - 0.1 * i / 16 if i % 3 else 0.0 for i in range(16)]))[::-1]
+    for share, place in ((1, 0), (10, 1), (50, 7)):
+        assert f"a threshold of {best[place]:.3f} would keep a box in {share}% of the pictures" in text
+
+
+def test_killed_and_continued(tmp_path):
+    """A shard without its JSON is made again; finished ones are not; the result is byte for byte the same."""
+    _, whole = label(tmp_path / "whole")
+    _, store = label(tmp_path / "cut")
+    os.remove(store.shard_path(2) + ".json")
+    with open(store.shard_path(3), "ab") as file:
+        file.write(b"damage")
+    os.remove(os.path.join(store.folder, "manifest.json"))
+    teacher = Teacher()
+    label(tmp_path / "cut", teacher)
+    assert teacher.labelled == list(range(8, 16))
+    for shard in range(4):
+        assert open(store.shard_path(shard), "rb").read() == open(whole.shard_path(shard), "rb").read()
+
+
+def test_an_error_leaves_no_partial_shard(tmp_path):
+    class Broken(Teacher):
+        def label(self, model, source, first, last):
+            for i, row in enumerate(super().label(model, source, first, last), first):
+                if i == 6:
+                    raise KeyboardInterrupt
+                yield row
+
+    with pytest.raises(KeyboardInterrupt):
+        label(tmp_path, Broken())
+    assert sorted(os.listdir(tmp_path)) == ["labels-00000.tfrecord", "labels-00000.tfrecord.json", "plan.json"]
+    with pytest.raises(LabelError, match="not finished"):
+        LabelStore(str(tmp_path)).manifest()
+
+
+def test_workers_share_the_job(tmp_path):
+    _, alone = label(tmp_path / "alone")
+    first, store = label(tmp_path / "shared", shard_index=0, num_shards=2)
+    assert first is None
+    second, _ = label(tmp_path / "shared", shard_index=1, num_shards=2)
+    assert second is not None and second["images"] == 16
+    for shard in range(4):
+        assert open(store.shard_path(shard), "rb").read() == open(alone.shard_path(shard), "rb").read()
+
+
+def test_another_teacher_or_other_flags_are_refused(tmp_path):
+    label(tmp_path)
+    with pytest.raises(LabelError, match="teacher_sha256: 't' there, 'u' now"):
+        label(tmp_path, sha="u")
+    with pytest.raises(LabelError, match="flags"):
+        label(tmp_path, nms_iou=0.7)
+
+
+def test_damaged_shard_and_foreign_folder(tmp_path):
+    _, store = label(tmp_path / "a")
+    with open(store.shard_path(1), "ab") as file:
+        file.write(b"x")
+    with pytest.raises(LabelError, match="labels-00001.tfrecord is missing or damaged"):
+        store.manifest()
+    with pytest.raises(LabelError, match="not a label store"):
+        LabelStore(str(tmp_path)).manifest()
+
+
+def test_exported_as_coco(tmp_path):
+    _, store = label(tmp_path / "store")
+    store.export_coco(str(tmp_path / "labels.json"), threshold=0.6)
+    data = json.load(open(tmp_path / "labels.json"))
+    assert len(data["images"]) == 16 and {c["id"] for c in data["categories"]} == {3, 9}
+    assert all(a["score"] >= 0.6 for a in data["annotations"]) and len(data["annotations"]) == 10
+    from pycocotools.coco import COCO
+
+    assert len(COCO(str(tmp_path / "labels.json")).getAnnIds()) == 10
+
+
+def test_labels_of_a_real_network_do_not_depend_on_shards(tmp_path):
+    """Batches start at shard borders, so sizes that divide into batches differently still agree."""
+    source = tiny.scenes_source("unlabeled", 8, labeled=False)
+    rows = []
+    for size in (8, 4):
+        experiment = tiny.experiment(label_shard_size=size)
+        task = build_task(experiment, tiny.scenes_source().categories)
+        import tensorflow as tf
+
+        tf.keras.utils.set_random_seed(0)
+        model = task.build_model()
+        store = LabelStore(str(tmp_path / str(size)))
+        label_source(task, model, source, store, experiment, "x")
+        rows.append(list(store.rows()))
+    for a, b in zip(*rows):
+        np.testing.assert_allclose(a["scores"], b["scores"], atol=1e-6)
+        np.testing.assert_allclose(a["boxes"], b["boxes"], atol=1e-3)
+
+
+def test_parse_thresholds():
+    assert parse_thresholds("a=0.5, b=0.25") == {"a": 0.5, "b": 0.25}
+    assert parse_thresholds("") == {}
+    with pytest.raises(ValueError, match="'a'"):
+        parse_thresholds("a")

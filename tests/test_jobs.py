@@ -1,0 +1,217 @@
+"""The jobs, end to end, on the tiny experiment: what they write, and what they refuse."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from official import jobs
+from official.data.source import DataError
+from official.experiment import Experiment, experiment_from
+from official.training.run_folder import FlagsDiffer
+from tests import tiny
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    experiment = tiny.experiment(model_dir=str(folder), control=True, eval_every=6)
+    return folder, experiment, jobs.run(experiment)
+
+
+def rerun(experiment: Experiment, **overrides):
+    return jobs.run(experiment_from({**experiment.flags(), **overrides}))
+
+
+def test_summary_has_what_programs_read(finished):
+    folder, experiment, _ = finished
+    summary = json.load(open(folder / "summary.json"))
+    assert summary["job"] == "self_train" and summary["seed"] == 0
+    assert summary["flags_fingerprint"] == experiment.fingerprint()
+    assert summary["versions"]["tensorflow"] == tf.__version__
+    for phase, steps in (("teacher", 12), ("student", 12), ("control", 24)):
+        row = summary[phase]
+        assert row["steps"] == steps and len(row["weights_sha256"]) == 64
+        assert {"AP", "AP50", "AP75", "APs", "APm", "APl", "per_class"} <= set(row)
+    assert len({summary[p]["weights_sha256"] for p in ("teacher", "student", "control")}) == 3
+    labels = summary["pseudo_labels"]
+    assert labels["images"] == 16 and labels["threshold"] == 0.01 and labels["skipped"] == {}
+    assert len(summary["evaluation"]["coco_stats"]) == 12
+    assert {"teacher", "student", "control", "pseudo_label", "total"} <= set(summary["seconds"])
+    assert summary["images_seen"] == 12 * 8 + 12 * 16 + 24 * 8
+
+
+def test_the_ids_are_recorded(finished):
+    folder, _, _ = finished
+    ids = json.load(open(folder / "data" / "labeled_ids.json"))
+    assert len(ids) == 16 and ids[0] == "train-0-000000"
+
+
+def test_started_again_it_is_done_at_once(finished):
+    _, experiment, summary = finished
+    again = jobs.run(experiment)
+    assert again["student"] == summary["student"]
+
+
+def test_other_flags_stop_and_show_the_difference(finished):
+    _, experiment, _ = finished
+    with pytest.raises(FlagsDiffer, match="--alpha: 1.0 there, 2.0 now"):
+        rerun(experiment, alpha=2.0)
+    rerun(experiment, pictures=0)  # decides nothing
+
+
+def test_tensorboard_has_every_curve_and_picture(finished):
+    folder, _, _ = finished
+    tags = set()
+    for path in (folder / "student" / "logs").glob("*tfevents*"):
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            tags |= {value.tag for value in event.summary.value}
+    expected = {f"train/{n}" for n in (
+        "human_loss", "pseudo_loss", "human_loss_average", "pseudo_loss_average", "loss_ratio", "pseudo_weight",
+        "human_box_loss", "human_class_loss", "pseudo_box_loss", "pseudo_class_loss", "weight_decay_loss",
+        "learning_rate", "gradient_norm", "images_per_second", "loss",
+    )} | {"evaluation/AP", "predictions", "training_human", "training_pseudo", "pseudo_labels", "flags", "pseudo_labels/used_scores"}  # fmt: skip
+    assert expected <= tags, expected - tags
+
+
+def test_the_best_checkpoint_has_a_score(finished):
+    folder, _, _ = finished
+    meta = json.load(open(folder / "teacher" / "checkpoints" / "step_00000012" / "checkpoint.json"))
+    assert "score" in meta
+
+
+def test_evaluate_again_gives_the_same_numbers(finished):
+    folder, experiment, summary = finished
+    again = rerun(experiment, job="evaluate")
+    assert again["evaluation"]["coco_stats"] == pytest.approx(summary["student"]["coco_stats"])
+    assert again["weights_sha256"] == summary["student"]["weights_sha256"]
+    teacher = rerun(experiment, job="evaluate", checkpoint=summary["teacher"]["checkpoint"])
+    assert teacher["weights_sha256"] == summary["teacher"]["weights_sha256"]
+
+
+def test_evaluate_existing_detections(finished, tmp_path):
+    folder, _, summary = finished
+    files = folder / "student" / "evaluation"
+    result = jobs.run(
+        experiment_from(
+            dict(
+                job="evaluate", model_dir=str(tmp_path), eval_data=f"coco:{files}/ground_truth.json",
+                detections=f"{files}/detections.json",
+            )  # fmt: skip
+        )
+    )
+    assert result["evaluation"]["coco_stats"] == pytest.approx(summary["student"]["coco_stats"], abs=1e-12)
+    assert json.load(open(tmp_path / "summary.json"))["job"] == "evaluate"
+
+
+def test_predict_on_a_folder(finished, tmp_path):
+    _, experiment, _ = finished
+    pictures = tmp_path / "pictures" / "deeper"
+    pictures.mkdir(parents=True)
+    for i, size in enumerate(((64, 64), (40, 90))):
+        image = np.random.default_rng(i).integers(0, 255, (*size, 3), np.uint8)
+        tf.io.write_file(str(pictures / f"{i}.png"), tf.io.encode_png(image))
+    (tmp_path / "pictures" / "broken.jpg").write_text("no")
+    summary = rerun(
+        experiment, job="predict", images=str(tmp_path / "pictures"), output=str(tmp_path / "out"),
+        max_skipped_fraction=0.5, eval_score_threshold=0.0,
+    )  # fmt: skip
+    results = json.load(open(tmp_path / "out" / "detections.json"))
+    assert summary["predictions"]["images"] == 2 and len(results) == summary["predictions"]["boxes"] > 0
+    for result in results:
+        x, y, width, height = result["bbox"]
+        limit = ((64, 64), (40, 90))[result["image_id"] - 1]
+        assert x >= 0 and y >= 0 and x + width <= limit[1] + 1e-3 and y + height <= limit[0] + 1e-3
+    assert sorted(os.listdir(tmp_path / "out" / "drawn")) == ["deeper__0.png.png", "deeper__1.png.png"]
+    assert sum(summary["skipped_inputs"]["images"].values()) == 1
+
+
+def test_pseudo_label_and_inspect(finished, tmp_path):
+    _, experiment, summary = finished
+    store = str(tmp_path / "store")
+    made = rerun(experiment, job="pseudo_label", label_store=store, unlabeled_data="scenes:unlabeled,count=10")
+    assert made["pseudo_labels"]["images"] == 10
+    shown = rerun(
+        experiment, job="inspect_labels", label_store=store, unlabeled_data="scenes:unlabeled,count=10",
+        output=str(tmp_path / "look"),
+    )  # fmt: skip
+    assert os.path.getsize(shown["pictures"]) > 1000
+    assert len(json.load(open(shown["coco"]))["annotations"]) == made["pseudo_labels"]["boxes"]
+
+
+def test_rest_is_what_the_fraction_leaves(tmp_path):
+    experiment = tiny.experiment(labeled_fraction=0.5, unlabeled_data="rest")
+    labeled, rest = jobs.open_labeled(experiment)
+    pool = jobs.open_unlabeled(experiment, rest)
+    assert len(labeled) == len(pool) == 8 and not set(labeled.ids) & set(pool.ids)
+    assert pool.annotations is None
+    with pytest.raises(DataError, match="lower --labeled_fraction"):
+        everything = tiny.experiment(unlabeled_data="rest")
+        jobs.open_unlabeled(everything, jobs.open_labeled(everything)[1])
+
+
+def test_labeled_ids_from_files(tmp_path):
+    (tmp_path / "ids.json").write_text(json.dumps({"labeled": ["train-0-000002.png"], "unlabeled": []}))
+    (tmp_path / "ids.txt").write_text("train-0-000004\ntrain-0-000001\n")
+    found = [jobs.open_labeled(tiny.experiment(labeled_ids=str(tmp_path / n)))[0].ids.tolist() for n in ("ids.json", "ids.txt")]
+    assert found == [["train-0-000002"], ["train-0-000001", "train-0-000004"]]
+    with pytest.raises(DataError, match="not a list of ids"):
+        jobs.open_labeled(tiny.experiment(labeled_ids=str(tmp_path / "gone.json")))
+
+
+def test_no_usable_box_fails_at_once(tmp_path):
+    empty = tiny.experiment(model_dir=str(tmp_path), labeled_data="scenes:train,count=1", scenes_seed=_empty_seed())
+    with pytest.raises(DataError, match="none of the 1 labelled images has a usable box"):
+        jobs.run(empty)
+
+
+def _empty_seed():
+    from official.data.scenes import draw_scene
+
+    return next(s for s in range(1000) if len(draw_scene(seed=s, split="train", index=0, size=64).classes) == 0)
+
+
+def test_zero_labels_stop_the_loop(finished, tmp_path):
+    _, experiment, _ = finished
+    with pytest.raises(DataError, match="reaches score_threshold=1.0"):
+        rerun(experiment, model_dir=str(tmp_path), score_threshold=1.0, control=False, teacher_steps=2)
+
+
+def test_needs_a_model_dir_and_data(tmp_path):
+    with pytest.raises(ValueError, match="model_dir"):
+        jobs.run(tiny.experiment())
+    with pytest.raises(DataError, match="--labeled_data is needed"):
+        jobs.run(tiny.experiment(model_dir=str(tmp_path), labeled_data=""))
+    with pytest.raises(ValueError, match="no trained model"):
+        jobs.run(tiny.experiment(model_dir=str(tmp_path / "new"), job="predict", images="x"))
+
+
+def test_data_jobs(tmp_path):
+    written = jobs.run(tiny.experiment(job="write_tfrecords", model_dir=str(tmp_path), output_shards=2))
+    assert len(written["written"]) == 2 and all(os.path.isfile(p) for p in written["written"])
+
+
+def test_options_are_flags_by_the_same_name():
+    experiment = Experiment()
+    names = list(experiment.flags())
+    assert len(names) == len(set(names))
+    assert experiment_from(experiment.flags()) == experiment
+    with pytest.raises(ValueError, match="no such option"):
+        experiment_from({"alhpa": 1})
+    assert dataclasses.replace(experiment).fingerprint() == experiment.fingerprint()
+    assert tiny.experiment(alpha=2.0).fingerprint() != tiny.experiment().fingerprint()
+    assert tiny.experiment(threads=2).fingerprint() == tiny.experiment().fingerprint()
+
+
+def test_command_line_errors_have_no_traceback(tmp_path):
+    command = [sys.executable, "main.py", "--job=train", "--labeled_data=coco:/nowhere.json", f"--model_dir={tmp_path}"]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert found.returncode == 1
+    assert "error: no COCO file /nowhere.json" in found.stderr and "Traceback" not in found.stderr

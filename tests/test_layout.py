@@ -1,0 +1,101 @@
+"""The house: imports go down, flags stay upstairs, configs parse, Bazel knows every file."""
+
+import ast
+import glob
+import os
+import re
+
+import pytest
+
+from official.experiment import Experiment
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+FLOORS = {
+    "main": 9,
+    "official.jobs": 8,
+    "official.flags": 8,
+    "official.self_training": 7,
+    "official.training": 6,
+    "official.tasks": 5,
+    "official.export": 5,
+    "official.models": 4,
+    "official.evaluation": 4,
+    "official.data": 3,
+    "official.experiment": 2,
+    "augment": 2,
+    "losses": 2,
+}
+
+
+def modules():
+    paths = ["main.py"] + [p for d in ("official", "augment", "losses") for p in glob.glob(f"{d}/**/*.py", root_dir=ROOT, recursive=True)]
+    return [p for p in paths if os.path.getsize(os.path.join(ROOT, p))]
+
+
+def floor(module):
+    matches = [name for name in FLOORS if module == name or module.startswith(name + ".")]
+    return FLOORS[max(matches, key=len)] if matches else None
+
+
+def parse(path):
+    with open(os.path.join(ROOT, path), encoding="utf-8") as file:
+        return ast.parse(file.read())
+
+
+@pytest.mark.parametrize("path", modules())
+def test_imports_only_go_down(path):
+    here = floor(path[:-3].replace("/", ".").removesuffix(".__init__"))
+    for node in ast.walk(parse(path)):
+        names = [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        for name in names:
+            there = floor(name)
+            if there is not None and here is not None:
+                assert there <= here, f"{path}:{node.lineno} imports {name}, a floor above it"
+            if path.startswith(("augment/", "losses/")):
+                assert not name.startswith("official"), f"{path} must not need official"
+
+
+@pytest.mark.parametrize("path", modules())
+def test_every_module_says_what_it_is_for(path):
+    assert ast.get_docstring(parse(path)), path
+
+
+@pytest.mark.parametrize("path", modules())
+def test_flags_are_read_upstairs_only(path):
+    if path not in ("main.py", "official/flags.py"):
+        assert "FLAGS" not in open(os.path.join(ROOT, path)).read().replace("LABEL_FLAGS", ""), path
+
+
+def configs():
+    return sorted(glob.glob(os.path.join(ROOT, "configs", "*.cfg")))
+
+
+@pytest.mark.parametrize("path", configs(), ids=os.path.basename)
+def test_configs_name_real_flags_and_say_what_they_are(path):
+    known = Experiment().flags()
+    lines = open(path, encoding="utf-8").read().splitlines()
+    assert lines[0].startswith("# ") and any("main.py --flagfile=configs/" in line for line in lines[:4])
+    for line in lines:
+        if line and not line.startswith("#"):
+            name = re.match(r"--(?:no)?(\w+)", line).group(1)
+            assert name in known or line[2:].split("=")[0] in known or name == "flagfile", f"{path}: {line}"
+
+
+def test_every_option_has_help():
+    import dataclasses
+
+    from official.experiment import GROUPS
+
+    for group in GROUPS.values():
+        for field in dataclasses.fields(group):
+            assert len(field.metadata["help"]) > 5, field.name
+
+
+def test_bazel_packages_cover_the_tree():
+    for path in modules():
+        folder = os.path.dirname(path)
+        assert os.path.isfile(os.path.join(ROOT, folder, "BUILD")), f"{folder or '.'} has no BUILD"
+    for path in glob.glob("tests/**/test_*.py", root_dir=ROOT, recursive=True):
+        build = open(os.path.join(ROOT, "tests", "BUILD"), encoding="utf-8").read()
+        assert path.removeprefix("tests/") in build, f"tests/BUILD lacks {path}"

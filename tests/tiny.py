@@ -1,0 +1,52 @@
+"""The smallest experiment that has every part: used by tests and, as flags, by their subprocesses."""
+
+from __future__ import annotations
+
+from official.data.scenes_source import open_scenes
+from official.experiment import Experiment, experiment_from
+
+FLAGS = dict(
+    labeled_data="scenes:train,count=16",
+    unlabeled_data="scenes:unlabeled,count=16",
+    eval_data="scenes:val,count=8",
+    scenes_size=64,
+    image_size=64,
+    backbone="efficientnet-b0",
+    backbone_width=0.25,
+    backbone_depth=0.25,
+    survival_probability=0.8,
+    max_level=5,
+    fpn_filters=16,
+    head_filters=16,
+    head_convs=1,
+    anchor_scale=2.5,
+    max_boxes=16,
+    learning_rate=0.02,
+    warmup_steps=2,
+    batch_size=8,
+    pseudo_batch_size=8,
+    teacher_steps=12,
+    student_steps=12,
+    checkpoint_every=4,
+    label_shard_size=4,
+    score_threshold=0.01,
+    score_floor=0.01,
+    eval_batch_size=4,
+    pictures=2,
+    clip_norm=1.0,
+)
+
+
+def experiment(**overrides) -> Experiment:
+    """The tiny experiment with some options replaced."""
+    return experiment_from({**FLAGS, **overrides})
+
+
+def command_line(**overrides) -> list[str]:
+    """The same as flags."""
+    return [f"--{name}={value}" for name, value in {**FLAGS, **overrides}.items()]
+
+
+def scenes_source(split: str = "train", count: int = 16, **kwargs):
+    """Pictures of 64 pixels."""
+    return open_scenes(split, count, size=64, **kwargs)

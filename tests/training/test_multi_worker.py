@@ -1,0 +1,58 @@
+"""Two worker processes on one machine give the same run as one process."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import numpy as np
+
+from tests import tiny
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+FLAGS = dict(pictures=0, teacher_steps=4, job="train", eval_data="", checkpoint_every=2)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return probe.getsockname()[1]
+
+
+def start(model_dir, config=None):
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
+    environment.pop("TF_CONFIG", None)
+    if config:
+        environment["TF_CONFIG"] = json.dumps(config)
+    command = [sys.executable, "main.py", *tiny.command_line(**FLAGS), f"--model_dir={model_dir}"]
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def finish(process):
+    _, error = process.communicate(timeout=400)
+    assert process.returncode == 0, error.decode()[-2000:]
+
+
+def weights(model_dir):
+    import tensorflow as tf
+
+    reader = tf.train.load_checkpoint(str(model_dir / "teacher/checkpoints/step_00000004/state"))
+    names = [n for n in reader.get_variable_to_shape_map() if n.startswith("model/") and "VARIABLE_VALUE" in n]
+    return {name: reader.get_tensor(name) for name in names}
+
+
+def test_two_workers_are_one_run(tmp_path):
+    """All weights after four steps, to 2e-3 (float32 sums in another order)."""
+    workers = [f"localhost:{free_port()}" for _ in range(2)]
+    configs = [{"cluster": {"worker": workers}, "task": {"type": "worker", "index": i}} for i in range(2)]
+    together = [start(tmp_path / "two", config) for config in configs]
+    for process in together:
+        finish(process)
+    finish(start(tmp_path / "one"))
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert set(one) == set(two) and len(one) > 100
+    for name in one:
+        np.testing.assert_allclose(two[name], one[name], rtol=2e-3, atol=2e-3, err_msg=name)
+    summary = json.load(open(tmp_path / "two" / "summary.json"))
+    assert summary["teacher"]["steps"] == 4

@@ -1,0 +1,84 @@
+"""A run killed with SIGKILL in any phase ends with the very same bits as one that was not."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests import tiny
+
+FLAGS = dict(pictures=0, teacher_steps=24, student_steps=24, label_shard_size=2, eval_data="", checkpoint_every=3)
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+
+def start(model_dir):
+    command = [sys.executable, "main.py", *tiny.command_line(**FLAGS), f"--model_dir={model_dir}"]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def finish(process):
+    _, error = process.communicate(timeout=400)
+    assert process.returncode == 0, error.decode()[-2000:]
+
+
+def wait_for(path, process):
+    for _ in range(4000):
+        if os.path.exists(path) or process.poll() is not None:
+            return
+        time.sleep(0.05)
+
+
+def summary(model_dir):
+    with open(model_dir / "summary.json") as file:
+        return json.load(file)
+
+
+def labels(model_dir):
+    folder = model_dir / "pseudo_labels"
+    return {name: (folder / name).read_bytes() for name in sorted(os.listdir(folder)) if name.endswith(".tfrecord")}
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("straight")
+    finish(start(folder))
+    return folder
+
+
+# Each run is killed three times: in the teacher, while labelling, and in the student.
+KILL_POINTS = ("teacher/checkpoints/step_00000009", "pseudo_labels/labels-00002.tfrecord.json", "student/checkpoints/step_00000006")
+
+
+def test_killed_in_every_phase_and_still_bit_identical(straight, tmp_path):
+    killed = 0
+    for place in KILL_POINTS:
+        process = start(tmp_path)
+        wait_for(tmp_path / place, process)
+        time.sleep(0.02)
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            killed += 1
+        process.communicate()
+    assert killed == len(KILL_POINTS)
+    finish(start(tmp_path))
+    expected, found = summary(straight), summary(tmp_path)
+    for phase in ("teacher", "student"):
+        assert found[phase]["weights_sha256"] == expected[phase]["weights_sha256"], phase
+    assert labels(tmp_path) == labels(straight)
+    assert found["pseudo_labels"] == expected["pseudo_labels"]
+
+
+def test_sigterm_saves_and_says_how_to_go_on(straight, tmp_path):
+    process = start(tmp_path)
+    wait_for(tmp_path / "teacher/checkpoints/step_00000003", process)
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=300)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "The same command goes on from here" in error.decode()
+    finish(start(tmp_path))
+    assert summary(tmp_path)["student"]["weights_sha256"] == summary(straight)["student"]["weights_sha256"]

@@ -1,0 +1,158 @@
+"""The step does not depend on replicas, XLA or scale; alpha = 0 is supervised; large alpha is survived."""
+
+import dataclasses
+import functools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from official.tasks.registry import build_task
+from official.training.trainer import NonFiniteError, Phase, Trainer
+from tests import tiny
+
+KEPT = ("human_loss", "pseudo_loss", "loss", "human_loss_average", "pseudo_loss_average", "loss_ratio", "gradient_norm")
+
+
+def two_replicas():
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice())
+
+
+def make_trainer(*, pseudo=True, strategy=None, human=None, **overrides):
+    experiment = tiny.experiment(**overrides)
+    human = human or tiny.scenes_source()
+    pool = tiny.scenes_source("unlabeled") if pseudo else None
+    task = build_task(experiment, human.categories)
+    strategy = strategy or tf.distribute.get_strategy()
+    return Trainer(task, experiment, Phase("student", 8, human, pool), strategy)
+
+
+def run(trainer, steps=4):
+    """Metrics per step and the final weights."""
+    metrics = []
+    for _, batch in zip(range(steps), trainer.batches()):
+        metrics.append({name: float(value) for name, value in trainer.train_step(batch).items()})
+    return metrics, [variable.numpy() for variable in trainer.model.variables]
+
+
+@functools.lru_cache
+def reference():
+    return run(make_trainer())
+
+
+def assert_same(found, expected, tolerance):
+    for step, (a, b) in enumerate(zip(found[0], expected[0])):
+        for name in b:
+            assert a[name] == pytest.approx(b[name], rel=tolerance, abs=1e-6), (step, name)
+    for a, b in zip(found[1], expected[1]):
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+
+
+def test_one_replica_of_eight_is_two_of_four():
+    """Losses, averages, gradient norm and all weights after four steps, to 2e-3 (float32 sums in another order)."""
+    assert_same(run(make_trainer(strategy=two_replicas())), reference(), 2e-3)
+
+
+def test_whole_step_under_xla_agrees():
+    assert_same(run(make_trainer(xla=True)), reference(), 2e-3)
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not():
+    tf.config.experimental.enable_op_determinism()
+    try:
+        first, second, other = run(make_trainer(), 2), run(make_trainer(), 2), run(make_trainer(seed=1), 2)
+    finally:
+        tf.config.experimental.disable_op_determinism() if hasattr(tf.config.experimental, "disable_op_determinism") else None
+    assert first[0] == second[0]
+    assert all((a == b).all() for a, b in zip(first[1], second[1]))
+    assert first[0] != other[0]
+
+
+def test_alpha_zero_is_the_supervised_step():
+    with_pseudo, without = run(make_trainer(alpha=0.0), 3), run(make_trainer(pseudo=False), 3)
+    assert_same(with_pseudo, without, 1e-5)
+
+
+def test_joint_loss_is_made_of_its_parts():
+    """L = (L_h + alpha ratio L_p) / (1 + alpha) + L2, with the averages of Appendix B, at every step."""
+    human = pseudo = 0.0
+    for step in reference()[0]:
+        human = 0.9997 * human + 0.0003 * step["human_loss"]
+        pseudo = 0.9997 * pseudo + 0.0003 * step["pseudo_loss"]
+        assert step["loss_ratio"] == pytest.approx(human / pseudo, rel=1e-4)
+        expected = (step["human_loss"] + step["loss_ratio"] * step["pseudo_loss"]) / 2 + step["weight_decay_loss"]
+        assert step["loss"] == pytest.approx(expected, rel=1e-5)
+        assert step["human_loss"] == pytest.approx(step["human_class_loss"] + step["human_box_loss"], rel=1e-5)
+        assert step["pseudo_weight"] == pytest.approx(step["loss_ratio"] / 2, rel=1e-5)
+
+
+def test_weight_decay_counts_kernels_only():
+    trainer = make_trainer(pseudo=False)
+    names = {v.name for v in trainer.kernels}
+    assert all("kernel" in name for name in names)
+    assert any("depthwise_kernel" in name for name in names)
+    squares = sum(float(tf.reduce_sum(v**2)) for v in trainer.model.trainable_variables if "kernel" in v.name)
+    metrics, _ = run(trainer, 1)
+    assert metrics[0]["weight_decay_loss"] == pytest.approx(0.5e-4 * squares, rel=1e-4)
+
+
+def test_pictures_without_boxes_train_the_background():
+    """keras-cv's loss is exactly 0 on such a batch; here the classifier learns."""
+    scenes = tiny.scenes_source()
+    nothing = dataclasses.replace(scenes.annotations, crowd=np.ones_like(scenes.annotations.crowd))
+    trainer = make_trainer(pseudo=False, human=dataclasses.replace(scenes, annotations=nothing), learning_rate=0.001)
+    metrics, _ = run(trainer, 4)
+    assert metrics[0]["human_count"] == 0 and metrics[0]["human_box_loss"] == 0
+    assert metrics[0]["human_class_loss"] > 0 and metrics[0]["gradient_norm"] > 0
+    assert metrics[3]["human_class_loss"] < metrics[0]["human_class_loss"]
+
+
+BLOW_UP = dict(alpha=1000.0, learning_rate=0.05, clip_norm=0.0, warmup_steps=0, on_nan="stop", joint_loss="standard")
+
+
+def test_standard_loss_blows_up_where_the_normalised_one_does_not():
+    """The paper's Fig. 2 in miniature: same alpha, same learning rate, both losses."""
+    standard = make_trainer(**BLOW_UP)
+    metrics, weights = run(standard, 8)
+    assert not np.isfinite([m["loss"] for m in metrics]).all()
+    with pytest.raises(NonFiniteError, match="not finite at step"):
+        standard.check({"loss": tf.constant(metrics[-1]["loss"])})
+    assert all(np.isfinite(w).all() for w in weights)  # the guard kept the last good weights
+    normalized, _ = run(make_trainer(**{**BLOW_UP, "joint_loss": "normalized"}), 8)
+    assert np.isfinite([m["loss"] for m in normalized]).all()
+
+
+def test_skipping_goes_on_and_counts():
+    trainer = make_trainer(pseudo=False, on_nan="skip", max_nan_steps=2)
+    iterator = trainer.batches()
+    good = next(iterator)
+    bad = {"human": {**good["human"], "images": good["human"]["images"] * float("nan")}}
+    trainer.train_step(good)
+    before = [v.numpy() for v in trainer.model.variables]
+    trainer.train_step(bad)
+    for a, b in zip(before, trainer.model.variables):
+        np.testing.assert_array_equal(a, b.numpy())
+    trainer.check({})
+    trainer.train_step(good)
+    assert any((a != b.numpy()).any() for a, b in zip(before, trainer.model.variables))
+    assert int(trainer.guard.skipped) == 1 and int(trainer.guard.first_bad) == 1 and trainer.step == 3
+    for _ in range(2):
+        trainer.train_step(bad)
+    with pytest.raises(NonFiniteError, match="step 1 "):
+        trainer.check({})
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_reduced_precision_is_close(precision):
+    names = {"bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
+    tf.keras.mixed_precision.set_global_policy(names[precision])
+    metrics, _ = run(make_trainer(precision=precision), 2)
+    expected = reference()[0]
+    for name in ("human_loss", "pseudo_loss"):
+        assert metrics[0][name] == pytest.approx(expected[0][name], rel=0.05)
+    assert np.isfinite([m["loss"] for m in metrics]).all()
+
+
+def test_batch_that_replicas_cannot_share():
+    with pytest.raises(ValueError, match="batch_size=7"):
+        make_trainer(strategy=two_replicas(), batch_size=7)
