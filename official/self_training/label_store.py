@@ -13,6 +13,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import time
 from typing import Any, Iterable, Sequence
 
 import numpy as np
@@ -140,6 +141,12 @@ class LabelStore:
         }
         write_json(os.path.join(self.folder, MANIFEST), manifest)
         return manifest
+
+    def wait(self, seconds: float = 2.0) -> dict[str, Any]:
+        """Sleeps until another process has finished the store; returns the manifest."""
+        while not os.path.isfile(os.path.join(self.folder, MANIFEST)):
+            time.sleep(seconds)
+        return self.manifest()
 
     # --- reading ----------------------------------------------------------------------------------
 

@@ -52,11 +52,11 @@ class SelfTraining:
 
     def make_labels(self, checkpoint: str) -> dict[str, Any] | None:
         """Labels the unlabelled pictures with the model in a checkpoint folder; returns the manifest."""
-        model = load_weights(self.task, checkpoint)
         store = self.label_store()
-        sha256 = weights_sha256(model.variables)
         if not is_chief(self.strategy):
-            return None
+            return store.wait()
+        model = load_weights(self.task, checkpoint)
+        sha256 = weights_sha256(model.variables)
         return label_source(self.task, model, self.unlabeled, store, self.experiment, sha256)
 
     def read_labels(self) -> tuple[Source, dict[str, Any]]:

@@ -7,7 +7,6 @@ import os
 import time
 from typing import Any, Callable
 
-import numpy as np
 import tensorflow as tf
 import tqdm
 
@@ -17,9 +16,9 @@ from official.data.source import Source
 from official.experiment import Experiment
 from official.tasks.task import Task
 from official.training.distribution import is_chief
-from official.training.recovery import Checkpoints, Interrupted, StopRequest, read_json, weights_sha256, write_json
+from official.training.recovery import Checkpoints, StopRequest, read_json, weights_sha256, write_json
 from official.training.summaries import Summaries
-from official.training.trainer import NonFiniteError, Phase, Trainer
+from official.training.trainer import Phase, Trainer
 
 RESULT = "result.json"
 CHECK_EVERY = 10  # steps between looks at the guard and updates of the progress bar
@@ -112,25 +111,41 @@ class PhaseRun:
     def _judge(self, step: int) -> dict[str, Any]:
         if self.eval_source is None:
             return {}
-        progress = f"evaluating {self.phase.name}" if self.chief else ""
+        model = self._model_to_judge()
+        if not self.chief:
+            return {}
         metrics = self.task.evaluate(
-            self.trainer.model, self.eval_source, os.path.join(self.folder, "evaluation"), progress
+            model, self.eval_source, os.path.join(self.folder, "evaluation"), f"evaluating {self.phase.name}"
         )
         scalars = {k: v for k, v in metrics.items() if isinstance(v, float)}
         self.summaries.scalars(scalars, step, prefix="evaluation")
         self.summaries.scalars(metrics.get("per_class", {}), step, prefix="evaluation_per_class")
-        if self.chief and step in self.checkpoints.steps():
+        if step in self.checkpoints.steps():
             self.checkpoints.note_score(step, float(metrics["AP"]))
-        self._show_predictions(step)
+        self._show_predictions(model, step)
         return metrics
 
-    def _show_predictions(self, step: int) -> None:
+    def _model_to_judge(self) -> tf.keras.Model:
+        """The model itself on one replica, else a copy without replicas.
+
+        Reading averaged variables is collective over workers, so every worker makes the copy.
+        """
+        if self.strategy.num_replicas_in_sync == 1:
+            return self.trainer.model
+        values = [variable.numpy() for variable in self.trainer.model.variables]
+        if getattr(self, "_plain", None) is None:
+            self._plain = self.task.build_model()
+        for variable, value in zip(self._plain.variables, values):
+            variable.assign(value)
+        return self._plain
+
+    def _show_predictions(self, model: tf.keras.Model, step: int) -> None:
         count = min(self.experiment.runtime.pictures, len(self.eval_source))
-        if not count or not self.chief:
+        if not count:
             return
         read = example_reader(self.eval_source)
         pictures = []
-        for i, objects in enumerate(self.task.label(self.trainer.model, self.eval_source, 0, count)):
+        for i, objects in enumerate(self.task.label(model, self.eval_source, 0, count)):
             sure = objects["scores"] >= self.experiment.pseudo_labels.score_threshold
             shown = {name: column[sure] for name, column in objects.items()}
             image = read(tf.constant(i, tf.int64))["image"].numpy()
