@@ -186,7 +186,7 @@ def to_coco(source: Source, *, with_scores: bool = False) -> dict[str, Any]:
                 }
             )
     categories = [{"id": c.id, "name": c.name} for c in source.categories]
-    return {"images": images, "annotations": annotations, "categories": categories}
+    return {"info": {}, "images": images, "annotations": annotations, "categories": categories}
 
 
 def to_xywh(box: np.ndarray) -> list[float]:

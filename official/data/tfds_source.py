@@ -82,9 +82,10 @@ def open_tfds(
 
 
 def _split_name(name: str) -> tuple[str, str]:
-    head, _, last = name.rpartition(":")
+    plain, bracket, slice_ = name.partition("[")  # the slice of a split has colons of its own
+    head, _, last = plain.rpartition(":")
     is_version = last.replace(".", "").replace("*", "").isdigit()
-    return (head, last) if head and not is_version else (name, "train")
+    return (head, last + bracket + slice_) if head and not is_version else (plain, "train" + bracket + slice_)
 
 
 def _builder(tfds, name: str, data_dir: str | None, word: str):

@@ -99,7 +99,7 @@ def score(ground_truth: dict[str, Any], found: list[dict[str, Any]], iou_type: s
 
 def _evaluator(ground_truth, found, iou_type) -> COCOeval:
     truth = COCO()
-    truth.dataset = json.loads(json.dumps(ground_truth))  # pycocotools writes into it
+    truth.dataset = {"info": {}, **json.loads(json.dumps(ground_truth))}  # pycocotools writes into it
     truth.createIndex()
     found = json.loads(json.dumps(found))
     if not found:  # loadRes reads the first result

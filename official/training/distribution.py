@@ -84,11 +84,11 @@ def _has_chief() -> bool:
     return "chief" in json.loads(os.environ.get("TF_CONFIG", "{}")).get("cluster", {})
 
 
-def check_batch(strategy: tf.distribute.Strategy, name: str, batch_size: int) -> None:
-    """Raises ValueError unless the replicas can share the batch evenly."""
+def check_batch(strategy: tf.distribute.Strategy, flag: str, batch_size: int) -> None:
+    """Raises ValueError, naming the flag, unless the replicas can share the batch evenly."""
     replicas = strategy.num_replicas_in_sync
     if batch_size % replicas:
-        raise ValueError(f"{name}={batch_size} cannot be shared by {replicas} replicas evenly")
+        raise ValueError(f"--{flag}={batch_size}: choose a multiple of {replicas}, the number of replicas that share it")
 
 
 def distribute(

@@ -67,8 +67,8 @@ class Trainer:
         # With alpha = 0 the pseudo stream has no say, not even through batch norm.
         self.joint = phase.pseudo is not None and experiment.loss.alpha > 0.0
         self.batch_sizes = self._batch_sizes()
-        for name, size in self.batch_sizes.items():
-            check_batch(strategy, name, size)
+        for stream, size in self.batch_sizes.items():
+            check_batch(strategy, {"human": "batch_size", "pseudo": "pseudo_batch_size"}[stream], size)
         tf.keras.utils.set_random_seed(experiment.runtime.seed)
         with strategy.scope():
             self.model = task.build_model()

@@ -154,5 +154,5 @@ def test_reduced_precision_is_close(precision):
 
 
 def test_batch_that_replicas_cannot_share():
-    with pytest.raises(ValueError, match="batch_size=7"):
+    with pytest.raises(ValueError, match="--batch_size=7: choose a multiple of 2"):
         make_trainer(strategy=two_replicas(), batch_size=7)
