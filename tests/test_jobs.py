@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 from official import jobs
+from official.jobs import opening
 from official.data.source import DataError
 from official.experiment import Experiment, experiment_from
 from official.training.run_folder import FlagsDiffer
@@ -148,22 +149,22 @@ def test_pseudo_label_and_inspect(finished, tmp_path):
 
 def test_rest_is_what_the_fraction_leaves(tmp_path):
     experiment = tiny.experiment(labeled_fraction=0.5, unlabeled_data="rest")
-    labeled, rest = jobs.open_labeled(experiment)
-    pool = jobs.open_unlabeled(experiment, rest)
+    labeled, rest = opening.open_labeled(experiment)
+    pool = opening.open_unlabeled(experiment, rest)
     assert len(labeled) == len(pool) == 8 and not set(labeled.ids) & set(pool.ids)
     assert pool.annotations is None
     with pytest.raises(DataError, match="lower --labeled_fraction"):
         everything = tiny.experiment(unlabeled_data="rest")
-        jobs.open_unlabeled(everything, jobs.open_labeled(everything)[1])
+        opening.open_unlabeled(everything, opening.open_labeled(everything)[1])
 
 
 def test_labeled_ids_from_files(tmp_path):
     (tmp_path / "ids.json").write_text(json.dumps({"labeled": ["train-0-000002.png"], "unlabeled": []}))
     (tmp_path / "ids.txt").write_text("train-0-000004\ntrain-0-000001\n")
-    found = [jobs.open_labeled(tiny.experiment(labeled_ids=str(tmp_path / n)))[0].ids.tolist() for n in ("ids.json", "ids.txt")]
+    found = [opening.open_labeled(tiny.experiment(labeled_ids=str(tmp_path / n)))[0].ids.tolist() for n in ("ids.json", "ids.txt")]
     assert found == [["train-0-000002"], ["train-0-000001", "train-0-000004"]]
     with pytest.raises(DataError, match="not a list of ids"):
-        jobs.open_labeled(tiny.experiment(labeled_ids=str(tmp_path / "gone.json")))
+        opening.open_labeled(tiny.experiment(labeled_ids=str(tmp_path / "gone.json")))
 
 
 def test_no_usable_box_fails_at_once(tmp_path):

@@ -45,19 +45,16 @@ def open_tfds(
     if labeled and boxes_key is None:
         raise DataError(f"{word} has no boxes; it can be used with --unlabeled_data only")
     decoders = {"image": tfds.decode.SkipDecoding()}
-    report, rows, places, paths = InputReport(), [], [], []
-    for instruction in builder.info.splits[split].file_instructions:
-        paths.append(instruction.filename)
-        found = list(record_offsets(instruction.filename))
-        stop = None if instruction.take < 0 else instruction.skip + instruction.take
-        for number, (offset, length) in list(enumerate(found))[instruction.skip : stop]:
-            payload = _payload(instruction.filename, offset, length)
-            example = features.deserialize_example(payload, decoders=decoders)
-            row = _row(example, boxes_key if labeled else None, f"{instruction.filename}@{number}")
-            row = _with_size(row, max_pixels, report)
-            if row is not None:
-                rows.append(row)
-                places.append((len(paths) - 1, offset, length))
+    report, rows, places = InputReport(), [], []
+    paths = [instruction.filename for instruction in builder.info.splits[split].file_instructions]
+    for place in _places(builder.info.splits[split].file_instructions):
+        file_number, number, offset, length = place
+        example = features.deserialize_example(_payload(paths[file_number], offset, length), decoders=decoders)
+        row = _row(example, boxes_key if labeled else None, f"{paths[file_number]}@{number}")
+        row = _with_size(row, max_pixels, report)
+        if row is not None:
+            rows.append(row)
+            places.append((file_number, offset, length))
     report.check(word, len(rows) + report.skipped_images, max_skipped_fraction)
     read_record = record_reader(paths, *zip(*places))
 
@@ -79,6 +76,15 @@ def open_tfds(
     names = features[boxes_key].feature["label"].names
     categories = tuple(Category(i + 1, label) for i, label in enumerate(names))
     return source.with_annotations(Annotations.from_images(objects), categories)
+
+
+def _places(instructions):
+    """(file number, record number, offset, length) of every record of a split or slice."""
+    for file_number, instruction in enumerate(instructions):
+        stop = None if instruction.take < 0 else instruction.skip + instruction.take
+        records = list(enumerate(record_offsets(instruction.filename)))[instruction.skip : stop]
+        for number, (offset, length) in records:
+            yield file_number, number, offset, length
 
 
 def _split_name(name: str) -> tuple[str, str]:

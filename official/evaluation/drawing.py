@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import os
 from typing import Sequence
 
 import numpy as np
@@ -56,3 +57,16 @@ def sheet(pictures: Sequence[np.ndarray], *, columns: int = 4, cell: int = 256, 
         if captions:
             pen.text((left + 2, top + 1), captions[i], fill=(255, 255, 255))
     return np.asarray(canvas)
+
+
+def confident(objects: dict[str, np.ndarray], threshold: float) -> dict[str, np.ndarray]:
+    """The objects whose score reaches the threshold."""
+    keep = objects["scores"] >= threshold
+    return {name: column[keep] for name, column in objects.items()}
+
+
+def write_png(path: str, picture: np.ndarray) -> str:
+    """Writes uint8 [H, W, 3], making the folder; returns the path."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    Image.fromarray(picture).save(path)
+    return path

@@ -66,11 +66,7 @@ class RetinaNet(keras_cv.models.RetinaNet):
         Raises:
           ValueError: the image size does not fit the coarsest level.
         """
-        if image_size % 2**max_level:
-            raise ValueError(
-                f"image_size={image_size} is not a multiple of {2**max_level}, the stride of "
-                f"max_level={max_level}; use {math.ceil(image_size / 2**max_level) * 2**max_level}"
-            )
+        _check_size(image_size, max_level)
         arguments = {k: v for k, v in locals().items() if k not in ("self", "kwargs", "__class__")}
         build = _Builder(batch_norm_momentum, batch_norm_epsilon)
         images = keras.Input((image_size, image_size, 3), name="images")
@@ -126,6 +122,15 @@ class RetinaNet(keras_cv.models.RetinaNet):
         config = {key: value for key, value in self._arguments.items() if key != "decoder"}
         config["backbone"] = keras.saving.serialize_keras_object(self.backbone)
         return {"name": self.name, "trainable": self.trainable, **config}
+
+
+def _check_size(image_size: int, max_level: int) -> None:
+    stride = 2**max_level
+    if image_size % stride:
+        raise ValueError(
+            f"image_size={image_size} is not a multiple of {stride}, the stride of max_level={max_level}; "
+            f"use {math.ceil(image_size / stride) * stride}"
+        )
 
 
 def _backbone_features(backbone, images, min_level, max_level) -> dict[int, tf.Tensor]:

@@ -15,7 +15,7 @@ from official.tasks.task import Task
 from official.training.recovery import StopRequest
 
 # Flags that decide what a label is, so that a store made with others is refused.
-LABEL_FLAGS = (
+DECISIVE_OPTIONS = (
     "score_floor", "nms_iou", "soft_nms_sigma", "max_detections", "pre_nms_top_k", "image_size",
     "legacy_resize", "precision", "label_shard_size",
 )  # fmt: skip
@@ -52,7 +52,7 @@ def label_source(
         {
             "task": task.name,
             "teacher_sha256": teacher_sha256,
-            "flags": {name: flags[name] for name in LABEL_FLAGS},
+            "flags": {name: flags[name] for name in DECISIVE_OPTIONS},
             "data": source.word,
             "images_to_label": len(source),
             "ids_sha256": ids_digest(source.ids),

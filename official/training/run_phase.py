@@ -13,6 +13,7 @@ import tqdm
 from official.data.example import denormalize
 from official.data.pipeline import example_reader
 from official.data.source import Source
+from official.evaluation.drawing import confident
 from official.experiment import Experiment
 from official.tasks.task import Task
 from official.training.distribution import is_chief
@@ -146,8 +147,7 @@ class PhaseRun:
         read = example_reader(self.eval_source)
         pictures = []
         for i, objects in enumerate(self.task.label(model, self.eval_source, 0, count)):
-            sure = objects["scores"] >= self.experiment.pseudo_labels.score_threshold
-            shown = {name: column[sure] for name, column in objects.items()}
+            shown = confident(objects, self.experiment.pseudo_labels.score_threshold)
             image = read(tf.constant(i, tf.int64))["image"].numpy()
             pictures.append(self.task.draw(image, shown))
         self.summaries.pictures("predictions", pictures, step)

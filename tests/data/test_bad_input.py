@@ -1,6 +1,5 @@
 """Every kind of bad input is an error that names it, or skipped, counted and listed."""
 
-import io
 import json
 import math
 import struct

@@ -12,7 +12,6 @@ from pycocotools.cocoeval import COCOeval
 from official.data.source import DataError
 from official.evaluation import coco_metrics
 from official.evaluation.drawing import class_color, draw_boxes, sheet
-from tests import tiny
 
 
 def truth(annotations, images=(1, 2), categories=(1, 5)):

@@ -1,0 +1,40 @@
+"""The jobs: what `--job` names, each a list of steps that ends with `summary.json`.
+
+    self_train       teacher -> pseudo labels -> student (-> control), evaluation, export
+    train            the teacher alone
+    pseudo_label     label a source with a trained model
+    inspect_labels   numbers, a sheet of pictures and a COCO JSON of a label store
+    evaluate         score a model, or an existing COCO results file
+    predict          detect on a folder of pictures
+    export           .keras, SavedModel, TFLite
+    write_scenes     the embedded data set as files in COCO format
+    write_tfrecords  any source as TFRecord shards
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable
+
+from official.experiment import Experiment
+from official.jobs.on_data import write_scenes_job, write_tfrecords_job
+from official.jobs.on_model import evaluate, export, inspect_labels, predict, pseudo_label
+from official.jobs.training import self_train, train
+
+JOBS: dict[str, Callable[[Experiment], dict[str, Any]]] = {
+    "self_train": self_train,
+    "train": train,
+    "pseudo_label": pseudo_label,
+    "inspect_labels": inspect_labels,
+    "evaluate": evaluate,
+    "predict": predict,
+    "export": export,
+    "write_scenes": write_scenes_job,
+    "write_tfrecords": write_tfrecords_job,
+}
+# Jobs that use a finished run: flags that are not given are those of the run folder.
+USES_RUN = ("pseudo_label", "inspect_labels", "evaluate", "predict", "export")
+
+
+def run(experiment: Experiment) -> dict[str, Any]:
+    """Runs the experiment's job and returns its summary."""
+    return JOBS[experiment.runtime.job](experiment)

@@ -1,0 +1,32 @@
+"""Jobs that write data sets."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from official.data.scenes_source import write_scenes
+from official.data.sources import open_source
+from official.data.tfrecord import write_tfrecords
+from official.experiment import Experiment
+from official.jobs.opening import read_options
+from official.training.run_folder import RunFolder
+
+
+def write_scenes_job(experiment: Experiment) -> dict[str, Any]:
+    """Writes the embedded data set as PNGs with COCO JSON."""
+    folder = RunFolder(experiment)
+    output = experiment.handover.output or os.path.join(folder.path, "scenes")
+    paths = write_scenes(output, seed=experiment.data.scenes_seed, size=experiment.data.scenes_size)
+    print("\n".join(paths))
+    return folder.summarize({"written": paths})
+
+
+def write_tfrecords_job(experiment: Experiment) -> dict[str, Any]:
+    """Writes --labeled_data as TFRecord shards."""
+    folder = RunFolder(experiment)
+    source = open_source(experiment.data.labeled_data, read_options(experiment))
+    prefix = os.path.join(experiment.handover.output or os.path.join(folder.path, "tfrecords"), "data")
+    paths = write_tfrecords(source, prefix, experiment.handover.output_shards)
+    print(f"{len(source)} images in {len(paths)} files: {prefix}-*")
+    return folder.summarize({"written": paths, "skipped_inputs": {"labeled": dict(source.report.counts)}})

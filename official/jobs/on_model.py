@@ -1,0 +1,144 @@
+"""Jobs on a trained model or on the labels it made."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from typing import Any
+
+import tensorflow as tf
+
+from official.data.image_folder import open_folder
+from official.data.source import DataError
+from official.evaluation import coco_metrics
+from official.evaluation.drawing import confident, write_png
+from official.experiment import Experiment
+from official.jobs.opening import open_eval, open_labeled, open_model, open_unlabeled, read_options, timed, trained_checkpoint
+from official.jobs.training import AP_COLUMNS, export_model
+from official.self_training import inspect_labels as inspection
+from official.self_training.label_store import LabelStore
+from official.self_training.loop import SelfTraining
+from official.tasks.registry import build_task
+from official.training.distribution import set_up_runtime
+from official.training.recovery import checkpoint_steps, weights_sha256, write_json
+from official.training.run_folder import RunFolder
+
+
+def pseudo_label(experiment: Experiment) -> dict[str, Any]:
+    """Labels `--unlabeled_data` with the run's teacher (or --checkpoint)."""
+    teacher = os.path.join(experiment.runtime.model_dir, "teacher", "checkpoints")
+    if not experiment.handover.checkpoint and checkpoint_steps(teacher):
+        step = checkpoint_steps(teacher)[-1]
+        handover = dataclasses.replace(experiment.handover, checkpoint=os.path.join(teacher, f"step_{step:08d}"))
+        experiment = dataclasses.replace(experiment, handover=handover)
+    folder = RunFolder(experiment)
+    set_up_runtime(experiment.runtime)
+    task = build_task(experiment, folder.categories())
+    rest = open_labeled(experiment)[1] if experiment.data.unlabeled_data == "rest" else None
+    source = open_unlabeled(experiment, rest)
+    folder.note_source("unlabeled", source)
+    loop = SelfTraining(task, experiment, tf.distribute.get_strategy(), source, source, None)
+    with timed(folder, "pseudo_label"):
+        manifest = loop.make_labels(trained_checkpoint(experiment))
+    numbers: dict[str, Any] = {"finished": manifest is not None}
+    if manifest is None:
+        print("this worker's shards are done; the manifest is written when the others' are")
+    else:
+        numbers = {**loop.read_labels()[1], **numbers}
+        print(f"labels: {loop.label_store().folder}: {numbers}")
+    return folder.summarize({"pseudo_labels": numbers, "skipped_inputs": {"unlabeled": dict(source.report.counts)}})
+
+
+def inspect_labels(experiment: Experiment) -> dict[str, Any]:
+    """Prints counts per class and threshold; writes a sheet of pictures and a COCO JSON."""
+    folder = RunFolder(experiment)
+    place = experiment.pseudo_labels.label_store or os.path.join(folder.path, "pseudo_labels")
+    store = LabelStore(place)
+    manifest = store.manifest()
+    print(inspection.describe(store))
+    output = experiment.handover.output or os.path.join(folder.path, "pictures")
+    os.makedirs(output, exist_ok=True)
+    coco_path = os.path.join(output, "pseudo_labels_coco.json")
+    store.export_coco(coco_path, threshold=experiment.pseudo_labels.score_threshold)
+    picture = None
+    rest = open_labeled(experiment)[1] if experiment.data.unlabeled_data == "rest" else None
+    source = open_unlabeled(experiment, rest)
+    task = build_task(experiment, store.categories())
+    sheet_picture = inspection.draw_sheet(store, source, task, experiment.pseudo_labels.score_threshold)
+    picture = write_png(os.path.join(output, "pseudo_labels.png"), sheet_picture)
+    print(f"pictures: {picture}\nCOCO JSON at score >= {experiment.pseudo_labels.score_threshold}: {coco_path}")
+    content = {"images": manifest["images"], "boxes": manifest["boxes"], "skipped": manifest["skipped"]}
+    return folder.summarize({"pseudo_labels": content, "pictures": picture, "coco": coco_path})
+
+
+def evaluate(experiment: Experiment) -> dict[str, Any]:
+    """Scores the trained model, or with --detections an existing COCO results file."""
+    if experiment.handover.detections:
+        return _evaluate_files(experiment)
+    folder, task, model, checkpoint = open_model(experiment)
+    source = open_eval(experiment, task)
+    if source is None:
+        raise DataError("--eval_data is needed")
+    with timed(folder, "evaluate"):
+        metrics = task.evaluate(model, source, os.path.join(folder.path, "evaluation"), "evaluating")
+    print(json.dumps({name: round(metrics[name], 4) for name in AP_COLUMNS}))
+    return folder.summarize(
+        {
+            "evaluation": metrics,
+            "checkpoint": checkpoint,
+            "weights_sha256": weights_sha256(model.variables),
+            "skipped_inputs": {"eval": dict(source.report.counts)},
+        }
+    )
+
+
+def _evaluate_files(experiment: Experiment) -> dict[str, Any]:
+    folder = RunFolder(experiment)
+    kind, _, place = experiment.data.eval_data.partition(":")
+    if kind != "coco" or not place:
+        raise DataError("--detections needs --eval_data=coco:GROUND_TRUTH.json")
+    handover = experiment.handover
+    metrics = coco_metrics.evaluate_files(place.split(",")[0], handover.detections, handover.iou_type)
+    print(json.dumps({name: round(metrics[name], 4) for name in AP_COLUMNS}))
+    return folder.summarize({"evaluation": metrics, "skipped_inputs": {}})
+
+
+def predict(experiment: Experiment) -> dict[str, Any]:
+    """Detects on a folder: a COCO results JSON and the pictures with boxes drawn."""
+    if not experiment.handover.images:
+        raise DataError("--images is needed: a folder of pictures")
+    folder, task, model, checkpoint = open_model(experiment)
+    options = read_options(experiment)
+    source = open_folder(
+        experiment.handover.images,
+        full_check=options.full_check,
+        max_pixels=options.max_image_pixels,
+        max_skipped_fraction=options.max_skipped_fraction,
+    )
+    output = experiment.handover.output or os.path.join(folder.path, "predictions")
+    os.makedirs(os.path.join(output, "drawn"), exist_ok=True)
+    source = dataclasses.replace(source, categories=task.categories)
+    threshold = experiment.decoding.eval_score_threshold
+    found = []
+    with timed(folder, "predict"):
+        for i, objects in enumerate(task.predictions(model, source, 0, len(source), threshold)):
+            image = source.read_image(tf.constant(i, tf.int64)).numpy()
+            name = str(source.ids[i]).replace(os.sep, "__") + ".png"
+            write_png(os.path.join(output, "drawn", name), task.draw(image, confident(objects, experiment.pseudo_labels.score_threshold)))
+            found.append(objects)
+    results = coco_metrics.results(source, found)
+    write_json(os.path.join(output, "detections.json"), results)
+    images = [{"id": i, "file_name": str(n)} for i, n in zip(source.coco_image_ids(), source.ids)]
+    write_json(os.path.join(output, "images.json"), images)
+    print(f"{len(results)} detections on {len(source)} images: {output}")
+    content = {"images": len(source), "boxes": len(results), "output": output, "checkpoint": checkpoint}
+    return folder.summarize({"predictions": content, "skipped_inputs": {"images": dict(source.report.counts)}})
+
+
+def export(experiment: Experiment) -> dict[str, Any]:
+    """Writes the run's model as .keras, SavedModel and, with --tflite, TFLite."""
+    folder, task, model, checkpoint = open_model(experiment)
+    paths = export_model(experiment, task, model)
+    print("\n".join(f"{kind:<12} {path}" for kind, path in paths.items()))
+    return folder.summarize({"export": paths, "checkpoint": checkpoint})

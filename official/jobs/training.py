@@ -1,0 +1,160 @@
+"""The training jobs: the whole loop, and the teacher alone."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import tensorflow as tf
+
+from official.data.source import DataError
+from official.evaluation.drawing import confident, sheet, write_png
+from official.experiment import Experiment
+from official.export import export_detector
+from official.jobs.opening import open_eval, open_labeled, open_unlabeled, timed
+from official.self_training.loop import SelfTraining, load_weights
+from official.tasks.registry import build_task
+from official.tasks.task import Task
+from official.training.distribution import build_strategy, is_chief, set_up_runtime
+from official.training.run_folder import RunFolder
+
+AP_COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+
+
+def _open_loop(experiment: Experiment, folder: RunFolder, *, unlabeled: bool) -> SelfTraining:
+    strategy = build_strategy(experiment.runtime)
+    set_up_runtime(experiment.runtime)
+    folder.claim(chief=is_chief(strategy))
+    with timed(folder, "open_data"):
+        labeled, rest = open_labeled(experiment)
+        task = build_task(experiment, labeled.categories)
+        pool = open_unlabeled(experiment, rest) if unlabeled else None
+        evaluation = open_eval(experiment, task)
+    if labeled.annotations.counts().sum() == 0:
+        raise DataError(f"{labeled.word}: none of the {len(labeled)} labelled images has a usable box")
+    if is_chief(strategy):
+        folder.note_categories(labeled.categories)
+        for role, source in (("labeled", labeled), ("unlabeled", pool), ("eval", evaluation)):
+            if source is not None:
+                folder.note_source(role, source)
+    print(
+        f"labelled: {len(labeled)} images, {len(labeled.annotations.boxes)} boxes, {len(labeled.categories)} classes"
+        + (f"; unlabelled: {len(pool)} images" if pool else "")
+        + (f"; evaluation: {len(evaluation)} images" if evaluation else "")
+    )
+    return SelfTraining(task, experiment, strategy, labeled, pool, evaluation)
+
+
+def self_train(experiment: Experiment) -> dict[str, Any]:
+    """The whole loop."""
+    folder = RunFolder(experiment)
+    loop = _open_loop(experiment, folder, unlabeled=True)
+    summary: dict[str, Any] = {"skipped_inputs": _skipped(loop)}
+    with timed(folder, "teacher"):
+        summary["teacher"] = loop.train_teacher()
+    with timed(folder, "pseudo_label"):
+        loop.make_labels(summary["teacher"]["checkpoint"])
+        pseudo, summary["pseudo_labels"] = loop.read_labels()
+    with timed(folder, "student"):
+        summary["student"] = loop.train_student(pseudo, summary["teacher"]["checkpoint"])
+    if experiment.training.control:
+        with timed(folder, "control"):
+            summary["control"] = loop.train_control()
+    if is_chief(loop.strategy):
+        with timed(folder, "hand_over"):
+            student = load_weights(loop.task, summary["student"]["checkpoint"])
+            summary["export"] = export_model(experiment, loop.task, student)
+            summary["pictures"] = _teacher_beside_student(loop, summary, student)
+    return _end_of_training(folder, loop, summary)
+
+
+def train(experiment: Experiment) -> dict[str, Any]:
+    """The supervised teacher alone."""
+    folder = RunFolder(experiment)
+    loop = _open_loop(experiment, folder, unlabeled=False)
+    summary: dict[str, Any] = {"skipped_inputs": _skipped(loop)}
+    with timed(folder, "teacher"):
+        summary["teacher"] = loop.train_teacher()
+    if is_chief(loop.strategy):
+        with timed(folder, "hand_over"):
+            model = load_weights(loop.task, summary["teacher"]["checkpoint"])
+            summary["export"] = export_model(experiment, loop.task, model)
+    return _end_of_training(folder, loop, summary)
+
+
+def _end_of_training(folder: RunFolder, loop: SelfTraining, summary: dict[str, Any]) -> dict[str, Any]:
+    phases = [name for name in ("teacher", "control", "student") if name in summary]
+    summary["images_seen"] = sum(summary[name]["images_seen"] for name in phases)
+    if not is_chief(loop.strategy):
+        return summary
+    if loop.evaluation is not None:
+        summary["evaluation"] = {"coco_stats": summary[phases[-1]].get("coco_stats")}
+    summary = folder.summarize(summary)
+    print(table(summary))
+    _explain_zero(summary, phases)
+    return summary
+
+
+def _skipped(loop: SelfTraining) -> dict[str, dict[str, int]]:
+    sources = {"labeled": loop.labeled, "unlabeled": loop.unlabeled, "eval": loop.evaluation}
+    return {role: dict(s.report.counts) for role, s in sources.items() if s is not None}
+
+
+def table(summary: dict[str, Any]) -> str:
+    """The result of a training job as text."""
+    lines = ["", "           " + "".join(f"{name:>8}" for name in AP_COLUMNS) + "   steps  seconds"]
+    for name in ("teacher", "control", "student"):
+        row = summary.get(name)
+        if row:
+            values = "".join(f"{row[c]:8.3f}" if c in row else "       -" for c in AP_COLUMNS)
+            lines.append(f"{name:<11}{values}{row['steps']:8d}{row['seconds']:9.0f}")
+    labels = summary.get("pseudo_labels")
+    if labels:
+        lines.append(
+            f"pseudo labels: {labels['boxes']} boxes at score >= {labels['threshold']} "
+            f"on {labels['images_with_boxes']} of {labels['images']} images"
+        )
+    for name, path in {**summary.get("export", {}), "pictures": summary.get("pictures")}.items():
+        if path:
+            lines.append(f"{name:<12} {path}")
+    return "\n".join(lines)
+
+
+def _explain_zero(summary: dict[str, Any], phases: list[str]) -> None:
+    for name in phases:
+        if summary[name].get("AP", 1.0) <= 0.0:
+            print(
+                f"WARNING: {name} has AP {summary[name]['AP']}. Either it was trained too little (loss in "
+                "TensorBoard), or training and evaluation data disagree about classes or boxes "
+                "(look at the pictures `training_human` and `predictions` in TensorBoard)."
+            )
+
+
+def export_model(experiment: Experiment, task: Task, model: tf.keras.Model) -> dict[str, str]:
+    """Hands a model over in the run folder; paths by kind."""
+    return export_detector(
+        model,
+        os.path.join(experiment.runtime.model_dir, "export"),
+        [category.name for category in task.categories],
+        task.decoder(experiment.decoding.eval_score_threshold),
+        legacy_resize=experiment.data.legacy_resize,
+        tflite=experiment.handover.tflite,
+    )
+
+
+def _teacher_beside_student(loop: SelfTraining, summary: dict[str, Any], student: tf.keras.Model) -> str | None:
+    """One sheet: ground truth, teacher and student on the same evaluation pictures."""
+    if loop.evaluation is None:
+        return None
+    count, threshold = min(8, len(loop.evaluation)), loop.experiment.pseudo_labels.score_threshold
+    teacher = load_weights(loop.task, summary["teacher"]["checkpoint"])
+    pictures, captions = [], []
+    found = [list(loop.task.label(model, loop.evaluation, 0, count)) for model in (teacher, student)]
+    for i in range(count):
+        image = loop.evaluation.read_image(tf.constant(i, tf.int64)).numpy()
+        truth = {k: v for k, v in loop.evaluation.annotations.of(i).items() if k != "scores"}
+        rows = [truth] + [confident(objects[i], threshold) for objects in found]
+        pictures += [loop.task.draw(image, row) for row in rows]
+        captions += [f"{loop.evaluation.ids[i]}: human", "teacher", "student"]
+    path = os.path.join(loop.experiment.runtime.model_dir, "pictures", "teacher_student.png")
+    return write_png(path, sheet(pictures, columns=6, captions=captions))
