@@ -10,7 +10,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is impor
 # keras-cv touches deprecated attributes of every layer whenever a model is listed.
 warnings.filterwarnings("ignore", message=r".*(state_updates|layer\.updates).*")
 
-from absl import app  # noqa: E402
+from absl import app, flags, logging  # noqa: E402
 
 from official.flags import define_flags, experiment_from_flags  # noqa: E402
 
@@ -19,6 +19,8 @@ def main(argv: list[str]) -> None:
     """Builds the experiment and runs its job; expected errors end without a traceback."""
     if len(argv) > 1:
         raise app.UsageError(f"not a flag: {argv[1:]}")
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)  # saving a model chats at INFO
     from official import jobs  # imports TensorFlow
     from official.data.source import DataError
     from official.training.recovery import Interrupted
