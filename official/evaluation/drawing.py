@@ -7,7 +7,7 @@ import os
 from typing import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 
 def class_color(label: int) -> tuple[int, int, int]:
@@ -31,32 +31,38 @@ def draw_boxes(image: np.ndarray, objects: dict[str, np.ndarray], names: Sequenc
     pen = ImageDraw.Draw(canvas)
     scores = objects.get("scores")
     width = max(1, round(min(canvas.size) / 250))
+    letters = max(10, round(min(canvas.size) / 22))  # still legible when the picture is shown small
+    font = ImageFont.load_default(size=letters)
     for i, (box, label) in enumerate(zip(objects["boxes"], objects["classes"])):
         y1, x1, y2, x2 = (float(v) for v in box)
         color = class_color(int(label))
         pen.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=color, width=width)
         text = names[int(label)] + (f" {scores[i]:.2f}" if scores is not None else "")
-        frame = pen.textbbox((x1 + width, max(0.0, y1 - 11)), text)
-        pen.rectangle(frame, fill=color)
-        pen.text(frame[:2], text, fill=(0, 0, 0))
+        place = (x1 + width, max(0.0, y1 - letters - 1))
+        pen.rectangle(pen.textbbox(place, text, font=font), fill=color)
+        pen.text(place, text, fill=(0, 0, 0), font=font)
     return np.asarray(canvas)
 
 
 def sheet(pictures: Sequence[np.ndarray], *, columns: int = 4, cell: int = 256, captions: Sequence[str] = ()) -> np.ndarray:
     """Pictures in a grid, each fitted into a cell, with a caption above it. uint8 [H, W, 3]."""
-    rows = max(1, -(-len(pictures) // columns))
-    bar = 14 if captions else 0
-    canvas = Image.new("RGB", (columns * cell, rows * (cell + bar)), (24, 24, 24))
+    shown = [_fitted(picture, cell) for picture in pictures]
+    rows = max(1, -(-len(shown) // columns))
+    bar, height = (14 if captions else 0), max((image.height for image in shown), default=cell)
+    canvas = Image.new("RGB", (columns * cell, rows * (height + bar)), (24, 24, 24))
     pen = ImageDraw.Draw(canvas)
-    for i, picture in enumerate(pictures):
-        image = Image.fromarray(picture)
-        ratio = min(cell / image.width, cell / image.height)
-        image = image.resize((max(1, round(image.width * ratio)), max(1, round(image.height * ratio))))
-        left, top = (i % columns) * cell, (i // columns) * (cell + bar)
+    for i, image in enumerate(shown):
+        left, top = (i % columns) * cell, (i // columns) * (height + bar)
         canvas.paste(image, (left, top + bar))
         if captions:
             pen.text((left + 2, top + 1), captions[i], fill=(255, 255, 255))
     return np.asarray(canvas)
+
+
+def _fitted(picture: np.ndarray, cell: int) -> Image.Image:
+    image = Image.fromarray(picture)
+    ratio = min(cell / image.width, cell / image.height)
+    return image.resize((max(1, round(image.width * ratio)), max(1, round(image.height * ratio))))
 
 
 def confident(objects: dict[str, np.ndarray], threshold: float) -> dict[str, np.ndarray]:
