@@ -1,7 +1,8 @@
-"""Horizontal flip and scale jitter with crop and pad, for pictures with boxes.
+"""Horizontal flip and scale jitter with crop and pad, for pictures with boxes and masks.
 
-An example is a dict with "image" uint8 [H, W, 3], "boxes" float32 [N, 4] (yxyx pixels) and per-box
-columns ("classes" and any other of length N). A key is an int32 [2] seed for stateless draws.
+An example is a dict with "image" uint8 [H, W, 3] and, where there are any, "boxes" float32 [N, 4]
+(yxyx pixels) with per-box columns ("classes" and others of length N), and "mask" uint8 [H, W]. A
+key is an int32 [2] seed for stateless draws.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ Example = dict
 
 
 def random_flip(example: Example, key: tf.Tensor) -> Example:
-    """Mirrors picture and boxes left to right with probability one half.
+    """Mirrors picture, boxes and mask left to right with probability one half.
 
     Source: tensorflow/tpu .../utils/object_detection/preprocessor.py:49-66, 277-296.
     """
@@ -23,21 +24,28 @@ def random_flip(example: Example, key: tf.Tensor) -> Example:
 
 
 def flip(example: Example) -> Example:
-    """Mirrors picture and boxes left to right."""
-    width = tf.cast(tf.shape(example["image"])[1], tf.float32)
-    y1, x1, y2, x2 = tf.unstack(example["boxes"], axis=1)
-    boxes = tf.stack([y1, width - x2, y2, width - x1], axis=1)
-    return {**example, "image": tf.reverse(example["image"], [1]), "boxes": boxes}
+    """Mirrors picture, boxes and mask left to right."""
+    flipped = {**example, "image": tf.reverse(example["image"], [1])}
+    if "mask" in example:
+        flipped["mask"] = tf.reverse(example["mask"], [1])
+    if "boxes" in example:
+        width = tf.cast(tf.shape(example["image"])[1], tf.float32)
+        y1, x1, y2, x2 = tf.unstack(example["boxes"], axis=1)
+        flipped["boxes"] = tf.stack([y1, width - x2, y2, width - x1], axis=1)
+    return flipped
 
 
 def resize_and_crop(
     example: Example,
     key: tf.Tensor | None,
     *,
-    output_size: int,
+    output_size: int | Sequence[int] | tf.Tensor,
     jitter_min: float = 1.0,
     jitter_max: float = 1.0,
     fill: Sequence[float] = (0.0, 0.0, 0.0),
+    normalization: tuple[Sequence[float], Sequence[float]] | None = None,
+    ignore_label: int = 255,
+    min_box_size: float = 0.0,
     legacy_resize: bool = False,
 ) -> Example:
     """Scales to fit s * output_size with s ~ U[jitter_min, jitter_max], crops, pads bottom and right.
@@ -48,25 +56,30 @@ def resize_and_crop(
     Args:
       example: see the head of this module.
       key: int32 [2].
-      output_size: side of the square output in pixels.
+      output_size: side of the square output in pixels, or its (height, width).
       jitter_min, jitter_max: range of the scale.
       fill: pixel values of the padding.
+      normalization: (mean, deviation) per channel in pixel values, taken out before padding; the
+        padding is then zero, the mean colour, and `fill` is not used.
+      ignore_label: mask value of the padding.
+      min_box_size: boxes with a shorter side in the output are dropped; 0 drops those of no area.
       legacy_resize: sample as TF1 did, without half-pixel centres.
 
     Returns:
-      The example with "image" float32 [S, S, 3] in 0..255, boxes scaled, shifted and clipped to the
-      picture's part of the output with those of no area dropped (and their columns), and
-      "scale" float32 [2] (y, x), "extent" float32 [2]: height and width of the picture in the output.
+      The example with "image" float32 [h, w, 3], in 0..255 or normalised; boxes scaled, shifted and
+      clipped to the picture's part of the output, those too small dropped with their columns;
+      "mask" (nearest neighbour); "scale" float32 [2] (y, x) and "extent" float32 [2]: height and
+      width of the picture in the output.
 
-    Source: tensorflow/tpu .../utils/input_utils.py:126-216, 463-487; box_utils.py:170-202, 525-532
+    Source: tensorflow/tpu .../utils/input_utils.py:126-216, 463-526; box_utils.py:170-202, 525-532
     (which clips to size - 1; here boxes may reach the border itself).
     """
     image = example["image"]
     size = tf.cast(tf.shape(image)[:2], tf.float32)
-    active = jitter_min != 1.0 or jitter_max != 1.0
-    desired = tf.constant([output_size, output_size], tf.float32)
+    desired = tf.cast(tf.broadcast_to(output_size, [2]), tf.float32)
     offset = tf.zeros([2], tf.int32)
     target = desired
+    active = jitter_min != 1.0 or jitter_max != 1.0
     if active:
         draws = tf.random.stateless_uniform([3], seed=key, alg="philox")
         target = tf.round((jitter_min + (jitter_max - jitter_min) * draws[0]) * desired)
@@ -74,25 +87,59 @@ def resize_and_crop(
     scale = scaled / size
     if active:
         offset = tf.cast(tf.maximum(scaled - desired, 0.0) * draws[1:] ** 2, tf.int32)
-    resized = tf.raw_ops.ResizeBilinear(
-        images=image[None], size=tf.cast(scaled, tf.int32), half_pixel_centers=not legacy_resize
-    )[0]
-    cropped = resized[offset[0] : offset[0] + output_size, offset[1] : offset[1] + output_size]
-    extent = tf.shape(cropped)[:2]
-    missing = output_size - extent
-    fill = tf.constant(fill, tf.float32)
-    padded = tf.pad(cropped - fill, [[0, missing[0]], [0, missing[1]], [0, 0]]) + fill
+    frame = _Frame(tf.cast(scaled, tf.int32), offset, output_size, not legacy_resize)
+    pixels = frame.crop(tf.raw_ops.ResizeBilinear(images=image[None], **frame.resizing)[0])
+    placed = {**example, "image": frame.pad(*_normalized(pixels, normalization, fill))}
+    if "mask" in example:
+        resized = tf.raw_ops.ResizeNearestNeighbor(images=example["mask"][None, ..., None], **frame.resizing)
+        label = tf.constant(ignore_label, tf.uint8)
+        placed["mask"] = frame.pad(frame.crop(resized[0]) - label, label)[..., 0]  # uint8 wraps round and back
+    extent = tf.cast(tf.shape(pixels)[:2], tf.float32)
+    placed = {**placed, "scale": scale, "extent": extent}
+    if "boxes" not in example:
+        return placed
     shift = tf.cast(tf.tile(offset, [2]), tf.float32)
-    boxes = example["boxes"] * tf.tile(scale, [2]) - shift
-    placed = {**example, "image": tf.ensure_shape(padded, [output_size, output_size, 3]), "boxes": boxes}
-    extent = tf.cast(extent, tf.float32)
-    return {**clip_boxes(placed, extent), "scale": scale, "extent": extent}
+    placed["boxes"] = example["boxes"] * tf.tile(scale, [2]) - shift
+    return clip_boxes(placed, extent, min_box_size)
 
 
-def clip_boxes(example: Example, extent: tf.Tensor) -> Example:
-    """Clips boxes to (height, width) and drops those left without area, with their columns."""
+class _Frame:
+    """Where the resized picture is cut and padded to the output size."""
+
+    def __init__(self, scaled, offset, output_size, half_pixel_centers):
+        self.resizing = {"size": scaled, "half_pixel_centers": half_pixel_centers}
+        self.offset, self.size = offset, tf.broadcast_to(output_size, [2])
+        self.static = tf.get_static_value(self.size)
+
+    def crop(self, pixels):
+        top, left = tf.unstack(self.offset)
+        return pixels[top : top + self.size[0], left : left + self.size[1]]
+
+    def pad(self, pixels, fill=None):
+        """Zeros at the bottom and right; `fill` is added afterwards."""
+        missing = self.size - tf.shape(pixels)[:2]
+        padded = tf.pad(pixels, [[0, missing[0]], [0, missing[1]], [0, 0]])
+        padded = padded if fill is None else padded + fill
+        height, width = (None, None) if self.static is None else self.static
+        return tf.ensure_shape(padded, [height, width, pixels.shape[-1]])
+
+
+def _normalized(pixels, normalization, fill):
+    """(what is padded with zeros, what is added after padding); rows of width * 3 are several times faster."""
+    if normalization is None:
+        fill = tf.constant(fill, tf.float32)
+        return pixels - fill, fill
+    shape = tf.shape(pixels)
+    mean, deviation = (tf.tile(tf.constant(part, tf.float32), shape[1:2]) for part in normalization)
+    rows = (tf.reshape(pixels, [shape[0], -1]) - mean) / deviation
+    return tf.reshape(rows, [shape[0], shape[1], 3]), None
+
+
+def clip_boxes(example: Example, extent: tf.Tensor, min_box_size: float = 0.0) -> Example:
+    """Clips boxes to (height, width); drops those without area or too small, with their columns."""
     boxes = tf.clip_by_value(example["boxes"], 0.0, tf.tile(extent, [2]))
-    keep = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+    sides = boxes[:, 2:] - boxes[:, :2]
+    keep = tf.reduce_all((sides > 0.0) & (sides >= min_box_size), axis=1)
     return select_boxes({**example, "boxes": boxes}, keep)
 
 

@@ -1,50 +1,168 @@
-"""Named augmentation presets of the paper (section 3.1, Table 1)."""
+"""The paper's Augment-S1 ... S4 (section 3.1, Table 1), every part of which can be replaced.
+
+    name   operations                                  scale jitter    flip
+    none   -                                           -               -
+    s1     -                                           0.8 to 1.2      yes
+    s2     AutoAugment v0                              0.8 to 1.2      yes
+    s3     AutoAugment v0                              0.5 to 2.0      yes
+    s4     RandAugment, one operation, magnitude 10    0.5 to 2.0      yes
+
+Operations run first, on the stored picture, then flip, then jitter with crop and pad. The paper
+leaves the policy and RandAugment's set open; the choices are the release's (v0) and google/automl's.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Callable
+from typing import Any, Sequence
 
 import tensorflow as tf
 
-from augment.jitter import random_flip, resize_and_crop
+from augment.autoaugment import POLICIES, autoaugment
+from augment.geometry import Settings
+from augment.jitter import PER_BOX, random_flip, resize_and_crop
+from augment.layers import AugmentationLayer, settings_config, settings_from
+from augment.randaugment import SETS, randaugment
 
-JITTER = {"none": (1.0, 1.0), "s1": (0.8, 1.2)}
+keras = tf.keras
 
 
 @dataclasses.dataclass(frozen=True)
-class Policy:
-    """What is done to a training picture, in order.
+class Preset:
+    """What a name stands for: flip, scale jitter, AutoAugment policy ("" for none), RandAugment layers."""
 
-    Attributes:
-      flip: random horizontal flip.
-      jitter_min, jitter_max: range of the scale relative to the output size.
-    """
+    flip: bool = True
+    jitter: tuple[float, float] = (1.0, 1.0)
+    autoaugment: str = ""
+    randaugment_layers: int = 0
 
-    flip: bool
-    jitter_min: float
-    jitter_max: float
 
-    def __call__(self, example: dict, key: tf.Tensor, resize: Callable = resize_and_crop, **options) -> dict:
-        """Augments one example; see `augment.jitter.resize_and_crop` for the format and options."""
+PRESETS = {
+    "none": Preset(flip=False),
+    "s1": Preset(jitter=(0.8, 1.2)),
+    "s2": Preset(jitter=(0.8, 1.2), autoaugment="v0"),
+    "s3": Preset(jitter=(0.5, 2.0), autoaugment="v0"),
+    "s4": Preset(jitter=(0.5, 2.0), randaugment_layers=1),
+}
+_TOUCHED = ("image", "mask", *PER_BOX)
+
+
+@keras.saving.register_keras_serializable("self_training")
+class Policy(AugmentationLayer):
+    """Operations, flip, scale jitter, crop and pad; see the head of this module and `policy`."""
+
+    def __init__(
+        self, *, flip: bool = True, jitter_min: float = 1.0, jitter_max: float = 1.0, autoaugment: str = "",
+        randaugment_layers: int = 0, randaugment_magnitude: float = 10.0, randaugment_ops: str = "boxes",
+        settings: Settings | dict | None = None, size: int | Sequence[int] | None = None,
+        min_box_size: float = 0.0, **kwargs,
+    ):  # fmt: skip
+        """Args: see `policy`.
+
+        Raises:
+          ValueError: an unknown policy or set of operations, or an empty range.
+        """
+        super().__init__(**kwargs)
+        if autoaugment and autoaugment not in POLICIES:
+            raise ValueError(f"autoaugment={autoaugment!r} is unknown; choose one of {sorted(POLICIES)}")
+        if randaugment_ops not in SETS:
+            raise ValueError(f"randaugment_ops={randaugment_ops!r} is unknown; choose one of {sorted(SETS)}")
+        if not 0.0 < jitter_min <= jitter_max:
+            raise ValueError(f"jitter range {jitter_min}..{jitter_max} is empty")
+        self.flip, self.jitter_min, self.jitter_max = flip, jitter_min, jitter_max
+        self.autoaugment = autoaugment
+        self.randaugment_layers, self.randaugment_magnitude = randaugment_layers, randaugment_magnitude
+        self.randaugment_ops = randaugment_ops
+        self.settings = settings_from(settings, SETS[randaugment_ops][1] if randaugment_layers else Settings())
+        self.size = tuple(size) if isinstance(size, (list, tuple)) else size
+        self.min_box_size = min_box_size
+
+    def augment(self, example: dict, key: tf.Tensor, *, output_size=None, **options: Any) -> dict:
+        """Augments one example; the same key gives the same result.
+
+        Args:
+          example, key, options: see `augment.jitter.resize_and_crop`.
+          output_size: replaces the layer's `size`; without either the picture keeps its own.
+        """
+        example = self._operations(example, tf.random.experimental.stateless_fold_in(key, 1))
         keys = tf.unstack(tf.random.experimental.stateless_split(key, 2, alg="philox"))
         if self.flip:
             example = random_flip(example, keys[0])
-        return resize(example, keys[1], jitter_min=self.jitter_min, jitter_max=self.jitter_max, **options)
+        output_size = self.size if output_size is None else output_size
+        if output_size is None:
+            output_size = tf.shape(example["image"])[:2]
+        return resize_and_crop(
+            example, keys[1], output_size=output_size, jitter_min=self.jitter_min, jitter_max=self.jitter_max,
+            ignore_label=self.settings.ignore_label, min_box_size=self.min_box_size, **options,
+        )  # fmt: skip
+
+    def _operations(self, example: dict, key: tf.Tensor) -> dict:
+        if not self.autoaugment and not self.randaugment_layers:
+            return example
+        touched = {name: example[name] for name in _TOUCHED if name in example}
+        if self.autoaugment:
+            touched = autoaugment(touched, key, version=self.autoaugment, settings=self.settings)
+        if self.randaugment_layers:
+            touched = randaugment(
+                touched, key, layers=self.randaugment_layers, magnitude=self.randaugment_magnitude,
+                operations=SETS[self.randaugment_ops][0], settings=self.settings,
+            )  # fmt: skip
+        return {**example, **touched}
+
+    def output_shape_of(self, shape):
+        if self.size is None:
+            return shape
+        height, width = tf.get_static_value(tf.broadcast_to(self.size, [2]))
+        return tf.TensorShape([height, width, *shape[2:]])
+
+    def get_config(self):
+        names = ("flip", "jitter_min", "jitter_max", "autoaugment", "randaugment_layers", "randaugment_magnitude",
+                 "randaugment_ops", "size", "min_box_size")  # fmt: skip
+        own = {name: getattr(self, name) for name in names}
+        return {**super().get_config(), **own, "settings": settings_config(self.settings)}
 
 
-def policy(name: str, *, jitter_min: float = 0.0, jitter_max: float = 0.0, flip: bool = True) -> Policy:
-    """A preset by name; a jitter above 0 replaces the preset's.
+def policy(
+    name: str, *, jitter_min: float = 0.0, jitter_max: float = 0.0, flip: bool = True, autoaugment: str = "",
+    randaugment_layers: int = 0, randaugment_magnitude: float = 10.0, randaugment_ops: str = "boxes",
+    settings: Settings | None = None, boxes: str | None = None, size: int | Sequence[int] | None = None,
+    min_box_size: float = 0.0, seed: int | None = None,
+) -> Policy:  # fmt: skip
+    """A preset by name, as a Keras layer; arguments that are given replace its parts.
 
     Args:
-      name: "none" (resize only) or "s1" (flip, jitter 0.8-1.2).
+      name: "none", "s1", "s2", "s3" or "s4".
+      jitter_min, jitter_max: range of the scale; 0 keeps the preset's.
+      flip: False turns the flip off.
+      autoaugment: "v0" ... "v3", or "none" to turn it off; "" keeps the preset's.
+      randaugment_layers: operations per picture; 0 keeps the preset's, -1 turns it off.
+      randaugment_magnitude: their level; the paper's 10, 15 for ResNet-101.
+      randaugment_ops: "boxes" (google/automl's ten) or "image" (sixteen, with smaller cut-outs).
+      settings: constants of the operations; those of the set when not given.
+      boxes: keras-cv's bounding box format, when the layer is called on boxes.
+      size: side of the square output, or (height, width); None keeps every picture's own.
+      min_box_size: boxes with a shorter side in the output are dropped.
+      seed: of the layer's generator, for calls without a key.
 
     Raises:
       ValueError: unknown name, or an empty range.
     """
-    if name not in JITTER:
-        raise ValueError(f"augment={name!r} is unknown; choose one of {sorted(JITTER)}")
-    low, high = jitter_min or JITTER[name][0], jitter_max or JITTER[name][1]
-    if not 0.0 < low <= high:
-        raise ValueError(f"jitter range {low}..{high} is empty")
-    return Policy(flip=flip and name != "none", jitter_min=low, jitter_max=high)
+    if name not in PRESETS:
+        raise ValueError(f"augment={name!r} is unknown; choose one of {sorted(PRESETS)}")
+    preset = PRESETS[name]
+    layers = randaugment_layers or preset.randaugment_layers
+    chosen = {"none": ""}.get(autoaugment, autoaugment or preset.autoaugment)
+    return Policy(
+        flip=flip and preset.flip,
+        jitter_min=jitter_min or preset.jitter[0],
+        jitter_max=jitter_max or preset.jitter[1],
+        autoaugment=chosen,
+        randaugment_layers=max(0, layers),
+        randaugment_magnitude=randaugment_magnitude,
+        randaugment_ops=randaugment_ops,
+        settings=settings,
+        boxes=boxes,
+        size=size,
+        min_box_size=min_box_size,
+        seed=seed,
+    )

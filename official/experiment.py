@@ -64,10 +64,18 @@ class Model:
 class Augment:
     """Training augmentation."""
 
-    augment: str = option("s1", "Preset: `none` or the paper's Augment-S1.", choices=("none", "s1"))
+    augment: str = option("s1", "Preset: `none` or the paper's Augment-S1 ... S4.", choices=("none", "s1", "s2", "s3", "s4"))
     jitter_min: float = option(0.0, "Smallest scale, in place of the preset's; 0 keeps it.", lower=0.0)
     jitter_max: float = option(0.0, "Largest scale, in place of the preset's; 0 keeps it.", lower=0.0)
     flip: bool = option(True, "Random horizontal flip.")
+    autoaugment: str = option("", "AutoAugment policy, in place of the preset's.", choices=("", "none", "v0", "v1", "v2", "v3"))
+    randaugment_layers: int = option(0, "RandAugment operations per picture; 0 keeps the preset's, -1: none.", lower=-1)
+    randaugment_magnitude: float = option(10.0, "RandAugment's level, 10 is the top of the scale (the paper: 10; ResNet-101: 15).", lower=0.0)
+    randaugment_ops: str = option("auto", "Ten operations for boxes, or sixteen for images; auto: by task.", choices=("auto", "boxes", "image"))
+    solarize_posterize: str = option("weakening", "With the level these two weaken (the original's quirk) or strengthen.", choices=("weakening", "strengthening"))
+    contrast_grey: str = option("pixel_count", "What Contrast blends with: pixels / 256 (the original's quirk) or the mean.", choices=("pixel_count", "mean"))
+    box_rounding: str = option("original", "Boxes in geometric operations: whole pixels, a sliver stays of a box that leaves; or exact.", choices=("original", "exact"))
+    min_box_size: float = option(0.0, "Boxes with a shorter side in the network's input are dropped.", lower=0.0)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,14 +16,12 @@ import tensorflow as tf
 
 from augment.jitter import resize_and_crop
 from official.data import image_files
-from official.data.example import IMAGENET_MEAN, IMAGENET_STD, normalize
+from official.data.example import IMAGENET_MEAN, IMAGENET_STD, NORMALIZATION
 from official.models.decoding import DetectionDecoder
 from official.models.layers import StochasticDepth, SyncBatchNormalization, UpsampleNearest
 from official.models.retinanet import RetinaNet
 
 keras = tf.keras
-
-_MEAN_PIXEL = tuple(255.0 * mean for mean in IMAGENET_MEAN)
 
 
 def stock_model(model: keras.Model) -> keras.Model:
@@ -79,10 +77,10 @@ class Serving(tf.Module):
     def _place(self, image):
         example = {"image": image, "boxes": tf.zeros([0, 4]), "classes": tf.zeros([0], tf.int32)}
         placed = resize_and_crop(
-            example, None, output_size=self.size, fill=_MEAN_PIXEL, legacy_resize=self.legacy_resize
+            example, None, output_size=self.size, normalization=NORMALIZATION, legacy_resize=self.legacy_resize
         )
         size = tf.cast(tf.shape(image)[:2], tf.float32)
-        return normalize(placed["image"]), placed["extent"], tf.concat([placed["scale"], size], 0)
+        return placed["image"], placed["extent"], tf.concat([placed["scale"], size], 0)
 
     def _result(self, images, extent, frame):
         """boxes float32 [B, D, 4] yxyx pixels, scores [B, D], classes int32 [B, D] (-1: none),

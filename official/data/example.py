@@ -4,6 +4,7 @@ An example is a dict:
     image    uint8 [H, W, 3]        RGB
     boxes    float32 [N, 4]         yxyx, pixels of `image`
     classes  int32 [N]              index of the class, 0-based
+    mask     uint8 [H, W]           class indices, 255 where nothing is said (segmentation)
     crowd    bool [N]
     scores   float32 [N]            1 for human labels, the teacher's score for pseudo labels
     index    int64 []               which picture of its source; the id is `source.ids[index]`
@@ -20,19 +21,13 @@ import tensorflow as tf
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
-def normalize(image: tf.Tensor) -> tf.Tensor:
-    """Pixels in [0, 255], [..., 3], to float32 with the ImageNet mean and deviation removed.
-
-    Padding added afterwards with zeros is therefore the mean colour, not black.
-    Source: tensorflow/tpu models/official/detection/utils/input_utils.py:80-95.
-    """
-    return (tf.cast(image, tf.float32) / 255.0 - IMAGENET_MEAN) / IMAGENET_STD
+# (mean, deviation) of pixels in [0, 255]; taken out before padding, so padding is the mean colour.
+# Source: tensorflow/tpu models/official/detection/utils/input_utils.py:80-95.
+NORMALIZATION = (tuple(255.0 * m for m in IMAGENET_MEAN), tuple(255.0 * s for s in IMAGENET_STD))
 
 
 def denormalize(image: tf.Tensor) -> tf.Tensor:
-    """The inverse of `normalize`, as uint8."""
+    """A normalised picture back to uint8 pixels."""
     pixels = (tf.cast(image, tf.float32) * IMAGENET_STD + IMAGENET_MEAN) * 255.0
     return tf.cast(tf.clip_by_value(tf.round(pixels), 0.0, 255.0), tf.uint8)
 

@@ -14,12 +14,12 @@ from typing import Callable, Iterator
 import numpy as np
 import tensorflow as tf
 
+from augment import Policy
 from augment.jitter import resize_and_crop, select_boxes
-from official.data.example import normalize, pad_rows
+from official.data.example import NORMALIZATION, pad_rows
 from official.data.source import Annotations, Source
 
 EVAL_KEYS = ("images", "scale", "extent", "index")
-_MEAN_PIXEL = (123.675, 116.28, 103.53)  # becomes zero when normalised
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +67,7 @@ def training_dataset(
     batch_size: int,
     replica_batch_size: int,
     image_size: int,
-    augment: Callable,
+    augment: Policy,
     seed: int,
     stream: str,
     start_step: int = 0,
@@ -101,8 +101,8 @@ def training_dataset(
         example = read(picture)
         example = select_boxes(example, ~example["crowd"])
         key = tf.cast(tf.stack([key_seed + epoch * 1_000_003, picture]) % 2**31, tf.int32)
-        options = {"output_size": image_size, "fill": _MEAN_PIXEL, "legacy_resize": legacy_resize}
-        return pack(augment(example, key, **options), max_boxes)
+        options = {"output_size": image_size, "normalization": NORMALIZATION, "legacy_resize": legacy_resize}
+        return pack(augment.augment(example, key, **options), max_boxes)
 
     dataset = tf.data.Dataset.range(np.iinfo(np.int64).max // 2**20)
     dataset = dataset.map(load, num_parallel_calls=threads or tf.data.AUTOTUNE, deterministic=True)
@@ -110,9 +110,9 @@ def training_dataset(
 
 
 def pack(example: dict[str, tf.Tensor], max_boxes: int) -> dict[str, tf.Tensor]:
-    """A placed example (float image in 0..255) with static shapes and normalised pixels."""
+    """A placed example with static shapes."""
     return {
-        "images": normalize(example["image"]),
+        "images": example["image"],
         "boxes": pad_rows(example["boxes"], max_boxes, -1.0),
         "classes": pad_rows(example["classes"], max_boxes, -1),
         "index": example["index"],
@@ -147,11 +147,11 @@ def inference_dataset(
             "classes": tf.zeros([0], tf.int32),
         }
         placed = resize_and_crop(
-            example, None, output_size=image_size, fill=_MEAN_PIXEL, legacy_resize=legacy_resize
+            example, None, output_size=image_size, normalization=NORMALIZATION, legacy_resize=legacy_resize
         )
         index = tf.where(real, number, tf.constant(-1, tf.int64))
         return {
-            "images": normalize(placed["image"]),
+            "images": placed["image"],
             "scale": placed["scale"],
             "extent": placed["extent"],
             "index": index,

@@ -9,7 +9,6 @@ import numpy as np
 import tensorflow as tf
 import tqdm
 
-import augment
 from losses.box import huber_loss
 from losses.focal import focal_loss
 from official.data import pipeline
@@ -20,6 +19,7 @@ from official.models.anchors import encode_targets
 from official.models.decoding import DetectionDecoder
 from official.models.efficientnet import build_efficientnet
 from official.models.retinanet import RetinaNet
+from official.tasks.augmentation import augmentation
 from official.tasks.task import Task, Tensors
 
 
@@ -32,12 +32,7 @@ class DetectionTask(Task):
         """Args: categories: the classes of the human labels."""
         self.experiment = experiment
         self.categories = tuple(categories)
-        self.augment = augment.policy(
-            experiment.augment.augment,
-            jitter_min=experiment.augment.jitter_min,
-            jitter_max=experiment.augment.jitter_max,
-            flip=experiment.augment.flip,
-        )
+        self.augment = augmentation(experiment.augment, "boxes")
 
     # --- the model -------------------------------------------------------------------------------
 

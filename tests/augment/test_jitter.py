@@ -110,7 +110,7 @@ def test_a_drawn_rectangle_stays_under_its_box(trial):
     image[y1:y2, x1:x2] = 255
     before = {"image": tf.constant(image), "boxes": tf.constant([[y1, x1, y2, x2]], tf.float32), "classes": tf.constant([0])}
     policy = augment.policy("s1", jitter_min=0.5, jitter_max=2.0)
-    found = policy(before, tf.constant([8, trial]), output_size=64)
+    found = policy.augment(before, tf.constant([8, trial]), output_size=64)
     bright = found["image"].numpy()[..., 0] > 127
     if bright.any():
         rows, columns = np.flatnonzero(bright.any(1)), np.flatnonzero(bright.any(0))
@@ -120,14 +120,14 @@ def test_a_drawn_rectangle_stays_under_its_box(trial):
 
 @pytest.mark.parametrize("height, width", [(1, 1), (1, 300), (300, 1), (4000, 30)])
 def test_extreme_shapes(height, width):
-    found = augment.policy("s1")(example(height, width, []), KEY, output_size=32)
+    found = augment.policy("s1").augment(example(height, width, []), KEY, output_size=32)
     assert found["image"].shape == (32, 32, 3) and found["boxes"].shape == (0, 4)
 
 
 def test_eager_and_tf_data_agree():
     before, policy = example(50, 70), augment.policy("s1")
-    eager = policy(before, KEY, output_size=64)
-    graph = next(iter(tf.data.Dataset.from_tensors(before).map(lambda e: policy(e, KEY, output_size=64))))
+    eager = policy.augment(before, KEY, output_size=64)
+    graph = next(iter(tf.data.Dataset.from_tensors(before).map(lambda e: policy.augment(e, KEY, output_size=64))))
     for name in eager:
         np.testing.assert_array_equal(eager[name], graph[name])
 

@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 import augment
+from augment.jitter import resize_and_crop
 from official.data import example as example_lib
 from official.data import pipeline
 from official.data.pipeline import Worker
@@ -93,15 +94,16 @@ def test_inference_is_in_order_and_fills_the_last_batch(scenes):
     found = list(dataset.as_numpy_iterator())
     assert np.concatenate([b["index"] for b in found]).tolist() == [*range(3, 13), -1, -1]
     assert all(b["images"].shape == (6, 64, 64, 3) for b in found)
-    expected = example_lib.normalize(scenes.read_image(tf.constant(3, tf.int64)))
+    pixels = scenes.read_image(tf.constant(3, tf.int64)).numpy()
+    expected = (pixels / 255 - np.array(example_lib.IMAGENET_MEAN)) / np.array(example_lib.IMAGENET_STD)
     np.testing.assert_allclose(found[0]["images"][0], expected, atol=1e-5)
+    np.testing.assert_array_equal(example_lib.denormalize(found[0]["images"][0]), pixels)
 
 
-def test_normalisation_by_hand_and_back():
-    pixel = tf.constant([[[255, 0, 128]]], tf.uint8)
-    found = example_lib.normalize(pixel).numpy()[0, 0]
-    np.testing.assert_allclose(found, [(1 - 0.485) / 0.229, -0.456 / 0.224, (128 / 255 - 0.406) / 0.225], rtol=1e-5)
-    np.testing.assert_array_equal(example_lib.denormalize(example_lib.normalize(pixel)), pixel)
+def test_normalisation_by_hand():
+    pixel = {"image": tf.constant([[[255, 0, 128]]], tf.uint8)}
+    placed = resize_and_crop(pixel, None, output_size=2, normalization=example_lib.NORMALIZATION)["image"].numpy()
+    np.testing.assert_allclose(placed[0, 0], [(1 - 0.485) / 0.229, -0.456 / 0.224, (128 / 255 - 0.406) / 0.225], rtol=1e-5)
 
 
 def test_padding_becomes_the_mean_colour(scenes):
