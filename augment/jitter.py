@@ -109,7 +109,7 @@ class _Frame:
     def __init__(self, scaled, offset, output_size, half_pixel_centers):
         self.resizing = {"size": scaled, "half_pixel_centers": half_pixel_centers}
         self.offset, self.size = offset, tf.broadcast_to(output_size, [2])
-        self.static = tf.get_static_value(self.size)
+        self.static = static_size(output_size)
 
     def crop(self, pixels):
         top, left = tf.unstack(self.offset)
@@ -120,8 +120,14 @@ class _Frame:
         missing = self.size - tf.shape(pixels)[:2]
         padded = tf.pad(pixels, [[0, missing[0]], [0, missing[1]], [0, 0]])
         padded = padded if fill is None else padded + fill
-        height, width = (None, None) if self.static is None else self.static
-        return tf.ensure_shape(padded, [height, width, pixels.shape[-1]])
+        return tf.ensure_shape(padded, [*self.static, pixels.shape[-1]])
+
+
+def static_size(size: int | Sequence[int] | tf.Tensor | None) -> tuple[int | None, int | None]:
+    """(height, width) of a side or a pair, None where only the run knows."""
+    if isinstance(size, int):
+        return size, size
+    return tuple(size) if isinstance(size, (list, tuple)) else (None, None)
 
 
 def _normalized(pixels, normalization, fill):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import secrets
 from typing import Any
 
 import keras_cv
@@ -28,14 +29,15 @@ class AugmentationLayer(keras_cv.layers.BaseImageAugmentationLayer):
     Called on a picture [H, W, 3], a batch [B, H, W, 3], or a dict of
         "images"              uint8 or float in 0..255; [H, W, 3], [B, H, W, 3] or ragged
         "bounding_boxes"      {"boxes": [(B,) N, 4] in the format `boxes`, "classes": [(B,) N]}, rows of class -1 are padding
-        "segmentation_masks"  uint8 [(B,) H, W] or [(B,) H, W, 1]
+        "segmentation_masks"  uint8 [(B,) H, W] or [(B,) H, W, 1], not ragged
         "key"                 optional int32 [(B,) 2]: decides the draws; else the layer's generator does
     and returns the same structure: boxes padded with -1 to the rows that came in, other entries as they are.
     """
 
     def __init__(self, *, boxes: str | None = None, seed: int | None = None, **kwargs):
         """Args: boxes: keras-cv's bounding box format, needed where there are boxes. seed: of the generator."""
-        super().__init__(seed=seed, autocast=False, **kwargs)
+        # keras-cv's own default, the global generator, is refused under op determinism.
+        super().__init__(seed=secrets.randbits(31) if seed is None else seed, autocast=False, **kwargs)
         self.boxes, self.seed = boxes, seed
 
     @abc.abstractmethod
@@ -68,11 +70,11 @@ class AugmentationLayer(keras_cv.layers.BaseImageAugmentationLayer):
 
     def _one(self, inputs: dict) -> dict:
         images = inputs["images"]
-        images = images.to_tensor() if isinstance(images, tf.RaggedTensor) else images
+        ragged = isinstance(images, tf.RaggedTensor)
+        images = images.to_tensor() if ragged else images
         example = {"image": tf.saturate_cast(images, tf.uint8)}
         masks = inputs.get("segmentation_masks")
         if masks is not None:
-            masks = masks.to_tensor() if isinstance(masks, tf.RaggedTensor) else masks
             example["mask"] = tf.cast(masks[..., 0] if masks.shape.rank == 3 else masks, tf.uint8)
         if "bounding_boxes" in inputs:
             example.update(self._boxes_in(inputs["bounding_boxes"], images))
@@ -80,7 +82,10 @@ class AugmentationLayer(keras_cv.layers.BaseImageAugmentationLayer):
         image = found["image"]
         if images.dtype.is_integer and image.dtype.is_floating:
             image = tf.round(image)
-        outputs = {**inputs, "images": tf.cast(image, images.dtype)}
+        image = tf.cast(image, images.dtype)
+        if ragged and not self.output_shape_of(inputs["images"].shape).is_fully_defined():
+            image = tf.RaggedTensor.from_tensor(image, ragged_rank=1)
+        outputs = {**inputs, "images": image}
         if masks is not None:
             mask = tf.cast(found["mask"], masks.dtype)
             outputs["segmentation_masks"] = mask[..., None] if masks.shape.rank == 3 else mask
@@ -113,7 +118,7 @@ class AugmentationLayer(keras_cv.layers.BaseImageAugmentationLayer):
             if name in ("images", "segmentation_masks"):
                 shape = self.output_shape_of(value.shape[1:])
                 if isinstance(value, tf.RaggedTensor) and not shape.is_fully_defined():
-                    return tf.RaggedTensorSpec(shape, value.dtype, ragged_rank=value.ragged_rank - 1)
+                    return tf.RaggedTensorSpec(shape, value.dtype, ragged_rank=1)
                 return tf.TensorSpec(shape, value.dtype)
             return tf.nest.map_structure(lambda v: tf.TensorSpec(v.shape[1:], v.dtype), value)
 

@@ -33,7 +33,6 @@ def only_boxes(example: dict, probability: float, key: tf.Tensor, patch_op: Patc
     order = tf.argsort(draws[0])
     chosen = tf.boolean_mask(order, tf.gather(draws[1], order) < probability / 3.0)
     pixels = {name: example[name] for name in ("image", "mask") if name in example}
-    shapes = {name: value.shape for name, value in pixels.items()}
 
     def body(i, pixels):
         top, left, bottom, right = _inclusive(boxes[chosen[i]], size)
@@ -41,9 +40,8 @@ def only_boxes(example: dict, probability: float, key: tf.Tensor, patch_op: Patc
         patch = patch_op(patch, tf.random.experimental.stateless_fold_in(key, i))
         return i + 1, {name: _lay(pixels[name], patch[name], top, left) for name in pixels}
 
-    invariants = (tf.TensorShape([]), shapes)
-    _, pixels = tf.while_loop(lambda i, _: i < tf.shape(chosen)[0], body, (0, pixels), invariants)
-    return {**example, **{name: tf.ensure_shape(value, shapes[name]) for name, value in pixels.items()}}
+    _, pixels = tf.while_loop(lambda i, _: i < tf.shape(chosen)[0], body, (0, pixels))
+    return {**example, **pixels}
 
 
 def _inclusive(box: tf.Tensor, size: tf.Tensor) -> list[tf.Tensor]:
@@ -55,8 +53,8 @@ def _inclusive(box: tf.Tensor, size: tf.Tensor) -> list[tf.Tensor]:
 
 def _lay(pixels: tf.Tensor, patch: tf.Tensor, top, left) -> tf.Tensor:
     if pixels.shape.rank == 3:
-        return paste(pixels, patch, top, left)
-    return paste(pixels[..., None], patch[..., None], top, left)[..., 0]
+        return tf.ensure_shape(paste(pixels, patch, top, left), pixels.shape)
+    return tf.ensure_shape(paste(pixels[..., None], patch[..., None], top, left)[..., 0], pixels.shape)
 
 
 def bbox_cutout(example: dict, fraction: float, key: tf.Tensor, settings: Settings = Settings()) -> dict:

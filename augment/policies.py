@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from augment.autoaugment import POLICIES, autoaugment
 from augment.geometry import Settings
-from augment.jitter import PER_BOX, random_flip, resize_and_crop
+from augment.jitter import PER_BOX, random_flip, resize_and_crop, static_size
 from augment.layers import AugmentationLayer, settings_config, settings_from
 from augment.randaugment import SETS, randaugment
 
@@ -112,8 +112,7 @@ class Policy(AugmentationLayer):
     def output_shape_of(self, shape):
         if self.size is None:
             return shape
-        height, width = tf.get_static_value(tf.broadcast_to(self.size, [2]))
-        return tf.TensorShape([height, width, *shape[2:]])
+        return tf.TensorShape([*static_size(self.size), *shape[2:]])
 
     def get_config(self):
         names = ("flip", "jitter_min", "jitter_max", "autoaugment", "randaugment_layers", "randaugment_magnitude",

@@ -1,0 +1,102 @@
+"""Pixel operations against Pillow's golden vectors, by hand, and at their edges."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from augment import color, ops
+from augment.geometry import Settings
+
+GOLDEN = json.load(open(os.path.join(os.path.dirname(os.path.dirname(__file__)), "golden", "augment_pillow.json")))
+IMAGE = tf.constant(np.array(GOLDEN["input"], np.uint8))
+# Pillow rounds the smoothed picture, the grey one and its mean where the original truncates, and
+# stretches in float64: one level apart.
+TOLERANCE = {"color": 1, "contrast": 1, "sharpness": 1, "autocontrast": 1}
+FUNCTIONS = {
+    "equalize": color.equalize,
+    "autocontrast": color.autocontrast,
+    "invert": color.invert,
+    "solarize": lambda image, value: color.solarize(image, int(value)),
+    "posterize": lambda image, value: color.posterize(image, int(value)),
+    "color": color.color,
+    "brightness": color.brightness,
+    "contrast": lambda image, value: color.contrast(image, value, true_mean=True),
+    "sharpness": color.sharpness,
+}
+CASES = [name for name in GOLDEN["outputs"] if name.split()[0] in FUNCTIONS]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_as_pillow_does(case):
+    name, *values = case.split()
+    found = FUNCTIONS[name](IMAGE, *map(float, values)).numpy()
+    assert found.dtype == np.uint8
+    difference = np.abs(found.astype(int) - np.array(GOLDEN["outputs"][case]))
+    assert difference.max() <= TOLERANCE.get(name, 0)
+
+
+def constant(value, height=4, width=5):
+    return tf.fill([height, width, 3], tf.constant(value, tf.uint8))
+
+
+def test_blend_by_hand():
+    """100 + 0.5 (51 - 100) = 75.5 -> 75; 100 + 1.9 (200 - 100) = 290 -> 255; 100 + 1.9 (10 - 100) < 0 -> 0."""
+    a = tf.constant([100, 100, 100], tf.uint8)
+    assert color.blend(a, tf.constant([51, 51, 51], tf.uint8), 0.5).numpy().tolist() == [75] * 3
+    assert color.blend(a, tf.constant([200, 10, 100], tf.uint8), 1.9).numpy().tolist() == [255, 0, 100]
+
+
+def test_contrast_quirk_by_hand():
+    """20 pixels: the original's grey is 20 / 256 -> 0, so factor 0.5 halves; the true mean of a flat picture keeps it."""
+    assert (color.contrast(constant(90), 0.5).numpy() == 45).all()
+    assert (color.contrast(constant(90), 0.5, true_mean=True).numpy() == 90).all()
+    large = tf.fill([256, 300, 3], tf.constant(100, tf.uint8))  # over 65,280 pixels: white
+    assert (color.contrast(large, 1.9).numpy() == 0).all()  # 255 + 1.9 (100 - 255) < 0
+    assert (color.contrast(large, 0.5).numpy() == 177).all()
+
+
+def test_solarize_add_by_hand():
+    image = tf.constant([[[0, 100, 127], [128, 200, 255]]], tf.uint8)
+    assert color.solarize_add(image, 110).numpy().tolist() == [[[110, 210, 237], [128, 200, 255]]]
+    assert color.solarize_add(image, 165).numpy().tolist() == [[[165, 255, 255], [128, 200, 255]]]
+
+
+def test_posterize_to_no_bits_keeps_one_as_tensorflow_shifts_do():
+    assert color.posterize(tf.constant([[[127, 128, 255]]], tf.uint8), 0).numpy().tolist() == [[[0, 128, 128]]]
+
+
+def test_solarize_and_posterize_weaken_or_strengthen():
+    def changed(name, level, **settings):
+        example = ops.apply({"image": IMAGE}, name, level=level, key=tf.constant([0, 0]), settings=Settings(**settings))
+        return np.abs(example["image"].numpy().astype(int) - IMAGE.numpy()).sum()
+
+    for name in ("Solarize", "Posterize"):
+        original = [changed(name, level) for level in (2.0, 6.0, 10.0)]
+        turned = [changed(name, level, weakening=False) for level in (0.0, 6.0, 10.0)]
+        assert original == sorted(original, reverse=True) and turned == sorted(turned)
+        assert turned[0] == 0 < turned[2]
+    assert changed("Solarize", 10.0) == 0  # the threshold is 256: nothing
+    assert changed("Solarize", 15.0) == 0
+
+
+@pytest.mark.parametrize("name", ["equalize", "autocontrast", "invert"])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1)])
+def test_tiny_pictures(name, shape):
+    image = tf.constant(np.random.default_rng(0).integers(0, 255, (*shape, 3), np.uint8))
+    assert FUNCTIONS[name](image).shape == image.shape
+    assert color.sharpness(image, 1.9).numpy().tolist() == image.numpy().tolist()  # all border
+
+
+def test_flat_pictures_stay():
+    for function in (color.equalize, color.autocontrast):
+        assert (function(constant(90)).numpy() == 90).all()
+    assert (color.sharpness(constant(90), 1.9).numpy() == 90).all()  # 13 * 90 / 13 is exactly 90
+
+
+def test_rectangles_by_hand():
+    found = color.fill_rectangle(constant(7), 1, 2, 3, 5, 128).numpy()
+    assert (found[1:3, 2:5] == 128).all() and (found == 7).sum() == (20 - 6) * 3
+    np.testing.assert_array_equal(color.fill_rectangle(constant(7), 2, 2, 2, 4, 128), constant(7))
