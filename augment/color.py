@@ -97,9 +97,11 @@ def autocontrast(image: tf.Tensor) -> tf.Tensor:
 def equalize(image: tf.Tensor) -> tf.Tensor:
     """Flattens every channel's histogram, as Pillow does. Source: AA:1133-1170."""
     rows, width = _as_rows(image)
-    places = tf.cast(rows, tf.int32) + tf.tile(tf.constant([0, 256, 512]), [width])
-    counts = tf.reshape(tf.math.bincount(tf.reshape(places, [-1]), minlength=768, maxlength=768), [3, 256])
+    values = tf.cast(rows, tf.int32)
+    channels = tf.unstack(tf.reshape(values, [-1, 3]), axis=1)
+    counts = tf.stack([tf.histogram_fixed_width(channel, [0, 255], nbins=256) for channel in channels])
     table = tf.reshape(_equalizing_table(counts), [-1])
+    places = values + tf.tile(tf.constant([0, 256, 512]), [width])
     return tf.reshape(tf.gather(table, places), tf.shape(image))
 
 

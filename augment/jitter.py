@@ -131,8 +131,10 @@ def static_size(size: int | Sequence[int] | tf.Tensor | None) -> tuple[int | Non
 
 
 def _normalized(pixels, normalization, fill):
-    """(what is padded with zeros, what is added after padding); rows of width * 3 are several times faster."""
+    """(what is padded with zeros, what is added after padding); see the head of `augment.color` for the rows."""
     if normalization is None:
+        if not any(fill):
+            return pixels, None
         fill = tf.constant(fill, tf.float32)
         return pixels - fill, fill
     shape = tf.shape(pixels)
