@@ -42,7 +42,7 @@ class Data:
 class Model:
     """The network; defaults are the paper's RetinaNet with EfficientNet-B7 and FPN P3-P7."""
 
-    task: str = option("detection", "What is learned.", choices=("detection",))
+    task: str = option("detection", "What is learned.", choices=("detection", "segmentation"))
     backbone: str = option("efficientnet-b7", "efficientnet-b0 ... -b7 or -l2.")
     backbone_width: float = option(0.0, "Width coefficient in place of the backbone's own; 0 keeps it.", lower=0.0)
     backbone_depth: float = option(0.0, "Depth coefficient in place of the backbone's own; 0 keeps it.", lower=0.0)
@@ -53,6 +53,10 @@ class Model:
     fpn_filters: int = option(256, "Channels of the pyramid.", lower=1)
     head_filters: int = option(256, "Channels of the class and box towers.", lower=1)
     head_convs: int = option(4, "Convolutions in each tower.", lower=0)
+    pyramid: str = option("nas_fpn", "Segmentation: the feature pyramid.", choices=("nas_fpn", "fpn"))
+    pyramid_repeats: int = option(7, "Segmentation: how often NAS-FPN's cell is repeated.", lower=1)
+    separable_pyramid: bool = option(True, "Segmentation: depthwise-separable convolutions in NAS-FPN.")
+    segmentation_convs: int = option(3, "Segmentation: convolutions before the classifier.", lower=0)
     anchor_scale: float = option(4.0, "Anchor side in units of the level's stride.", lower=0.1)
     num_scales: int = option(3, "Anchor sizes per octave.", lower=1)
     batch_norm_momentum: float = option(0.997, "Of pyramid and heads; the backbone keeps EfficientNet's 0.99.", lower=0.0, upper=1.0)
@@ -90,6 +94,8 @@ class Loss:
     box_weight: float = option(50.0, "Weight of the box loss.", lower=0.0)
     huber_delta: float = option(0.1, "Box loss: where it turns linear.", lower=1e-6)
     match_iou: float = option(0.5, "IoU from which an anchor is positive.", lower=0.0, upper=1.0)
+    mask_resize: str = option("nearest", "Segmentation: how labels meet the logits: nearest, bilinear class numbers (an artefact of the original), or logits enlarged.", choices=("nearest", "bilinear", "logits"))
+    label_smoothing: float = option(0.0, "Of class targets, in segmentation and classification.", lower=0.0, upper=1.0)
     weight_decay: float = option(1e-4, "L2 on kernels: weight_decay * 0.5 * sum of squares.", lower=0.0)
 
 
@@ -129,7 +135,9 @@ class PseudoLabels:
     score_threshold: float = option(0.5, "Pseudo boxes below it are not used.", lower=0.0, upper=1.0)
     class_thresholds: str = option("", "Per-class thresholds, e.g. disc=0.6,ring=0.4.")
     score_floor: float = option(0.05, "Detections below it are not stored.", lower=0.0, upper=1.0)
-    empty_pseudo_images: str = option("keep", "Pictures without a pseudo box: background, or left out.", choices=("keep", "drop"))
+    empty_pseudo_images: str = option("keep", "Pictures without a pseudo label: kept (background, or all ignored), or left out.", choices=("keep", "drop"))
+    label_scales: str = option("0.5,0.75,1,1.25,1.5,1.75", "Segmentation: input scales that the teacher's probabilities are averaged over.")
+    label_flip: bool = option(False, "Segmentation: also averages over mirrored pictures.")
     label_shard_size: int = option(1000, "Pictures per label shard.", lower=1)
     shard_index: int = option(0, "Which worker of a shared labelling job this is.", lower=0)
     num_shards: int = option(1, "How many workers share the labelling job.", lower=1)

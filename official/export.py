@@ -1,4 +1,4 @@
-"""Hands a trained detector over: `.keras`, a SavedModel from picture bytes to boxes, TFLite.
+"""Hands a trained model over: `.keras`, a SavedModel from picture bytes to boxes or class maps, TFLite.
 
 `model.keras` is made of stock Keras layers only: it loads with TensorFlow 2.15 alone. It maps
 normalised pictures to raw head outputs. The SavedModel holds everything else too (decoding,
@@ -7,7 +7,6 @@ resizing, post-processing, class names) and needs no code at all.
 
 from __future__ import annotations
 
-import json
 import os
 from typing import Sequence
 
@@ -17,8 +16,9 @@ import tensorflow as tf
 from augment.jitter import resize_and_crop
 from official.data import image_files
 from official.data.example import IMAGENET_MEAN, IMAGENET_STD, NORMALIZATION
+from official.files import write_json
 from official.models.decoding import DetectionDecoder
-from official.models.layers import StochasticDepth, SyncBatchNormalization, UpsampleNearest
+from official.models.layers import StochasticDepth, SyncBatchNormalization, UpsampleBilinear, UpsampleNearest
 from official.models.retinanet import RetinaNet
 
 keras = tf.keras
@@ -30,7 +30,7 @@ def stock_model(model: keras.Model) -> keras.Model:
     plain.set_weights(model.get_weights())
     names = [name for name in model.output_names]
     outputs = dict(zip(names, plain.outputs))
-    return keras.Model(plain.inputs, outputs, name="detector")
+    return keras.Model(plain.inputs, outputs, name="network")
 
 
 def _stock_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
@@ -43,20 +43,38 @@ def _stock_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
         return keras.layers.BatchNormalization.from_config(config)
     if isinstance(layer, UpsampleNearest):
         return keras.layers.UpSampling2D(2, name=layer.name)
+    if isinstance(layer, UpsampleBilinear):
+        return keras.layers.UpSampling2D(layer.factor, interpolation="bilinear", name=layer.name)
     if isinstance(layer, StochasticDepth):
         return keras.layers.Activation("linear", name=layer.name)
     return layer.__class__.from_config(config)
 
 
-class Serving(tf.Module):
-    """The SavedModel: encoded pictures in, boxes in pixels of those pictures out."""
+class Placing(tf.Module):
+    """The part of a SavedModel that decodes a picture and fits it into the network's input."""
 
-    def __init__(self, model: RetinaNet, decoder: DetectionDecoder, class_names: Sequence[str], legacy_resize: bool):
+    def __init__(self, model: keras.Model, class_names: Sequence[str], legacy_resize: bool):
         super().__init__(name="serving")
         self.network = stock_model(model)
-        self.size, self.decoder, self.legacy_resize = model.image_size, decoder, legacy_resize
-        self.levels = [tf.constant(level.numpy()) for level in model.anchors()]
+        self.size, self.legacy_resize = model.image_size, legacy_resize
         self.class_names = tf.constant([*class_names, ""])
+
+    def _place(self, image):
+        """(input float32 [S, S, 3], extent [2], scale and picture size [4])."""
+        placed = resize_and_crop(
+            {"image": image}, None, output_size=self.size, normalization=NORMALIZATION, legacy_resize=self.legacy_resize
+        )
+        size = tf.cast(tf.shape(image)[:2], tf.float32)
+        return placed["image"], placed["extent"], tf.concat([placed["scale"], size], 0)
+
+
+class Serving(Placing):
+    """The SavedModel of a detector: encoded pictures in, boxes in pixels of those pictures out."""
+
+    def __init__(self, model: RetinaNet, decoder: DetectionDecoder, class_names: Sequence[str], legacy_resize: bool):
+        super().__init__(model, class_names, legacy_resize)
+        self.decoder = decoder
+        self.levels = [tf.constant(level.numpy()) for level in model.anchors()]
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
     def from_bytes(self, image_bytes):
@@ -73,14 +91,6 @@ class Serving(tf.Module):
         """Uint8 RGB pictures [B, H, W, 3] of one size."""
         spec = (tf.float32, tf.float32, tf.float32)
         return self._result(*tf.map_fn(self._place, images, fn_output_signature=spec))
-
-    def _place(self, image):
-        example = {"image": image, "boxes": tf.zeros([0, 4]), "classes": tf.zeros([0], tf.int32)}
-        placed = resize_and_crop(
-            example, None, output_size=self.size, normalization=NORMALIZATION, legacy_resize=self.legacy_resize
-        )
-        size = tf.cast(tf.shape(image)[:2], tf.float32)
-        return placed["image"], placed["extent"], tf.concat([placed["scale"], size], 0)
 
     def _result(self, images, extent, frame):
         """boxes float32 [B, D, 4] yxyx pixels, scores [B, D], classes int32 [B, D] (-1: none),
@@ -99,6 +109,74 @@ class Serving(tf.Module):
         }
 
 
+class SegmentationServing(Placing):
+    """The SavedModel of a segmenter: one encoded picture in, a class map of its own size out."""
+
+    @tf.function(input_signature=[tf.TensorSpec([], tf.string, name="image_bytes")])
+    def from_bytes(self, image_bytes):
+        """JPEG, PNG, GIF or BMP bytes, a scalar; see `_result`."""
+        return self._result(image_files.decode(image_bytes))
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, 3], tf.uint8, name="image")])
+    def from_pixels(self, image):
+        """One uint8 RGB picture [H, W, 3]."""
+        return self._result(image)
+
+    def _result(self, image):
+        """classes uint8 [H, W], scores float32 [H, W] (the winner's probability), class_names string [C]."""
+        placed, extent, _ = self._place(image)
+        logits = self.network(placed[None], training=False)["logits"]
+        probabilities = class_probabilities(logits, self.size, tf.cast(extent, tf.int32), tf.shape(image)[:2])
+        return {
+            "classes": tf.argmax(probabilities, axis=-1, output_type=tf.int32),
+            "scores": tf.reduce_max(probabilities, axis=-1),
+            "class_names": self.class_names[:-1],
+        }
+
+
+def class_probabilities(logits: tf.Tensor, size: int, extent: tf.Tensor, picture_size: tf.Tensor) -> tf.Tensor:
+    """Softmax of one picture's logits [1, h, w, C] at the picture's own size.
+
+    Args:
+      size: side of the network's input; extent: int32 [2], the picture's part of it.
+      picture_size: int32 [2].
+
+    Returns:
+      float32 [H, W, C].
+    """
+    full = tf.image.resize(logits, [size, size])[0, : extent[0], : extent[1]]
+    return tf.nn.softmax(tf.image.resize(full, picture_size))
+
+
+def export_segmenter(
+    model: keras.Model, folder: str, class_names: Sequence[str], *, legacy_resize: bool = False, tflite: bool = False
+) -> dict[str, str]:
+    """Writes `model.keras`, `saved_model/`, `labels.json` and, if asked, `model.tflite` (logits)."""
+    serving = SegmentationServing(model, class_names, legacy_resize)
+    paths = _export(serving, folder, model, class_names, "logits: float32 [batch, size / 4, size / 4, classes]")
+    if tflite:
+        paths["tflite"] = _write_tflite(folder, _tflite(serving, lambda images: serving.network(images, training=False)))
+    return paths
+
+
+def _export(serving: Placing, folder: str, model: keras.Model, class_names: Sequence[str], outputs: str) -> dict[str, str]:
+    os.makedirs(folder, exist_ok=True)
+    paths = {"keras": os.path.join(folder, "model.keras"), "saved_model": os.path.join(folder, "saved_model")}
+    serving.network.save(paths["keras"])
+    signatures = {"serving_default": serving.from_bytes, "pixels": serving.from_pixels}
+    tf.saved_model.save(serving, paths["saved_model"], signatures=signatures)
+    content = {
+        "class_names": list(class_names),
+        "image_size": model.image_size,
+        "mean": IMAGENET_MEAN,
+        "std": IMAGENET_STD,
+        "input": "float32 [batch, size, size, 3], (pixels / 255 - mean) / std, picture at the top left, zeros around",
+        "outputs": outputs,
+    }
+    write_json(os.path.join(folder, "labels.json"), content)
+    return paths
+
+
 def export_detector(
     model: RetinaNet, folder: str, class_names: Sequence[str], decoder: DetectionDecoder,
     *, legacy_resize: bool = False, tflite: bool = False,
@@ -108,45 +186,31 @@ def export_detector(
     Returns:
       The paths by kind. A TFLite conversion that the ops do not allow raises what the converter says.
     """
-    os.makedirs(folder, exist_ok=True)
-    paths = {"keras": os.path.join(folder, "model.keras"), "saved_model": os.path.join(folder, "saved_model")}
-    stock_model(model).save(paths["keras"])
     serving = Serving(model, decoder, class_names, legacy_resize)
-    signatures = {"serving_default": serving.from_bytes, "pixels": serving.from_pixels}
-    tf.saved_model.save(serving, paths["saved_model"], signatures=signatures)
-    _write_labels(os.path.join(folder, "labels.json"), model, class_names)
+    paths = _export(serving, folder, model, class_names, "box: (dy, dx, dh, dw) relative to anchors; classification: logits")
     if tflite:
-        paths["tflite"] = os.path.join(folder, "model.tflite")
-        with open(paths["tflite"], "wb") as file:
-            file.write(_tflite(serving))
+        paths["tflite"] = _write_tflite(folder, _tflite(serving, lambda images: _detect_one(serving, images)))
     return paths
 
 
-def _write_labels(path: str, model: RetinaNet, class_names: Sequence[str]) -> None:
-    """What a user of `model.keras` needs to know."""
-    content = {
-        "class_names": list(class_names),
-        "image_size": model.image_size,
-        "mean": IMAGENET_MEAN,
-        "std": IMAGENET_STD,
-        "input": "float32 [batch, size, size, 3], (pixels / 255 - mean) / std, picture at the top left, zeros around",
-        "outputs": "box: (dy, dx, dh, dw) relative to anchors; classification: logits",
-    }
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1)
+def _detect_one(serving: Serving, images: tf.Tensor) -> dict[str, tf.Tensor]:
+    """One normalised picture [1, S, S, 3] to boxes in network pixels."""
+    outputs = serving.network(images, training=False)
+    return serving.decoder.single(outputs, serving.levels, tf.fill([1, 2], float(serving.size)))
 
 
-def _tflite(serving: Serving) -> bytes:
-    """One normalised picture [1, S, S, 3] to boxes in network pixels, with TFLite's own ops."""
+def _tflite(serving: Placing, function) -> bytes:
+    """`function` of one normalised picture, with TFLite's own ops."""
+    spec = tf.TensorSpec([1, serving.size, serving.size, 3], tf.float32)
+    concrete = tf.function(function, input_signature=[spec]).get_concrete_function()
+    return tf.lite.TFLiteConverter.from_concrete_functions([concrete], serving).convert()
 
-    @tf.function(input_signature=[tf.TensorSpec([1, serving.size, serving.size, 3], tf.float32)])
-    def detect(images):
-        outputs = serving.network(images, training=False)
-        whole = tf.fill([1, 2], float(serving.size))
-        return serving.decoder.single(outputs, serving.levels, whole)
 
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([detect.get_concrete_function()], serving)
-    return converter.convert()
+def _write_tflite(folder: str, content: bytes) -> str:
+    path = os.path.join(folder, "model.tflite")
+    with open(path, "wb") as file:
+        file.write(content)
+    return path
 
 
 def load_serving(folder: str):

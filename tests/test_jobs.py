@@ -144,7 +144,7 @@ def test_pseudo_label_and_inspect(finished, tmp_path):
         output=str(tmp_path / "look"),
     )  # fmt: skip
     assert os.path.getsize(shown["pictures"]) > 1000
-    assert len(json.load(open(shown["coco"]))["annotations"]) == made["pseudo_labels"]["boxes"]
+    assert len(json.load(open(shown["exported"]))["annotations"]) == made["pseudo_labels"]["boxes"]
 
 
 def test_rest_is_what_the_fraction_leaves(tmp_path):

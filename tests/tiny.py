@@ -36,15 +36,23 @@ FLAGS = dict(
     clip_norm=1.0,
 )
 
+# What other tasks change.
+TASKS = {
+    "detection": {},
+    "segmentation": dict(
+        task="segmentation", pyramid="fpn", segmentation_convs=1, batch_norm_epsilon=1e-3, label_scales="1,2", learning_rate=0.1,
+    ),
+}  # fmt: skip
+
 
 def experiment(**overrides) -> Experiment:
-    """The tiny experiment with some options replaced."""
-    return experiment_from({**FLAGS, **overrides})
+    """The tiny experiment of a task with some options replaced."""
+    return experiment_from({**FLAGS, **TASKS[overrides.get("task", "detection")], **overrides})
 
 
 def command_line(**overrides) -> list[str]:
     """The same as flags."""
-    return [f"--{name}={value}" for name, value in {**FLAGS, **overrides}.items()]
+    return [f"--{name}={value}" for name, value in experiment(**overrides).flags().items() if name in {**FLAGS, **TASKS["segmentation"], **overrides}]
 
 
 def scenes_source(split: str = "train", count: int = 16, **kwargs):

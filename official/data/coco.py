@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from official.data import image_files
+from official.data.coco_masks import class_map_reader, mask_categories
 from official.data.source import Annotations, Category, DataError, InputReport, Source, clean_boxes
 
 
@@ -42,6 +43,7 @@ def open_coco(
     path: str,
     image_folder: str | None = None,
     *,
+    masks: bool = False,
     full_check: bool = True,
     max_pixels: int = 100_000_000,
     max_skipped_fraction: float = 0.1,
@@ -51,6 +53,7 @@ def open_coco(
     Args:
       path: the JSON.
       image_folder: where the `file_name`s are; looked for beside the JSON when not given.
+      masks: labels are class maps rendered from the segmentations, in place of boxes.
 
     Raises:
       DataError: see `load_coco_json`; no folder; too much unusable.
@@ -76,17 +79,17 @@ def open_coco(
     paths, ids = [paths[i] for i in kept], [ids[i] for i in kept]
     categories = _categories(data, path)
     sizes = np.array([(fact.height, fact.width) for fact in facts], np.int32).reshape(-1, 2)
-    annotations = _annotations(data, categories, ids, sizes, paths, report)
-    return Source(
+    source = Source(
         word=word,
         ids=np.array(ids),
         sizes=sizes,
         read_image=image_files.path_reader(paths, [fact.orientation for fact in facts]),
-        categories=categories,
-        annotations=annotations,
         file_names=np.array(paths),
         report=report,
     )
+    if masks:
+        return source.with_masks(class_map_reader(data, categories, ids, sizes, report), mask_categories(categories))
+    return source.with_annotations(_annotations(data, categories, ids, sizes, paths, report), categories)
 
 
 def _guess_folder(path: str, data: dict[str, Any]) -> str:

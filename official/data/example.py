@@ -12,6 +12,7 @@ A batch for training has static shapes:
     images   float32 [B, S, S, 3]   normalised, zeros outside the picture
     boxes    float32 [B, M, 4]      -1 in padding rows
     classes  int32 [B, M]           -1 in padding rows
+    masks    uint8 [B, S, S]        for segmentation, in place of boxes and classes
     index    int64 [B]
 """
 

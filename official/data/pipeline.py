@@ -19,7 +19,6 @@ from augment.jitter import resize_and_crop, select_boxes
 from official.data.example import NORMALIZATION, pad_rows
 from official.data.source import Annotations, Source
 
-EVAL_KEYS = ("images", "scale", "extent", "index")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,17 +45,20 @@ def stream_seed(seed: int, stream: str) -> int:
 def example_reader(source: Source) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
     """A graph function: picture number -> example; see official/data/example.py."""
     columns = source.annotations
-    if columns is None:
-        columns = Annotations.from_images([])
-        splits = tf.zeros([len(source) + 1], tf.int64)
-    else:
+    if columns is None and source.read_mask is None:
+        columns = Annotations.from_images([{"boxes": [], "classes": []}] * len(source))
+    if columns is not None:
         splits = tf.constant(columns.row_splits)
-    tables = {name: tf.constant(getattr(columns, name)) for name in ("boxes", "classes", "crowd", "scores")}
+        tables = {name: tf.constant(getattr(columns, name)) for name in ("boxes", "classes", "crowd", "scores")}
 
     def read(index):
-        first, last = tf.unstack(tf.gather(splits, tf.stack([index, index + 1])))
-        objects = {name: table[first:last] for name, table in tables.items()}
-        return {"image": source.read_image(index), "index": index, **objects}
+        example = {"image": source.read_image(index), "index": index}
+        if source.read_mask is not None:
+            example["mask"] = source.read_mask(index)
+        if columns is not None:
+            first, last = tf.unstack(tf.gather(splits, tf.stack([index, index + 1])))
+            example.update({name: table[first:last] for name, table in tables.items()})
+        return example
 
     return read
 
@@ -99,7 +101,8 @@ def training_dataset(
         position = (step + start_step) * batch_size + worker.index * own + place
         epoch, picture = permuted(position, len(source), key_seed)
         example = read(picture)
-        example = select_boxes(example, ~example["crowd"])
+        if "crowd" in example:
+            example = select_boxes(example, ~example["crowd"])
         key = tf.cast(tf.stack([key_seed + epoch * 1_000_003, picture]) % 2**31, tf.int32)
         options = {"output_size": image_size, "normalization": NORMALIZATION, "legacy_resize": legacy_resize}
         return pack(augment.augment(example, key, **options), max_boxes)
@@ -110,12 +113,14 @@ def training_dataset(
 
 
 def pack(example: dict[str, tf.Tensor], max_boxes: int) -> dict[str, tf.Tensor]:
-    """A placed example with static shapes."""
+    """A placed example with static shapes: the picture with its mask, or its boxes padded."""
+    packed = {"images": example["image"], "index": example["index"]}
+    if "mask" in example:
+        return {**packed, "masks": example["mask"]}
     return {
-        "images": example["image"],
+        **packed,
         "boxes": pad_rows(example["boxes"], max_boxes, -1.0),
         "classes": pad_rows(example["classes"], max_boxes, -1),
-        "index": example["index"],
     }
 
 
@@ -127,6 +132,7 @@ def inference_dataset(
     first: int = 0,
     last: int | None = None,
     legacy_resize: bool = False,
+    masks: bool = False,
     threads: int = 0,
 ) -> tf.data.Dataset:
     """Pictures first..last of a source in order, resized to fit, the last batch filled up.
@@ -134,28 +140,24 @@ def inference_dataset(
     Returns:
       Batches of "images" float32 [B, S, S, 3] normalised, "scale" float32 [B, 2] (network pixels
       per picture pixel, y and x), "extent" float32 [B, 2] (height and width of the picture in the
-      input), "index" int64 [B] (-1 in rows that only fill the batch).
+      input), "index" int64 [B] (-1 in rows that only fill the batch); with `masks`, "masks" uint8
+      [B, S, S], placed as the pictures are.
     """
     last = len(source) if last is None else last
     padded = -(-(last - first) // batch_size) * batch_size
 
     def load(number):
         real = number < last
-        example = {
-            "image": source.read_image(tf.where(real, number, last - 1)),
-            "boxes": tf.zeros([0, 4]),
-            "classes": tf.zeros([0], tf.int32),
-        }
+        place = tf.where(real, number, last - 1)
+        example = {"image": source.read_image(place)}
+        if masks:
+            example["mask"] = source.read_mask(place)
         placed = resize_and_crop(
             example, None, output_size=image_size, normalization=NORMALIZATION, legacy_resize=legacy_resize
         )
         index = tf.where(real, number, tf.constant(-1, tf.int64))
-        return {
-            "images": placed["image"],
-            "scale": placed["scale"],
-            "extent": placed["extent"],
-            "index": index,
-        }
+        found = {"images": placed["image"], "index": index, **{name: placed[name] for name in ("scale", "extent")}}
+        return {**found, "masks": placed["mask"]} if masks else found
 
     dataset = tf.data.Dataset.range(first, first + padded)
     dataset = dataset.map(load, num_parallel_calls=threads or tf.data.AUTOTUNE, deterministic=True)

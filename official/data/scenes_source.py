@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from typing import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -16,12 +17,14 @@ from official.data.source import Annotations, Category, DataError, Source
 
 DEFAULT_COUNTS = {"train": 1000, "val": 300, "test": 300, "unlabeled": 2000}
 CATEGORIES = tuple(Category(i + 1, name) for i, name in enumerate(CLASSES))
+MASK_CATEGORIES = (Category(0, "background"), *CATEGORIES)
 _KEPT_BYTES = 2**30  # pictures are kept in memory up to this
 
 
 def open_scenes(
-    split: str = "train", count: int | None = None, *, seed: int = 0, size: int = 160, labeled: bool = True
-) -> Source:
+    split: str = "train", count: int | None = None, *, seed: int = 0, size: int = 160, labeled: bool = True,
+    masks: bool = False,
+) -> Source:  # fmt: skip
     """A source of drawn pictures.
 
     Args:
@@ -30,6 +33,7 @@ def open_scenes(
       seed: of the drawing; other seeds give other pictures of the same kind.
       size: side in pixels.
       labeled: False drops the labels.
+      masks: labels are class maps (0 is background) in place of boxes.
 
     Raises:
       DataError: unknown split or no picture.
@@ -41,19 +45,28 @@ def open_scenes(
         raise DataError(f"scenes:{split},count={count}: needs at least one image")
     keep = count * size * size * 3 <= _KEPT_BYTES
     pictures = np.zeros((count, size, size, 3), np.uint8) if keep else None
+    maps = np.zeros((count, size, size), np.uint8) if keep and masks else None
     objects = []
     for i in tqdm.trange(count, desc=f"drawing scenes:{split}", unit=" images", disable=count < 500, leave=False):
         scene = draw_scene(seed=seed, split=split, index=i, size=size)
         objects.append(_objects(scene))
         if keep:
             pictures[i] = scene.image
+        if maps is not None:
+            maps[i] = class_map(scene)
+
+    def drawn(i):
+        return draw_scene(seed=seed, split=split, index=int(i), size=size)
+
     source = Source(
         word=f"scenes:{split}",
         ids=np.array([f"{split}-{seed}-{i:06d}" for i in range(count)]),
         sizes=np.full((count, 2), size, np.int32),
-        read_image=_reader(pictures, seed, split, size),
+        read_image=_reader(pictures, lambda i: drawn(i).image, [size, size, 3]),
         file_names=np.array([f"{split}-{seed}-{i:06d}.png" for i in range(count)]),
     )
+    if labeled and masks:
+        return source.with_masks(_reader(maps, lambda i: class_map(drawn(i)), [size, size]), MASK_CATEGORIES)
     return source.with_annotations(Annotations.from_images(objects), CATEGORIES) if labeled else source
 
 
@@ -62,17 +75,14 @@ def _objects(scene: Scene) -> dict[str, np.ndarray]:
     return {"boxes": scene.boxes, "classes": scene.classes, "area": area.astype(np.float32)}
 
 
-def _reader(pictures: np.ndarray | None, seed: int, split: str, size: int):
-    if pictures is not None:
-        kept = tf.constant(pictures)
-        return lambda index: tf.gather(kept, index)
-
-    def draw(index):
-        return draw_scene(seed=seed, split=split, index=int(index), size=size).image
+def _reader(kept: np.ndarray | None, draw: Callable, shape: list[int]):
+    """A graph function over what is kept in memory, or drawn again when it is too much to keep."""
+    if kept is not None:
+        table = tf.constant(kept)
+        return lambda index: tf.gather(table, index)
 
     def read(index):
-        image = tf.numpy_function(draw, [index], tf.uint8, stateful=False)
-        return tf.ensure_shape(image, [size, size, 3])
+        return tf.ensure_shape(tf.numpy_function(draw, [index], tf.uint8, stateful=False), shape)
 
     return read
 

@@ -139,7 +139,9 @@ class Source:
       sizes: int32 [images, 2], (height, width) as read.
       read_image: graph function, int64 index of `ids` -> uint8 [height, width, 3].
       categories: in the order of the class indices; empty for an unlabelled source.
-      annotations: None for an unlabelled source.
+      annotations: boxes; None for a source without boxes.
+      read_mask: graph function, int64 index -> uint8 [height, width], class indices or 255 where
+        nothing is said; None for a source without masks.
       file_names: str [images], for lists and messages.
       report: what was skipped when it was opened.
     """
@@ -150,6 +152,7 @@ class Source:
     read_image: Callable[[tf.Tensor], tf.Tensor]
     categories: tuple[Category, ...] = ()
     annotations: Annotations | None = None
+    read_mask: Callable[[tf.Tensor], tf.Tensor] | None = None
     file_names: np.ndarray | None = None
     report: InputReport = dataclasses.field(default_factory=InputReport)
 
@@ -159,15 +162,28 @@ class Source:
     def subset(self, indices: np.ndarray) -> Source:
         """The given pictures, in that order."""
         indices = np.asarray(indices, np.int64)
-        table, read_all = tf.constant(indices), self.read_image
+        table = tf.constant(indices)
+
+        def moved(read):
+            return read and (lambda index: read(tf.gather(table, index)))
+
         return dataclasses.replace(
             self,
             ids=self.ids[indices],
             sizes=self.sizes[indices],
-            read_image=lambda index: read_all(tf.gather(table, index)),
+            read_image=moved(self.read_image),
+            read_mask=moved(self.read_mask),
             annotations=self.annotations and self.annotations.take(indices),
             file_names=self.file_names[indices] if self.file_names is not None else None,
         )
+
+    def without_labels(self) -> Source:
+        """The pictures alone."""
+        return dataclasses.replace(self, annotations=None, read_mask=None, categories=())
+
+    def with_masks(self, read_mask: Callable, categories: Sequence[Category]) -> Source:
+        """The same pictures with masks in place of other labels."""
+        return dataclasses.replace(self, annotations=None, read_mask=read_mask, categories=tuple(categories))
 
     def with_annotations(self, annotations: Annotations, categories: tuple[Category, ...]) -> Source:
         """The same pictures with other labels."""
@@ -179,13 +195,17 @@ class Source:
         Raises:
           DataError: the source has a class that `categories` lacks.
         """
-        if self.annotations is None or tuple(categories) == self.categories:
+        if not self.categories or tuple(categories) == self.categories:
             return self
         place = {category.name: i for i, category in enumerate(categories)}
         unknown = [c.name for c in self.categories if c.name not in place]
         if unknown:
             raise DataError(f"{self.word}: classes {unknown} are not among the model's {sorted(place)}")
         table = np.array([place[c.name] for c in self.categories], np.int32)
+        if self.read_mask is not None:
+            values, read = np.full(256, 255, np.uint8), self.read_mask
+            values[: len(table)] = table
+            return self.with_masks(lambda index: tf.gather(values, tf.cast(read(index), tf.int32)), categories)
         moved = dataclasses.replace(self.annotations, classes=table[self.annotations.classes])
         return self.with_annotations(moved, tuple(categories))
 

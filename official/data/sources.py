@@ -1,8 +1,9 @@
 """One word on the command line -> an opened source.
 
     scenes[:SPLIT][,count=N]             the embedded data set
-    coco:FILE.json[,IMAGE_FOLDER]        COCO annotations
-    voc:FOLDER[,IMAGE_FOLDER][,split=S]  Pascal VOC XML
+    coco:FILE.json[,IMAGE_FOLDER]        COCO annotations (segmentation: rendered to masks)
+    voc:FOLDER[,IMAGE_FOLDER][,split=S]  Pascal VOC XML; for segmentation its mask PNGs
+    masks:IMAGES,MASKS[,classes=FILE]    pictures and mask PNGs of the same names (segmentation)
     folder:FOLDER                        pictures without labels
     tfrecord:GLOB[+GLOB...]              TF Examples of the original stack
     tfds:BUILDER[/CONFIG][:SPLIT]        a prepared TensorFlow Datasets builder
@@ -14,6 +15,7 @@ import dataclasses
 
 from official.data.coco import open_coco
 from official.data.image_folder import open_folder
+from official.data.mask_files import open_masks, open_voc_masks
 from official.data.scenes_source import open_scenes
 from official.data.source import DataError, Source
 from official.data.tfds_source import open_tfds
@@ -31,6 +33,7 @@ class ReadOptions:
     full_check: bool = True
     max_image_pixels: int = 100_000_000
     max_skipped_fraction: float = 0.1
+    masks: bool = False  # labels are class maps in place of boxes
 
 
 def open_source(word: str, options: ReadOptions = ReadOptions(), *, labeled: bool = True) -> Source:
@@ -54,9 +57,10 @@ def open_source(word: str, options: ReadOptions = ReadOptions(), *, labeled: boo
     source = _OPENERS[kind](place, named, options, labeled)
     if named:
         raise DataError(f"data {word!r}: {kind} does not take {sorted(named)}")
-    if labeled and source.annotations is None:
-        raise DataError(f"data {word!r} has no labels; it can be used with --unlabeled_data only")
-    source = source if labeled else dataclasses.replace(source, annotations=None, categories=())
+    if labeled and (source.read_mask if options.masks else source.annotations) is None:
+        kind = "masks" if options.masks else "boxes"
+        raise DataError(f"data {word!r} has no {kind}; it can be used with --unlabeled_data only")
+    source = source if labeled else source.without_labels()
     return dataclasses.replace(source, word=word)
 
 
@@ -71,17 +75,28 @@ def _file_checks(options: ReadOptions) -> dict:
 def _scenes(place, named, options, labeled):
     count = named.pop("count", None)
     return open_scenes(
-        place or "train", None if count is None else int(count),
-        seed=options.scenes_seed, size=options.scenes_size, labeled=labeled,
+        place or "train", None if count is None else int(count), seed=options.scenes_seed,
+        size=options.scenes_size, labeled=labeled, masks=options.masks,
     )  # fmt: skip
 
 
 def _coco(place, named, options, labeled):
-    return open_coco(place, named.pop("images", None), **_file_checks(options))
+    return open_coco(place, named.pop("images", None), masks=options.masks and labeled, **_file_checks(options))
 
 
 def _voc(place, named, options, labeled):
-    return open_voc(place, named.pop("split", None), image_folder=named.pop("images", None), **_file_checks(options))
+    split = named.pop("split", None)
+    if options.masks:
+        return open_voc_masks(
+            place, split, mask_folder=named.pop("masks", None), labeled=labeled, **_file_checks(options)
+        )
+    return open_voc(place, split, image_folder=named.pop("images", None), **_file_checks(options))
+
+
+def _masks(place, named, options, labeled):
+    return open_masks(
+        place, named.pop("images", ""), class_file=named.pop("classes", None), labeled=labeled, **_file_checks(options)
+    )
 
 
 def _folder(place, named, options, labeled):
@@ -89,17 +104,20 @@ def _folder(place, named, options, labeled):
 
 
 def _tfrecord(place, named, options, labeled):
-    return open_tfrecords(place, labeled=labeled, **_strictness(options))
+    return open_tfrecords(place, labeled=labeled, masks=options.masks, **_strictness(options))
 
 
 def _tfds(place, named, options, labeled):
-    return open_tfds(place, data_dir=options.data_dir or None, labeled=labeled, **_strictness(options))
+    return open_tfds(
+        place, data_dir=options.data_dir or None, labeled=labeled, masks=options.masks, **_strictness(options)
+    )
 
 
 _OPENERS = {
     "scenes": _scenes,
     "coco": _coco,
     "voc": _voc,
+    "masks": _masks,
     "folder": _folder,
     "tfrecord": _tfrecord,
     "tfds": _tfds,

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from official.data import image_files
+from official.data.mask_files import highest_label, sized_class_map
 from official.data.source import Annotations, Category, DataError, InputReport, Source, clean_boxes
 from official.data.tfrecord import image_size, record_offsets, record_reader
 
@@ -17,6 +18,7 @@ def open_tfds(
     *,
     data_dir: str | None = None,
     labeled: bool = True,
+    masks: bool = False,
     max_pixels: int = 100_000_000,
     max_skipped_fraction: float = 0.1,
 ) -> Source:
@@ -29,9 +31,11 @@ def open_tfds(
       name: BUILDER[/CONFIG[:VERSION]][:SPLIT], split "train" by default, TFDS slices allowed.
       data_dir: where the sets are prepared; TFDS' default otherwise.
       labeled: False drops the labels.
+      masks: labels are class maps in place of boxes, from a one-channel picture feature such as
+        `segmentation_mask` of oxford_iiit_pet.
 
     Raises:
-      DataError: unknown builder or split, not prepared (says how to prepare it), no boxes.
+      DataError: unknown builder or split, not prepared (says how to prepare it), no boxes or masks.
     """
     import tensorflow_datasets as tfds  # slow to import, and only needed here
 
@@ -41,10 +45,13 @@ def open_tfds(
     if split.split("[")[0] not in builder.info.splits:
         raise DataError(f"{word}: no split {split!r}; it has {sorted(builder.info.splits)}")
     features = builder.info.features
-    boxes_key = _boxes_key(features, tfds)
-    if labeled and boxes_key is None:
-        raise DataError(f"{word} has no boxes; it can be used with --unlabeled_data only")
+    boxes_key = None if masks else _boxes_key(features, tfds)
+    mask_key = _mask_key(features, tfds) if masks else None
+    if labeled and boxes_key is None and mask_key is None:
+        raise DataError(f"{word} has no {'masks' if masks else 'boxes'}; it can be used with --unlabeled_data only")
     decoders = {"image": tfds.decode.SkipDecoding()}
+    if mask_key:
+        decoders[mask_key] = tfds.decode.SkipDecoding()
     report, rows, places = InputReport(), [], []
     paths = [instruction.filename for instruction in builder.info.splits[split].file_instructions]
     for place in _places(builder.info.splits[split].file_instructions):
@@ -52,6 +59,8 @@ def open_tfds(
         example = features.deserialize_example(_payload(paths[file_number], offset, length), decoders=decoders)
         row = _row(example, boxes_key if labeled else None, f"{paths[file_number]}@{number}")
         row = _with_size(row, max_pixels, report)
+        if row is not None and mask_key and labeled:
+            row = _with_mask(row, example[mask_key].numpy(), report)
         if row is not None:
             rows.append(row)
             places.append((file_number, offset, length))
@@ -72,6 +81,9 @@ def open_tfds(
     )
     if not labeled:
         return source
+    if mask_key:
+        highest = max(row["highest_label"] for row in rows)
+        return source.with_masks(_mask_reader(read_record, features, decoders, mask_key), [Category(i, str(i)) for i in range(highest + 1)])
     objects = [clean_boxes(r["objects"], r["size"], report, r["file"], r["id"]) for r in rows]
     names = features[boxes_key].feature["label"].names
     categories = tuple(Category(i + 1, label) for i, label in enumerate(names))
@@ -114,6 +126,29 @@ def _boxes_key(features, tfds) -> str | None:
         if isinstance(inner, tfds.features.FeaturesDict) and {"bbox", "label"} <= set(inner.keys()):
             return key
     return None
+
+
+def _mask_key(features, tfds) -> str | None:
+    for key, feature in features.items():
+        if isinstance(feature, tfds.features.Image) and feature.shape[-1] == 1:
+            return key
+    return None
+
+
+def _mask_reader(read_record, features, decoders, key):
+    def read(index):
+        example = features.deserialize_example(read_record(index), decoders=decoders)
+        return tf.io.decode_png(example[key], channels=1)[..., 0]
+
+    return read
+
+
+def _with_mask(row: dict, encoded: bytes, report: InputReport) -> dict | None:
+    values = sized_class_map(encoded, row["size"])
+    if isinstance(values, str):
+        report.skip_image(values, row["file"], row["id"])
+        return None
+    return {**row, "highest_label": highest_label(values)}
 
 
 def _payload(path: str, offset: int, length: int) -> bytes:

@@ -19,8 +19,11 @@ import tensorflow as tf
 import tqdm
 
 from official.data import image_files
+from official.data.mask_files import encode_class_map, highest_label, sized_class_map
 from official.data.source import Annotations, Category, DataError, InputReport, Source, clean_boxes
 
+MASK_KEY = "image/segmentation/class/encoded"
+MASK_NAMES_KEY = "image/segmentation/class/text"
 _HEADER = struct.Struct("<Q")
 _OVERHEAD = 16  # length, its checksum, and the payload's checksum
 
@@ -111,6 +114,13 @@ def encode_example(
     return tf.train.Example(features=tf.train.Features(feature=feature))
 
 
+def add_mask(example: tf.train.Example, encoded: bytes, names: Sequence[str]) -> None:
+    """Adds a class map, greyscale PNG bytes, in the original's key, and the names of its classes."""
+    feature = example.features.feature
+    feature[MASK_KEY].bytes_list.value.append(encoded)
+    feature[MASK_NAMES_KEY].bytes_list.value.extend(name.encode() for name in names)
+
+
 def write_tfrecords(source: Source, prefix: str, num_shards: int) -> list[str]:
     """Writes a labelled or unlabelled source as `prefix-00000-of-0000N.tfrecord` shards, atomically.
 
@@ -132,6 +142,8 @@ def write_tfrecords(source: Source, prefix: str, num_shards: int) -> list[str]:
                 encoded = _encoded(file_name, image)
                 size = tuple(image.shape[:2])
                 record = encode_example(encoded, source.ids[i], os.path.basename(file_name), size, objects, names)
+                if source.read_mask is not None:
+                    add_mask(record, encode_class_map(source.read_mask(tf.constant(i, tf.int64)).numpy()), names)
                 writer.write(record.SerializeToString())
         os.replace(path + ".tmp", path)
     return paths
@@ -149,13 +161,15 @@ def _encoded(file_name: str, image: tf.Tensor) -> bytes:
 
 
 def open_tfrecords(
-    pattern: str, *, max_pixels: int = 100_000_000, max_skipped_fraction: float = 0.1, labeled: bool = True
-) -> Source:
-    """A source over TFRecords of detection TF Examples.
+    pattern: str, *, max_pixels: int = 100_000_000, max_skipped_fraction: float = 0.1, labeled: bool = True,
+    masks: bool = False,
+) -> Source:  # fmt: skip
+    """A source over TFRecords of TF Examples with boxes, or with a class map.
 
     Args:
       pattern: a glob, or several joined by "+".
       labeled: False reads pictures alone.
+      masks: labels are class maps in place of boxes.
 
     Raises:
       DataError: no file, a truncated file, a record that is not such an Example.
@@ -168,7 +182,7 @@ def open_tfrecords(
     for number, path in enumerate(paths):
         for offset, length in record_offsets(path):
             row = _parse(read_at(path, offset, length), path, offset)
-            row = _usable(row, path, max_pixels, report)
+            row = _usable(row, path, max_pixels, report, masks and labeled)
             if row is not None:
                 places.append((number, offset, length))
                 rows.append(row)
@@ -190,7 +204,25 @@ def open_tfrecords(
     )
     if not labeled:
         return source
+    if masks:
+        return source.with_masks(_mask_reader(read_record), _mask_categories(rows))
     return source.with_annotations(*_labels(rows))
+
+
+def _mask_reader(read_record):
+    def read(index):
+        spec = {MASK_KEY: tf.io.FixedLenFeature([], tf.string)}
+        encoded = tf.io.parse_single_example(read_record(index), spec)[MASK_KEY]
+        return tf.io.decode_png(encoded, channels=1)[..., 0]
+
+    return read
+
+
+def _mask_categories(rows: list[dict]) -> list[Category]:
+    """Names from the records, else numbers up to the highest label."""
+    names = max((row["mask_names"] for row in rows), key=len)
+    highest = max(row["highest_label"] for row in rows)
+    return [Category(i, name) for i, name in enumerate(names or map(str, range(highest + 1)))]
 
 
 def _parse(payload: bytes, path: str, offset: int) -> dict:
@@ -212,6 +244,8 @@ def _parse(payload: bytes, path: str, offset: int) -> dict:
     source_id = (column("image/source_id", "bytes_list") or [b""])[0].decode()
     return {
         "encoded": encoded[0] if encoded else b"",
+        "mask": (column(MASK_KEY, "bytes_list") or [b""])[0],
+        "mask_names": [t.decode() for t in column(MASK_NAMES_KEY, "bytes_list")],
         "id": source_id or str(int(hashlib.sha256(payload).hexdigest()[:15], 16)),
         "file": f"{path}@{offset}",
         "corners": np.array(corners, np.float64).T.reshape(-1, 4),
@@ -223,12 +257,19 @@ def _parse(payload: bytes, path: str, offset: int) -> dict:
     }
 
 
-def _usable(row: dict, path: str, max_pixels: int, report: InputReport) -> dict | None:
+def _usable(row: dict, path: str, max_pixels: int, report: InputReport, masks: bool) -> dict | None:
     """Adds the picture's own size (the stored one may be -1) and pixel boxes; None if undecodable."""
     size = image_size(row.pop("encoded"))
     if size is None or size[0] * size[1] > max_pixels:
         report.skip_image("not a readable image" if size is None else "too many pixels", row["file"], row["id"])
         return None
+    encoded_mask = row.pop("mask")
+    if masks:
+        values = sized_class_map(encoded_mask, size)
+        if isinstance(values, str):
+            report.skip_image(values, row["file"], row["id"])
+            return None
+        return {**row, "size": size, "highest_label": highest_label(values)}
     objects = {
         "boxes": row["corners"] * (size[0], size[1], size[0], size[1]),
         "labels": np.array(row["labels"], np.int64),

@@ -14,6 +14,7 @@ from pycocotools.cocoeval import COCOeval
 
 from official.data.coco import load_coco_json, to_coco, to_xywh
 from official.data.source import DataError, Source
+from official.files import write_json
 
 STATS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
@@ -48,12 +49,9 @@ def evaluate_detections(
     """
     os.makedirs(output_dir, exist_ok=True)
     ground_truth, found = to_coco(source), results(source, detections)
-    for name, content in (("ground_truth", ground_truth), ("detections", found)):
-        with open(os.path.join(output_dir, f"{name}.json"), "w", encoding="utf-8") as file:
-            json.dump(content, file)
     metrics = score(ground_truth, found)
-    with open(os.path.join(output_dir, "metrics.json"), "w", encoding="utf-8") as file:
-        json.dump(metrics, file, indent=1)
+    for name, content in (("ground_truth", ground_truth), ("detections", found), ("metrics", metrics)):
+        write_json(os.path.join(output_dir, f"{name}.json"), content)
     return metrics
 
 

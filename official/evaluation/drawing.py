@@ -1,4 +1,4 @@
-"""Boxes drawn on pictures, and sheets of pictures."""
+"""Boxes and masks drawn on pictures, and sheets of pictures."""
 
 from __future__ import annotations
 
@@ -41,6 +41,74 @@ def draw_boxes(image: np.ndarray, objects: dict[str, np.ndarray], names: Sequenc
         place = (x1 + width, max(0.0, y1 - letters - 1))
         pen.rectangle(pen.textbbox(place, text, font=font), fill=color)
         pen.text(place, text, fill=(0, 0, 0), font=font)
+    return np.asarray(canvas)
+
+
+def voc_color(label: int) -> tuple[int, int, int]:
+    """Pascal VOC's colour of a class: its bits dealt to red, green and blue from the top."""
+    color = [0, 0, 0]
+    for position in range(8):
+        for channel in range(3):
+            color[channel] |= ((label >> (3 * position + channel)) & 1) << (7 - position)
+    return tuple(color)
+
+
+VOC_PALETTE = [value for label in range(256) for value in voc_color(label)]
+
+
+def draw_mask(image: np.ndarray, mask: np.ndarray, names: Sequence[str], *, opacity: float = 0.55) -> np.ndarray:
+    """Lays a class map over a picture; ignored pixels are hatched, class 0 shows the picture.
+
+    Args:
+      image: uint8 [H, W, 3].
+      mask: uint8 [H, W], or of another size with the same aspect.
+      names: of the classes, written beside their colours.
+
+    Returns:
+      uint8 [H, W, 3].
+    """
+    height, width = image.shape[:2]
+    if mask.shape != (height, width):
+        mask = np.asarray(Image.fromarray(mask).resize((width, height), Image.NEAREST))
+    colors = np.array([class_color(label) for label in range(256)], np.float32)
+    shown = np.where((mask > 0)[..., None], (1 - opacity) * image + opacity * colors[mask], image)
+    y, x = np.mgrid[0:height, 0:width]
+    hatched = (mask == 255) & ((x + y) % 6 < 2)
+    shown = np.where((mask == 255)[..., None], 0.7 * image, shown)
+    canvas = Image.fromarray(np.where(hatched[..., None], 235, shown).astype(np.uint8))
+    _write_legend(canvas, [label for label in np.unique(mask) if 0 < label < min(255, len(names))], names)
+    return np.asarray(canvas)
+
+
+def _write_legend(canvas: Image.Image, labels: Sequence[int], names: Sequence[str]) -> None:
+    pen = ImageDraw.Draw(canvas)
+    letters = max(10, round(min(canvas.size) / 22))
+    font = ImageFont.load_default(size=letters)
+    for row, label in enumerate(labels):
+        place = (2, 1 + row * (letters + 2))
+        pen.rectangle(pen.textbbox(place, names[label], font=font), fill=class_color(int(label)))
+        pen.text(place, names[label], fill=(0, 0, 0), font=font)
+
+
+def draw_confusion(matrix: np.ndarray, names: Sequence[str], *, cell: int = 26) -> np.ndarray:
+    """A confusion matrix as a picture: rows are true classes, each adding up to 100 %. uint8 [H, W, 3]."""
+    margin = 12 + 7 * max(map(len, names))
+    side = margin + cell * len(names)
+    canvas = Image.new("RGB", (side, side), (255, 255, 255))
+    pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=11)
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    for i, name in enumerate(names):
+        pen.text((4, margin + i * cell + 6), name, fill=(0, 0, 0), font=font)
+        text = Image.new("L", (margin, 14), 0)
+        ImageDraw.Draw(text).text((4, 1), name, fill=255, font=font)
+        canvas.paste((0, 0, 0), (margin + i * cell + 6, 0), text.rotate(90, expand=True))
+        for j in range(len(names)):
+            share = float(shares[i, j])
+            left, top = margin + j * cell, margin + i * cell
+            shade = int(255 * (1 - share))
+            pen.rectangle((left, top, left + cell - 1, top + cell - 1), fill=(shade, shade, 255 if share else 250))
+            if share >= 0.005:
+                pen.text((left + 3, top + 6), f"{100 * share:.0f}", fill=(255, 255, 255) if share > 0.5 else (0, 0, 0), font=font)
     return np.asarray(canvas)
 
 

@@ -8,20 +8,20 @@ import os
 from typing import Any
 
 import tensorflow as tf
+import tqdm
 
 from official.data.image_folder import open_folder
 from official.data.source import DataError
 from official.evaluation import coco_metrics
-from official.evaluation.drawing import confident, write_png
+from official.evaluation.drawing import write_png
 from official.experiment import Experiment
 from official.jobs.opening import open_eval, open_labeled, open_model, open_unlabeled, read_options, timed, trained_checkpoint
-from official.jobs.training import AP_COLUMNS, export_model
 from official.self_training import inspect_labels as inspection
 from official.self_training.label_store import LabelStore
 from official.self_training.loop import SelfTraining
 from official.tasks.registry import build_task
 from official.training.distribution import set_up_runtime
-from official.training.recovery import checkpoint_steps, weights_sha256, write_json
+from official.training.recovery import checkpoint_steps, weights_sha256
 from official.training.run_folder import RunFolder
 
 
@@ -59,17 +59,16 @@ def inspect_labels(experiment: Experiment) -> dict[str, Any]:
     print(inspection.describe(store))
     output = experiment.handover.output or os.path.join(folder.path, "pictures")
     os.makedirs(output, exist_ok=True)
-    coco_path = os.path.join(output, "pseudo_labels_coco.json")
-    store.export_coco(coco_path, threshold=experiment.pseudo_labels.score_threshold)
+    exported = store.export(output, experiment.pseudo_labels.score_threshold)
     picture = None
     rest = open_labeled(experiment)[1] if experiment.data.unlabeled_data == "rest" else None
     source = open_unlabeled(experiment, rest)
     task = build_task(experiment, store.categories())
     sheet_picture = inspection.draw_sheet(store, source, task, experiment.pseudo_labels.score_threshold)
     picture = write_png(os.path.join(output, "pseudo_labels.png"), sheet_picture)
-    print(f"pictures: {picture}\nCOCO JSON at score >= {experiment.pseudo_labels.score_threshold}: {coco_path}")
-    content = {"images": manifest["images"], "boxes": manifest["boxes"], "skipped": manifest["skipped"]}
-    return folder.summarize({"pseudo_labels": content, "pictures": picture, "coco": coco_path})
+    print(f"pictures: {picture}\nlabels at score >= {experiment.pseudo_labels.score_threshold}: {exported}")
+    content = {name: manifest[name] for name in ("images", "boxes", "pixels", "skipped") if name in manifest}
+    return folder.summarize({"pseudo_labels": content, "pictures": picture, "exported": exported})
 
 
 def evaluate(experiment: Experiment) -> dict[str, Any]:
@@ -82,7 +81,7 @@ def evaluate(experiment: Experiment) -> dict[str, Any]:
         raise DataError("--eval_data is needed")
     with timed(folder, "evaluate"):
         metrics = task.evaluate(model, source, os.path.join(folder.path, "evaluation"), "evaluating")
-    print(json.dumps({name: round(metrics[name], 4) for name in AP_COLUMNS}))
+    print(json.dumps({name: round(metrics[name], 4) for name in task.metrics}))
     return folder.summarize(
         {
             "evaluation": metrics,
@@ -100,7 +99,7 @@ def _evaluate_files(experiment: Experiment) -> dict[str, Any]:
         raise DataError("--detections needs --eval_data=coco:GROUND_TRUTH.json")
     handover = experiment.handover
     metrics = coco_metrics.evaluate_files(place.split(",")[0], handover.detections, handover.iou_type)
-    print(json.dumps({name: round(metrics[name], 4) for name in AP_COLUMNS}))
+    print(json.dumps({name: round(metrics[name], 4) for name in coco_metrics.STATS[:6]}))
     return folder.summarize({"evaluation": metrics, "skipped_inputs": {}})
 
 
@@ -117,28 +116,18 @@ def predict(experiment: Experiment) -> dict[str, Any]:
         max_skipped_fraction=options.max_skipped_fraction,
     )
     output = experiment.handover.output or os.path.join(folder.path, "predictions")
-    os.makedirs(os.path.join(output, "drawn"), exist_ok=True)
     source = dataclasses.replace(source, categories=task.categories)
-    threshold = experiment.decoding.eval_score_threshold
-    found = []
     with timed(folder, "predict"):
-        for i, objects in enumerate(task.predictions(model, source, 0, len(source), threshold)):
-            image = source.read_image(tf.constant(i, tf.int64)).numpy()
-            name = str(source.ids[i]).replace(os.sep, "__") + ".png"
-            write_png(os.path.join(output, "drawn", name), task.draw(image, confident(objects, experiment.pseudo_labels.score_threshold)))
-            found.append(objects)
-    results = coco_metrics.results(source, found)
-    write_json(os.path.join(output, "detections.json"), results)
-    images = [{"id": i, "file_name": str(n)} for i, n in zip(source.coco_image_ids(), source.ids)]
-    write_json(os.path.join(output, "images.json"), images)
-    print(f"{len(results)} detections on {len(source)} images: {output}")
-    content = {"images": len(source), "boxes": len(results), "output": output, "checkpoint": checkpoint}
+        found = tqdm.tqdm(task.predict(model, source, 0, len(source)), "predicting", len(source), unit=" images")
+        numbers = task.write_predictions(source, found, output)
+    print(f"{len(source)} images: {numbers}; {output}")
+    content = {"images": len(source), **numbers, "output": output, "checkpoint": checkpoint}
     return folder.summarize({"predictions": content, "skipped_inputs": {"images": dict(source.report.counts)}})
 
 
 def export(experiment: Experiment) -> dict[str, Any]:
     """Writes the run's model as .keras, SavedModel and, with --tflite, TFLite."""
     folder, task, model, checkpoint = open_model(experiment)
-    paths = export_model(experiment, task, model)
+    paths = task.export(model, os.path.join(folder.path, "export"))
     print("\n".join(f"{kind:<12} {path}" for kind, path in paths.items()))
     return folder.summarize({"export": paths, "checkpoint": checkpoint})

@@ -15,7 +15,7 @@ from official.data.source import DataError, Source, labeled_subset, listed_subse
 from official.data.sources import ReadOptions, open_source
 from official.experiment import Experiment
 from official.self_training.loop import load_weights
-from official.tasks.registry import build_task
+from official.tasks.registry import TASKS, build_task
 from official.tasks.task import Task
 from official.training.distribution import set_up_runtime
 from official.training.recovery import checkpoint_steps
@@ -32,6 +32,7 @@ def read_options(experiment: Experiment) -> ReadOptions:
         full_check=data.check_images == "full",
         max_image_pixels=data.max_image_pixels,
         max_skipped_fraction=data.max_skipped_fraction,
+        masks=TASKS[experiment.model.task].label_kind == "masks",
     )
 
 
@@ -67,7 +68,7 @@ def open_unlabeled(experiment: Experiment, rest: Source | None) -> Source:
             "--unlabeled_data=rest, but every picture of --labeled_data is used with its label; "
             "lower --labeled_fraction, or name unlabelled data"
         )
-    return dataclasses.replace(rest, annotations=None, categories=())
+    return rest.without_labels()
 
 
 def open_eval(experiment: Experiment, task: Task) -> Source | None:

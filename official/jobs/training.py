@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, Sequence
 
 import tensorflow as tf
 
-from official.data.source import DataError
-from official.evaluation.drawing import confident, sheet, write_png
+from official.data.source import DataError, Source
+from official.evaluation.drawing import sheet, write_png
 from official.experiment import Experiment
-from official.export import export_detector
 from official.jobs.opening import open_eval, open_labeled, open_unlabeled, timed
 from official.self_training.loop import SelfTraining, load_weights
 from official.tasks.registry import build_task
-from official.tasks.task import Task
 from official.training.distribution import build_strategy, is_chief, set_up_runtime
 from official.training.run_folder import RunFolder
-
-AP_COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
 
 def _open_loop(experiment: Experiment, folder: RunFolder, *, unlabeled: bool) -> SelfTraining:
@@ -30,7 +26,7 @@ def _open_loop(experiment: Experiment, folder: RunFolder, *, unlabeled: bool) ->
         task = build_task(experiment, labeled.categories)
         pool = open_unlabeled(experiment, rest) if unlabeled else None
         evaluation = open_eval(experiment, task)
-    if labeled.annotations.counts().sum() == 0:
+    if labeled.annotations is not None and labeled.annotations.counts().sum() == 0:
         raise DataError(f"{labeled.word}: none of the {len(labeled)} labelled images has a usable box")
     if is_chief(strategy):
         folder.note_categories(labeled.categories)
@@ -38,11 +34,15 @@ def _open_loop(experiment: Experiment, folder: RunFolder, *, unlabeled: bool) ->
             if source is not None:
                 folder.note_source(role, source)
     print(
-        f"labelled: {len(labeled)} images, {len(labeled.annotations.boxes)} boxes, {len(labeled.categories)} classes"
+        f"labelled: {len(labeled)} images, {_amount(labeled)}, {len(labeled.categories)} classes"
         + (f"; unlabelled: {len(pool)} images" if pool else "")
         + (f"; evaluation: {len(evaluation)} images" if evaluation else "")
     )
     return SelfTraining(task, experiment, strategy, labeled, pool, evaluation)
+
+
+def _amount(source: Source) -> str:
+    return "masks" if source.annotations is None else f"{len(source.annotations.boxes)} boxes"
 
 
 def self_train(experiment: Experiment) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def self_train(experiment: Experiment) -> dict[str, Any]:
     if is_chief(loop.strategy):
         with timed(folder, "hand_over"):
             student = load_weights(loop.task, summary["student"]["checkpoint"])
-            summary["export"] = export_model(experiment, loop.task, student)
+            summary["export"] = loop.task.export(student, os.path.join(folder.path, "export"))
             summary["pictures"] = _teacher_beside_student(loop, summary, student)
     return _end_of_training(folder, loop, summary)
 
@@ -78,7 +78,7 @@ def train(experiment: Experiment) -> dict[str, Any]:
     if is_chief(loop.strategy):
         with timed(folder, "hand_over"):
             model = load_weights(loop.task, summary["teacher"]["checkpoint"])
-            summary["export"] = export_model(experiment, loop.task, model)
+            summary["export"] = loop.task.export(model, os.path.join(folder.path, "export"))
     return _end_of_training(folder, loop, summary)
 
 
@@ -88,10 +88,11 @@ def _end_of_training(folder: RunFolder, loop: SelfTraining, summary: dict[str, A
     if not is_chief(loop.strategy):
         return summary
     if loop.evaluation is not None:
-        summary["evaluation"] = {"coco_stats": summary[phases[-1]].get("coco_stats")}
+        last = summary[phases[-1]]
+        summary["evaluation"] = {name: last[name] for name in ("coco_stats", *loop.task.metrics) if name in last}
     summary = folder.summarize(summary)
-    print(table(summary))
-    _explain_zero(summary, phases)
+    print(table(summary, loop.task.metrics))
+    _explain_zero(summary, phases, loop.task.metrics[0])
     return summary
 
 
@@ -100,60 +101,57 @@ def _skipped(loop: SelfTraining) -> dict[str, dict[str, int]]:
     return {role: dict(s.report.counts) for role, s in sources.items() if s is not None}
 
 
-def table(summary: dict[str, Any]) -> str:
+def table(summary: dict[str, Any], metrics: Sequence[str]) -> str:
     """The result of a training job as text."""
-    lines = ["", "           " + "".join(f"{name:>8}" for name in AP_COLUMNS) + "   steps  seconds"]
+    widths = [max(8, len(name) + 2) for name in metrics]
+    head = "".join(f"{name:>{width}}" for name, width in zip(metrics, widths))
+    lines = ["", f"{'':<11}{head}   steps  seconds"]
     for name in ("teacher", "control", "student"):
         row = summary.get(name)
         if row:
-            values = "".join(f"{row[c]:8.3f}" if c in row else "       -" for c in AP_COLUMNS)
+            cells = [f"{row[m]:.3f}" if m in row else "-" for m in metrics]
+            values = "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths))
             lines.append(f"{name:<11}{values}{row['steps']:8d}{row['seconds']:9.0f}")
-    labels = summary.get("pseudo_labels")
-    if labels:
+    labels = summary.get("pseudo_labels", {})
+    if "boxes" in labels:
         lines.append(
             f"pseudo labels: {labels['boxes']} boxes at score >= {labels['threshold']} "
             f"on {labels['images_with_boxes']} of {labels['images']} images"
         )
+    elif labels:
+        lines.append(
+            f"pseudo labels: {labels['labelled_pixels']:.1%} of the pixels at score >= {labels['threshold']} "
+            f"on {labels['images_with_labels']} of {labels['images']} images"
+        )
     for name, path in {**summary.get("export", {}), "pictures": summary.get("pictures")}.items():
         if path:
             lines.append(f"{name:<12} {path}")
+    logs = {os.path.dirname(os.path.dirname(os.path.dirname(summary[n]["checkpoint"]))) for n in ("teacher", "student") if n in summary}
+    lines += [f"{'logs':<12} tensorboard --logdir={path}" for path in sorted(logs)]
     return "\n".join(lines)
 
 
-def _explain_zero(summary: dict[str, Any], phases: list[str]) -> None:
+def _explain_zero(summary: dict[str, Any], phases: list[str], metric: str) -> None:
     for name in phases:
-        if summary[name].get("AP", 1.0) <= 0.0:
+        if summary[name].get(metric, 1.0) <= 0.0:
             print(
-                f"WARNING: {name} has AP {summary[name]['AP']}. Either it was trained too little (loss in "
-                "TensorBoard), or training and evaluation data disagree about classes or boxes "
+                f"WARNING: {name} has {metric} {summary[name][metric]}. Either it was trained too little (loss in "
+                "TensorBoard), or training and evaluation data disagree about classes or labels "
                 "(look at the pictures `training_human` and `predictions` in TensorBoard)."
             )
-
-
-def export_model(experiment: Experiment, task: Task, model: tf.keras.Model) -> dict[str, str]:
-    """Hands a model over in the run folder; paths by kind."""
-    return export_detector(
-        model,
-        os.path.join(experiment.runtime.model_dir, "export"),
-        [category.name for category in task.categories],
-        task.decoder(experiment.decoding.eval_score_threshold),
-        legacy_resize=experiment.data.legacy_resize,
-        tflite=experiment.handover.tflite,
-    )
 
 
 def _teacher_beside_student(loop: SelfTraining, summary: dict[str, Any], student: tf.keras.Model) -> str | None:
     """One sheet: ground truth, teacher and student on the same evaluation pictures."""
     if loop.evaluation is None:
         return None
-    count, threshold = min(8, len(loop.evaluation)), loop.experiment.pseudo_labels.score_threshold
+    count = min(8, len(loop.evaluation))
     teacher = load_weights(loop.task, summary["teacher"]["checkpoint"])
     pictures, captions = [], []
-    found = [list(loop.task.label(model, loop.evaluation, 0, count)) for model in (teacher, student)]
+    found = [list(loop.task.predict(model, loop.evaluation, 0, count)) for model in (teacher, student)]
     for i in range(count):
         image = loop.evaluation.read_image(tf.constant(i, tf.int64)).numpy()
-        truth = {k: v for k, v in loop.evaluation.annotations.of(i).items() if k != "scores"}
-        rows = [truth] + [confident(objects[i], threshold) for objects in found]
+        rows = [loop.task.human_labels(loop.evaluation, i)] + [loop.task.shown(objects[i]) for objects in found]
         pictures += [loop.task.draw(image, row) for row in rows]
         captions += [f"{loop.evaluation.ids[i]}: human", "teacher", "student"]
     path = os.path.join(loop.experiment.runtime.model_dir, "pictures", "teacher_student.png")

@@ -1,4 +1,4 @@
-"""The three layers that stock Keras does not have right: batch norm, nearest upsampling, stochastic depth."""
+"""Layers that stock Keras does not have right: batch norm, upsampling, stochastic depth."""
 
 from __future__ import annotations
 
@@ -66,12 +66,43 @@ class UpsampleNearest(keras.layers.Layer):
     """
 
     def call(self, inputs):
-        batch = tf.shape(inputs)[0]
-        height, width, channels = inputs.shape[1:]
-        wide = tf.broadcast_to(
-            inputs[:, :, None, :, None, :], [batch, height, 2, width, 2, channels]
-        )
-        return tf.reshape(wide, [batch, 2 * height, 2 * width, channels])
+        batch, height, width = _sides(inputs)
+        channels = inputs.shape[-1]
+        wide = tf.broadcast_to(inputs[:, :, None, :, None, :], [batch, height, 2, width, 2, channels])
+        doubled = tf.reshape(wide, [batch, 2 * height, 2 * width, channels])
+        return tf.ensure_shape(doubled, [inputs.shape[0], *(s and 2 * s for s in inputs.shape[1:3]), channels])
+
+
+def _sides(x: tf.Tensor) -> list:
+    """Batch, height and width, as numbers where they are known."""
+    dynamic = tf.shape(x)
+    return [dynamic[i] if x.shape[i] is None else x.shape[i] for i in range(3)]
+
+
+@keras.saving.register_keras_serializable("self_training")
+class UpsampleBilinear(keras.layers.Layer):
+    """Enlarges height and width by a whole factor, bilinearly with half-pixel centres; float in, float32 inside.
+
+    Stock `UpSampling2D` resizes in the compute dtype, and its gradient (ResizeBilinearGrad) has no
+    kernel for reduced precision on every device.
+    """
+
+    def __init__(self, factor: int, **kwargs):
+        """Args: factor: of both sides; 1 does nothing."""
+        super().__init__(**kwargs)
+        self.factor = factor
+
+    def call(self, inputs):
+        if self.factor == 1:
+            return inputs
+        _, height, width = _sides(inputs)
+        size = tf.stack([height * self.factor, width * self.factor])
+        resized = tf.image.resize(tf.cast(inputs, tf.float32), size)
+        static = [s and s * self.factor for s in inputs.shape[1:3]]
+        return tf.cast(tf.ensure_shape(resized, [inputs.shape[0], *static, inputs.shape[-1]]), inputs.dtype)
+
+    def get_config(self):
+        return {**super().get_config(), "factor": self.factor}
 
 
 _step_randomness = threading.local()

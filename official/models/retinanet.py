@@ -15,7 +15,8 @@ import tensorflow as tf
 
 from official.models import anchors as anchor_lib
 from official.models.decoding import DetectionDecoder
-from official.models.layers import SyncBatchNormalization, UpsampleNearest
+from official.models.features import backbone_features, check_size
+from official.models.pyramid import PyramidBuilder
 
 keras = tf.keras
 
@@ -66,12 +67,12 @@ class RetinaNet(keras_cv.models.RetinaNet):
         Raises:
           ValueError: the image size does not fit the coarsest level.
         """
-        _check_size(image_size, max_level)
+        check_size(image_size, max_level)
         arguments = {k: v for k, v in locals().items() if k not in ("self", "kwargs", "__class__")}
-        build = _Builder(batch_norm_momentum, batch_norm_epsilon)
+        build = _Builder(filters=fpn_filters, momentum=batch_norm_momentum, epsilon=batch_norm_epsilon)
         images = keras.Input((image_size, image_size, 3), name="images")
-        features = _backbone_features(backbone, images, min_level, max_level)
-        pyramid = build.pyramid(features, max_level, fpn_filters)
+        features = backbone_features(backbone, images, min_level, max_level)
+        pyramid = build.fpn(features, max_level)
         anchors_per_cell = num_scales * len(anchor_lib.ASPECT_RATIOS)
         prior = keras.initializers.Constant(-math.log((1 - CLASS_PRIOR) / CLASS_PRIOR))
         outputs = {
@@ -124,55 +125,8 @@ class RetinaNet(keras_cv.models.RetinaNet):
         return {"name": self.name, "trainable": self.trainable, **config}
 
 
-def _check_size(image_size: int, max_level: int) -> None:
-    stride = 2**max_level
-    if image_size % stride:
-        raise ValueError(
-            f"image_size={image_size} is not a multiple of {stride}, the stride of max_level={max_level}; "
-            f"use {math.ceil(image_size / stride) * stride}"
-        )
-
-
-def _backbone_features(backbone, images, min_level, max_level) -> dict[int, tf.Tensor]:
-    """Calls the backbone on `images` and returns its features by level, up to level 5."""
-    levels = range(min_level, min(max_level, 5) + 1)
-    missing = [f"P{level}" for level in levels if f"P{level}" not in backbone.pyramid_level_inputs]
-    if missing:
-        raise ValueError(f"the backbone has no {missing}; it has {sorted(backbone.pyramid_level_inputs)}")
-    taps = [backbone.get_layer(backbone.pyramid_level_inputs[f"P{level}"]).output for level in levels]
-    extractor = keras.Model(backbone.inputs, taps, name="backbone")
-    found = extractor(images)
-    return dict(zip(levels, found if isinstance(found, list) else [found]))
-
-
-class _Builder:
-    """Makes pyramid and heads out of stock layers, so that an exported graph needs no code of ours."""
-
-    def __init__(self, momentum, epsilon):
-        self.momentum = momentum
-        self.epsilon = epsilon
-
-    def norm(self, x, name):
-        return SyncBatchNormalization(momentum=self.momentum, epsilon=self.epsilon, name=name)(x)
-
-    def pyramid(self, features, max_level, filters):
-        """FPN: lateral 1x1, top-down nearest sum, 3x3 on every level, then batch norm without activation."""
-        conv = keras.layers.Conv2D
-        maps, above = {}, None
-        for level in sorted(features, reverse=True):
-            x = conv(filters, 1, padding="same", name=f"fpn_lateral_{level}")(features[level])
-            if above is not None:
-                up = UpsampleNearest(name=f"fpn_up_{level}")(above)
-                x = keras.layers.Add(name=f"fpn_sum_{level}")([x, up])
-            above = x
-            maps[level] = conv(filters, 3, padding="same", name=f"fpn_conv_{level}")(x)
-        top = max(features)
-        for level in range(top + 1, max_level + 1):
-            below = maps[level - 1]
-            if level > top + 1:
-                below = keras.layers.Activation("relu", name=f"fpn_relu_{level}")(below)
-            maps[level] = conv(filters, 3, strides=2, padding="same", name=f"fpn_conv_{level}")(below)
-        return {level: self.norm(maps[level], f"fpn_bn_{level}") for level in sorted(maps)}
+class _Builder(PyramidBuilder):
+    """The pyramid, and heads whose convolutions the levels share."""
 
     def head(self, pyramid, name, convs, filters, anchors_per_cell, values, bias_initializer):
         """One tower: convolutions shared by the levels, batch norms of their own. [B, A, values]."""

@@ -15,44 +15,47 @@ PER_KIND = 6
 
 
 def describe(store: LabelStore) -> str:
-    """A table: boxes per class at several thresholds, and pictures left without a box."""
-    names = [category.name for category in store.categories()]
+    """A table: boxes (or thousands of pixels) per class at several thresholds, and pictures without any."""
+    names, kind = [category.name for category in store.categories()], store.kind()
     counts = np.zeros((len(THRESHOLDS), len(names)), int)
     empty = np.zeros(len(THRESHOLDS), int)
     images = 0
     for row in store.rows():
         images += 1
         for i, threshold in enumerate(THRESHOLDS):
-            classes = row["classes"][row["scores"] >= threshold]
-            counts[i] += np.bincount(classes, minlength=len(names))
-            empty[i] += len(classes) == 0
-    width = max(10, *(len(name) + 2 for name in names))
-    lines = ["score >=" + "".join(f"{n:>{width}}" for n in [*names, "all", "no box"])]
+            found = kind.at(row, np.full(len(names), threshold))
+            classes = found["classes"] if "classes" in found else found["mask"][found["mask"] != 255]
+            counts[i] += np.bincount(classes.ravel(), minlength=len(names))
+            empty[i] += classes.size == 0
+    unit, none = (1, "no box") if kind.name == "boxes" else (1000, "all ignored")
+    width = max(12, *(len(name) + 2 for name in names))
+    lines = ["score >=" + "".join(f"{n:>{width}}" for n in [*names, "all", none])]
     for i, threshold in enumerate(THRESHOLDS):
-        cells = [*counts[i], counts[i].sum(), empty[i]]
+        cells = [*(counts[i] // unit), counts[i].sum() // unit, empty[i]]
         lines.append(f"{threshold:8.2f}" + "".join(f"{c:>{width}}" for c in cells))
     manifest = store.manifest()
-    lines.append(f"{images} images, labelled by {manifest['teacher_sha256'][:12]} from {manifest['data']}")
+    what = "boxes" if unit == 1 else "thousands of pixels"
+    lines.append(f"{what} of {images} images, labelled by {manifest['teacher_sha256'][:12]} from {manifest['data']}")
     return "\n".join(lines)
 
 
 def draw_sheet(store: LabelStore, source: Source, task: Task, threshold: float) -> np.ndarray:
-    """The surest pictures, those nearest to the threshold, and those with the least. uint8 [H, W, 3]."""
-    rows = list(store.rows())
-    best = np.array([row["scores"].max() if len(row["scores"]) else 0.0 for row in rows])
+    """The surest pictures, those in between, and those with the least. uint8 [H, W, 3]."""
+    kind, rows = store.kind(), list(store.rows())
+    best = np.array([kind.sureness(row, threshold) for row in rows])
+    middle = threshold if kind.name == "boxes" else 0.5  # a borderline box, a picture half of which is sure
     place = {str(image_id): i for i, image_id in enumerate(source.ids)}
     kinds = {
         "best": np.argsort(-best, kind="stable"),
-        "borderline": np.argsort(np.abs(best - threshold), kind="stable"),
+        "borderline": np.argsort(np.abs(best - middle), kind="stable"),
         "emptiest": np.argsort(best, kind="stable"),
     }
     pictures, captions = [], []
-    for kind, order in kinds.items():
+    shown_from = min(threshold, 0.3) if kind.name == "boxes" else threshold
+    for name, order in kinds.items():
         for number in order[:PER_KIND]:
             row = rows[number]
             image = source.read_image(tf.constant(place[row["id"]], tf.int64)).numpy()
-            shown = row["scores"] >= min(threshold, 0.3)
-            objects = {k: row[k][shown] for k in ("boxes", "classes", "scores")}
-            pictures.append(task.draw(image, objects))
-            captions.append(f"{kind} {best[number]:.2f} {row['id']}")
+            pictures.append(task.draw(image, kind.at(row, np.full(len(task.categories), shown_from))))
+            captions.append(f"{name} {best[number]:.2f} {row['id']}")
     return sheet(pictures, columns=PER_KIND, captions=captions)

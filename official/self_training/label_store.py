@@ -1,8 +1,8 @@
 """Pseudo labels on disk: sharded TFRecords and a JSON manifest that says what made them.
 
 A shard holds the labels of a fixed range of pictures, as TF Examples in the layout of the original
-stack, without the pixels. Every detection above a low floor is kept, so thresholds are applied on
-reading. A shard, then its small JSON (count, checksum, histograms), appear by rename; a shard
+stack, without the pixels; official/self_training/label_kinds.py says how. Everything above a low
+floor is kept with its score, so thresholds are applied on reading. A shard, then its small JSON (count, checksum, histograms), appear by rename; a shard
 without its JSON does not exist. The manifest is written when all shards are there.
 """
 
@@ -19,19 +19,13 @@ from typing import Any, Iterable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from official.data.coco import to_coco
-from official.data.source import Annotations, Category, DataError, Source
-from official.data.tfrecord import encode_example
-from official.training.recovery import read_json, sync_folder, write_json
+from official.data.source import Category, Source
+from official.self_training.label_kinds import KINDS, LabelError as LabelError
+from official.files import read_json, sync_folder, write_json
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 PLAN = "plan.json"
-SCORE_BINS = 20
-
-
-class LabelError(DataError):
-    """A label store that cannot be used as asked."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,55 +84,29 @@ class LabelStore:
         """Writes one shard.
 
         Args:
-          rows: per picture "id", "file_name", "size", "boxes", "scores", "classes".
+          rows: per picture "id", "file_name", "size" and what the store's kind holds.
           names: of the classes.
         """
-        path = self.shard_path(shard)
+        path, kind = self.shard_path(shard), self.kind()
         temporary = f"{path}.tmp{os.getpid()}"
-        scores, classes, empty, images = [], [], 0, 0
+        totals = {"images": 0}
         with _discard_on_error(temporary), tf.io.TFRecordWriter(temporary) as writer:
             for row in rows:
-                boxes = np.asarray(row["boxes"])
-                objects = {
-                    **{k: row[k] for k in ("boxes", "classes", "scores")},
-                    "crowd": np.zeros(len(boxes), bool),
-                    "area": (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]),
-                }
-                example = encode_example(b"", row["id"], row["file_name"], row["size"], objects, names)
-                writer.write(example.SerializeToString(deterministic=True))
-                scores.append(row["scores"])
-                classes.append(row["classes"])
-                empty += len(boxes) == 0
-                images += 1
+                writer.write(kind.encode(row, names).SerializeToString(deterministic=True))
+                totals = _added(totals, {"images": 1, **kind.counts(row, len(names))})
         os.replace(temporary, path)
         sync_folder(self.folder)
-        write_json(
-            path + ".json",
-            {
-                "images": images,
-                "images_without_boxes": int(empty),
-                "boxes": int(sum(map(len, scores))),
-                "sha256": _checksum(path),
-                "score_histogram": _histogram(np.concatenate(scores) if scores else np.zeros(0)),
-                "class_counts": np.bincount(np.concatenate(classes), minlength=len(names)).tolist(),
-            },
-        )
+        write_json(path + ".json", {**totals, "sha256": _checksum(path)})
 
     def finish(self, shards: int, skipped: dict[str, int]) -> dict[str, Any] | None:
         """Writes the manifest if every shard is there; returns it, or None while some are missing."""
         metas = [read_json(self.shard_path(shard) + ".json") for shard in range(shards)]
         if not all(metas):
             return None
-        manifest = {
-            **self.plan(),
-            "shards": metas,
-            "images": sum(m["images"] for m in metas),
-            "boxes": sum(m["boxes"] for m in metas),
-            "images_without_boxes": sum(m["images_without_boxes"] for m in metas),
-            "score_histogram": np.sum([m["score_histogram"] for m in metas], axis=0).tolist(),
-            "class_counts": np.sum([m["class_counts"] for m in metas], axis=0).tolist(),
-            "skipped": skipped,
-        }
+        totals = {"images": 0}
+        for meta in metas:
+            totals = _added(totals, {k: v for k, v in meta.items() if k != "sha256"})
+        manifest = {**self.plan(), "shards": metas, **totals, "skipped": skipped}
         write_json(os.path.join(self.folder, MANIFEST), manifest)
         return manifest
 
@@ -170,21 +138,22 @@ class LabelStore:
         """The classes of the labels."""
         return tuple(Category(c["id"], c["name"]) for c in self.plan()["categories"])
 
+    def kind(self):
+        """Boxes or masks; stores made before masks existed do not say and hold boxes."""
+        return KINDS[self.plan().get("kind", "boxes")]
+
     def rows(self) -> Iterable[dict[str, Any]]:
         """Every picture's stored labels, in order; see `write_shard`."""
+        kind = self.kind()
         for shard in range(len(self.manifest()["shards"])):
             for record in tf.data.TFRecordDataset(self.shard_path(shard)).as_numpy_iterator():
-                yield _parse(record)
+                yield kind.parse(record)
 
-    def read(self, source: Source, threshold: float, class_thresholds: dict[str, float] | None = None) -> Source:
-        """The unlabelled source with its pseudo labels at a threshold.
-
-        Args:
-          source: the pictures that were labelled.
-          threshold: boxes with score >= threshold are used; `class_thresholds` overrides it by name.
+    def limits(self, threshold: float, class_thresholds: dict[str, float] | None = None) -> np.ndarray:
+        """The threshold of every class; `class_thresholds` overrides it by name.
 
         Raises:
-          LabelError: other pictures than the source's, or no box reaches the threshold.
+          LabelError: a name that is no class.
         """
         categories = self.categories()
         limits = np.full(len(categories), threshold, np.float32)
@@ -193,50 +162,53 @@ class LabelStore:
             if not matches:
                 raise LabelError(f"class_thresholds names {name!r}; the classes are {[c.name for c in categories]}")
             limits[matches[0]] = value
-        rows = {row["id"]: row for row in self.rows()}
-        missing = [i for i in source.ids if i not in rows]
-        if missing:
-            raise LabelError(f"{self.folder} has no labels for {len(missing)} images, the first is {missing[0]}")
-        kept = []
-        for image_id in source.ids:
-            row = rows[image_id]
-            sure = row["scores"] >= limits[row["classes"]]
-            kept.append({name: row[name][sure] for name in ("boxes", "classes", "scores")})
-        annotations = Annotations.from_images(kept)
-        if len(annotations.boxes) == 0:
+        return limits
+
+    def read(
+        self, source: Source, threshold: float, class_thresholds: dict[str, float] | None = None
+    ) -> tuple[Source, np.ndarray, dict[str, Any]]:
+        """The unlabelled source with its pseudo labels at a threshold.
+
+        Args:
+          source: the pictures that were labelled.
+          threshold: labels with score >= threshold are used; `class_thresholds` overrides it by name.
+
+        Returns:
+          The labelled source, bool [images] whether each has a label, and numbers for the summary.
+
+        Raises:
+          LabelError: other pictures than the source's, or nothing reaches the threshold.
+        """
+        labelled, any_label, numbers = self.kind().read(self, source, self.limits(threshold, class_thresholds))
+        if not any_label.any():
             raise LabelError(self.explain_nothing(threshold))
-        return source.with_annotations(annotations, categories)
+        return labelled, any_label, numbers
+
+    def export(self, folder: str, threshold: float) -> str:
+        """Writes the labels at a threshold in a form that other tools open; returns the path."""
+        os.makedirs(folder, exist_ok=True)
+        return self.kind().export(self, folder, self.limits(threshold))
 
     def explain_nothing(self, threshold: float) -> str:
-        """Why no box is left: the score histogram and thresholds that would keep some."""
-        best = np.sort([row["scores"].max() if len(row["scores"]) else 0.0 for row in self.rows()])[::-1]
-        lines = [f"no pseudo box in {self.folder} reaches score_threshold={threshold}."]
+        """Why nothing is left: the score histogram and thresholds that would keep some."""
+        kind = self.kind()
+        what = {"boxes": "box", "masks": "pixel"}[kind.name]
+        best = np.sort([kind.highest(row) for row in self.rows()])[::-1]
+        lines = [f"no pseudo {what} in {self.folder} reaches score_threshold={threshold}."]
         lines.append("best score per picture, number of pictures:")
         for low, count in zip(np.arange(0, 1, 0.1), np.histogram(best, bins=10, range=(0, 1))[0]):
             lines.append(f"  {low:.1f}-{low + 0.1:.1f}  {count}")
         for share in (0.01, 0.1, 0.5):
             value = best[min(len(best) - 1, max(0, int(np.ceil(share * len(best))) - 1))]
-            lines.append(f"a threshold of {value:.3f} would keep a box in {share:.0%} of the pictures")
+            lines.append(f"a threshold of {value:.3f} would keep a {what} in {share:.0%} of the pictures")
         lines.append("Train the teacher longer, or lower --score_threshold.")
         return "\n".join(lines)
 
-    def export_coco(self, path: str, source: Source | None = None, threshold: float = 0.0) -> None:
-        """Writes the labels as a COCO JSON with a "score" per annotation."""
-        rows = list(self.rows())
-        objects = []
-        for row in rows:
-            sure = row["scores"] >= threshold
-            objects.append({name: row[name][sure] for name in ("boxes", "classes", "scores")})
-        labelled = Source(
-            word=self.folder,
-            ids=np.array([row["id"] for row in rows]),
-            sizes=np.array([row["size"] for row in rows]),
-            read_image=lambda index: index,
-            categories=self.categories(),
-            annotations=Annotations.from_images(objects),
-            file_names=np.array([row["file_name"] for row in rows]),
-        )
-        write_json(path, to_coco(labelled, with_scores=True))
+
+def _added(totals: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    """Sums of numbers and of lists of numbers by name, as JSON takes them."""
+    found = {k: np.add(totals.get(k, 0), more.get(k, 0)) for k in {**totals, **more}}
+    return {name: value.tolist() if value.ndim else int(value) for name, value in found.items()}
 
 
 @contextlib.contextmanager
@@ -252,25 +224,6 @@ def _discard_on_error(path: str):
 def ids_digest(ids: Sequence[str]) -> str:
     """A digest of the ids in their order."""
     return hashlib.sha256("\n".join(map(str, ids)).encode()).hexdigest()[:16]
-
-
-def _parse(record: bytes) -> dict[str, Any]:
-    feature = tf.train.Example.FromString(record).features.feature
-    height = feature["image/height"].int64_list.value[0]
-    width = feature["image/width"].int64_list.value[0]
-    corners = [feature[f"image/object/bbox/{k}"].float_list.value for k in ("ymin", "xmin", "ymax", "xmax")]
-    return {
-        "id": feature["image/source_id"].bytes_list.value[0].decode(),
-        "file_name": feature["image/filename"].bytes_list.value[0].decode(),
-        "size": (height, width),
-        "boxes": np.array(corners, np.float32).T.reshape(-1, 4) * np.float32([height, width, height, width]),
-        "classes": np.array(feature["image/object/class/label"].int64_list.value, np.int32) - 1,
-        "scores": np.array(feature["image/object/score"].float_list.value, np.float32),
-    }
-
-
-def _histogram(scores: np.ndarray) -> list[int]:
-    return np.histogram(scores, bins=SCORE_BINS, range=(0.0, 1.0))[0].tolist()
 
 
 def _checksum(path: str) -> str:

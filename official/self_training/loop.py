@@ -14,6 +14,7 @@ import dataclasses
 import os
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from official.data.source import Source
@@ -64,17 +65,15 @@ class SelfTraining:
         options = self.experiment.pseudo_labels
         store = self.label_store()
         thresholds = parse_thresholds(options.class_thresholds)
-        pseudo = store.read(self.unlabeled, options.score_threshold, thresholds)
-        counts = pseudo.annotations.counts()
+        pseudo, any_label, found = store.read(self.unlabeled, options.score_threshold, thresholds)
         numbers = {
             "images": len(pseudo),
-            "images_with_boxes": int((counts > 0).sum()),
-            "boxes": int(counts.sum()),
+            **found,
             "threshold": options.score_threshold,
             "skipped": store.manifest()["skipped"],
         }
         if options.empty_pseudo_images == "drop":
-            pseudo = pseudo.subset((counts > 0).nonzero()[0])
+            pseudo = pseudo.subset(any_label.nonzero()[0])
         self._show_labels(pseudo, store)
         return pseudo, numbers
 
@@ -107,14 +106,22 @@ class SelfTraining:
     def _show_labels(self, pseudo: Source, store: LabelStore) -> None:
         folder = os.path.join(self.experiment.runtime.model_dir, "student", "logs")
         summaries = Summaries(folder, chief=is_chief(self.strategy))
-        summaries.histogram("pseudo_labels/used_scores", pseudo.annotations.scores, 0)
-        summaries.scalars({"boxes": len(pseudo.annotations.boxes), "images": len(pseudo)}, 0, "pseudo_labels")
+        summaries.histogram("pseudo_labels/used_scores", store.kind().used_scores(pseudo), 0)
+        histogram = store.manifest()["score_histogram"]  # of every stored score, by bins of equal width
+        centres = (np.arange(len(histogram)) + 0.5) / len(histogram)
+        summaries.histogram("pseudo_labels/stored_scores", np.repeat(centres, np.minimum(histogram, 10_000)), 0)
         pictures = []
         for i in range(min(self.experiment.runtime.pictures, len(pseudo))):
             image = pseudo.read_image(tf.constant(i, tf.int64)).numpy()
-            pictures.append(self.task.draw(image, pseudo.annotations.of(i)))
+            pictures.append(self.task.draw(image, self._pseudo_labels_of(pseudo, i)))
         summaries.pictures("pseudo_labels", pictures, 0)
         summaries.flush()
+
+
+    def _pseudo_labels_of(self, pseudo: Source, index: int) -> dict[str, Any]:
+        if pseudo.annotations is not None:
+            return pseudo.annotations.of(index)
+        return self.task.human_labels(pseudo, index)
 
 
 def load_weights(task: Task, checkpoint: str) -> tf.keras.Model:

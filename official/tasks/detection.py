@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, Iterator
+import os
+from typing import Any, Iterable, Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -15,6 +16,8 @@ from official.data import pipeline
 from official.data.source import Category, Source
 from official.evaluation import coco_metrics, drawing
 from official.experiment import Experiment
+from official.export import export_detector
+from official.files import write_json
 from official.models.anchors import encode_targets
 from official.models.decoding import DetectionDecoder
 from official.models.efficientnet import build_efficientnet
@@ -27,6 +30,8 @@ class DetectionTask(Task):
     """RetinaNet, focal and Huber loss, COCO metrics."""
 
     name = "detection"
+    label_kind = "boxes"
+    metrics = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
     def __init__(self, experiment: Experiment, categories: tuple[Category, ...]):
         """Args: categories: the classes of the human labels."""
@@ -153,6 +158,33 @@ class DetectionTask(Task):
     def label(self, model: RetinaNet, source: Source, first: int, last: int) -> Iterator[dict[str, np.ndarray]]:
         return self.predictions(model, source, first, last, self.experiment.pseudo_labels.score_floor)
 
+    def predict(self, model: RetinaNet, source: Source, first: int, last: int) -> Iterator[dict[str, np.ndarray]]:
+        return self.predictions(model, source, first, last, self.experiment.decoding.eval_score_threshold)
+
+    def write_predictions(self, source: Source, found: Iterable[dict], output: str) -> dict[str, Any]:
+        """`detections.json` (COCO results), `images.json` (what its ids mean) and `drawn/`."""
+        kept = []
+        for i, objects in enumerate(found):
+            image = source.read_image(tf.constant(i, tf.int64)).numpy()
+            name = str(source.ids[i]).replace(os.sep, "__") + ".png"
+            drawing.write_png(os.path.join(output, "drawn", name), self.draw(image, self.shown(objects)))
+            kept.append(objects)
+        results = coco_metrics.results(source, kept)
+        images = [{"id": i, "file_name": str(n)} for i, n in zip(source.coco_image_ids(), source.ids)]
+        for name, content in (("detections", results), ("images", images)):
+            write_json(os.path.join(output, f"{name}.json"), content)
+        return {"boxes": len(results)}
+
+    def export(self, model: RetinaNet, folder: str) -> dict[str, str]:
+        return export_detector(
+            model,
+            folder,
+            [category.name for category in self.categories],
+            self.decoder(self.experiment.decoding.eval_score_threshold),
+            legacy_resize=self.experiment.data.legacy_resize,
+            tflite=self.experiment.handover.tflite,
+        )
+
     def evaluate(self, model: RetinaNet, source: Source, output_dir: str, progress: str = "") -> dict:
         threshold = self.experiment.decoding.eval_score_threshold
         found = self.predictions(model, source, 0, len(source), threshold)
@@ -162,6 +194,16 @@ class DetectionTask(Task):
 
     def draw(self, image: np.ndarray, objects: dict) -> np.ndarray:
         return drawing.draw_boxes(image, objects, [category.name for category in self.categories])
+
+    def shown(self, objects: dict) -> dict:
+        return drawing.confident(objects, self.experiment.pseudo_labels.score_threshold)
+
+    def human_labels(self, source: Source, index: int) -> dict:
+        return {k: v for k, v in source.annotations.of(index).items() if k != "scores"}
+
+    def batch_labels(self, batch: dict, index: int) -> dict:
+        real = batch["classes"][index] >= 0
+        return {name: batch[name][index][real] for name in ("boxes", "classes")}
 
 
 def detection_function(model: RetinaNet, decoder: DetectionDecoder):

@@ -7,9 +7,10 @@ from typing import Sequence
 from official.data.source import Category
 from official.experiment import Experiment
 from official.tasks.detection import DetectionTask
+from official.tasks.segmentation import SegmentationTask
 from official.tasks.task import Task
 
-TASKS = {DetectionTask.name: DetectionTask}
+TASKS = {task.name: task for task in (DetectionTask, SegmentationTask)}
 
 
 def build_task(experiment: Experiment, categories: Sequence[Category]) -> Task:

@@ -22,10 +22,16 @@ class Task(abc.ABC):
     Attributes:
       name: as in --task.
       categories: the classes, in the order of the class indices.
+      label_kind: what its sources and label stores hold, "boxes" or "masks".
+      metrics: names of the numbers that a result shows; the first one decides the best checkpoint.
     """
 
     name: str
     categories: tuple[Category, ...]
+    label_kind: str
+    metrics: tuple[str, ...]
+
+    # --- training ---------------------------------------------------------------------------------
 
     @abc.abstractmethod
     def build_model(self) -> tf.keras.Model:
@@ -51,6 +57,8 @@ class Task(abc.ABC):
     def loss_sums(self, outputs: Tensors, targets: Tensors) -> Tensors:
         """Named float32 scalars, weighted but not normalised; their sum is the loss."""
 
+    # --- on a trained model -----------------------------------------------------------------------
+
     @abc.abstractmethod
     def evaluate(self, model: tf.keras.Model, source: Source, output_dir: str, progress: str = "") -> dict:
         """Judges a model, writes its predictions below `output_dir`, returns the metrics."""
@@ -60,5 +68,35 @@ class Task(abc.ABC):
         """Pseudo labels of pictures first..last - 1, one dict of NumPy columns per picture, in order."""
 
     @abc.abstractmethod
+    def predict(self, model: tf.keras.Model, source: Source, first: int, last: int) -> Iterable[dict]:
+        """What the model finds in pictures first..last - 1, in pixels of the stored pictures, in order."""
+
+    @abc.abstractmethod
+    def write_predictions(self, source: Source, found: Iterable[dict], output: str) -> dict[str, Any]:
+        """Writes what `predict` gave, as files and drawn, below `output`; returns numbers for the summary."""
+
+    @abc.abstractmethod
+    def export(self, model: tf.keras.Model, folder: str) -> dict[str, str]:
+        """Hands the model over; paths by kind."""
+
+    # --- pictures ---------------------------------------------------------------------------------
+
+    @abc.abstractmethod
     def draw(self, image: Any, objects: dict) -> Any:
         """A uint8 picture with the given human labels, pseudo labels or predictions drawn on it."""
+
+    @abc.abstractmethod
+    def shown(self, objects: dict) -> dict:
+        """The part of labels or predictions that is sure enough to be drawn."""
+
+    @abc.abstractmethod
+    def human_labels(self, source: Source, index: int) -> dict:
+        """The labels of one picture, as `draw` takes them."""
+
+    @abc.abstractmethod
+    def batch_labels(self, batch: dict, index: int) -> dict:
+        """The labels of one row of a NumPy training batch, as `draw` takes them."""
+
+    def summary_pictures(self, metrics: dict) -> dict[str, Any]:
+        """Pictures made of an evaluation's metrics, uint8 by name; for TensorBoard."""
+        return {}

@@ -8,7 +8,6 @@ step), so the step is all that they need.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import signal
@@ -16,6 +15,8 @@ from typing import Any, Mapping
 
 import numpy as np
 import tensorflow as tf
+
+from official.files import read_json, sync_folder, write_json
 
 STATE = "state"
 META = "checkpoint.json"
@@ -172,38 +173,3 @@ def weights_sha256(variables: list[tf.Variable]) -> str:
         digest.update(variable.name.encode())
         digest.update(np.ascontiguousarray(variable.numpy()).tobytes())
     return digest.hexdigest()
-
-
-def write_json(path: str, content: Any) -> None:
-    """Writes JSON to a temporary name, flushes it to disk and renames it."""
-    temporary = f"{path}.tmp{os.getpid()}"
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def read_json(path: str) -> Any:
-    """Reads JSON; {} if the file is not there."""
-    if not os.path.isfile(path):
-        return {}
-    with open(path, encoding="utf-8") as file:
-        return json.load(file)
-
-
-def sync_folder(folder: str) -> None:
-    """Flushes a folder's files and entries to disk."""
-    for name in os.listdir(folder):
-        path = os.path.join(folder, name)
-        if os.path.isfile(path):
-            _fsync(path)
-    _fsync(folder)
-
-
-def _fsync(path: str) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

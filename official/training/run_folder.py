@@ -10,7 +10,7 @@ from typing import Any, Sequence
 
 from official.data.source import Category, Source
 from official.experiment import Experiment, experiment_from
-from official.training.recovery import read_json, write_json
+from official.files import read_json, write_json
 
 RUN = "run.json"
 SUMMARY = "summary.json"

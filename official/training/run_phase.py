@@ -13,11 +13,11 @@ import tqdm
 from official.data.example import denormalize
 from official.data.pipeline import example_reader
 from official.data.source import Source
-from official.evaluation.drawing import confident
 from official.experiment import Experiment
 from official.tasks.task import Task
 from official.training.distribution import is_chief
-from official.training.recovery import Checkpoints, StopRequest, read_json, weights_sha256, write_json
+from official.files import read_json, write_json
+from official.training.recovery import Checkpoints, StopRequest, weights_sha256
 from official.training.summaries import Summaries
 from official.training.trainer import Phase, Trainer
 
@@ -121,8 +121,10 @@ class PhaseRun:
         scalars = {k: v for k, v in metrics.items() if isinstance(v, float)}
         self.summaries.scalars(scalars, step, prefix="evaluation")
         self.summaries.scalars(metrics.get("per_class", {}), step, prefix="evaluation_per_class")
+        for name, picture in self.task.summary_pictures(metrics).items():
+            self.summaries.pictures(f"evaluation_{name}", [picture], step)
         if step in self.checkpoints.steps():
-            self.checkpoints.note_score(step, float(metrics["AP"]))
+            self.checkpoints.note_score(step, float(metrics[self.task.metrics[0]]))
         self._show_predictions(model, step)
         return metrics
 
@@ -146,14 +148,13 @@ class PhaseRun:
             return
         read = example_reader(self.eval_source)
         pictures = []
-        for i, objects in enumerate(self.task.label(model, self.eval_source, 0, count)):
-            shown = confident(objects, self.experiment.pseudo_labels.score_threshold)
+        for i, objects in enumerate(self.task.predict(model, self.eval_source, 0, count)):
             image = read(tf.constant(i, tf.int64))["image"].numpy()
-            pictures.append(self.task.draw(image, shown))
+            pictures.append(self.task.draw(image, self.task.shown(objects)))
         self.summaries.pictures("predictions", pictures, step)
 
     def _show_training_pictures(self) -> None:
-        """Augmented training pictures as the network sees them, with their boxes."""
+        """Augmented training pictures as the network sees them, with their labels."""
         count = self.experiment.runtime.pictures
         if not count or not self.chief:
             return
@@ -164,16 +165,13 @@ class PhaseRun:
                 source, batch_size=count, replica_batch_size=count, seed=self.experiment.runtime.seed,
                 stream=f"{self.phase.name}/{name}", threads=self.experiment.runtime.threads,
             )  # fmt: skip
-            batch = next(iter(dataset))
+            batch = {key: value.numpy() for key, value in next(iter(dataset)).items()}
             images = denormalize(batch["images"]).numpy()
-            pictures = []
-            for image, boxes, classes in zip(images, batch["boxes"].numpy(), batch["classes"].numpy()):
-                real = classes >= 0
-                pictures.append(self.task.draw(image, {"boxes": boxes[real], "classes": classes[real]}))
+            pictures = [self.task.draw(image, self.task.batch_labels(batch, i)) for i, image in enumerate(images)]
             self.summaries.pictures(f"training_{name}", pictures, 0)
 
     def _finish(self, metrics: dict[str, Any], seconds: float) -> dict[str, Any]:
-        wanted = ("AP", "AP50", "AP75", "APs", "APm", "APl", "per_class", "coco_stats")
+        wanted = (*self.task.metrics, "per_class", "coco_stats")
         result = {
             **{name: metrics[name] for name in wanted if name in metrics},
             "steps": self.phase.steps,

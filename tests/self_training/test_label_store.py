@@ -17,7 +17,7 @@ from tests import tiny
 class Teacher:
     """Stands in for a task: labels that are a function of the picture's number, and a count of the work."""
 
-    name = "detection"
+    name, label_kind = "detection", "boxes"
     categories = (Category(3, "a"), Category(9, "b"))
 
     def __init__(self):
@@ -56,10 +56,10 @@ def test_thresholds_apply_on_reading(tmp_path):
     source = tiny.scenes_source("unlabeled", labeled=False)
     everything = np.concatenate([row["scores"] for row in store.rows()])
     for threshold in (0.0, 0.45, 0.85):
-        assert len(store.read(source, threshold).annotations.boxes) == (everything >= threshold).sum()
+        assert len(store.read(source, threshold)[0].annotations.boxes) == (everything >= threshold).sum()
     exact = float(everything[0])
-    assert exact in store.read(source, exact).annotations.scores  # a score equal to the threshold stays
-    per_class = store.read(source, 0.0, {"b": 2.0}).annotations
+    assert exact in store.read(source, exact)[0].annotations.scores  # a score equal to the threshold stays
+    per_class = store.read(source, 0.0, {"b": 2.0})[0].annotations
     assert set(per_class.classes) == {0}
     with pytest.raises(LabelError, match="'zebra'"):
         store.read(source, 0.5, {"zebra": 0.1})
@@ -68,7 +68,7 @@ def test_thresholds_apply_on_reading(tmp_path):
 def test_a_subset_in_another_order_gets_its_own_labels(tmp_path):
     _, store = label(tmp_path)
     source = tiny.scenes_source("unlabeled", labeled=False).subset(np.array([5, 2, 1]))
-    assert store.read(source, 0.0).annotations.counts().tolist() == [2, 2, 1]
+    assert store.read(source, 0.0)[0].annotations.counts().tolist() == [2, 2, 1]
     other = tiny.scenes_source("val", labeled=False)
     with pytest.raises(LabelError, match="no labels for 16 images"):
         store.read(other, 0.0)
@@ -144,13 +144,13 @@ def test_damaged_shard_and_foreign_folder(tmp_path):
 
 def test_exported_as_coco(tmp_path):
     _, store = label(tmp_path / "store")
-    store.export_coco(str(tmp_path / "labels.json"), threshold=0.6)
-    data = json.load(open(tmp_path / "labels.json"))
+    path = store.export(str(tmp_path), 0.6)
+    data = json.load(open(path))
     assert len(data["images"]) == 16 and {c["id"] for c in data["categories"]} == {3, 9}
     assert all(a["score"] >= 0.6 for a in data["annotations"]) and len(data["annotations"]) == 10
     from pycocotools.coco import COCO
 
-    assert len(COCO(str(tmp_path / "labels.json")).getAnnIds()) == 10
+    assert len(COCO(path).getAnnIds()) == 10
 
 
 def test_labels_of_a_real_network_do_not_depend_on_shards(tmp_path):

@@ -1,0 +1,60 @@
+"""Pixel-wise cross-entropy with an ignore label."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+IGNORE = 255
+
+
+def pixel_cross_entropy(
+    logits: tf.Tensor, labels: tf.Tensor, *, ignore_label: int = IGNORE, label_smoothing: float = 0.0
+) -> tf.Tensor:
+    """Softmax cross-entropy of every picture, summed over its valid pixels, not normalised.
+
+    Ignored pixels have neither a loss nor a gradient. The original divides by the number of valid
+    pixels without a floor, so a batch of ignored pixels is NaN there; dividing is the caller's.
+
+    Args:
+      logits: float [batch, height, width, classes].
+      labels: integer [batch, height, width]; class indices, or `ignore_label`.
+      label_smoothing: s gives targets (1 - s) one-hot + s / classes.
+
+    Returns:
+      float32 [batch].
+
+    Source: tensorflow/tpu models/official/detection/modeling/losses.py:541-592.
+    """
+    logits = tf.cast(logits, tf.float32)
+    valid = labels != tf.cast(ignore_label, labels.dtype)
+    safe = tf.where(valid, tf.cast(labels, tf.int32), 0)
+    classes = logits.shape[-1]
+    targets = tf.one_hot(safe, classes, 1.0 - label_smoothing + label_smoothing / classes, label_smoothing / classes)
+    loss = tf.nn.softmax_cross_entropy_with_logits(labels=targets, logits=logits)
+    return tf.reduce_sum(tf.where(valid, loss, 0.0), axis=[1, 2])
+
+
+def valid_pixels(labels: tf.Tensor, *, ignore_label: int = IGNORE) -> tf.Tensor:
+    """Float32 [batch]: how many pixels of every picture have a label."""
+    return tf.reduce_sum(tf.cast(labels != tf.cast(ignore_label, labels.dtype), tf.float32), axis=[1, 2])
+
+
+def labels_at(labels: tf.Tensor, size: tuple[int, int], *, method: str = "nearest") -> tf.Tensor:
+    """Class maps at the logits' size.
+
+    Args:
+      labels: uint8 [batch, height, width].
+      size: (height, width); they divide the labels' own.
+      method: "nearest" takes the top left pixel of every cell, which is what the original's legacy
+        bilinear kernel does at whole ratios. "bilinear" interpolates the class numbers with
+        half-pixel centres and truncates, the artefact that re-implementations of the original show
+        at borders (a class between two others, or next to 255).
+
+    Returns:
+      int32 [batch, *size].
+    """
+    step = (labels.shape[1] // size[0], labels.shape[2] // size[1])
+    if method == "nearest":
+        return tf.cast(labels[:, :: step[0], :: step[1]], tf.int32)
+    resized = tf.image.resize(tf.cast(labels, tf.float32)[..., None], size)[..., 0]
+    return tf.cast(resized, tf.int32)

@@ -1,0 +1,98 @@
+"""Semantic segmentation: backbone, NAS-FPN or FPN, all levels summed at stride 4, convolutions, classes.
+
+Source: tensorflow/tpu models/official/detection/modeling/architecture/heads.py:1063-1160,
+nn_ops.py:587-715. keras-cv has no NAS-FPN and none of its segmenters has this head.
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from official.models.features import backbone_features, check_size
+from official.models.layers import UpsampleBilinear
+from official.models.pyramid import PyramidBuilder
+
+keras = tf.keras
+
+
+@keras.saving.register_keras_serializable("self_training")
+class Segmenter(keras.Model):
+    """Pixel classifier.
+
+    Input: {"images": float [B, H, W, 3]} or the tensor itself, normalised, sides divisible by
+    2^max_level; H and W may be unknown when it is built. Output: {"logits": float32 [B, H/4, W/4, C]}.
+    """
+
+    def __init__(
+        self,
+        backbone: keras.Model,
+        num_classes: int,
+        *,
+        image_size: int,
+        max_level: int = 7,
+        pyramid: str = "nas_fpn",
+        pyramid_repeats: int = 7,
+        fpn_filters: int = 256,
+        separable: bool = True,
+        head_convs: int = 3,
+        activation: str = "relu",
+        batch_norm_momentum: float = 0.997,
+        batch_norm_epsilon: float = 1e-3,
+        **kwargs,
+    ):
+        """Builds the functional graph.
+
+        Args:
+          backbone: has `pyramid_level_inputs` with "P3" .. "P5".
+          num_classes: background included, where the data have one.
+          image_size: side of the square input that it is trained on.
+          max_level: coarsest level; NAS-FPN's is 7.
+          pyramid: "nas_fpn" or "fpn".
+          pyramid_repeats: of the NAS-FPN cell.
+          fpn_filters: channels of pyramid and head.
+          separable: depthwise-separable convolutions in NAS-FPN (the paper's).
+          head_convs: 3x3 convolutions before the classifier.
+          activation: of pyramid and head.
+          batch_norm_momentum, batch_norm_epsilon: of pyramid and head.
+
+        Raises:
+          ValueError: the image size does not fit, or an unknown pyramid.
+        """
+        check_size(image_size, max_level)
+        arguments = {k: v for k, v in locals().items() if k not in ("self", "kwargs", "__class__")}
+        build = PyramidBuilder(
+            filters=fpn_filters, momentum=batch_norm_momentum, epsilon=batch_norm_epsilon,
+            separable=separable, activation=activation,
+        )  # fmt: skip
+        images = keras.Input((None, None, 3), name="images")
+        features = backbone_features(backbone, images, 3, max_level)
+        if pyramid == "nas_fpn":
+            maps = build.nas_fpn(features, pyramid_repeats)
+        elif pyramid == "fpn":
+            maps = build.fpn(features, max_level)
+        else:
+            raise ValueError(f"pyramid={pyramid!r} is unknown; choose nas_fpn or fpn")
+        raised = [UpsampleBilinear(2 ** (level - 2), name=f"fusion_up_{level}")(x) for level, x in maps.items()]
+        x = keras.layers.Add(name="fusion_sum")(raised) if len(raised) > 1 else raised[0]
+        for i in range(head_convs):
+            x = keras.layers.Conv2D(fpn_filters, 3, padding="same", kernel_initializer=_normal(), name=f"head_conv_{i}")(x)
+            x = build.norm(x, f"head_bn_{i}")
+            x = keras.layers.Activation(activation, name=f"head_act_{i}")(x)
+        x = keras.layers.Conv2D(num_classes, 1, padding="same", kernel_initializer=_normal(), name="classifier")(x)
+        logits = keras.layers.Activation("linear", dtype="float32", name="logits")(x)
+        super().__init__(inputs={"images": images}, outputs={"logits": logits}, **kwargs)
+        self.backbone, self.num_classes, self.image_size = backbone, num_classes, image_size
+        self._arguments = arguments
+
+    def compile(self, *args, **kwargs):
+        """Refused: Keras' own loop has neither the joint loss nor a global normaliser."""
+        raise TypeError("Segmenter is trained by official.training.trainer.Trainer, not by compile/fit")
+
+    def get_config(self):
+        config = dict(self._arguments)
+        config["backbone"] = keras.saving.serialize_keras_object(self.backbone)
+        return {"name": self.name, "trainable": self.trainable, **config}
+
+
+def _normal() -> keras.initializers.Initializer:
+    return keras.initializers.RandomNormal(0.0, 0.01)

@@ -1,0 +1,269 @@
+"""Semantic segmentation with NAS-FPN (the paper's PASCAL experiments)."""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import Any, Iterable, Iterator
+
+import numpy as np
+import tensorflow as tf
+import tqdm
+
+from losses.segmentation import labels_at, pixel_cross_entropy, valid_pixels
+from official.data import pipeline
+from official.data.mask_files import encode_class_map, stored_score
+from official.data.source import Category, Source
+from official.evaluation import drawing
+from official.evaluation.mean_iou import ConfusionMatrix
+from official.experiment import Experiment
+from official.export import class_probabilities, export_segmenter
+from official.files import write_json
+from official.models.efficientnet import build_efficientnet
+from official.models.segmenter import Segmenter
+from official.tasks.augmentation import augmentation
+from official.tasks.task import Task, Tensors
+
+STRIDE = 4  # of the logits
+
+
+class SegmentationTask(Task):
+    """NAS-FPN or FPN, pixel cross-entropy with ignore, mean IoU."""
+
+    name = "segmentation"
+    label_kind = "masks"
+    metrics = ("mIoU", "mIoU_padded", "pixel_accuracy")
+
+    def __init__(self, experiment: Experiment, categories: tuple[Category, ...]):
+        """Args: categories: the classes of the masks, in the order of their indices, background included."""
+        self.experiment = experiment
+        self.categories = tuple(categories)
+        self.augment = augmentation(experiment.augment, "image")
+        self.class_names = [category.name for category in self.categories]
+
+    # --- training ---------------------------------------------------------------------------------
+
+    def build_model(self) -> Segmenter:
+        options = self.experiment.model
+        backbone = build_efficientnet(
+            options.backbone,
+            width=options.backbone_width,
+            depth=options.backbone_depth,
+            survival_probability=options.survival_probability,
+            batch_norm_momentum=options.backbone_batch_norm_momentum,
+        )
+        return Segmenter(
+            backbone,
+            len(self.categories),
+            image_size=options.image_size,
+            max_level=options.max_level,
+            pyramid=options.pyramid,
+            pyramid_repeats=options.pyramid_repeats,
+            fpn_filters=options.fpn_filters,
+            separable=options.separable_pyramid,
+            head_convs=options.segmentation_convs,
+            batch_norm_momentum=options.batch_norm_momentum,
+            batch_norm_epsilon=options.batch_norm_epsilon,
+        )
+
+    def training_dataset(self, source: Source, **options: Any) -> tf.data.Dataset:
+        return pipeline.training_dataset(
+            source,
+            image_size=self.experiment.model.image_size,
+            augment=self.augment,
+            legacy_resize=self.experiment.data.legacy_resize,
+            **options,
+        )
+
+    def encode(self, batch: Tensors) -> Tensors:
+        if self.experiment.loss.mask_resize == "logits":
+            return {"labels": tf.cast(batch["masks"], tf.int32)}
+        side = self.experiment.model.image_size // STRIDE
+        return {"labels": labels_at(batch["masks"], (side, side), method=self.experiment.loss.mask_resize)}
+
+    def count(self, targets: Tensors) -> tf.Tensor:
+        return tf.reduce_sum(valid_pixels(targets["labels"]))
+
+    def normalizer(self, count: tf.Tensor) -> tf.Tensor:
+        return tf.maximum(count, 1.0)  # the original has no floor: a batch of ignored pixels is NaN there
+
+    def loss_sums(self, outputs: Tensors, targets: Tensors) -> Tensors:
+        logits = outputs["logits"]
+        if self.experiment.loss.mask_resize == "logits":
+            logits = tf.image.resize(logits, targets["labels"].shape[1:3])
+        smoothing = self.experiment.loss.label_smoothing
+        loss = pixel_cross_entropy(logits, targets["labels"], label_smoothing=smoothing)
+        return {"class_loss": tf.reduce_sum(loss)}
+
+    # --- on a trained model -----------------------------------------------------------------------
+
+    def _batches(self, source: Source, first: int, last: int, *, size: int = 0, masks: bool = False):
+        """Inference batches as NumPy, at the network's input size or another."""
+        dataset = pipeline.inference_dataset(
+            source,
+            batch_size=self.experiment.decoding.eval_batch_size,
+            image_size=size or self.experiment.model.image_size,
+            first=first,
+            last=last,
+            legacy_resize=self.experiment.data.legacy_resize,
+            masks=masks,
+            threads=self.experiment.runtime.threads,
+        )
+        return iter(dataset)
+
+    def evaluate(self, model: Segmenter, source: Source, output_dir: str, progress: str = "") -> dict:
+        """mIoU at the pictures' own sizes (as the VOC server) and at the padded input size (as the original)."""
+        native, padded = ConfusionMatrix(len(self.categories)), ConfusionMatrix(len(self.categories))
+        logits_of, size = network_function(model), self.experiment.model.image_size
+        bar = tqdm.tqdm(total=len(source), desc=progress, unit=" images", leave=False, disable=not progress)
+        for batch in self._batches(source, 0, len(source), masks=True):
+            logits = logits_of(batch["images"])
+            input_maps = _argmax_at(logits, size).numpy()
+            for i, index in enumerate(batch["index"].numpy()):
+                if index < 0:
+                    continue
+                padded.add(batch["masks"][i].numpy(), input_maps[i])
+                truth = source.read_mask(tf.constant(index, tf.int64)).numpy()
+                found = _class_map(logits[i : i + 1], size, batch["extent"][i], source.sizes[index])
+                native.add(truth, found.numpy())
+                bar.update(1)
+        bar.close()
+        metrics = {**native.metrics(self.class_names), "mIoU_padded": padded.metrics(self.class_names)["mIoU"]}
+        metrics["confusion_matrix"] = native.counts.tolist()
+        write_json(os.path.join(output_dir, "metrics.json"), {**metrics, "classes": self.class_names})
+        return metrics
+
+    def predict(self, model: Segmenter, source: Source, first: int, last: int) -> Iterator[dict[str, np.ndarray]]:
+        """Yields "mask" uint8 [H, W] and "score" float32 [H, W] at the pictures' own sizes."""
+        logits_of, size = network_function(model), self.experiment.model.image_size
+        for batch in self._batches(source, first, last):
+            logits = logits_of(batch["images"])
+            for i, index in enumerate(batch["index"].numpy()):
+                if index >= 0:
+                    extent = tf.cast(batch["extent"][i], tf.int32)
+                    probabilities = _probabilities(logits[i : i + 1], size, extent, source.sizes[index])
+                    yield {
+                        "mask": tf.argmax(probabilities, axis=-1).numpy().astype(np.uint8),
+                        "score": tf.reduce_max(probabilities, axis=-1).numpy(),
+                    }
+
+    def label(self, model: Segmenter, source: Source, first: int, last: int) -> Iterator[dict[str, np.ndarray]]:
+        """Class maps averaged over `--label_scales` (and mirrored), at the size in the network's input.
+
+        Softmax probabilities of every scale are brought to the input's size, averaged, and the winner
+        and its probability are kept. Source: paper section 3.2 (scales, threshold); fusion is A11.
+        """
+        options, size = self.experiment.pseudo_labels, self.experiment.model.image_size
+        stride = 2**self.experiment.model.max_level
+        sides = [max(stride, round(s * size / stride) * stride) for s in parse_scales(options.label_scales)]
+        probabilities_of = averaging_function(model, size, options.label_flip)
+        streams = [self._batches(source, first, last, size=side) for side in sides]
+        for batches in zip(*streams):
+            total = sum(probabilities_of(batch["images"]) for batch in batches) / len(batches)
+            winner, best = tf.argmax(total, axis=-1).numpy(), tf.reduce_max(total, axis=-1).numpy()
+            for i, index in enumerate(batches[0]["index"].numpy()):
+                if index >= 0:
+                    height, width = _extent(source.sizes[index], size)
+                    yield {
+                        "mask": winner[i, :height, :width].astype(np.uint8),
+                        "score": stored_score(best[i, :height, :width]),
+                    }
+
+    def write_predictions(self, source: Source, found: Iterable[dict], output: str) -> dict[str, Any]:
+        """`masks/` with palette PNGs of class indices, and `drawn/`."""
+        os.makedirs(os.path.join(output, "masks"), exist_ok=True)
+        pixels = np.zeros(len(self.categories), np.int64)
+        for i, objects in enumerate(found):
+            name = os.path.splitext(str(source.ids[i]).replace(os.sep, "__"))[0] + ".png"
+            with open(os.path.join(output, "masks", name), "wb") as file:
+                file.write(encode_class_map(objects["mask"], drawing.VOC_PALETTE))
+            image = source.read_image(tf.constant(i, tf.int64)).numpy()
+            drawing.write_png(os.path.join(output, "drawn", name), self.draw(image, objects))
+            pixels += np.bincount(objects["mask"].ravel(), minlength=len(pixels))
+        return {"pixels": dict(zip(self.class_names, pixels.tolist()))}
+
+    def export(self, model: Segmenter, folder: str) -> dict[str, str]:
+        handover, data = self.experiment.handover, self.experiment.data
+        return export_segmenter(model, folder, self.class_names, legacy_resize=data.legacy_resize, tflite=handover.tflite)
+
+    # --- pictures ---------------------------------------------------------------------------------
+
+    def draw(self, image: np.ndarray, objects: dict) -> np.ndarray:
+        return drawing.draw_mask(image, objects["mask"], self.class_names)
+
+    def shown(self, objects: dict) -> dict:
+        return objects
+
+    def human_labels(self, source: Source, index: int) -> dict:
+        return {"mask": source.read_mask(tf.constant(index, tf.int64)).numpy()}
+
+    def batch_labels(self, batch: dict, index: int) -> dict:
+        return {"mask": batch["masks"][index]}
+
+    def summary_pictures(self, metrics: dict) -> dict[str, np.ndarray]:
+        return {"confusion": drawing.draw_confusion(np.array(metrics["confusion_matrix"]), self.class_names)}
+
+
+def parse_scales(text: str) -> list[float]:
+    """`0.5,1,1.5` -> [0.5, 1.0, 1.5].
+
+    Raises:
+      ValueError: not positive numbers.
+    """
+    try:
+        scales = [float(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        scales = []
+    if not scales or min(scales) <= 0.0:
+        raise ValueError(f"label_scales={text!r} is not a list of positive numbers")
+    return scales
+
+
+def network_function(model: Segmenter):
+    """A compiled function: images -> logits; kept on the model."""
+    kept = model.__dict__.setdefault("_functions", {})
+    if "logits" not in kept:
+        kept["logits"] = tf.function(lambda images: model({"images": images}, training=False)["logits"], reduce_retracing=True)
+    return kept["logits"]
+
+
+def averaging_function(model: Segmenter, size: int, flip: bool):
+    """A compiled function: images of any side -> probabilities [B, size, size, C], mirrored ones averaged in."""
+    kept = model.__dict__.setdefault("_functions", {})
+    if (size, flip) not in kept:
+
+        def probabilities(images):
+            logits = model({"images": images}, training=False)["logits"]
+            return tf.image.resize(tf.nn.softmax(logits), [size, size])
+
+        @tf.function
+        def average(images):
+            found = probabilities(images)
+            if flip:  # a picture smaller than the input stands at its left, so the whole input is mirrored
+                found = 0.5 * (found + tf.reverse(probabilities(tf.reverse(images, [2])), [2]))
+            return found
+
+        kept[size, flip] = average
+    return kept[size, flip]
+
+
+@functools.partial(tf.function, reduce_retracing=True)
+def _probabilities(logits, size, extent, picture_size):
+    return class_probabilities(logits, size, extent, picture_size)
+
+
+@functools.partial(tf.function, reduce_retracing=True)
+def _argmax_at(logits, size):
+    return tf.argmax(tf.image.resize(logits, [size, size]), axis=-1, output_type=tf.int32)
+
+
+def _class_map(logits, size, extent, picture_size) -> tf.Tensor:
+    found = _probabilities(logits, size, tf.cast(extent, tf.int32), picture_size)
+    return tf.argmax(found, axis=-1, output_type=tf.int32)
+
+
+def _extent(picture_size: np.ndarray, size: int) -> tuple[int, int]:
+    """Height and width of a picture fitted into the input, as `augment.jitter.resize_and_crop` rounds them."""
+    scale = np.float32(size) / np.max(picture_size).astype(np.float32)
+    height, width = np.maximum(np.rint(picture_size.astype(np.float32) * scale), 1).astype(int)
+    return int(height), int(width)
