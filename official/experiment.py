@@ -163,7 +163,7 @@ class Runtime:
     job: str = option(
         "self_train",
         "What to do; see official/jobs.py.",
-        choices=("self_train", "train", "pseudo_label", "inspect_labels", "evaluate", "predict", "export", "write_scenes", "write_tfrecords"),
+        choices=("self_train", "train", "pseudo_label", "inspect_labels", "evaluate", "predict", "export", "model_stats", "gallery", "write_scenes", "write_tfrecords"),
     )
     model_dir: str = option("", "The run folder: everything a job writes is in it.")
     seed: int = option(0, "Decides weights, data order and every random draw.", lower=0)

@@ -55,6 +55,6 @@ def command_line(**overrides) -> list[str]:
     return [f"--{name}={value}" for name, value in experiment(**overrides).flags().items() if name in {**FLAGS, **TASKS["segmentation"], **overrides}]
 
 
-def scenes_source(split: str = "train", count: int = 16, **kwargs):
-    """Pictures of 64 pixels."""
-    return open_scenes(split, count, size=64, **kwargs)
+def scenes_source(split: str = "train", count: int = 16, *, task: str = "detection", **kwargs):
+    """Pictures of 64 pixels, labelled as the task wants them."""
+    return open_scenes(split, count, size=64, masks=task == "segmentation", **kwargs)

@@ -7,6 +7,8 @@
     evaluate         score a model, or an existing COCO results file
     predict          detect on a folder of pictures
     export           .keras, SavedModel, TFLite
+    model_stats      parameters and multiply-adds
+    gallery          one sheet of every augmentation
     write_scenes     the embedded data set as files in COCO format
     write_tfrecords  any source as TFRecord shards
 """
@@ -16,8 +18,8 @@ from __future__ import annotations
 from typing import Any, Callable
 
 from official.experiment import Experiment
-from official.jobs.on_data import write_scenes_job, write_tfrecords_job
-from official.jobs.on_model import evaluate, export, inspect_labels, predict, pseudo_label
+from official.jobs.on_data import gallery, write_scenes_job, write_tfrecords_job
+from official.jobs.on_model import evaluate, export, inspect_labels, model_stats, predict, pseudo_label
 from official.jobs.training import self_train, train
 
 JOBS: dict[str, Callable[[Experiment], dict[str, Any]]] = {
@@ -28,6 +30,8 @@ JOBS: dict[str, Callable[[Experiment], dict[str, Any]]] = {
     "evaluate": evaluate,
     "predict": predict,
     "export": export,
+    "model_stats": model_stats,
+    "gallery": gallery,
     "write_scenes": write_scenes_job,
     "write_tfrecords": write_tfrecords_job,
 }

@@ -8,6 +8,7 @@ from typing import Any
 from official.data.scenes_source import write_scenes
 from official.data.sources import open_source
 from official.data.tfrecord import write_tfrecords
+from official.evaluation.gallery import draw_gallery
 from official.experiment import Experiment
 from official.jobs.opening import read_options
 from official.training.run_folder import RunFolder
@@ -23,10 +24,20 @@ def write_scenes_job(experiment: Experiment) -> dict[str, Any]:
 
 
 def write_tfrecords_job(experiment: Experiment) -> dict[str, Any]:
-    """Writes --labeled_data as TFRecord shards."""
+    """Writes --labeled_data as TFRecord shards, with boxes or, for --task=segmentation, with masks."""
     folder = RunFolder(experiment)
     source = open_source(experiment.data.labeled_data, read_options(experiment))
     prefix = os.path.join(experiment.handover.output or os.path.join(folder.path, "tfrecords"), "data")
     paths = write_tfrecords(source, prefix, experiment.handover.output_shards)
     print(f"{len(source)} images in {len(paths)} files: {prefix}-*")
     return folder.summarize({"written": paths, "skipped_inputs": {"labeled": dict(source.report.counts)}})
+
+
+def gallery(experiment: Experiment) -> dict[str, Any]:
+    """Draws every operation at three levels and every preset sixteen times, on one picture of --labeled_data."""
+    folder = RunFolder(experiment)
+    source = open_source(experiment.data.labeled_data or "scenes:train,count=60", read_options(experiment))
+    output = experiment.handover.output or os.path.join(folder.path, "pictures")
+    paths = draw_gallery(source, output, experiment.runtime.seed)
+    print("\n".join(paths))
+    return folder.summarize({"pictures": paths})

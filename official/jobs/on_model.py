@@ -11,11 +11,12 @@ import tensorflow as tf
 import tqdm
 
 from official.data.image_folder import open_folder
-from official.data.source import DataError
+from official.data.source import Category, DataError
 from official.evaluation import coco_metrics
 from official.evaluation.drawing import write_png
 from official.experiment import Experiment
 from official.jobs.opening import open_eval, open_labeled, open_model, open_unlabeled, read_options, timed, trained_checkpoint
+from official.models.statistics import model_statistics
 from official.self_training import inspect_labels as inspection
 from official.self_training.label_store import LabelStore
 from official.self_training.loop import SelfTraining
@@ -131,3 +132,23 @@ def export(experiment: Experiment) -> dict[str, Any]:
     paths = task.export(model, os.path.join(folder.path, "export"))
     print("\n".join(f"{kind:<12} {path}" for kind, path in paths.items()))
     return folder.summarize({"export": paths, "checkpoint": checkpoint})
+
+
+def model_stats(experiment: Experiment) -> dict[str, Any]:
+    """Prints parameters and multiply-adds of the network that the flags describe; nothing needs to be trained."""
+    folder = RunFolder(experiment)
+    set_up_runtime(experiment.runtime)
+    try:
+        categories = folder.categories()
+    except ValueError:  # a new folder: the paper's numbers of classes
+        count = {"detection": 90, "segmentation": 21}.get(experiment.model.task, 1000)
+        categories = tuple(Category(i, str(i)) for i in range(count))
+    model = build_task(experiment, categories).build_model()
+    found = model_statistics(model, experiment.model.image_size)
+    whole = found["parameters"] + found["unused_head_parameters"]
+    print(
+        f"{experiment.model.backbone}, {len(categories)} classes, {experiment.model.image_size} px: "
+        f"{found['parameters'] / 1e6:.2f} M trainable parameters ({whole / 1e6:.2f} M with EfficientNet's unused "
+        f"classification head, as the paper counts), {found['multiply_adds'] / 1e9:.1f} B multiply-adds"
+    )
+    return folder.summarize({"model": found})

@@ -93,6 +93,11 @@ class Segmenter(keras.Model):
         config["backbone"] = keras.saving.serialize_keras_object(self.backbone)
         return {"name": self.name, "trainable": self.trainable, **config}
 
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        backbone = keras.saving.deserialize_keras_object(config["backbone"], custom_objects)
+        return cls(**{**config, "backbone": backbone})
+
 
 def _normal() -> keras.initializers.Initializer:
     return keras.initializers.RandomNormal(0.0, 0.01)

@@ -15,8 +15,8 @@ FLAGS = dict(pictures=0, teacher_steps=24, student_steps=24, label_shard_size=2,
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 
-def start(model_dir):
-    command = [sys.executable, "main.py", *tiny.command_line(**FLAGS), f"--model_dir={model_dir}"]
+def start(model_dir, task):
+    command = [sys.executable, "main.py", *tiny.command_line(**FLAGS, task=task), f"--model_dir={model_dir}"]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
@@ -43,11 +43,12 @@ def labels(model_dir):
     return {name: (folder / name).read_bytes() for name in sorted(os.listdir(folder)) if name.endswith(".tfrecord")}
 
 
-@pytest.fixture(scope="module")
-def straight(tmp_path_factory):
+@pytest.fixture(scope="module", params=tuple(tiny.TASKS))
+def straight(request, tmp_path_factory):
+    """(task, the folder of a run that was not disturbed)."""
     folder = tmp_path_factory.mktemp("straight")
-    finish(start(folder))
-    return folder
+    finish(start(folder, request.param))
+    return request.param, folder
 
 
 # Each run is killed three times: in the teacher, while labelling, and in the student.
@@ -55,9 +56,9 @@ KILL_POINTS = ("teacher/checkpoints/step_00000009", "pseudo_labels/labels-00002.
 
 
 def test_killed_in_every_phase_and_still_bit_identical(straight, tmp_path):
-    killed = 0
+    (task, straight), killed = straight, 0
     for place in KILL_POINTS:
-        process = start(tmp_path)
+        process = start(tmp_path, task)
         wait_for(tmp_path / place, process)
         time.sleep(0.02)
         if process.poll() is None:
@@ -65,7 +66,7 @@ def test_killed_in_every_phase_and_still_bit_identical(straight, tmp_path):
             killed += 1
         process.communicate()
     assert killed == len(KILL_POINTS)
-    finish(start(tmp_path))
+    finish(start(tmp_path, task))
     expected, found = summary(straight), summary(tmp_path)
     for phase in ("teacher", "student"):
         assert found[phase]["weights_sha256"] == expected[phase]["weights_sha256"], phase
@@ -74,11 +75,12 @@ def test_killed_in_every_phase_and_still_bit_identical(straight, tmp_path):
 
 
 def test_sigterm_saves_and_says_how_to_go_on(straight, tmp_path):
-    process = start(tmp_path)
+    task, straight = straight
+    process = start(tmp_path, task)
     wait_for(tmp_path / "teacher/checkpoints/step_00000003", process)
     process.send_signal(signal.SIGTERM)
     _, error = process.communicate(timeout=300)
     assert process.returncode == 128 + signal.SIGTERM
     assert "The same command goes on from here" in error.decode()
-    finish(start(tmp_path))
+    finish(start(tmp_path, task))
     assert summary(tmp_path)["student"]["weights_sha256"] == summary(straight)["student"]["weights_sha256"]
