@@ -35,6 +35,9 @@ class Settings:
       ignore_label: mask value of pixels from outside.
       cutout_const, translate_const: pixels at level 10.
       cutout_bbox_const, translate_bbox_const: the same for operations inside boxes.
+      reference_size: 0 is the original: those constants are pixels of the stored picture, whatever
+        its size (a translation by 250 pixels empties a small one). Above 0 they are meant for
+        pictures whose longer side is this, and scale with the picture.
       bbox_cutout_fraction: of the box, at level 10.
       weakening: True is the original's quirk: Solarize and Posterize weaken as the level grows
         (at level 10 Solarize does nothing). False turns them round: threshold 256 - 25.6 level,
@@ -51,10 +54,19 @@ class Settings:
     translate_const: float = 250.0
     cutout_bbox_const: float = 50.0
     translate_bbox_const: float = 120.0
+    reference_size: int = 0
     bbox_cutout_fraction: float = 0.75
     weakening: bool = True
     contrast_true_mean: bool = False
     exact_boxes: bool = False
+
+
+    def pixels(self, constant: float, level: float, size: tf.Tensor) -> tf.Tensor:
+        """Float32 scalar: a constant in pixels at a level (of 10), for a picture of (height, width) `size`."""
+        value = tf.constant(constant * level / 10.0, tf.float32)
+        if not self.reference_size:
+            return value
+        return value * tf.cast(tf.reduce_max(size), tf.float32) / self.reference_size
 
 
 IMAGE_SETTINGS = Settings(cutout_const=40.0, translate_const=100.0)  # of the sixteen image operations

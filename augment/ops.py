@@ -34,7 +34,7 @@ def _posterize_bits(level: float, settings: Settings) -> int:
     return min(max(bits if settings.weakening else 8 - bits, 0), 8)
 
 
-def _signed(value: float, key: tf.Tensor) -> tf.Tensor:
+def _signed(value: float | tf.Tensor, key: tf.Tensor) -> tf.Tensor:
     """+value or -value, one coin for the whole picture (AA:1352-1357)."""
     coin = tf.random.stateless_uniform([], key, alg="philox")
     return tf.where(coin >= 0.5, value, -value)
@@ -56,14 +56,15 @@ def _geometric(function: Callable, full: Callable, **where) -> Operation:
     """An operation with a random sign from function(example, argument, settings)."""
 
     def run(example, level, probability, key, settings):
-        argument = _signed(full(settings) * level / MAX_LEVEL, key)
+        argument = _signed(full(level, settings, tf.shape(example["image"])[:2]), key)
         return function(example, argument, settings, **where)
 
     return run
 
 
 def _cutout(image, level, key, settings):
-    return patches.random_cutout(image, int(settings.cutout_const * level / MAX_LEVEL), key, settings.fill)
+    half = tf.cast(settings.pixels(settings.cutout_const, level, tf.shape(image)[:2]), tf.int32)
+    return patches.random_cutout(image, half, key, settings.fill)
 
 
 def _bbox_cutout(example, level, probability, key, settings):
@@ -74,32 +75,34 @@ def _bbox_cutout(example, level, probability, key, settings):
 
 
 def _inside(make: Callable) -> Operation:
-    """An operation on the contents of boxes; make: (level, key, settings) -> patch operation."""
+    """An operation on the contents of boxes; make: (level, key, settings, picture size) -> patch operation."""
 
     def run(example, level, probability, key, settings):
         keys = tf.random.experimental.stateless_split(key, 2, alg="philox")
-        return patches.only_boxes(example, probability, keys[0], make(level, keys[1], settings))
+        patch_op = make(level, keys[1], settings, tf.shape(example["image"])[:2])
+        return patches.only_boxes(example, probability, keys[0], patch_op)
 
     return run
 
 
 def _inside_geometric(function: Callable, full: Callable, **where) -> Operation:
-    def make(level, key, settings):
-        argument = _signed(full(settings) * level / MAX_LEVEL, key)  # one sign for all boxes
+    def make(level, key, settings, size):
+        argument = _signed(full(level, settings, size), key)  # one sign for all boxes
         return lambda patch, _: function(patch, argument, settings, **where)
 
     return _inside(make)
 
 
 def _inside_pixel(function: Callable) -> Operation:
-    def make(level, key, settings):
+    def make(level, key, settings, size):
         return lambda patch, patch_key: {**patch, "image": function(patch["image"], level, patch_key, settings)}
 
     return _inside(make)
 
 
-def _cutout_inside(image, level, key, settings):
-    return patches.random_cutout(image, int(settings.cutout_bbox_const * level / MAX_LEVEL), key, settings.fill)
+def _cutout_inside(level, key, settings, size):
+    half = tf.cast(settings.pixels(settings.cutout_bbox_const, level, size), tf.int32)
+    return lambda patch, patch_key: {**patch, "image": patches.random_cutout(patch["image"], half, patch_key, settings.fill)}
 
 
 def _solarize(image, level, key, settings):
@@ -110,20 +113,20 @@ def _equalize(image, level, key, settings):
     return color.equalize(image)
 
 
-def _rotation(settings: Settings) -> float:
-    return 30.0
+def _rotation(level, settings, size):
+    return 30.0 * level / MAX_LEVEL
 
 
-def _slope(settings: Settings) -> float:
-    return 0.3
+def _slope(level, settings, size):
+    return 0.3 * level / MAX_LEVEL
 
 
-def _distance(settings: Settings) -> float:
-    return settings.translate_const
+def _distance(level, settings, size):
+    return settings.pixels(settings.translate_const, level, size)
 
 
-def _distance_inside(settings: Settings) -> float:
-    return settings.translate_bbox_const
+def _distance_inside(level, settings, size):
+    return settings.pixels(settings.translate_bbox_const, level, size)
 
 
 OPERATIONS: dict[str, Operation] = {
@@ -151,10 +154,10 @@ OPERATIONS: dict[str, Operation] = {
     "ShearY_Only_BBoxes": _inside_geometric(geometry.shear, _slope, axis="y"),
     "TranslateX_Only_BBoxes": _inside_geometric(geometry.translate, _distance_inside, axis="x"),
     "TranslateY_Only_BBoxes": _inside_geometric(geometry.translate, _distance_inside, axis="y"),
-    "Flip_Only_BBoxes": _inside(lambda level, key, s: lambda patch, _: flip(patch)),
+    "Flip_Only_BBoxes": _inside(lambda *_: lambda patch, _: flip(patch)),
     "Solarize_Only_BBoxes": _inside_pixel(_solarize),
     "Equalize_Only_BBoxes": _inside_pixel(_equalize),
-    "Cutout_Only_BBoxes": _inside_pixel(_cutout_inside),
+    "Cutout_Only_BBoxes": _inside(_cutout_inside),
 }
 # The image policies say "Rotate" for what is here "Rotate_BBox": without boxes they are the same.
 OPERATIONS.update({n: OPERATIONS[f"{n}_BBox"] for n in ("Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY")})

@@ -76,6 +76,7 @@ class Augment:
     randaugment_layers: int = option(0, "RandAugment operations per picture; 0 keeps the preset's, -1: none.", lower=-1)
     randaugment_magnitude: float = option(10.0, "RandAugment's level, 10 is the top of the scale (the paper: 10; ResNet-101: 15).", lower=0.0)
     randaugment_ops: str = option("auto", "Ten operations for boxes, or sixteen for images; auto: by task.", choices=("auto", "boxes", "image"))
+    augment_reference_size: int = option(0, "0: Translate and Cutout move whole pixels of the stored picture (the original). N: meant for pictures with a longer side of N, scaled for others.", lower=0)
     solarize_posterize: str = option("weakening", "With the level these two weaken (the original's quirk) or strengthen.", choices=("weakening", "strengthening"))
     contrast_grey: str = option("pixel_count", "What Contrast blends with: pixels / 256 (the original's quirk) or the mean.", choices=("pixel_count", "mean"))
     box_rounding: str = option("original", "Boxes in geometric operations: whole pixels, a sliver stays of a box that leaves; or exact.", choices=("original", "exact"))

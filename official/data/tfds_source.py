@@ -28,7 +28,8 @@ def open_tfds(
     (`imagenet2012`) can only be read as unlabelled pictures.
 
     Args:
-      name: BUILDER[/CONFIG[:VERSION]][:SPLIT], split "train" by default, TFDS slices allowed.
+      name: BUILDER[/CONFIG[:VERSION]][:SPLIT], split "train" by default; TFDS slices and sums
+        (`train+unlabeled`) are allowed.
       data_dir: where the sets are prepared; TFDS' default otherwise.
       labeled: False drops the labels.
       masks: labels are class maps in place of boxes, from a one-channel picture feature such as
@@ -42,7 +43,7 @@ def open_tfds(
     word = f"tfds:{name}"
     builder_name, split = _split_name(name)
     builder = _builder(tfds, builder_name, data_dir, word)
-    if split.split("[")[0] not in builder.info.splits:
+    if not all(part.split("[")[0] in builder.info.splits for part in split.split("+")):
         raise DataError(f"{word}: no split {split!r}; it has {sorted(builder.info.splits)}")
     features = builder.info.features
     boxes_key = None if masks else _boxes_key(features, tfds)

@@ -21,6 +21,7 @@ def augmentation(options: Augment, operations: str) -> Policy:
     layers = options.randaugment_layers or PRESETS[options.augment].randaugment_layers
     settings = dataclasses.replace(
         SETS[operations][1] if layers > 0 else Settings(),
+        reference_size=options.augment_reference_size,
         weakening=options.solarize_posterize == "weakening",
         contrast_true_mean=options.contrast_grey == "mean",
         exact_boxes=options.box_rounding == "exact",

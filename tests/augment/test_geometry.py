@@ -173,3 +173,12 @@ def test_half_of_the_signs_are_negative():
     run = compiled("TranslateX_BBox", Settings(translate_const=10.0))
     left = sum(float(run(before["image"], before["mask"], before["boxes"], tf.constant([9, k]))["boxes"][0, 1]) < 40 for k in range(400))
     assert abs(left - 200) < 40  # four standard deviations
+
+
+def test_constants_can_scale_with_the_picture():
+    """250 pixels at a reference of 640 are 25 on a picture whose longer side is 64."""
+    scaled = Settings(reference_size=640)
+    after = ops.apply({"image": tf.ones([40, 64, 3], tf.uint8)}, "TranslateX_BBox", level=10.0, key=KEY, settings=scaled)
+    assert ((after["image"].numpy() == 128).all(axis=(0, 2))).sum() == 25
+    cut = ops.apply({"image": tf.zeros([640, 64, 3], tf.uint8)}, "Cutout", level=1.0, key=KEY, settings=scaled)
+    assert (cut["image"].numpy() == 128).any(axis=(1, 2)).sum() == 20  # twice 10 at the reference itself
