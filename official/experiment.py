@@ -126,7 +126,10 @@ class Training:
     student_steps: int = option(45_000, "Steps of the student.", lower=1)
     control: bool = option(False, "Also trains the fair control: labels alone, teacher's plus student's steps.")
     student_init: str = option("teacher", "Where the student starts.", choices=("teacher", "scratch"))
-    init_checkpoint: str = option("", "Checkpoint folder or weights file that the teacher starts from.")
+    init_checkpoint: str = option("", "Checkpoint folder of this project that the teacher starts from, heads included.")
+    init: str = option("random", "Backbone weights to start from: random, imagenet, imagenet++ (looked up in --weights_dir), or a file; see official/models/import_checkpoint.py.")
+    weights_dir: str = option("weights", "Where --init=imagenet and imagenet++ look for <backbone>_<init>.npz.")
+    freeze: str = option("", "Regular expression: variables whose names it matches from the start are not trained, nor decayed.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,7 +167,7 @@ class Runtime:
     job: str = option(
         "self_train",
         "What to do; see official/jobs.py.",
-        choices=("self_train", "train", "pseudo_label", "inspect_labels", "evaluate", "predict", "export", "model_stats", "gallery", "write_scenes", "write_tfrecords"),
+        choices=("self_train", "train", "pseudo_label", "inspect_labels", "evaluate", "predict", "export", "import_checkpoint", "model_stats", "gallery", "write_scenes", "write_tfrecords"),
     )
     model_dir: str = option("", "The run folder: everything a job writes is in it.")
     seed: int = option(0, "Decides weights, data order and every random draw.", lower=0)
@@ -212,7 +215,7 @@ GROUPS = {
 
 # Flags that change where or how fast a run goes, or what is done with it, but not what it computes.
 NOT_FINGERPRINTED = frozenset(
-    ("job", "model_dir", "threads", "keep_checkpoints", "summary_every", "pictures", "data_dir", "checkpoint_every")
+    ("job", "model_dir", "weights_dir", "threads", "keep_checkpoints", "summary_every", "pictures", "data_dir", "checkpoint_every")
     + ("shard_index", "num_shards", "label_store", "check_images", "strategy", "num_devices", "tpu", "on_nan")
     + ("max_nan_steps", "max_skipped_fraction", "eval_batch_size", "deterministic", "xla", "eval_every")
 ) | {field.name for field in dataclasses.fields(Handover)}

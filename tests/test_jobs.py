@@ -216,3 +216,24 @@ def test_command_line_errors_have_no_traceback(tmp_path):
     found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert found.returncode == 1
     assert "error: no COCO file /nowhere.json" in found.stderr and "Traceback" not in found.stderr
+
+
+def test_backbone_weights_from_a_file(finished, tmp_path):
+    """Export, import, start from it: the backbone is the student's, and a missing named file says what to do."""
+    folder, experiment, _ = finished
+    imported = rerun(
+        experiment, job="import_checkpoint", model_dir=str(tmp_path / "i"), checkpoint=str(folder / "export" / "model.keras"),
+        output=str(tmp_path / "b0.npz"),
+    )  # fmt: skip
+    assert imported["imported"]["variables"] > 50
+    started = rerun(
+        experiment, job="train", model_dir=str(tmp_path / "t"), init=str(tmp_path / "b0.npz"), teacher_steps=1,
+        learning_rate=0.0, weight_decay=0.0, eval_data="", control=False, warmup_steps=0,
+    )  # fmt: skip
+    reader = tf.train.load_checkpoint(os.path.join(started["teacher"]["checkpoint"], "state"))
+    with np.load(tmp_path / "b0.npz") as file:
+        expected = file["stem_conv/kernel"]
+    values = [reader.get_tensor(n) for n, shape in reader.get_variable_to_shape_map().items() if shape == list(expected.shape) and "VARIABLE_VALUE" in n]
+    assert any((value == expected).all() for value in values)
+    with pytest.raises(ValueError, match="fetch the Noisy Student checkpoint.*--job=import_checkpoint"):
+        rerun(experiment, job="train", model_dir=str(tmp_path / "u"), init="imagenet++", weights_dir=str(tmp_path))

@@ -7,6 +7,7 @@
     evaluate         score a model, or an existing COCO results file
     predict          detect on a folder of pictures
     export           .keras, SavedModel, TFLite
+    import_checkpoint  somebody's backbone weights as a file for --init
     model_stats      parameters and multiply-adds
     gallery          one sheet of every augmentation
     write_scenes     the embedded data set as files in COCO format
@@ -19,7 +20,7 @@ from typing import Any, Callable
 
 from official.experiment import Experiment
 from official.jobs.on_data import gallery, write_scenes_job, write_tfrecords_job
-from official.jobs.on_model import evaluate, export, inspect_labels, model_stats, predict, pseudo_label
+from official.jobs.on_model import evaluate, export, import_checkpoint, inspect_labels, model_stats, predict, pseudo_label
 from official.jobs.training import self_train, train
 
 JOBS: dict[str, Callable[[Experiment], dict[str, Any]]] = {
@@ -30,6 +31,7 @@ JOBS: dict[str, Callable[[Experiment], dict[str, Any]]] = {
     "evaluate": evaluate,
     "predict": predict,
     "export": export,
+    "import_checkpoint": import_checkpoint,
     "model_stats": model_stats,
     "gallery": gallery,
     "write_scenes": write_scenes_job,

@@ -16,6 +16,8 @@ from official.evaluation import coco_metrics
 from official.evaluation.drawing import write_png
 from official.experiment import Experiment
 from official.jobs.opening import open_eval, open_labeled, open_model, open_unlabeled, read_options, timed, trained_checkpoint
+from official.models.efficientnet import build_efficientnet
+from official.models.import_checkpoint import LICENCE_NOTE, assign_weights, read_weights, write_weights
 from official.models.statistics import model_statistics
 from official.self_training import inspect_labels as inspection
 from official.self_training.label_store import LabelStore
@@ -152,3 +154,23 @@ def model_stats(experiment: Experiment) -> dict[str, Any]:
         f"classification head, as the paper counts), {found['multiply_adds'] / 1e9:.1f} B multiply-adds"
     )
     return folder.summarize({"model": found})
+
+
+def import_checkpoint(experiment: Experiment) -> dict[str, Any]:
+    """Turns somebody's backbone weights (--checkpoint) into a weight file (--output), and says what went where."""
+    folder, handover = RunFolder(experiment), experiment.handover
+    if not handover.checkpoint or not handover.output.endswith(".npz"):
+        raise DataError("job=import_checkpoint needs --checkpoint=FILE and --output=FILE.npz")
+    model = experiment.model
+    backbone = build_efficientnet(model.backbone, width=model.backbone_width, depth=model.backbone_depth)
+    weights = read_weights(handover.checkpoint, backbone)
+    count = assign_weights(backbone, weights)
+    write_weights(handover.output, weights)
+    for variable in backbone.variables:
+        print(f"{variable.name:<48} {tuple(variable.shape)}")
+    print(
+        f"{count} variables of {model.backbone} from {weights.origin} -> {handover.output}\n"
+        f"not used: {', '.join(weights.unused) or 'nothing'}\nfingerprint {weights.fingerprint()}\n{LICENCE_NOTE}"
+    )
+    content = {"origin": weights.origin, "variables": count, "unused": list(weights.unused), "sha256": weights.fingerprint()}
+    return folder.summarize({"imported": content, "output": handover.output})

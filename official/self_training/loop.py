@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from official.data.source import Source
 from official.experiment import Experiment
+from official.models.import_checkpoint import assign_weights, read_weights, weights_file
 from official.self_training.label_store import LabelStore
 from official.self_training.labeler import label_source
 from official.tasks.task import Task
@@ -98,10 +99,22 @@ class SelfTraining:
         return PhaseRun(self.task, self.experiment, phase, self.evaluation, self.strategy, initialize).run()
 
     def _initial_weights(self):
-        path = self.experiment.training.init_checkpoint
-        if not path:
+        """A function that gives a new model its first weights, or None for random ones."""
+        options = self.experiment.training
+        if options.init_checkpoint:
+            return lambda model: restore_checkpoint(
+                tf.train.Checkpoint(model=model), options.init_checkpoint, partial=True
+            )
+        if options.init == "random":
             return None
-        return lambda model: restore_checkpoint(tf.train.Checkpoint(model=model), path, partial=True)
+        path = weights_file(options.init, options.weights_dir, self.experiment.model.backbone)
+
+        def from_file(model):
+            weights = read_weights(path, model.backbone)
+            count = assign_weights(model.backbone, weights)
+            print(f"{count} backbone variables from {weights.origin}; {len(model.variables) - count} others start at random")
+
+        return from_file
 
     def _show_labels(self, pseudo: Source, store: LabelStore) -> None:
         folder = os.path.join(self.experiment.runtime.model_dir, "student", "logs")

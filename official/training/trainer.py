@@ -9,6 +9,7 @@ gradients of the replicas are summed; so the numbers do not depend on how many r
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any, Callable, Iterator
 
 import tensorflow as tf
@@ -60,7 +61,7 @@ class Trainer:
         """Builds everything under the strategy's scope.
 
         Raises:
-          ValueError: a batch size that the replicas cannot share evenly.
+          ValueError: a batch size that the replicas cannot share evenly, or everything frozen.
         """
         self.task, self.experiment, self.phase, self.strategy = task, experiment, phase, strategy
         self.replicas = strategy.num_replicas_in_sync
@@ -75,10 +76,11 @@ class Trainer:
             self.optimizer = build_optimizer(
                 experiment.optimizer, phase.steps, learning_rate=phase.learning_rate
             )
-            self.optimizer.build(self.model.trainable_variables)
+            self.variables = self._trained_variables()
+            self.optimizer.build(self.variables)
             self.averages = LossAverages(experiment.loss.ema_decay)
             self.guard = _Guard(experiment.runtime.precision == "float16")
-        self.kernels = [v for v in self.model.trainable_variables if _is_kernel(v.name)]
+        self.kernels = [v for v in self.variables if _is_kernel(v.name)]
         self._run_step = self._compile()
 
     @property
@@ -123,6 +125,14 @@ class Trainer:
         )
 
     # --- inside -----------------------------------------------------------------------------------
+
+    def _trained_variables(self) -> list[tf.Variable]:
+        """All but the frozen ones; freezing does not stop batch norm's statistics (original: base_model.py:96-99)."""
+        pattern = self.experiment.training.freeze
+        found = [v for v in self.model.trainable_variables if not (pattern and re.match(pattern, v.name))]
+        if not found:
+            raise ValueError(f"--freeze={pattern} leaves nothing to train")
+        return found
 
     def _batch_sizes(self) -> dict[str, int]:
         sizes = {"human": self.experiment.training.batch_size}
@@ -172,7 +182,7 @@ class Trainer:
             loss, joint_metrics = self._join(shares, totals)
             decay = self._weight_decay_loss()
             scaled = (loss + decay / self.replicas) * self.guard.loss_scale
-        gradients = tape.gradient(scaled, self.model.trainable_variables)
+        gradients = tape.gradient(scaled, self.variables)
         gradients = self._sum([g / self.guard.loss_scale for g in gradients])
         total = self._sum(tf.stop_gradient(loss)) + decay
         gradients, norm = clip_by_global_norm(gradients, self.experiment.optimizer.clip_norm)
@@ -241,7 +251,7 @@ class Trainer:
         stop = self.experiment.runtime.on_nan == "stop"
         good = self.guard.admit(finite, self.optimizer.iterations, stop)
         marked = [tf.where(good, g, tf.constant(float("nan"), g.dtype)) for g in gradients]
-        pairs = list(zip(marked, self.model.trainable_variables))
+        pairs = list(zip(marked, self.variables))
         self.optimizer.apply_gradients(pairs, skip_gradients_aggregation=True)
 
     def _sum(self, values: Any) -> Any:
@@ -299,6 +309,4 @@ def _state(value: Any, dtype: tf.DType, name: str) -> tf.Variable:
 
 
 def _is_kernel(name: str) -> bool:
-    import re
-
     return re.match(KERNEL, name) is not None

@@ -166,3 +166,15 @@ def test_reduced_precision_is_close(precision):
 def test_batch_that_replicas_cannot_share():
     with pytest.raises(ValueError, match="--batch_size=7: choose a multiple of 2"):
         make_trainer(strategy=two_replicas(), batch_size=7)
+
+
+def test_frozen_variables_stay_and_are_not_decayed():
+    trainer = make_trainer(pseudo=False, freeze="(stem|block)")
+    before = {v.name: v.numpy() for v in trainer.model.trainable_variables}
+    run(trainer, 2)
+    moved = {v.name for v in trainer.model.trainable_variables if (v.numpy() != before[v.name]).any()}
+    assert not any(name.startswith(("stem", "block")) for name in moved)
+    assert {"classification_predictor/kernel:0", "box_predictor/kernel:0"} <= moved
+    assert not any(v.name.startswith(("stem", "block")) for v in trainer.kernels)
+    with pytest.raises(ValueError, match="leaves nothing to train"):
+        make_trainer(pseudo=False, freeze=".*")
