@@ -43,7 +43,7 @@ class Model:
     """The network; defaults are the paper's RetinaNet with EfficientNet-B7 and FPN P3-P7."""
 
     task: str = option("detection", "What is learned.", choices=("detection", "segmentation"))
-    backbone: str = option("efficientnet-b7", "efficientnet-b0 ... -b7 or -l2.")
+    backbone: str = option("efficientnet-b7", "efficientnet-b0 ... -b7 or -l2; resnet-50, -101 or -152.")
     backbone_width: float = option(0.0, "Width coefficient in place of the backbone's own; 0 keeps it.", lower=0.0)
     backbone_depth: float = option(0.0, "Depth coefficient in place of the backbone's own; 0 keeps it.", lower=0.0)
     survival_probability: float = option(0.8, "Of the last residual branch (stochastic depth); 1 turns it off.", lower=0.01, upper=1.0)

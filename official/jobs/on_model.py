@@ -16,7 +16,7 @@ from official.evaluation import coco_metrics
 from official.evaluation.drawing import write_png
 from official.experiment import Experiment
 from official.jobs.opening import open_eval, open_labeled, open_model, open_unlabeled, read_options, timed, trained_checkpoint
-from official.models.efficientnet import build_efficientnet
+from official.models.backbones import build_backbone
 from official.models.import_checkpoint import LICENCE_NOTE, assign_weights, read_weights, write_weights
 from official.models.statistics import model_statistics
 from official.self_training import inspect_labels as inspection
@@ -161,15 +161,14 @@ def import_checkpoint(experiment: Experiment) -> dict[str, Any]:
     folder, handover = RunFolder(experiment), experiment.handover
     if not handover.checkpoint or not handover.output.endswith(".npz"):
         raise DataError("job=import_checkpoint needs --checkpoint=FILE and --output=FILE.npz")
-    model = experiment.model
-    backbone = build_efficientnet(model.backbone, width=model.backbone_width, depth=model.backbone_depth)
+    backbone = build_backbone(experiment.model)
     weights = read_weights(handover.checkpoint, backbone)
     count = assign_weights(backbone, weights)
     write_weights(handover.output, weights)
     for variable in backbone.variables:
         print(f"{variable.name:<48} {tuple(variable.shape)}")
     print(
-        f"{count} variables of {model.backbone} from {weights.origin} -> {handover.output}\n"
+        f"{count} variables of {experiment.model.backbone} from {weights.origin} -> {handover.output}\n"
         f"not used: {', '.join(weights.unused) or 'nothing'}\nfingerprint {weights.fingerprint()}\n{LICENCE_NOTE}"
     )
     content = {"origin": weights.origin, "variables": count, "unused": list(weights.unused), "sha256": weights.fingerprint()}

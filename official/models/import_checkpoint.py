@@ -2,7 +2,7 @@
 
     a TF1 checkpoint of EfficientNet     efficientnet-b7/model.ckpt (AutoAugment, RandAugment, Noisy Student)
     keras.applications EfficientNet      a .h5 or .weights.h5 file, with or without the classification head
-    a model of this project              an exported model.keras, or a checkpoint folder
+    a model of this project              an exported model.keras (--init_checkpoint takes checkpoint folders)
     a weight file of --job=import_checkpoint   .npz
 
 All of these networks take pixels with the ImageNet mean and deviation removed, as ours does, and
@@ -77,7 +77,7 @@ def read_weights(path: str, backbone: keras.Model) -> Weights:
                 raise WeightsError(f"{path} cannot be read ({type(error).__name__}: {str(error)[:200]})") from error
     raise WeightsError(
         f"{path}: no weights there, or of an unknown kind; what can be read is a TF1 checkpoint prefix (model.ckpt), "
-        "a .h5 of keras.applications, a model.keras or checkpoint folder of this project, or an imported .npz"
+        "a .h5 of keras.applications, an exported model.keras of this project, or an imported .npz"
     )
 
 
@@ -250,10 +250,6 @@ def _read_keras(path: str, backbone: keras.Model) -> Weights:
     model = keras.models.load_model(path, compile=False, safe_mode=True)
     found = {variable_name(v): v.numpy() for v in model.variables}
     return _wanted(found, backbone, f"model {path}")
-
-
-def _is_checkpoint_folder(path: str) -> bool:
-    return os.path.isfile(os.path.join(path, "state.index"))
 
 
 _KINDS: tuple[tuple[Callable[[str], bool], Callable], ...] = (

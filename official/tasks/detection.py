@@ -20,7 +20,7 @@ from official.export import export_detector
 from official.files import write_json
 from official.models.anchors import encode_targets
 from official.models.decoding import DetectionDecoder
-from official.models.efficientnet import build_efficientnet
+from official.models.backbones import build_backbone
 from official.models.retinanet import RetinaNet
 from official.tasks.augmentation import augmentation
 from official.tasks.task import Task, Tensors
@@ -44,14 +44,7 @@ class DetectionTask(Task):
     def build_model(self) -> RetinaNet:
         options = self.experiment.model
         size = options.image_size
-        backbone = build_efficientnet(
-            options.backbone,
-            width=options.backbone_width,
-            depth=options.backbone_depth,
-            survival_probability=options.survival_probability,
-            batch_norm_momentum=options.backbone_batch_norm_momentum,
-            input_shape=(size, size, 3),
-        )
+        backbone = build_backbone(options, size)
         return RetinaNet(
             backbone,
             len(self.categories),

@@ -19,7 +19,7 @@ from official.evaluation.mean_iou import ConfusionMatrix
 from official.experiment import Experiment
 from official.export import class_probabilities, export_segmenter
 from official.files import write_json
-from official.models.efficientnet import build_efficientnet
+from official.models.backbones import build_backbone
 from official.models.segmenter import Segmenter
 from official.tasks.augmentation import augmentation
 from official.tasks.task import Task, Tensors
@@ -45,13 +45,7 @@ class SegmentationTask(Task):
 
     def build_model(self) -> Segmenter:
         options = self.experiment.model
-        backbone = build_efficientnet(
-            options.backbone,
-            width=options.backbone_width,
-            depth=options.backbone_depth,
-            survival_probability=options.survival_probability,
-            batch_norm_momentum=options.backbone_batch_norm_momentum,
-        )
+        backbone = build_backbone(options)
         return Segmenter(
             backbone,
             len(self.categories),

@@ -1,0 +1,51 @@
+"""Every preset feeds both tasks: shapes, finite numbers, the same bits for any number of threads, and a step."""
+
+import numpy as np
+import pytest
+
+from official.tasks.registry import build_task
+from tests import tiny
+from tests.training.test_step import make_trainer, run
+
+
+def batches(task, preset, threads, count=2):
+    source = tiny.scenes_source(task=task)
+    experiment = tiny.experiment(task=task, augment=preset, augment_reference_size=640)
+    dataset = build_task(experiment, source.categories).training_dataset(
+        source, batch_size=8, replica_batch_size=8, seed=3, stream="human", threads=threads,
+    )  # fmt: skip
+    return list(dataset.take(count).as_numpy_iterator())
+
+
+@pytest.mark.parametrize("task", tiny.TASKS)
+@pytest.mark.parametrize("preset", ["s1", "s2", "s3", "s4"])
+def test_batches_are_static_finite_and_repeat(task, preset):
+    one, four = batches(task, preset, 1), batches(task, preset, 4)
+    for a, b in zip(one, four):
+        assert a["images"].shape == (8, 64, 64, 3) and np.isfinite(a["images"]).all()
+        for name in a:
+            np.testing.assert_array_equal(a[name], b[name])
+        if task == "segmentation":
+            assert a["masks"].shape == (8, 64, 64) and set(np.unique(a["masks"])) <= {0, 1, 2, 3, 4, 5, 255}
+        else:
+            real = a["boxes"][a["classes"] >= 0]
+            assert a["boxes"].shape == (8, 16, 4) and (real[:, 2:] > real[:, :2]).all() and (real <= 64).all()
+
+
+@pytest.mark.parametrize("task", tiny.TASKS)
+def test_a_joint_step_with_the_strongest_preset(task):
+    metrics, weights = run(make_trainer(task=task, augment="s4"), 1)
+    assert np.isfinite(metrics[0]["loss"]) and all(np.isfinite(w).all() for w in weights)
+
+
+def test_constants_follow_the_set_of_operations():
+    """RandAugment for images cuts smaller than AutoAugment, whatever the task's set is called."""
+    from official.tasks.augmentation import augmentation
+
+    def settings(**options):
+        return augmentation(tiny.experiment(**options).augment, "image").settings
+
+    assert settings(augment="s4").cutout_const == 40 and settings(augment="s3").cutout_const == 100
+    assert settings(augment="s4", randaugment_ops="boxes").translate_const == 250
+    assert settings(augment="s3", box_rounding="exact").exact_boxes and not settings(augment="s3").exact_boxes
+    assert not settings(augment="s2", solarize_posterize="strengthening").weakening
