@@ -75,19 +75,9 @@ def resize_and_crop(
     (which clips to size - 1; here boxes may reach the border itself).
     """
     image = example["image"]
-    size = tf.cast(tf.shape(image)[:2], tf.float32)
-    desired = tf.cast(tf.broadcast_to(output_size, [2]), tf.float32)
-    offset = tf.zeros([2], tf.int32)
-    target = desired
-    active = jitter_min != 1.0 or jitter_max != 1.0
-    if active:
-        draws = tf.random.stateless_uniform([3], seed=key, alg="philox")
-        target = tf.round((jitter_min + (jitter_max - jitter_min) * draws[0]) * desired)
-    scaled = tf.maximum(tf.round(tf.reduce_min(target / size) * size), 1.0)
-    scale = scaled / size
-    if active:
-        offset = tf.cast(tf.maximum(scaled - desired, 0.0) * draws[1:] ** 2, tf.int32)
-    frame = _Frame(tf.cast(scaled, tf.int32), offset, output_size, not legacy_resize)
+    scaled, offset = _placement(image, key, output_size, jitter_min, jitter_max)
+    scale = tf.cast(scaled, tf.float32) / tf.cast(tf.shape(image)[:2], tf.float32)
+    frame = _Frame(scaled, offset, output_size, not legacy_resize)
     pixels = frame.crop(tf.raw_ops.ResizeBilinear(images=image[None], **frame.resizing)[0])
     placed = {**example, "image": frame.pad(*_normalized(pixels, normalization, fill))}
     if "mask" in example:
@@ -98,9 +88,23 @@ def resize_and_crop(
     placed = {**placed, "scale": scale, "extent": extent}
     if "boxes" not in example:
         return placed
-    shift = tf.cast(tf.tile(offset, [2]), tf.float32)
-    placed["boxes"] = example["boxes"] * tf.tile(scale, [2]) - shift
+    placed["boxes"] = example["boxes"] * tf.tile(scale, [2]) - tf.cast(tf.tile(offset, [2]), tf.float32)
     return clip_boxes(placed, extent, min_box_size)
+
+
+def _placement(image, key, output_size, jitter_min, jitter_max) -> tuple[tf.Tensor, tf.Tensor]:
+    """(size of the scaled picture, offset of the crop in it), int32 [2] each."""
+    size = tf.cast(tf.shape(image)[:2], tf.float32)
+    desired = tf.cast(tf.broadcast_to(output_size, [2]), tf.float32)
+    active = jitter_min != 1.0 or jitter_max != 1.0
+    target, offset = desired, tf.zeros([2], tf.int32)
+    if active:
+        draws = tf.random.stateless_uniform([3], seed=key, alg="philox")
+        target = tf.round((jitter_min + (jitter_max - jitter_min) * draws[0]) * desired)
+    scaled = tf.maximum(tf.round(tf.reduce_min(target / size) * size), 1.0)
+    if active:
+        offset = tf.cast(tf.maximum(scaled - desired, 0.0) * draws[1:] ** 2, tf.int32)
+    return tf.cast(scaled, tf.int32), offset
 
 
 class _Frame:

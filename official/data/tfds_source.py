@@ -53,10 +53,10 @@ def open_tfds(
     decoders = {"image": tfds.decode.SkipDecoding()}
     if mask_key:
         decoders[mask_key] = tfds.decode.SkipDecoding()
-    report, rows, places = InputReport(), [], []
-    paths = [instruction.filename for instruction in builder.info.splits[split].file_instructions]
-    for place in _places(builder.info.splits[split].file_instructions):
-        file_number, number, offset, length = place
+    instructions, report = builder.info.splits[split].file_instructions, InputReport()
+    paths = [instruction.filename for instruction in instructions]
+    rows, places = [], []
+    for file_number, number, offset, length in _places(instructions):
         example = features.deserialize_example(_payload(paths[file_number], offset, length), decoders=decoders)
         row = _row(example, boxes_key if labeled else None, f"{paths[file_number]}@{number}")
         row = _with_size(row, max_pixels, report)
@@ -67,11 +67,7 @@ def open_tfds(
             places.append((file_number, offset, length))
     report.check(word, len(rows) + report.skipped_images, max_skipped_fraction)
     read_record = record_reader(paths, *zip(*places))
-
-    def read_image(index):
-        example = features.deserialize_example(read_record(index), decoders=decoders)
-        return image_files.decode(example["image"])
-
+    read_image = _picture_reader(read_record, features, decoders)
     source = Source(
         word=word,
         ids=np.array([row["id"] for row in rows]),
@@ -134,6 +130,14 @@ def _mask_key(features, tfds) -> str | None:
         if isinstance(feature, tfds.features.Image) and feature.shape[-1] == 1:
             return key
     return None
+
+
+def _picture_reader(read_record, features, decoders):
+    def read_image(index):
+        example = features.deserialize_example(read_record(index), decoders=decoders)
+        return image_files.decode(example["image"])
+
+    return read_image
 
 
 def _mask_reader(read_record, features, decoders, key):
