@@ -151,3 +151,26 @@ def test_stored_scores_keep_thresholds_exactly():
     assert scores.tolist() == [0, 127, 128, 255, 255]
     assert (scores >= stored_limit(0.5)).tolist() == [False, False, True, True, True]
     assert stored_limit(0.0) == 0 and stored_limit(1.0) == 256
+
+
+def test_tfds_masks(tmp_path):
+    """oxford_iiit_pet as TFDS shapes it, prepared by the test on disk."""
+    import tensorflow_datasets as tfds
+
+    source = tiny.scenes_source(count=3, task="segmentation")
+    builder = tfds.builder("oxford_iiit_pet", data_dir=str(tmp_path), try_gcs=False)
+    os.makedirs(builder.data_dir)
+    writer = tfds.core.SequentialWriter(builder.info, max_examples_per_shard=2)
+    writer.initialize_splits(["train"])
+    for i in range(len(source)):
+        image = source.read_image(tf.constant(i, tf.int64)).numpy()
+        values = {"image": image, "label": 0, "species": 0, "file_name": f"{i}.jpg", "segmentation_mask": mask_of(source, i)[..., None]}
+        known = {name: values.get(name, np.zeros(4, np.float32)) for name in builder.info.features}
+        if "head_bbox" in known:
+            known["head_bbox"] = tfds.features.BBox(0.0, 0.0, 1.0, 1.0)
+        writer.add_examples({"train": [builder.info.features.encode_example(known)]})
+    writer.close_splits(["train"])
+    found = open_source("tfds:oxford_iiit_pet:train", ReadOptions(masks=True, data_dir=str(tmp_path)))
+    assert len(found) == 3 and len(found.categories) == max(int(mask_of(source, i).max()) for i in range(3)) + 1
+    for i in range(3):
+        np.testing.assert_array_equal(mask_of(found, i), mask_of(source, int(found.ids[i].split(".")[0])))
