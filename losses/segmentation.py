@@ -39,22 +39,36 @@ def valid_pixels(labels: tf.Tensor, *, ignore_label: int = IGNORE) -> tf.Tensor:
     return tf.reduce_sum(tf.cast(labels != tf.cast(ignore_label, labels.dtype), tf.float32), axis=[1, 2])
 
 
-def labels_at(labels: tf.Tensor, size: tuple[int, int], *, method: str = "nearest") -> tf.Tensor:
+def labels_at(
+    labels: tf.Tensor, size: tuple[int, int], *, method: str = "nearest", legacy_resize: bool = False
+) -> tf.Tensor:
     """Class maps at the logits' size.
+
+    A label must be taken from where its logit will be put when logits are enlarged: with half-pixel
+    centres that is the middle of the cell, with TF1's legacy kernel its top left pixel. Mixing the
+    two shifts every mask by one and a half pixels (stride 4).
 
     Args:
       labels: uint8 [batch, height, width].
       size: (height, width); they divide the labels' own.
-      method: "nearest" takes the top left pixel of every cell, which is what the original's legacy
-        bilinear kernel does at whole ratios. "bilinear" interpolates the class numbers with
+      method: "nearest" takes one pixel of every cell, which is what the original's bilinear legacy
+        kernel does at whole ratios; the middle of an even cell lies between pixels, so half a pixel
+        of shift remains without `legacy_resize`. "bilinear" interpolates the class numbers with
         half-pixel centres and truncates, the artefact that re-implementations of the original show
         at borders (a class between two others, or next to 255).
+      legacy_resize: logits are enlarged as TF1 did.
 
     Returns:
       int32 [batch, *size].
     """
     step = (labels.shape[1] // size[0], labels.shape[2] // size[1])
     if method == "nearest":
-        return tf.cast(labels[:, :: step[0], :: step[1]], tf.int32)
+        first = (0, 0) if legacy_resize else (step[0] // 2, step[1] // 2)
+        return tf.cast(labels[:, first[0] :: step[0], first[1] :: step[1]], tf.int32)
     resized = tf.image.resize(tf.cast(labels, tf.float32)[..., None], size)[..., 0]
     return tf.cast(resized, tf.int32)
+
+
+def resize_logits(logits: tf.Tensor, size, *, legacy_resize: bool = False) -> tf.Tensor:
+    """Float [batch, h, w, classes] to [batch, *size, classes], bilinearly; see `labels_at` for the kernel."""
+    return tf.raw_ops.ResizeBilinear(images=logits, size=size, half_pixel_centers=not legacy_resize)

@@ -95,7 +95,7 @@ class Loss:
     box_weight: float = option(50.0, "Weight of the box loss.", lower=0.0)
     huber_delta: float = option(0.1, "Box loss: where it turns linear.", lower=1e-6)
     match_iou: float = option(0.5, "IoU from which an anchor is positive.", lower=0.0, upper=1.0)
-    mask_resize: str = option("nearest", "Segmentation: how labels meet the logits: nearest, bilinear class numbers (an artefact of the original), or logits enlarged.", choices=("nearest", "bilinear", "logits"))
+    mask_resize: str = option("logits", "Segmentation: where logits and labels meet: logits enlarged to the labels; labels cut to the logits (nearest, as the release); bilinear class numbers (an artefact).", choices=("logits", "nearest", "bilinear"))
     label_smoothing: float = option(0.0, "Of class targets, in segmentation and classification.", lower=0.0, upper=1.0)
     weight_decay: float = option(1e-4, "L2 on kernels: weight_decay * 0.5 * sum of squares.", lower=0.0)
 

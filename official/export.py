@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from augment.jitter import resize_and_crop
+from losses.segmentation import resize_logits
 from official.data import image_files
 from official.data.example import IMAGENET_MEAN, IMAGENET_STD, NORMALIZATION
 from official.files import write_json
@@ -126,7 +127,9 @@ class SegmentationServing(Placing):
         """classes uint8 [H, W], scores float32 [H, W] (the winner's probability), class_names string [C]."""
         placed, extent, _ = self._place(image)
         logits = self.network(placed[None], training=False)["logits"]
-        probabilities = class_probabilities(logits, self.size, tf.cast(extent, tf.int32), tf.shape(image)[:2])
+        probabilities = class_probabilities(
+            logits, self.size, tf.cast(extent, tf.int32), tf.shape(image)[:2], self.legacy_resize
+        )
         return {
             "classes": tf.argmax(probabilities, axis=-1, output_type=tf.int32),
             "scores": tf.reduce_max(probabilities, axis=-1),
@@ -134,18 +137,21 @@ class SegmentationServing(Placing):
         }
 
 
-def class_probabilities(logits: tf.Tensor, size: int, extent: tf.Tensor, picture_size: tf.Tensor) -> tf.Tensor:
+def class_probabilities(
+    logits: tf.Tensor, size: int, extent: tf.Tensor, picture_size: tf.Tensor, legacy_resize: bool = False
+) -> tf.Tensor:
     """Softmax of one picture's logits [1, h, w, C] at the picture's own size.
 
     Args:
       size: side of the network's input; extent: int32 [2], the picture's part of it.
       picture_size: int32 [2].
+      legacy_resize: as TF1 resized.
 
     Returns:
       float32 [H, W, C].
     """
-    full = tf.image.resize(logits, [size, size])[0, : extent[0], : extent[1]]
-    return tf.nn.softmax(tf.image.resize(full, picture_size))
+    full = resize_logits(logits, [size, size], legacy_resize=legacy_resize)[:, : extent[0], : extent[1]]
+    return tf.nn.softmax(resize_logits(full, picture_size, legacy_resize=legacy_resize)[0])
 
 
 def export_segmenter(

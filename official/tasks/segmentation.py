@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 import tqdm
 
-from losses.segmentation import labels_at, pixel_cross_entropy, valid_pixels
+from losses.segmentation import labels_at, pixel_cross_entropy, resize_logits, valid_pixels
 from official.data import pipeline
 from official.data.mask_files import encode_class_map, stored_score
 from official.data.source import Category, Source
@@ -73,7 +73,8 @@ class SegmentationTask(Task):
         if self.experiment.loss.mask_resize == "logits":
             return {"labels": tf.cast(batch["masks"], tf.int32)}
         side = self.experiment.model.image_size // STRIDE
-        return {"labels": labels_at(batch["masks"], (side, side), method=self.experiment.loss.mask_resize)}
+        method, legacy = self.experiment.loss.mask_resize, self.experiment.data.legacy_resize
+        return {"labels": labels_at(batch["masks"], (side, side), method=method, legacy_resize=legacy)}
 
     def count(self, targets: Tensors) -> tf.Tensor:
         return tf.reduce_sum(valid_pixels(targets["labels"]))
@@ -84,7 +85,8 @@ class SegmentationTask(Task):
     def loss_sums(self, outputs: Tensors, targets: Tensors) -> Tensors:
         logits = outputs["logits"]
         if self.experiment.loss.mask_resize == "logits":
-            logits = tf.image.resize(logits, targets["labels"].shape[1:3])
+            legacy = self.experiment.data.legacy_resize
+            logits = resize_logits(logits, targets["labels"].shape[1:3], legacy_resize=legacy)
         smoothing = self.experiment.loss.label_smoothing
         loss = pixel_cross_entropy(logits, targets["labels"], label_smoothing=smoothing)
         return {"class_loss": tf.reduce_sum(loss)}
@@ -109,16 +111,18 @@ class SegmentationTask(Task):
         """mIoU at the pictures' own sizes (as the VOC server) and at the padded input size (as the original)."""
         native, padded = ConfusionMatrix(len(self.categories)), ConfusionMatrix(len(self.categories))
         logits_of, size = network_function(model), self.experiment.model.image_size
+        legacy = self.experiment.data.legacy_resize
         bar = tqdm.tqdm(total=len(source), desc=progress, unit=" images", leave=False, disable=not progress)
         for batch in self._batches(source, 0, len(source), masks=True):
             logits = logits_of(batch["images"])
-            input_maps = _argmax_at(logits, size).numpy()
+            input_maps = _argmax_at(logits, size, legacy).numpy()
             for i, index in enumerate(batch["index"].numpy()):
                 if index < 0:
                     continue
                 padded.add(batch["masks"][i].numpy(), input_maps[i])
                 truth = source.read_mask(tf.constant(index, tf.int64)).numpy()
-                found = _class_map(logits[i : i + 1], size, batch["extent"][i], source.sizes[index])
+                extent = tf.cast(batch["extent"][i], tf.int32)
+                found = tf.argmax(_probabilities(logits[i : i + 1], size, extent, source.sizes[index], legacy), axis=-1)
                 native.add(truth, found.numpy())
                 bar.update(1)
         bar.close()
@@ -130,12 +134,13 @@ class SegmentationTask(Task):
     def predict(self, model: Segmenter, source: Source, first: int, last: int) -> Iterator[dict[str, np.ndarray]]:
         """Yields "mask" uint8 [H, W] and "score" float32 [H, W] at the pictures' own sizes."""
         logits_of, size = network_function(model), self.experiment.model.image_size
+        legacy = self.experiment.data.legacy_resize
         for batch in self._batches(source, first, last):
             logits = logits_of(batch["images"])
             for i, index in enumerate(batch["index"].numpy()):
                 if index >= 0:
                     extent = tf.cast(batch["extent"][i], tf.int32)
-                    probabilities = _probabilities(logits[i : i + 1], size, extent, source.sizes[index])
+                    probabilities = _probabilities(logits[i : i + 1], size, extent, source.sizes[index], legacy)
                     yield {
                         "mask": tf.argmax(probabilities, axis=-1).numpy().astype(np.uint8),
                         "score": tf.reduce_max(probabilities, axis=-1).numpy(),
@@ -150,7 +155,8 @@ class SegmentationTask(Task):
         options, size = self.experiment.pseudo_labels, self.experiment.model.image_size
         stride = 2**self.experiment.model.max_level
         sides = [max(stride, round(s * size / stride) * stride) for s in parse_scales(options.label_scales)]
-        probabilities_of = averaging_function(model, size, options.label_flip)
+        legacy = self.experiment.data.legacy_resize
+        probabilities_of = averaging_function(model, size, options.label_flip, legacy)
         streams = [self._batches(source, first, last, size=side) for side in sides]
         for batches in zip(*streams):
             total = sum(probabilities_of(batch["images"]) for batch in batches) / len(batches)
@@ -221,14 +227,14 @@ def network_function(model: Segmenter):
     return kept["logits"]
 
 
-def averaging_function(model: Segmenter, size: int, flip: bool):
+def averaging_function(model: Segmenter, size: int, flip: bool, legacy_resize: bool):
     """A compiled function: images of any side -> probabilities [B, size, size, C], mirrored ones averaged in."""
     kept = model.__dict__.setdefault("_functions", {})
-    if (size, flip) not in kept:
+    if (size, flip, legacy_resize) not in kept:
 
         def probabilities(images):
             logits = model({"images": images}, training=False)["logits"]
-            return tf.image.resize(tf.nn.softmax(logits), [size, size])
+            return resize_logits(tf.nn.softmax(logits), [size, size], legacy_resize=legacy_resize)
 
         @tf.function
         def average(images):
@@ -237,23 +243,19 @@ def averaging_function(model: Segmenter, size: int, flip: bool):
                 found = 0.5 * (found + tf.reverse(probabilities(tf.reverse(images, [2])), [2]))
             return found
 
-        kept[size, flip] = average
-    return kept[size, flip]
+        kept[size, flip, legacy_resize] = average
+    return kept[size, flip, legacy_resize]
 
 
 @functools.partial(tf.function, reduce_retracing=True)
-def _probabilities(logits, size, extent, picture_size):
-    return class_probabilities(logits, size, extent, picture_size)
+def _probabilities(logits, size, extent, picture_size, legacy_resize):
+    return class_probabilities(logits, size, extent, picture_size, legacy_resize)
 
 
 @functools.partial(tf.function, reduce_retracing=True)
-def _argmax_at(logits, size):
-    return tf.argmax(tf.image.resize(logits, [size, size]), axis=-1, output_type=tf.int32)
-
-
-def _class_map(logits, size, extent, picture_size) -> tf.Tensor:
-    found = _probabilities(logits, size, tf.cast(extent, tf.int32), picture_size)
-    return tf.argmax(found, axis=-1, output_type=tf.int32)
+def _argmax_at(logits, size, legacy_resize):
+    enlarged = resize_logits(logits, [size, size], legacy_resize=legacy_resize)
+    return tf.argmax(enlarged, axis=-1, output_type=tf.int32)
 
 
 def _extent(picture_size: np.ndarray, size: int) -> tuple[int, int]:
