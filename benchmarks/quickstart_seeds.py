@@ -2,6 +2,8 @@
 
     python -m benchmarks.quickstart_seeds --out=runs/seeds [--config=quickstart] [--seeds=0,1,2,3,4] [--table_only]
 
+Seeds that were run with --nocontrol show no control.
+
 A seed decides the weights, the order of the data and every random draw; the pictures stay the same.
 """
 
@@ -33,15 +35,18 @@ def table(out: str, seeds: list[int]) -> str:
         with open(os.path.join(out, f"seed{seed}", "summary_self_train.json"), encoding="utf-8") as file:
             summary = json.load(file)
         metric = "AP" if "AP" in summary["teacher"] else "mIoU"
-        teacher, control, student = (summary[name][metric] for name in ("teacher", "control", "student"))
+        teacher, control, student = (summary.get(name, {}).get(metric, np.nan) for name in ("teacher", "control", "student"))
         rows.append((teacher, control, student, student - teacher, student - control))
-        cells = "".join(f" {v:.3f} |" for v in rows[-1][:3]) + "".join(f" {v:+.3f} |" for v in rows[-1][3:])
         labels = summary["pseudo_labels"]
         amount = f"{labels['boxes']} boxes" if "boxes" in labels else f"{labels['labelled_pixels']:.0%} of pixels"
-        lines.append(f"| {seed} |{cells} {amount} | {summary['seconds']['total'] / 60:.1f} |")
-    mean = np.mean(rows, axis=0)
-    cells = "".join(f" {v:.3f} |" for v in mean[:3]) + "".join(f" {v:+.3f} |" for v in mean[3:])
-    return "\n".join([*lines, f"| mean |{cells} | |"])
+        lines.append(f"| {seed} |{_cells(rows[-1])} {amount} | {summary['seconds']['total'] / 60:.1f} |")
+    return "\n".join([*lines, f"| mean |{_cells(np.nanmean(rows, axis=0))} | |"])
+
+
+def _cells(values) -> str:
+    """The first three as they are, the differences with a sign, a dash for what was not run."""
+    texts = [f"{v:.3f}" for v in values[:3]] + [f"{v:+.3f}" for v in values[3:]]
+    return "".join(f" {'-' if np.isnan(v) else text} |" for v, text in zip(values, texts))
 
 
 def main() -> None:

@@ -166,7 +166,7 @@ class Runtime:
 
     job: str = option(
         "self_train",
-        "What to do; see official/jobs.py.",
+        "What to do; see official/jobs/__init__.py.",
         choices=("self_train", "train", "pseudo_label", "inspect_labels", "evaluate", "predict", "export", "import_checkpoint", "model_stats", "gallery", "write_scenes", "write_tfrecords"),
     )
     model_dir: str = option("", "The run folder: everything a job writes is in it.")
