@@ -52,12 +52,11 @@ class AugmentationLayer(keras_cv.layers.BaseImageAugmentationLayer):
         inputs, images = dict(inputs), inputs["images"]
         if "bounding_boxes" in inputs:
             inputs["bounding_boxes"] = keras_cv.bounding_box.to_dense(inputs["bounding_boxes"])
-        if images.shape.rank == 3:
-            inputs.setdefault("key", self._keys([2]))
-            return self._one(inputs)
-        count = images.nrows(tf.int32) if isinstance(images, tf.RaggedTensor) else tf.shape(images)[0]
-        inputs.setdefault("key", self._keys([count, 2]))
-        return tf.map_fn(self._one, inputs, fn_output_signature=self._signature(inputs))
+        single, replayed = images.shape.rank == 3, "key" in inputs
+        if not replayed:
+            inputs["key"] = self._keys(images, single)
+        outputs = self._one(inputs) if single else tf.map_fn(self._one, inputs, fn_output_signature=self._signature(inputs))
+        return outputs if replayed else {name: value for name, value in outputs.items() if name != "key"}
 
     def output_shape_of(self, shape: tf.TensorShape) -> tf.TensorShape:
         """Shape of a picture that comes back for one of `shape`."""
@@ -65,8 +64,11 @@ class AugmentationLayer(keras_cv.layers.BaseImageAugmentationLayer):
 
     # --- inside -----------------------------------------------------------------------------------
 
-    def _keys(self, shape) -> tf.Tensor:
-        return self._random_generator.uniform_full_int(shape, tf.int32)
+    def _keys(self, images, single: bool) -> tf.Tensor:
+        if single:
+            return self._random_generator.uniform_full_int([2], tf.int32)
+        count = images.nrows(tf.int32) if isinstance(images, tf.RaggedTensor) else tf.shape(images)[0]
+        return self._random_generator.uniform_full_int([count, 2], tf.int32)
 
     def _one(self, inputs: dict) -> dict:
         images = inputs["images"]
@@ -128,11 +130,6 @@ class AugmentationLayer(keras_cv.layers.BaseImageAugmentationLayer):
         return {**super().get_config(), "boxes": self.boxes, "seed": self.seed}
 
 
-def settings_config(settings: Settings) -> dict[str, Any]:
-    """Settings as a dict of plain values, for `get_config`."""
-    return dataclasses.asdict(settings)
-
-
 def settings_from(value: Settings | dict | None, default: Settings = Settings()) -> Settings:
     """Settings from what `get_config` gave."""
     return Settings(**value) if isinstance(value, dict) else value or default
@@ -160,4 +157,4 @@ class Operation(AugmentationLayer):
 
     def get_config(self):
         own = {"operation": self.operation, "level": self.level, "probability": self.probability}
-        return {**super().get_config(), **own, "settings": settings_config(self.settings)}
+        return {**super().get_config(), **own, "settings": dataclasses.asdict(self.settings)}

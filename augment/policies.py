@@ -21,7 +21,7 @@ import tensorflow as tf
 from augment.autoaugment import POLICIES, autoaugment
 from augment.geometry import Settings
 from augment.jitter import PER_BOX, random_flip, resize_and_crop, static_size
-from augment.layers import AugmentationLayer, settings_config, settings_from
+from augment.layers import AugmentationLayer, settings_from
 from augment.randaugment import SETS, randaugment
 
 keras = tf.keras
@@ -118,7 +118,7 @@ class Policy(AugmentationLayer):
         names = ("flip", "jitter_min", "jitter_max", "autoaugment", "randaugment_layers", "randaugment_magnitude",
                  "randaugment_ops", "size", "min_box_size")  # fmt: skip
         own = {name: getattr(self, name) for name in names}
-        return {**super().get_config(), **own, "settings": settings_config(self.settings)}
+        return {**super().get_config(), **own, "settings": dataclasses.asdict(self.settings)}
 
 
 def policy(
