@@ -46,7 +46,8 @@ def example_reader(source: Source) -> Callable[[tf.Tensor], dict[str, tf.Tensor]
     """A graph function: picture number -> example; see official/data/example.py."""
     columns = source.annotations
     if columns is None and source.read_mask is None:
-        columns = Annotations.from_images([{"boxes": [], "classes": []}] * len(source))
+        nothing = Annotations.from_images([])
+        columns = dataclasses.replace(nothing, row_splits=np.zeros(len(source) + 1, np.int64))
     if columns is not None:
         splits = tf.constant(columns.row_splits)
         tables = {name: tf.constant(getattr(columns, name)) for name in ("boxes", "classes", "crowd", "scores")}

@@ -41,8 +41,8 @@ def describe(store: LabelStore) -> str:
 
 def draw_sheet(store: LabelStore, source: Source, task: Task, threshold: float) -> np.ndarray:
     """The surest pictures, those in between, and those with the least. uint8 [H, W, 3]."""
-    kind, rows = store.kind(), list(store.rows())
-    best = np.array([kind.sureness(row, threshold) for row in rows])
+    kind = store.kind()
+    best = np.array([kind.sureness(row, threshold) for row in store.rows()])
     middle = threshold if kind.name == "boxes" else 0.5  # a borderline box, a picture half of which is sure
     place = {str(image_id): i for i, image_id in enumerate(source.ids)}
     kinds = {
@@ -50,6 +50,8 @@ def draw_sheet(store: LabelStore, source: Source, task: Task, threshold: float) 
         "borderline": np.argsort(np.abs(best - middle), kind="stable"),
         "emptiest": np.argsort(best, kind="stable"),
     }
+    chosen = {int(number) for order in kinds.values() for number in order[:PER_KIND]}
+    rows = {i: row for i, row in enumerate(store.rows()) if i in chosen}  # a store may not fit in memory
     pictures, captions = [], []
     shown_from = min(threshold, 0.3) if kind.name == "boxes" else threshold
     for name, order in kinds.items():

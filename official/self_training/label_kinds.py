@@ -14,10 +14,10 @@ import tensorflow as tf
 
 from official.data.coco import to_coco
 from official.data.mask_files import SCORE_LEVELS, encode_class_map, read_class_map, stored_limit
-from official.data.source import Annotations, Category, DataError, Source
+from official.data.source import Annotations, DataError, Source
+from official.data.tfrecord import MASK_KEY, add_mask, encode_example, record_offsets, record_reader
 from official.evaluation.drawing import VOC_PALETTE
 from official.files import write_json
-from official.data.tfrecord import MASK_KEY, add_mask, encode_example, record_offsets, record_reader
 
 SCORE_BINS = 20
 SCORE_KEY = "image/segmentation/score/encoded"

@@ -94,7 +94,7 @@ class SegmentationTask(Task):
     # --- on a trained model -----------------------------------------------------------------------
 
     def _batches(self, source: Source, first: int, last: int, *, size: int = 0, masks: bool = False):
-        """Inference batches as NumPy, at the network's input size or another."""
+        """Inference batches, at the network's input size or another."""
         dataset = pipeline.inference_dataset(
             source,
             batch_size=self.experiment.decoding.eval_batch_size,
