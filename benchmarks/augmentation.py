@@ -26,7 +26,7 @@ from augment import ops  # noqa: E402
 from augment.randaugment import BOX_OPERATIONS  # noqa: E402
 from official.data.example import NORMALIZATION  # noqa: E402
 from official.data.image_folder import open_folder  # noqa: E402
-from official.data.pipeline import training_dataset  # noqa: E402
+from official.data.pipeline import placing, training_dataset  # noqa: E402
 from official.data.source import Annotations, Category, Source  # noqa: E402
 
 SIZE, BATCH, BOXES = 640, 8, 8
@@ -121,7 +121,7 @@ def pipelines(source: Source) -> dict[str, callable]:
         found[f"{name}, decode and augment"] = lambda name=name: ours(source, name, source.read_image)
     for name in ("s1", "s4"):
         found[f"{name}, whole pipeline"] = lambda name=name: training_dataset(
-            source, batch_size=BATCH, replica_batch_size=BATCH, image_size=SIZE, augment=augment.policy(name),
+            source, prepare=placing(augment.policy(name), image_size=SIZE), batch_size=BATCH, replica_batch_size=BATCH,
             seed=0, stream="benchmark",
         )  # fmt: skip
     return found

@@ -5,6 +5,9 @@ An example is a dict:
     boxes    float32 [N, 4]         yxyx, pixels of `image`
     classes  int32 [N]              index of the class, 0-based
     mask     uint8 [H, W]           class indices, 255 where nothing is said (segmentation)
+    class    int32 []               of the whole picture, -1: none known (classification)
+    probabilities  float32 [C]      soft label beside `class`, where there is one
+    step     int64 []               the training step that it is for
     crowd    bool [N]
     scores   float32 [N]            1 for human labels, the teacher's score for pseudo labels
     index    int64 []               which picture of its source; the id is `source.ids[index]`
@@ -13,6 +16,7 @@ A batch for training has static shapes:
     boxes    float32 [B, M, 4]      -1 in padding rows
     classes  int32 [B, M]           -1 in padding rows
     masks    uint8 [B, S, S]        for segmentation, in place of boxes and classes
+    class    int32 [B]              for classification (and `probabilities` float32 [B, C])
     index    int64 [B]
 """
 
@@ -25,6 +29,12 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 # (mean, deviation) of pixels in [0, 255]; taken out before padding, so padding is the mean colour.
 # Source: tensorflow/tpu models/official/detection/utils/input_utils.py:80-95.
 NORMALIZATION = (tuple(255.0 * m for m in IMAGENET_MEAN), tuple(255.0 * s for s in IMAGENET_STD))
+
+
+def normalize(image: tf.Tensor) -> tf.Tensor:
+    """Pixels in 0..255, [..., 3] of any dtype, as the networks take them, float32."""
+    mean, deviation = NORMALIZATION
+    return (tf.cast(image, tf.float32) - mean) / deviation
 
 
 def denormalize(image: tf.Tensor) -> tf.Tensor:

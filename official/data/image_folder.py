@@ -1,4 +1,4 @@
-"""A plain folder of pictures, without labels."""
+"""A plain folder of pictures: without labels, or with a sub-folder per class."""
 
 from __future__ import annotations
 
@@ -7,34 +7,41 @@ import os
 import numpy as np
 
 from official.data import image_files
-from official.data.source import InputReport, Source
+from official.data.source import Category, DataError, InputReport, Source
 
 
 def open_folder(
     folder: str,
     *,
+    classes: bool = False,
     full_check: bool = True,
     max_pixels: int = 100_000_000,
     max_skipped_fraction: float = 0.1,
 ) -> Source:
-    """An unlabelled source over every picture below a folder; the id is the path inside it.
+    """A source over every picture below a folder; the id is the path inside it.
+
+    Args:
+      classes: the first folder of a picture's path is its class; a picture beside these folders is
+        skipped and counted.
 
     Raises:
-      DataError: no folder, nothing usable, or too much unusable.
+      DataError: no folder, nothing usable, too much unusable, or no sub-folder for the classes.
     """
     word, report = f"folder:{folder}", InputReport()
     image_files.require_folder(folder, word)
-    names = []
+    names: list[str] = []
     for root, folders, files in os.walk(folder):
         folders.sort()
         for name in sorted(files):
             if name.lower().endswith(image_files.EXTENSIONS):
                 names.append(os.path.relpath(os.path.join(root, name), folder))
+    if classes:
+        names = _with_a_class(names, folder, report)
     paths = [os.path.join(folder, name) for name in names]
     facts = image_files.inspect_images(paths, names, report, full=full_check, max_pixels=max_pixels)
-    report.check(word, len(paths), max_skipped_fraction)
+    report.check(word, len(paths) + report.counts[NO_CLASS], max_skipped_fraction)
     kept = [i for i, fact in enumerate(facts) if fact is not None]
-    return Source(
+    source = Source(
         word=word,
         ids=np.array([names[i] for i in kept]),
         sizes=np.array([(facts[i].height, facts[i].width) for i in kept], np.int32),
@@ -42,3 +49,28 @@ def open_folder(
         file_names=np.array([paths[i] for i in kept]),
         report=report,
     )
+    if not classes:
+        return source
+    first = [_class_of(names[i]) for i in kept]
+    found = sorted(set(first))
+    return source.with_classes([found.index(name) for name in first], [Category(i + 1, name) for i, name in enumerate(found)])
+
+
+NO_CLASS = "picture outside the class folders"
+
+
+def _class_of(name: str) -> str:
+    return name.split(os.sep, 1)[0]
+
+
+def _with_a_class(names: list[str], folder: str, report: InputReport) -> list[str]:
+    inside = [name for name in names if os.sep in name]
+    if names and not inside:
+        raise DataError(
+            f"folder:{folder} has pictures but no folders; for classification give every class a folder, "
+            f"{folder}/CLASS/*.jpg; contrastive pre-training takes them without classes as --unlabeled_data"
+        )
+    for name in names:
+        if os.sep not in name:
+            report.skip_image(NO_CLASS, os.path.join(folder, name), name)
+    return inside

@@ -44,8 +44,12 @@ def stream_seed(seed: int, stream: str) -> int:
 
 def example_reader(source: Source) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
     """A graph function: picture number -> example; see official/data/example.py."""
-    columns = source.annotations
-    if columns is None and source.read_mask is None:
+    columns, whole = source.annotations, {}
+    if source.image_classes is not None:
+        whole["class"] = tf.constant(source.image_classes)
+    if source.image_probabilities is not None:
+        whole["probabilities"] = tf.constant(source.image_probabilities)
+    if columns is None and source.read_mask is None and not whole:
         nothing = Annotations.from_images([])
         columns = dataclasses.replace(nothing, row_splits=np.zeros(len(source) + 1, np.int64))
     if columns is not None:
@@ -54,6 +58,7 @@ def example_reader(source: Source) -> Callable[[tf.Tensor], dict[str, tf.Tensor]
 
     def read(index):
         example = {"image": source.read_image(index), "index": index}
+        example.update({name: tf.gather(table, index) for name, table in whole.items()})
         if source.read_mask is not None:
             example["mask"] = source.read_mask(index)
         if columns is not None:
@@ -64,29 +69,29 @@ def example_reader(source: Source) -> Callable[[tf.Tensor], dict[str, tf.Tensor]
     return read
 
 
+# An example and a key, to what one row of a batch holds.
+Preparation = Callable[[dict[str, tf.Tensor], tf.Tensor], dict[str, tf.Tensor]]
+
+
 def training_dataset(
     source: Source,
     *,
+    prepare: Preparation,
     batch_size: int,
     replica_batch_size: int,
-    image_size: int,
-    augment: Policy,
     seed: int,
     stream: str,
     start_step: int = 0,
     worker: Worker = Worker(),
-    max_boxes: int = 100,
-    legacy_resize: bool = False,
     threads: int = 0,
 ) -> tf.data.Dataset:
     """An endless dataset of training batches, starting at `start_step`.
 
     Args:
       source: labelled.
+      prepare: augments an example under an int32 [2] key and gives it static shapes; see `placing`.
       batch_size: examples per step over all replicas.
       replica_batch_size: examples per element; `batch_size / worker.count` must be a multiple.
-      image_size: side of the network's input in pixels.
-      augment: `augment.policy(...)`.
       seed, stream: decide order and draws; "human" and "pseudo" streams differ.
       threads: readers; 0 lets tf.data choose.
 
@@ -98,19 +103,34 @@ def training_dataset(
     read = example_reader(source)
 
     def load(number):
-        step, place = number // own, number % own
-        position = (step + start_step) * batch_size + worker.index * own + place
-        epoch, picture = permuted(position, len(source), key_seed)
-        example = read(picture)
-        if "crowd" in example:
-            example = select_boxes(example, ~example["crowd"])
+        step, place = number // own + start_step, number % own
+        epoch, picture = permuted(step * batch_size + worker.index * own + place, len(source), key_seed)
         key = tf.cast(tf.stack([key_seed + epoch * 1_000_003, picture]) % 2**31, tf.int32)
-        options = {"output_size": image_size, "normalization": NORMALIZATION, "legacy_resize": legacy_resize}
-        return pack(augment.augment(example, key, **options), max_boxes)
+        return prepare({**read(picture), "step": step}, key)
 
     dataset = tf.data.Dataset.range(np.iinfo(np.int64).max // 2**20)
     dataset = dataset.map(load, num_parallel_calls=threads or tf.data.AUTOTUNE, deterministic=True)
     return dataset.batch(replica_batch_size, drop_remainder=True).prefetch(4)
+
+
+def placing(augment: Policy, *, image_size: int, max_boxes: int = 100, legacy_resize: bool = False) -> Preparation:
+    """What dense tasks do to an example: augment, fit into the input, normalise, pad.
+
+    Args:
+      augment: `augment.policy(...)`.
+      image_size: side of the network's input in pixels.
+      max_boxes: rows of boxes; see `pack`.
+      legacy_resize: sample as TF1 did.
+    """
+    options = {"output_size": image_size, "normalization": NORMALIZATION, "legacy_resize": legacy_resize}
+
+    def prepare(example, key):
+        example = {name: value for name, value in example.items() if name != "step"}
+        if "crowd" in example:
+            example = select_boxes(example, ~example["crowd"])
+        return pack(augment.augment(example, key, **options), max_boxes)
+
+    return prepare
 
 
 def pack(example: dict[str, tf.Tensor], max_boxes: int) -> dict[str, tf.Tensor]:
@@ -128,21 +148,20 @@ def pack(example: dict[str, tf.Tensor], max_boxes: int) -> dict[str, tf.Tensor]:
 def inference_dataset(
     source: Source,
     *,
+    prepare: Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]],
     batch_size: int,
-    image_size: int,
     first: int = 0,
     last: int | None = None,
-    legacy_resize: bool = False,
     masks: bool = False,
     threads: int = 0,
 ) -> tf.data.Dataset:
-    """Pictures first..last of a source in order, resized to fit, the last batch filled up.
+    """Pictures first..last of a source in order, the last batch filled up.
+
+    Args:
+      prepare: example with "image" and, with `masks`, "mask" -> what one row holds; see `fitting`.
 
     Returns:
-      Batches of "images" float32 [B, S, S, 3] normalised, "scale" float32 [B, 2] (network pixels
-      per picture pixel, y and x), "extent" float32 [B, 2] (height and width of the picture in the
-      input), "index" int64 [B] (-1 in rows that only fill the batch); with `masks`, "masks" uint8
-      [B, S, S], placed as the pictures are.
+      Batches of what `prepare` gives and "index" int64 [B] (-1 in rows that only fill the batch).
     """
     last = len(source) if last is None else last
     padded = -(-(last - first) // batch_size) * batch_size
@@ -150,19 +169,33 @@ def inference_dataset(
     def load(number):
         real = number < last
         place = tf.where(real, number, last - 1)
-        example = {"image": source.read_image(place)}
+        example = {"image": source.read_image(place), "index": place}
         if masks:
             example["mask"] = source.read_mask(place)
-        placed = resize_and_crop(
-            example, None, output_size=image_size, normalization=NORMALIZATION, legacy_resize=legacy_resize
-        )
-        index = tf.where(real, number, tf.constant(-1, tf.int64))
-        found = {"images": placed["image"], "index": index, **{name: placed[name] for name in ("scale", "extent")}}
-        return {**found, "masks": placed["mask"]} if masks else found
+        return {**prepare(example), "index": tf.where(real, number, tf.constant(-1, tf.int64))}
 
     dataset = tf.data.Dataset.range(first, first + padded)
     dataset = dataset.map(load, num_parallel_calls=threads or tf.data.AUTOTUNE, deterministic=True)
     return dataset.batch(batch_size, drop_remainder=True).prefetch(4)
+
+
+def fitting(image_size: int, *, legacy_resize: bool = False):
+    """How dense tasks look at a picture: resized to fit the input, at the top left.
+
+    Returns:
+      A preparation for `inference_dataset`: "images" float32 [S, S, 3] normalised, "scale" float32 [2]
+      (network pixels per picture pixel, y and x), "extent" float32 [2] (height and width of the
+      picture in the input) and, where there is a mask, "masks" uint8 [S, S], placed as the picture is.
+    """
+
+    def prepare(example):
+        placed = resize_and_crop(
+            example, None, output_size=image_size, normalization=NORMALIZATION, legacy_resize=legacy_resize
+        )
+        names = {"images": "image", "scale": "scale", "extent": "extent", "masks": "mask"}
+        return {ours: placed[name] for ours, name in names.items() if name in placed}
+
+    return prepare
 
 
 def iterate_numpy(dataset: tf.data.Dataset) -> Iterator[dict[str, np.ndarray]]:

@@ -142,6 +142,9 @@ class Source:
       annotations: boxes; None for a source without boxes.
       read_mask: graph function, int64 index -> uint8 [height, width], class indices or 255 where
         nothing is said; None for a source without masks.
+      image_classes: int32 [images], class index of every picture, -1 where none is known; None for
+        a source without classes of pictures.
+      image_probabilities: float32 [images, classes], soft labels beside `image_classes`, or None.
       file_names: str [images], for lists and messages.
       report: what was skipped when it was opened.
     """
@@ -153,6 +156,8 @@ class Source:
     categories: tuple[Category, ...] = ()
     annotations: Annotations | None = None
     read_mask: Callable[[tf.Tensor], tf.Tensor] | None = None
+    image_classes: np.ndarray | None = None
+    image_probabilities: np.ndarray | None = None
     file_names: np.ndarray | None = None
     report: InputReport = dataclasses.field(default_factory=InputReport)
 
@@ -160,9 +165,12 @@ class Source:
         return len(self.ids)
 
     def subset(self, indices: np.ndarray) -> Source:
-        """The given pictures, in that order."""
+        """The given pictures, in that order; a picture may be given more than once."""
         indices = np.asarray(indices, np.int64)
         table = tf.constant(indices)
+
+        def taken(column):
+            return column[indices] if column is not None else None
 
         def moved(read):
             return read and (lambda index: read(tf.gather(table, index)))
@@ -174,20 +182,33 @@ class Source:
             read_image=moved(self.read_image),
             read_mask=moved(self.read_mask),
             annotations=self.annotations and self.annotations.take(indices),
-            file_names=self.file_names[indices] if self.file_names is not None else None,
+            image_classes=taken(self.image_classes),
+            image_probabilities=taken(self.image_probabilities),
+            file_names=taken(self.file_names),
         )
 
     def without_labels(self) -> Source:
         """The pictures alone."""
-        return dataclasses.replace(self, annotations=None, read_mask=None, categories=())
+        return self._labelled_with((), annotations=None)
 
     def with_masks(self, read_mask: Callable, categories: Sequence[Category]) -> Source:
         """The same pictures with masks in place of other labels."""
-        return dataclasses.replace(self, annotations=None, read_mask=read_mask, categories=tuple(categories))
+        return self._labelled_with(categories, read_mask=read_mask)
 
     def with_annotations(self, annotations: Annotations, categories: tuple[Category, ...]) -> Source:
         """The same pictures with other labels."""
-        return dataclasses.replace(self, annotations=annotations, categories=tuple(categories))
+        return self._labelled_with(categories, annotations=annotations)
+
+    def with_classes(
+        self, image_classes: np.ndarray, categories: Sequence[Category], probabilities: np.ndarray | None = None
+    ) -> Source:
+        """The same pictures with a class each in place of other labels; see the attributes."""
+        classes = np.asarray(image_classes, np.int32)
+        return self._labelled_with(categories, image_classes=classes, image_probabilities=probabilities)
+
+    def _labelled_with(self, categories: Sequence[Category], **labels) -> Source:
+        nothing = dict.fromkeys(("annotations", "read_mask", "image_classes", "image_probabilities"))
+        return dataclasses.replace(self, categories=tuple(categories), **{**nothing, **labels})
 
     def aligned_to(self, categories: Sequence[Category]) -> Source:
         """The same source with its class indices in the order of `categories`, matched by name.
@@ -202,6 +223,9 @@ class Source:
         if unknown:
             raise DataError(f"{self.word}: classes {unknown} are not among the model's {sorted(place)}")
         table = np.array([place[c.name] for c in self.categories], np.int32)
+        if self.image_classes is not None:
+            moved = np.where(self.image_classes >= 0, table[self.image_classes], -1)
+            return self.with_classes(moved, categories)
         if self.read_mask is not None:
             values, read = np.full(256, 255, np.uint8), self.read_mask
             values[: len(table)] = table

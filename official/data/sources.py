@@ -4,9 +4,11 @@
     coco:FILE.json[,IMAGE_FOLDER]        COCO annotations (segmentation: rendered to masks)
     voc:FOLDER[,IMAGE_FOLDER][,split=S]  Pascal VOC XML; for segmentation its mask PNGs
     masks:IMAGES,MASKS[,classes=FILE]    pictures and mask PNGs of the same names (segmentation)
-    folder:FOLDER                        pictures without labels
+    folder:FOLDER                        pictures without labels; for classification a folder per class
     tfrecord:GLOB[+GLOB...]              TF Examples of the original stack
     tfds:BUILDER[/CONFIG][:SPLIT]        a prepared TensorFlow Datasets builder
+
+Where classes of pictures are wanted and a word has boxes, every object is cut out as a picture.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 
 from official.data.coco import open_coco
+from official.data.crops import object_crops
 from official.data.image_folder import open_folder
 from official.data.mask_files import open_masks, open_voc_masks
 from official.data.scenes_source import open_scenes
@@ -33,7 +36,17 @@ class ReadOptions:
     full_check: bool = True
     max_image_pixels: int = 100_000_000
     max_skipped_fraction: float = 0.1
-    masks: bool = False  # labels are class maps in place of boxes
+    label_kind: str = "boxes"  # "boxes", "masks" (class maps) or "classes" (of whole pictures)
+
+    @property
+    def masks(self) -> bool:
+        """Whether labels are class maps."""
+        return self.label_kind == "masks"
+
+    @property
+    def classes(self) -> bool:
+        """Whether labels are classes of pictures."""
+        return self.label_kind == "classes"
 
 
 def open_source(word: str, options: ReadOptions = ReadOptions(), *, labeled: bool = True) -> Source:
@@ -57,10 +70,12 @@ def open_source(word: str, options: ReadOptions = ReadOptions(), *, labeled: boo
     source = _OPENERS[kind](place, named, options, labeled)
     if named:
         raise DataError(f"data {word!r}: {kind} does not take {sorted(named)}")
-    if labeled and (source.read_mask if options.masks else source.annotations) is None:
-        kind = "masks" if options.masks else "boxes"
-        raise DataError(f"data {word!r} has no {kind}; it can be used with --unlabeled_data only")
     source = source if labeled else source.without_labels()
+    if labeled and options.classes and source.annotations is not None:
+        source = object_crops(source)
+    labels = {"boxes": source.annotations, "masks": source.read_mask, "classes": source.image_classes}
+    if labeled and labels[options.label_kind] is None:
+        raise DataError(f"data {word!r} has no {options.label_kind}; it can be used with --unlabeled_data only")
     return dataclasses.replace(source, word=word)
 
 
@@ -100,7 +115,7 @@ def _masks(place, named, options, labeled):
 
 
 def _folder(place, named, options, labeled):
-    return open_folder(place, **_file_checks(options))
+    return open_folder(place, classes=options.classes and labeled, **_file_checks(options))
 
 
 def _tfrecord(place, named, options, labeled):
@@ -109,7 +124,7 @@ def _tfrecord(place, named, options, labeled):
 
 def _tfds(place, named, options, labeled):
     return open_tfds(
-        place, data_dir=options.data_dir or None, labeled=labeled, masks=options.masks, **_strictness(options)
+        place, data_dir=options.data_dir or None, labeled=labeled, label_kind=options.label_kind, **_strictness(options)
     )
 
 

@@ -18,25 +18,26 @@ def open_tfds(
     *,
     data_dir: str | None = None,
     labeled: bool = True,
-    masks: bool = False,
+    label_kind: str = "boxes",
     max_pixels: int = 100_000_000,
     max_skipped_fraction: float = 0.1,
 ) -> Source:
     """A source over a prepared TFDS builder.
 
-    Detection sets (`coco/2017`, `voc/2007`, `open_images_v4`) keep their boxes; a set without boxes
-    (`imagenet2012`) can only be read as unlabelled pictures.
+    Detection sets (`coco/2017`, `voc/2007`, `open_images_v4`) keep their boxes, classification sets
+    (`imagenet2012`) their classes; a set without the labels that are wanted can be read without labels.
 
     Args:
       name: BUILDER[/CONFIG[:VERSION]][:SPLIT], split "train" by default; TFDS slices and sums
         (`train+unlabeled`) are allowed.
       data_dir: where the sets are prepared; TFDS' default otherwise.
       labeled: False drops the labels.
-      masks: labels are class maps in place of boxes, from a one-channel picture feature such as
-        `segmentation_mask` of oxford_iiit_pet.
+      label_kind: "boxes"; "masks": class maps, from a one-channel picture feature such as
+        `segmentation_mask` of oxford_iiit_pet; "classes": of whole pictures, from a class feature
+        or, where there is none, boxes (for `official.data.crops`).
 
     Raises:
-      DataError: unknown builder or split, not prepared (says how to prepare it), no boxes or masks.
+      DataError: unknown builder or split, not prepared (says how to prepare it), no such labels.
     """
     import tensorflow_datasets as tfds  # slow to import, and only needed here
 
@@ -46,10 +47,11 @@ def open_tfds(
     if not all(part.split("[")[0] in builder.info.splits for part in split.split("+")):
         raise DataError(f"{word}: no split {split!r}; it has {sorted(builder.info.splits)}")
     features = builder.info.features
-    boxes_key = None if masks else _boxes_key(features, tfds)
-    mask_key = _mask_key(features, tfds) if masks else None
-    if labeled and boxes_key is None and mask_key is None:
-        raise DataError(f"{word} has no {'masks' if masks else 'boxes'}; it can be used with --unlabeled_data only")
+    class_key = _class_key(features, tfds) if label_kind == "classes" else None
+    mask_key = _mask_key(features, tfds) if label_kind == "masks" else None
+    boxes_key = None if mask_key or class_key else _boxes_key(features, tfds)
+    if labeled and not (boxes_key if label_kind == "boxes" else mask_key or class_key or (boxes_key and label_kind == "classes")):
+        raise DataError(f"{word} has no {label_kind}; it can be used with --unlabeled_data only")
     decoders = {"image": tfds.decode.SkipDecoding()}
     if mask_key:
         decoders[mask_key] = tfds.decode.SkipDecoding()
@@ -59,6 +61,7 @@ def open_tfds(
     for file_number, number, offset, length in _places(instructions):
         example = features.deserialize_example(_payload(paths[file_number], offset, length), decoders=decoders)
         row = _row(example, boxes_key if labeled else None, f"{paths[file_number]}@{number}")
+        row["class"] = int(example[class_key]) if class_key else -1
         row = _with_size(row, max_pixels, report)
         if row is not None and mask_key and labeled:
             row = _with_mask(row, example[mask_key].numpy(), report)
@@ -78,6 +81,9 @@ def open_tfds(
     )
     if not labeled:
         return source
+    if class_key:
+        names = features[class_key].names
+        return source.with_classes([row["class"] for row in rows], [Category(i + 1, n) for i, n in enumerate(names)])
     if mask_key:
         highest = max(row["highest_label"] for row in rows)
         return source.with_masks(_mask_reader(read_record, features, decoders, mask_key), [Category(i, str(i)) for i in range(highest + 1)])
@@ -121,6 +127,13 @@ def _boxes_key(features, tfds) -> str | None:
     for key, feature in features.items():
         inner = getattr(feature, "feature", None)
         if isinstance(inner, tfds.features.FeaturesDict) and {"bbox", "label"} <= set(inner.keys()):
+            return key
+    return None
+
+
+def _class_key(features, tfds) -> str | None:
+    for key, feature in features.items():
+        if isinstance(feature, tfds.features.ClassLabel):
             return key
     return None
 

@@ -15,7 +15,7 @@ from official.data.tfrecord import write_tfrecords
 from official.evaluation.drawing import VOC_PALETTE
 from tests import tiny
 
-MASKS = ReadOptions(masks=True, max_skipped_fraction=0.95)
+MASKS = ReadOptions(label_kind="masks", max_skipped_fraction=0.95)
 
 
 def mask_of(source, i):
@@ -95,7 +95,7 @@ def test_bad_masks_are_skipped_counted_and_named(tmp_path):
     for part in ("colour picture", "label 700", "3 x 8, its picture 6 x 8", "not a readable picture", "mask is absent"):
         assert part in reasons
     with pytest.raises(DataError, match="5 of 6 images cannot be used"):
-        open_source(f"masks:{tmp_path}/i,{tmp_path}/m", ReadOptions(masks=True))
+        open_source(f"masks:{tmp_path}/i,{tmp_path}/m", ReadOptions(label_kind="masks"))
 
 
 def test_sixteen_bits_within_range_are_read(tmp_path):
@@ -170,7 +170,7 @@ def test_tfds_masks(tmp_path):
             known["head_bbox"] = tfds.features.BBox(0.0, 0.0, 1.0, 1.0)
         writer.add_examples({"train": [builder.info.features.encode_example(known)]})
     writer.close_splits(["train"])
-    found = open_source("tfds:oxford_iiit_pet:train", ReadOptions(masks=True, data_dir=str(tmp_path)))
+    found = open_source("tfds:oxford_iiit_pet:train", ReadOptions(label_kind="masks", data_dir=str(tmp_path)))
     assert len(found) == 3 and len(found.categories) == max(int(mask_of(source, i).max()) for i in range(3)) + 1
     for i in range(3):
         np.testing.assert_array_equal(mask_of(found, i), mask_of(source, int(found.ids[i].split(".")[0])))

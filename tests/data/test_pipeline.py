@@ -13,9 +13,8 @@ from tests import tiny
 
 
 def batches(source, count, **kwargs):
-    options = dict(
-        batch_size=8, replica_batch_size=8, image_size=64, augment=augment.policy("s1"), seed=3, stream="human", max_boxes=8
-    )
+    prepare = pipeline.placing(augment.policy("s1"), image_size=64, max_boxes=8)
+    options = dict(prepare=prepare, batch_size=8, replica_batch_size=8, seed=3, stream="human")
     dataset = pipeline.training_dataset(source, **{**options, **kwargs})
     return list(dataset.take(count).as_numpy_iterator())
 
@@ -90,7 +89,7 @@ def test_static_shapes_and_padding(scenes):
 
 
 def test_inference_is_in_order_and_fills_the_last_batch(scenes):
-    dataset = pipeline.inference_dataset(scenes, batch_size=6, image_size=64, first=3, last=13)
+    dataset = pipeline.inference_dataset(scenes, prepare=pipeline.fitting(64), batch_size=6, first=3, last=13)
     found = list(dataset.as_numpy_iterator())
     assert np.concatenate([b["index"] for b in found]).tolist() == [*range(3, 13), -1, -1]
     assert all(b["images"].shape == (6, 64, 64, 3) for b in found)
@@ -108,7 +107,8 @@ def test_normalisation_by_hand():
 
 def test_padding_becomes_the_mean_colour(scenes):
     small = tiny.scenes_source(count=1)
-    batch = batches(small, 1, augment=augment.policy("s1", jitter_min=0.5, jitter_max=0.5), batch_size=1, replica_batch_size=1)[0]
+    prepare = pipeline.placing(augment.policy("s1", jitter_min=0.5, jitter_max=0.5), image_size=64)
+    batch = batches(small, 1, prepare=prepare, batch_size=1, replica_batch_size=1)[0]
     np.testing.assert_allclose(batch["images"][0, 40:, 40:], 0.0, atol=1e-5)
 
 
