@@ -1,6 +1,7 @@
-"""AutoAugment for detection: learned policies v0 to v3, one sub-policy drawn per picture.
+"""AutoAugment: learned policies, one sub-policy drawn per picture; v0 to v3 for detection, "imagenet" for classification.
 
-Source: tensorflow/tpu models/official/detection/utils/autoaugment_utils.py:38-148, 1506-1536.
+Source: tensorflow/tpu models/official/detection/utils/autoaugment_utils.py:38-148, 1506-1536;
+models/official/efficientnet/autoaugment.py:38-70 (its policy_v0, of the AutoAugment paper).
 """
 
 from __future__ import annotations
@@ -73,6 +74,33 @@ AutoContrast .8 10; Contrast .2 10
 Rotate_BBox 1 10; Cutout 1 10
 SolarizeAdd .8 6; Equalize .8 8
 """
+_IMAGENET = """
+Equalize .8 1; ShearY .8 4
+Color .4 9; Equalize .6 3
+Color .4 1; Rotate .6 8
+Solarize .8 3; Equalize .4 7
+Solarize .4 2; Solarize .6 2
+Color .2 0; Equalize .8 8
+Equalize .4 8; SolarizeAdd .8 3
+ShearX .2 9; Rotate .6 8
+Color .6 1; Equalize 1 2
+Invert .4 9; Rotate .6 0
+Equalize 1 9; ShearY .6 3
+Color .4 7; Equalize .6 0
+Posterize .4 6; AutoContrast .4 7
+Solarize .6 8; Color .6 9
+Solarize .2 4; Rotate .8 9
+Rotate 1 7; TranslateY .8 9
+ShearX 0 0; Solarize .8 4
+ShearY .8 0; Color .6 4
+Color 1 0; Rotate .6 2
+Equalize .8 4; Equalize 0 8
+Equalize 1 4; AutoContrast .6 2
+ShearY .4 7; SolarizeAdd .6 7
+Posterize .8 2; Solarize .6 10
+Solarize .6 8; Equalize .6 1
+Color .8 6; Rotate .4 5
+"""
 SubPolicy = tuple[tuple[str, float, float], ...]
 
 
@@ -85,7 +113,8 @@ def parse(text: str) -> tuple[SubPolicy, ...]:
     return tuple(found)
 
 
-POLICIES: dict[str, tuple[SubPolicy, ...]] = {name: parse(text) for name, text in (("v0", _V0), ("v1", _V1), ("v2", _V2), ("v3", _V3))}
+_TEXTS = {"v0": _V0, "v1": _V1, "v2": _V2, "v3": _V3, "imagenet": _IMAGENET}
+POLICIES: dict[str, tuple[SubPolicy, ...]] = {name: parse(text) for name, text in _TEXTS.items()}
 
 
 def autoaugment(example: dict, key: tf.Tensor, *, version: str = "v0", settings: Settings = Settings()) -> dict:

@@ -14,7 +14,7 @@ EXAMPLE = {"image": IMAGE, "boxes": tf.constant([[5, 5, 20, 30.0]]), "classes": 
 
 def test_tables():
     """Sizes and first and last entries as in the original's file; every operation exists."""
-    assert {name: len(policy) for name, policy in POLICIES.items()} == {"v0": 5, "v1": 20, "v2": 15, "v3": 15}
+    assert {name: len(policy) for name, policy in POLICIES.items()} == {"v0": 5, "v1": 20, "v2": 15, "v3": 15, "imagenet": 25}
     assert POLICIES["v1"][:5] == POLICIES["v0"]
     assert POLICIES["v0"][0] == (("TranslateX_BBox", 0.6, 4), ("Equalize", 0.8, 10))
     assert POLICIES["v0"][4] == (("Rotate_BBox", 0.6, 10), ("Color", 1.0, 6))
