@@ -15,6 +15,7 @@ import math
 import keras_cv
 import tensorflow as tf
 
+from official.models.input_scale import scaled_input
 from official.models.layers import StochasticDepth, SyncBatchNormalization
 
 keras = tf.keras
@@ -85,6 +86,7 @@ class EfficientNetBackbone(keras_cv.models.Backbone):
         survival_probability: float = 0.8,
         batch_norm_momentum: float = 0.99,
         batch_norm_epsilon: float = 1e-3,
+        input_normalization: str = "imagenet",
         input_shape: tuple = (None, None, 3),
         **kwargs,
     ):
@@ -96,12 +98,13 @@ class EfficientNetBackbone(keras_cv.models.Backbone):
             1 - (1 - p) * i / n. 1 turns stochastic depth off.
           batch_norm_momentum, batch_norm_epsilon: EfficientNet's own (0.99, 1e-3) by default, as in
             the original stack, whose detection settings do not reach the backbone.
+          input_normalization: a key of `official.models.input_scale.SCALES`.
           input_shape: (height, width, 3).
         """
         build = _Builder(depth, survival_probability, batch_norm_momentum, batch_norm_epsilon)
         images = keras.Input(input_shape, name="images")
         filters = round_filters(32, width)
-        x = build.conv(images, filters, 3, "stem", stride=2)
+        x = build.conv(scaled_input(images, input_normalization), filters, 3, "stem", stride=2)
         levels = {}
         for number, stage in enumerate(STAGES):
             out_filters = round_filters(stage.filters, width)
@@ -120,6 +123,7 @@ class EfficientNetBackbone(keras_cv.models.Backbone):
             "survival_probability": survival_probability,
             "batch_norm_momentum": batch_norm_momentum,
             "batch_norm_epsilon": batch_norm_epsilon,
+            "input_normalization": input_normalization,
             "input_shape": tuple(input_shape),
         }
 

@@ -19,7 +19,8 @@ class SyncBatchNormalization(keras.layers.BatchNormalization):
     then give other weights on two replicas than on one. Here the moving variance is the plain batch
     variance everywhere, and across replicas it is mean(var_i) + mean((mean_i - mean)^2), as in the
     original stack (modeling/architecture/nn_ops.py:75-102). Non-finite batch statistics are not
-    taken into the moving ones, so that a skipped step leaves the layer as it was.
+    taken into the moving ones, so that a skipped step leaves the layer as it was; inside
+    `statistics_kept` none are.
 
     Input and output: float [batch, height, width, channels].
     """
@@ -36,8 +37,13 @@ class SyncBatchNormalization(keras.layers.BatchNormalization):
         return outputs
 
     def _one_replica(self, inputs):
+        gamma, beta = self.gamma, self.beta
+        if not self.scale:
+            gamma = tf.ones([inputs.shape[-1]])
+        if not self.center:
+            beta = tf.zeros([inputs.shape[-1]])
         outputs, mean, corrected = tf.compat.v1.nn.fused_batch_norm(
-            inputs, self.gamma, self.beta, epsilon=self.epsilon, is_training=True
+            inputs, gamma, beta, epsilon=self.epsilon, is_training=True
         )
         count = tf.cast(tf.size(inputs) // inputs.shape[-1], tf.float32)
         return outputs, mean, corrected * (count - 1.0) / tf.maximum(count, 1.0)
@@ -53,6 +59,8 @@ class SyncBatchNormalization(keras.layers.BatchNormalization):
         return tf.cast(outputs, inputs.dtype), mean, variance
 
     def _move(self, moving, value):
+        if getattr(_step, "statistics_kept", False):
+            return
         value = tf.stop_gradient(tf.cast(value, moving.dtype))
         step = (moving - value) * (1.0 - self.momentum)
         moving.assign_sub(tf.where(tf.math.is_finite(step), step, tf.zeros_like(step)))
@@ -105,23 +113,76 @@ class UpsampleBilinear(keras.layers.Layer):
         return {**super().get_config(), "factor": self.factor}
 
 
-_step_randomness = threading.local()
+_step = threading.local()
+
+
+@contextlib.contextmanager
+def statistics_kept():
+    """While active, batch norm normalises by its batch as ever but leaves its moving statistics alone."""
+    _step.statistics_kept = True
+    try:
+        yield
+    finally:
+        _step.statistics_kept = False
 
 
 @contextlib.contextmanager
 def step_randomness(seed: tf.Tensor, slots: tf.Tensor, total: int):
-    """While active, `StochasticDepth` draws as a pure function of (seed, slot).
+    """While active, `StochasticDepth` and `Dropout` draw as a pure function of (seed, slot).
 
     Args:
       seed: int32 [2], usually (run seed, step).
       slots: int32 [batch], the place of each example of this replica in the global joint batch.
       total: the number of examples in the global joint batch.
     """
-    _step_randomness.value = (seed, slots, total)
+    _step.randomness = (seed, slots, total)
     try:
         yield
     finally:
-        _step_randomness.value = None
+        _step.randomness = None
+
+
+def _uniform(examples: int | tf.Tensor, shape: list[int], index: int) -> tf.Tensor:
+    """[examples, *shape] draws in [0, 1); examples may be several views of the slots, one after the other."""
+    active = getattr(_step, "randomness", None)
+    if active is None:
+        return tf.random.uniform([examples, *shape])
+    seed, slots, total = active
+    views = max(1, examples // slots.shape[0]) if isinstance(examples, int) else 1
+    parts = []
+    for view in range(views):
+        place = seed + tf.constant([index + 1 + 100_003 * view, 0], seed.dtype)
+        parts.append(tf.gather(hashed_uniform(place, [total, *shape]), slots))
+    return tf.concat(parts, axis=0)
+
+
+def hashed_uniform(seed: tf.Tensor, shape: list[int]) -> tf.Tensor:
+    """Float32 draws in [0, 1), a pure function of (seed, position) with the same bits on every device and under XLA.
+
+    TensorFlow's own stateless Philox gives other numbers when XLA compiles it. This is a counter
+    through the finaliser of MurmurHash3, once per word of the seed.
+
+    Args:
+      seed: int32 [2].
+      shape: of the result, static.
+    """
+    count = 1
+    for side in shape:
+        count *= side
+    words = tf.unstack(tf.bitcast(tf.cast(seed, tf.int32), tf.uint32))
+    bits = tf.cast(tf.range(count), tf.uint32)
+    for word in words:
+        bits = _mixed(bits + tf.constant(0x9E3779B9, tf.uint32) + _mixed(word))
+    unit = tf.cast(tf.bitwise.right_shift(bits, tf.constant(8, tf.uint32)), tf.float32) * 2.0**-24
+    return tf.reshape(unit, shape)
+
+
+def _mixed(bits: tf.Tensor) -> tf.Tensor:
+    """MurmurHash3's 32-bit finaliser: a bijection in which every input bit moves every output bit."""
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        bits = tf.bitwise.bitwise_xor(bits, tf.bitwise.right_shift(bits, tf.constant(shift, tf.uint32)))
+        bits = bits * tf.constant(factor, tf.uint32)
+    return tf.bitwise.bitwise_xor(bits, tf.bitwise.right_shift(bits, tf.constant(16, tf.uint32)))
 
 
 @keras.saving.register_keras_serializable("self_training")
@@ -143,20 +204,37 @@ class StochasticDepth(keras.layers.Layer):
     def call(self, inputs, training=None):
         if not training or self.survival_probability >= 1.0:
             return inputs
-        keep = tf.cast(self._uniform(inputs) < self.survival_probability, inputs.dtype)
+        draws = _uniform(_examples(inputs), [], self.index)
+        keep = tf.cast(draws < self.survival_probability, inputs.dtype)
         return inputs * keep[:, None, None, None] / tf.cast(self.survival_probability, inputs.dtype)
-
-    def _uniform(self, inputs):
-        active = getattr(_step_randomness, "value", None)
-        if active is None:
-            return tf.random.uniform([tf.shape(inputs)[0]])
-        seed, slots, total = active
-        # Philox by name: the default algorithm differs between devices.
-        draws = tf.random.stateless_uniform(
-            [total], seed=seed + tf.constant([self.index + 1, 0], seed.dtype), alg="philox"
-        )
-        return tf.gather(draws, slots)
 
     def get_config(self):
         config = {"survival_probability": self.survival_probability, "index": self.index}
         return {**super().get_config(), **config}
+
+
+@keras.saving.register_keras_serializable("self_training")
+class Dropout(keras.layers.Layer):
+    """Drops features of [batch, channels]; kept ones are divided by the probability of being kept.
+
+    Stock Keras draws with a stateful generator, so that a resumed run or another number of replicas
+    would drop others.
+    """
+
+    def __init__(self, rate: float, index: int = 10_000, **kwargs):
+        """Args: rate: in [0, 1). index: tells the layers of one model apart."""
+        super().__init__(**kwargs)
+        self.rate, self.index = rate, index
+
+    def call(self, inputs, training=None):
+        if not training or self.rate <= 0.0:
+            return inputs
+        keep = tf.cast(_uniform(_examples(inputs), [inputs.shape[-1]], self.index) >= self.rate, inputs.dtype)
+        return inputs * keep / tf.cast(1.0 - self.rate, inputs.dtype)
+
+    def get_config(self):
+        return {**super().get_config(), "rate": self.rate, "index": self.index}
+
+
+def _examples(inputs: tf.Tensor) -> int | tf.Tensor:
+    return tf.shape(inputs)[0] if inputs.shape[0] is None else inputs.shape[0]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import keras_cv
 import tensorflow as tf
 
+from official.models.input_scale import scaled_input
 from official.models.layers import SyncBatchNormalization
 
 keras = tf.keras
@@ -30,7 +31,8 @@ class ResNetBackbone(keras_cv.models.Backbone):
 
     def __init__(
         self, *, blocks: tuple, width: float = 1.0, batch_norm_momentum: float = 0.997,
-        batch_norm_epsilon: float = 1e-4, input_shape: tuple = (None, None, 3), **kwargs,
+        batch_norm_epsilon: float = 1e-4, zero_last_gamma: bool = False, input_normalization: str = "imagenet",
+        input_shape: tuple = (None, None, 3), **kwargs,
     ):  # fmt: skip
         """Builds the network.
 
@@ -38,12 +40,14 @@ class ResNetBackbone(keras_cv.models.Backbone):
           blocks: bottlenecks per stage, such as `BLOCKS["resnet-50"]`.
           width: multiplies every channel count (for members smaller than the published ones).
           batch_norm_momentum, batch_norm_epsilon: the detection stack's.
+          zero_last_gamma: residual branches start at zero, as in SimCLR; the detection stack's do not.
+          input_normalization: a key of `official.models.input_scale.SCALES`.
           input_shape: (height, width, 3).
         """
-        build = _Builder(batch_norm_momentum, batch_norm_epsilon)
+        build = _Builder(batch_norm_momentum, batch_norm_epsilon, zero_last_gamma)
         images = keras.Input(input_shape, name="images")
         filters = [max(8, int(f * width)) for f in FILTERS]
-        x = build.conv(images, filters[0], 7, 2, "stem")
+        x = build.conv(scaled_input(images, input_normalization), filters[0], 7, 2, "stem")
         x = keras.layers.Activation("relu", name="stem_relu")(x)
         x = keras.layers.MaxPool2D(3, 2, padding="same", name="stem_pool")(x)
         levels = {}
@@ -56,7 +60,8 @@ class ResNetBackbone(keras_cv.models.Backbone):
         self.pyramid_level_inputs = levels
         self._arguments = {
             "blocks": tuple(blocks), "width": width, "batch_norm_momentum": batch_norm_momentum,
-            "batch_norm_epsilon": batch_norm_epsilon, "input_shape": tuple(input_shape),
+            "batch_norm_epsilon": batch_norm_epsilon, "zero_last_gamma": zero_last_gamma,
+            "input_normalization": input_normalization, "input_shape": tuple(input_shape),
         }  # fmt: skip
 
     def get_config(self):
@@ -66,10 +71,11 @@ class ResNetBackbone(keras_cv.models.Backbone):
 class _Builder:
     """Makes the layers."""
 
-    def __init__(self, momentum, epsilon):
+    def __init__(self, momentum, epsilon, zero_last_gamma):
         self.momentum, self.epsilon = momentum, epsilon
+        self.last_gamma = "zeros" if zero_last_gamma else "ones"
 
-    def conv(self, x, filters, kernel, stride, name):
+    def conv(self, x, filters, kernel, stride, name, gamma="ones"):
         """Convolution without bias and batch norm; strided ones are padded symmetrically."""
         padding = "same"
         if stride > 1:
@@ -79,7 +85,9 @@ class _Builder:
             filters, kernel, strides=stride, padding=padding, use_bias=False,
             kernel_initializer="VarianceScaling", name=f"{name}_conv",
         )(x)  # fmt: skip
-        return SyncBatchNormalization(momentum=self.momentum, epsilon=self.epsilon, name=f"{name}_bn")(x)
+        return SyncBatchNormalization(
+            momentum=self.momentum, epsilon=self.epsilon, gamma_initializer=gamma, name=f"{name}_bn"
+        )(x)
 
     def bottleneck(self, x, filters, stride, project, name):
         """1x1, 3x3 with the stride, 1x1 to four times the filters, and a skip."""
@@ -90,5 +98,5 @@ class _Builder:
         shortcut = self.conv(x, 4 * filters, 1, stride, f"{name}_shortcut") if project else x
         y = relu(self.conv(x, filters, 1, 1, f"{name}_1"), "1_relu")
         y = relu(self.conv(y, filters, 3, stride, f"{name}_2"), "2_relu")
-        y = self.conv(y, 4 * filters, 1, 1, f"{name}_3")
+        y = self.conv(y, 4 * filters, 1, 1, f"{name}_3", self.last_gamma)
         return relu(keras.layers.Add(name=f"{name}_add")([y, shortcut]), "out")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from official.models.layers import StochasticDepth, SyncBatchNormalization, UpsampleNearest, step_randomness
+from official.models.layers import StochasticDepth, SyncBatchNormalization, UpsampleNearest, hashed_uniform, step_randomness
 
 keras = tf.keras
 
@@ -92,3 +92,37 @@ def test_stochastic_depth_is_a_function_of_seed_and_slot():
         next_step = layer(x, training=True).numpy()
     np.testing.assert_array_equal(whole[4:], half)
     assert (whole != next_step).any()
+
+
+def test_draws_are_the_same_under_xla():
+    """TensorFlow's Philox is not: that is why the layers have draws of their own."""
+    for shape in ([5], [17, 3]):
+        plain = tf.function(lambda seed: hashed_uniform(seed, shape))  # noqa: B023
+        compiled = tf.function(lambda seed: hashed_uniform(seed, shape), jit_compile=True)  # noqa: B023
+        np.testing.assert_array_equal(plain(tf.constant([3, -7])), compiled(tf.constant([3, -7])))
+
+
+def test_draws_are_uniform_and_independent():
+    """Mean, deviation, chi-square over 64 bins (p = 0.001: 103), and no correlation between seeds or neighbours."""
+    rows = np.stack([hashed_uniform(tf.constant([0, step]), [4096]).numpy() for step in range(16)])
+    assert 0 <= rows.min() and rows.max() < 1
+    assert abs(rows.mean() - 0.5) < 0.004 and abs(rows.std() - 12**-0.5) < 0.003
+    counts = np.histogram(rows, bins=64, range=(0, 1))[0]
+    assert ((counts - 1024) ** 2 / 1024).sum() < 103
+    correlations = np.corrcoef(rows)[np.triu_indices(16, 1)]
+    assert np.abs(correlations).max() < 0.07
+    assert np.abs(np.corrcoef(rows[0, :-1], rows[0, 1:])[0, 1]) < 0.06
+    shifted = hashed_uniform(tf.constant([1, 0]), [4096]).numpy()
+    assert np.abs(np.corrcoef(rows[0], shifted)[0, 1]) < 0.06
+
+
+def test_stochastic_depth_is_the_same_under_xla():
+    layer, ones = StochasticDepth(0.5, index=3), tf.ones([16, 1, 1, 1])
+
+    def dropped():
+        with step_randomness(tf.constant([1, 2]), tf.range(16), 16):
+            return layer(ones, training=True)
+
+    plain = tf.function(dropped)().numpy()
+    np.testing.assert_array_equal(plain, tf.function(dropped, jit_compile=True)())
+    assert set(plain.ravel()) == {0.0, 2.0}

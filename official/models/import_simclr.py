@@ -1,0 +1,125 @@
+"""Variable tables of the public SimCLR ResNet checkpoints, TF1 and TF2.
+
+SimCLR's ResNet is the detection stack's (stride on the 3x3, symmetric padding), fed with pixels in
+[0, 1] without mean and deviation, and has batch norm epsilon 1e-5.
+
+TF1 names count convolutions and batch norms in order of creation: stem, then per block the
+shortcut, if there is one, before the three convolutions. TF2 files are object graphs, in which
+every variable is found by its path; a SavedModel of TF2 holds the same graph.
+
+Source: google-research/simclr resnet.py, tf2/resnet.py, tf2/model.py.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Iterator, Sequence
+
+from tensorflow.core.protobuf import trackable_object_graph_pb2
+
+EPSILON = 1e-5
+_BATCH_NORM = ("gamma", "beta", "moving_mean", "moving_variance")
+GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
+
+
+def layers_in_order(names: Sequence[str]) -> list[str]:
+    """`stem`, `stage2_block0_shortcut`, `stage2_block0_1` ... in the original's order of creation.
+
+    Args:
+      names: of the backbone's variables, such as "stage2_block0_1_conv/kernel".
+    """
+    layers = {name.split("/")[0].removesuffix("_conv") for name in names if name.split("/")[0].endswith("_conv")}
+
+    def order(layer):
+        found = re.match(r"stage(\d+)_block(\d+)_(shortcut|\d)", layer)
+        if not found:
+            return (0, 0, 0)  # the stem
+        stage, block, part = found.groups()
+        return (int(stage), int(block), 0 if part == "shortcut" else int(part))
+
+    return sorted(layers, key=order)
+
+
+def tf1_table(names: Sequence[str]) -> dict[str, str]:
+    """Our variable names -> names in a TF1 checkpoint."""
+    found = {}
+    for number, layer in enumerate(layers_in_order(names)):
+        suffix = f"_{number}" if number else ""
+        found[f"{layer}_conv/kernel"] = f"base_model/conv2d{suffix}/kernel"
+        for part in _BATCH_NORM:
+            found[f"{layer}_bn/{part}"] = f"base_model/batch_normalization{suffix}/{part}"
+    return found
+
+
+def tf2_table(names: Sequence[str]) -> dict[str, str]:
+    """Our variable names -> paths in the object graph of a TF2 checkpoint, below `resnet_model`."""
+    found = {}
+    for layer in layers_in_order(names):
+        conv, norm = _tf2_places(layer)
+        found[f"{layer}_conv/kernel"] = f"{conv}/conv2d/kernel"
+        for part in _BATCH_NORM:
+            found[f"{layer}_bn/{part}"] = f"{norm}/bn/{part}"
+    return found
+
+
+def _tf2_places(layer: str) -> tuple[str, str]:
+    match = re.match(r"stage(\d+)_block(\d+)_(shortcut|\d)", layer)
+    if not match:
+        return "initial_conv_relu_max_pool/0", "initial_conv_relu_max_pool/2"
+    stage, block, part = match.groups()
+    place = f"block_groups/{int(stage) - 2}/layers/{block}"
+    if part == "shortcut":
+        return f"{place}/projection_layers/0", f"{place}/projection_layers/1"
+    first = 3 * (int(part) - 1)  # convolution, batch norm, drop block
+    return f"{place}/conv_relu_dropblock_layers/{first}", f"{place}/conv_relu_dropblock_layers/{first + 1}"
+
+
+def checkpoint_prefix(path: str) -> str:
+    """`path` itself, or the variables of the SavedModel folder that it is."""
+    inside = os.path.join(path, "variables", "variables")
+    return inside if os.path.isfile(inside + ".index") else path
+
+
+def is_tf1(shapes: dict) -> bool:
+    """Whether a checkpoint's variables are SimCLR's TF1 ones."""
+    return "base_model/conv2d/kernel" in shapes
+
+
+class ObjectGraph:
+    """The object graph of a TF2 checkpoint: finds the key of a variable by its path."""
+
+    def __init__(self, reader):
+        """Args: reader: `tf.train.load_checkpoint(...)`."""
+        self.nodes = trackable_object_graph_pb2.TrackableObjectGraph.FromString(reader.get_tensor(GRAPH)).nodes
+
+    def key(self, path: str) -> str | None:
+        """The checkpoint key of the variable at `path` from the root, or None."""
+        node = self.nodes[0]
+        for step in path.split("/"):
+            place = next((c.node_id for c in node.children if c.local_name == step), None)
+            if place is None:
+                return None
+            node = self.nodes[place]
+        return node.attributes[0].checkpoint_key if node.attributes else None
+
+    def root_of_resnet(self) -> str | None:
+        """The path of SimCLR's ResNet, or None if there is none."""
+        for root in ("model/resnet_model", "resnet_model"):
+            if self.key(f"{root}/initial_conv_relu_max_pool/0/conv2d/kernel"):
+                return root
+        return None
+
+
+def read_tf1(reader, names: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """(our name, key) of the variables that a TF1 checkpoint has."""
+    there = reader.get_variable_to_shape_map()
+    return ((ours, key) for ours, key in tf1_table(names).items() if key in there)
+
+
+def read_tf2(reader, names: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """(our name, key) of the variables that a TF2 checkpoint or SavedModel has."""
+    graph = ObjectGraph(reader)
+    root = graph.root_of_resnet()
+    keys = ((ours, graph.key(f"{root}/{path}")) for ours, path in tf2_table(names).items())
+    return ((ours, key) for ours, key in keys if key)

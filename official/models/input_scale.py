@@ -1,0 +1,65 @@
+"""What a backbone wants its pixels to be, when its weights were trained on something else than ours.
+
+Everything in this project feeds pixels with the ImageNet mean and deviation removed. Weights that were
+trained on another scale get a layer in front that turns one into the other, so that the scale
+travels with the network, into checkpoints and exports.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+from official.data.example import IMAGENET_MEAN, IMAGENET_STD
+
+keras = tf.keras
+
+# (factor, shift) of pixels in [0, 1].
+SCALES = {"imagenet": None, "unit": (1.0, 0.0), "symmetric": (2.0, -1.0), "bytes": (255.0, 0.0)}
+
+
+LAYER = "input_scale"
+
+
+def scaled_input(images, normalization: str):
+    """Normalised pictures to the scale `normalization`: [0, 1], [-1, 1], 0..255, or as they are.
+
+    Raises:
+      ValueError: unknown scale.
+    """
+    if SCALES.get(normalization, 1) is None:
+        return images
+    return scale_layer(normalization)(images)
+
+
+def scale_layer(normalization: str) -> keras.layers.Layer:
+    """The layer that does it; one that does nothing for pixels as they are."""
+    if normalization not in SCALES:
+        raise ValueError(f"input_normalization={normalization!r} is unknown; choose one of {sorted(SCALES)}")
+    if SCALES[normalization] is None:
+        return keras.layers.Activation("linear", name="input_as_it_is")
+    return keras.layers.Rescaling(*_constants(normalization), name=LAYER)
+
+
+def _constants(normalization: str) -> tuple[list[float], list[float]]:
+    factor, shift = SCALES[normalization]
+    return [factor * deviation for deviation in IMAGENET_STD], [factor * mean + shift for mean in IMAGENET_MEAN]
+
+
+def scale_of(model: keras.Model) -> str:
+    """The scale that a network was built with, from its layers (also those of models inside it).
+
+    Raises:
+      ValueError: a layer of that name with other numbers.
+    """
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            inside = scale_of(layer)
+            if inside != "imagenet":
+                return inside
+        if layer.name == LAYER:
+            for name, constants in SCALES.items():
+                if constants and np.allclose([layer.scale, layer.offset], _constants(name), rtol=1e-5):
+                    return name
+            raise ValueError(f"the layer {LAYER} of {model.name} has an unknown scale {layer.scale}")
+    return "imagenet"

@@ -1,0 +1,43 @@
+"""Inference on all the replicas that a model was built for."""
+
+from __future__ import annotations
+
+from typing import Any, Callable
+
+import tensorflow as tf
+
+
+def spread(model: tf.keras.Model, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compiles a function that calls the model, and shares every batch among the model's replicas.
+
+    Args:
+      model: built under a strategy's scope or under none; it decides the number of replicas.
+      function: tensors with one size of the first axis -> nested tensors with that first axis.
+
+    Returns:
+      A function of the same tensors that returns what `function` returns for the whole batch, in order.
+    """
+    strategy = model.distribute_strategy
+    replicas = strategy.num_replicas_in_sync
+    if replicas == 1:
+        return tf.function(function, reduce_retracing=True)
+
+    @tf.function(reduce_retracing=True)
+    def on_replicas(values):
+        return strategy.run(lambda parts: function(*parts), args=(values,))
+
+    def run(*tensors):
+        count = tensors[0].shape[0]
+        share = -(-count // replicas)
+        # The last rows are repeated to make the shares equal, and cut off again.
+        rows = tf.minimum(tf.range(share * replicas), count - 1)
+        filled = [tf.gather(tensor, rows) for tensor in tensors]
+
+        def part(context):
+            first = context.replica_id_in_sync_group * share
+            return tuple(tensor[first : first + share] for tensor in filled)
+
+        found = on_replicas(strategy.experimental_distribute_values_from_function(part))
+        return tf.nest.map_structure(lambda v: tf.concat(strategy.experimental_local_results(v), axis=0)[:count], found)
+
+    return run
