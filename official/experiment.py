@@ -25,6 +25,7 @@ class Data:
     labeled_data: str = option("", "Human-labelled training data, e.g. coco:train.json,images.")
     unlabeled_data: str = option("rest", "Pictures to pseudo-label; `rest`: what --labeled_fraction leaves over.")
     eval_data: str = option("", "Labelled data to evaluate on.")
+    joint_data: str = option("", "Joint training: data with classes (or boxes, which are cut out), e.g. tfds:imagenet2012:train.")
     data_dir: str = option("", "Where TFDS data sets are prepared (TFDS' own default when empty).")
     labeled_fraction: float = option(1.0, "Share of --labeled_data whose labels are used.", lower=0.0, upper=1.0)
     split_seed: int = option(0, "Which subset --labeled_fraction takes.", lower=0)
@@ -42,8 +43,8 @@ class Data:
 class Model:
     """The network; defaults are the paper's RetinaNet with EfficientNet-B7 and FPN P3-P7."""
 
-    task: str = option("detection", "What is learned.", choices=("detection", "segmentation"))
-    backbone: str = option("efficientnet-b7", "efficientnet-b0 ... -b7 or -l2; resnet-50, -101 or -152.")
+    task: str = option("detection", "What is learned.", choices=("detection", "segmentation", "classification", "contrastive"))
+    backbone: str = option("efficientnet-b7", "efficientnet-b0 ... -b7 or -l2; resnet-50, -101 or -152; keras-cv-resnet-50[-v2] and so on.")
     backbone_width: float = option(0.0, "Width coefficient in place of the backbone's own; 0 keeps it.", lower=0.0)
     backbone_depth: float = option(0.0, "Depth coefficient in place of the backbone's own; 0 keeps it.", lower=0.0)
     survival_probability: float = option(0.8, "Of the last residual branch (stochastic depth); 1 turns it off.", lower=0.01, upper=1.0)
@@ -62,6 +63,12 @@ class Model:
     batch_norm_momentum: float = option(0.997, "Of pyramid and heads; the backbone keeps EfficientNet's 0.99.", lower=0.0, upper=1.0)
     batch_norm_epsilon: float = option(1e-4, "Of pyramid and heads.", lower=0.0)
     backbone_batch_norm_momentum: float = option(0.99, "Of the backbone.", lower=0.0, upper=1.0)
+    input_normalization: str = option("auto", "Scale of the backbone's pixels: ImageNet mean and deviation, [0, 1], [-1, 1] or 0..255; auto: what the weights of --init say, else imagenet.", choices=("auto", "imagenet", "unit", "symmetric", "bytes"))
+    zero_last_gamma: bool = option(False, "ResNet: residual branches start at zero (SimCLR).")
+    dropout: float = option(0.0, "Classification: share of the pooled features dropped in training (EfficientNet-B0 ... B7: 0.2 ... 0.5).", lower=0.0, upper=0.95)
+    linear_probe: bool = option(False, "Classification: a linear layer on a frozen backbone (job=linear_eval sets it).")
+    projection_layers: int = option(3, "Contrastive: dense layers of the projection head.", lower=0)
+    projection_dim: int = option(128, "Contrastive: width of the last one.", lower=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +79,7 @@ class Augment:
     jitter_min: float = option(0.0, "Smallest scale, in place of the preset's; 0 keeps it.", lower=0.0)
     jitter_max: float = option(0.0, "Largest scale, in place of the preset's; 0 keeps it.", lower=0.0)
     flip: bool = option(True, "Random horizontal flip.")
-    autoaugment: str = option("", "AutoAugment policy, in place of the preset's.", choices=("", "none", "v0", "v1", "v2", "v3"))
+    autoaugment: str = option("", "AutoAugment policy, in place of the preset's.", choices=("", "none", "v0", "v1", "v2", "v3", "imagenet"))
     randaugment_layers: int = option(0, "RandAugment operations per picture; 0 keeps the preset's, -1: none.", lower=-1)
     randaugment_magnitude: float = option(10.0, "RandAugment's level, 10 is the top of the scale (the paper: 10; ResNet-101: 15).", lower=0.0)
     randaugment_ops: str = option("auto", "Ten operations for boxes, or sixteen for images; auto: by task.", choices=("auto", "boxes", "image"))
@@ -80,6 +87,10 @@ class Augment:
     solarize_posterize: str = option("weakening", "With the level these two weaken (the original's quirk) or strengthen.", choices=("weakening", "strengthening"))
     contrast_grey: str = option("pixel_count", "What Contrast blends with: pixels / 256 (the original's quirk) or the mean.", choices=("pixel_count", "mean"))
     box_rounding: str = option("original", "Boxes in geometric operations: whole pixels, a sliver stays of a box that leaves; or exact.", choices=("original", "exact"))
+    smallest_crop: float = option(0.08, "Classification, contrastive: share of the picture that a random crop has at least.", lower=0.001, upper=1.0)
+    color_strength: float = option(1.0, "Contrastive: strength of the colour distortion (ImageNet 1, CIFAR 0.5).", lower=0.0, upper=1.25)
+    blur: bool = option(True, "Contrastive: blurs half of the views.")
+    blur_per_picture: bool = option(False, "Contrastive: a sigma for every view; off: one for the whole batch (the original's quirk).")
     min_box_size: float = option(0.0, "Boxes with a shorter side in the network's input are dropped.", lower=0.0)
 
 
@@ -97,6 +108,8 @@ class Loss:
     match_iou: float = option(0.5, "IoU from which an anchor is positive.", lower=0.0, upper=1.0)
     mask_resize: str = option("logits", "Segmentation: where logits and labels meet: logits enlarged to the labels; labels cut to the logits (nearest, as the release); bilinear class numbers (an artefact).", choices=("logits", "nearest", "bilinear"))
     label_smoothing: float = option(0.0, "Of class targets, in segmentation and classification.", lower=0.0, upper=1.0)
+    temperature: float = option(0.1, "Contrastive: divides the similarities of NT-Xent.", lower=1e-3)
+    joint_weight: float = option(0.0, "Joint training: weight of the classification loss on --joint_data (the paper: 0.5 alone, 0.2 with self-training); 0: off.", lower=0.0)
     weight_decay: float = option(1e-4, "L2 on kernels: weight_decay * 0.5 * sum of squares.", lower=0.0)
 
 
@@ -104,15 +117,19 @@ class Loss:
 class Optimizer:
     """How weights move. Learning rates are for the human batch size; nothing is rescaled."""
 
-    optimizer: str = option("momentum", "momentum: v = m v + g, w -= lr v (the paper's). adam: for small runs.", choices=("momentum", "adam"))
+    optimizer: str = option("momentum", "momentum: v = m v + g, w -= lr v (the paper's). nesterov, rmsprop (EfficientNet's), lars (SimCLR's). adam: for small runs.", choices=("momentum", "nesterov", "rmsprop", "lars", "adam"))
     learning_rate: float = option(0.32, "After warm-up.", lower=0.0)
     student_learning_rate: float = option(0.0, "The student's, where it differs; 0 means the same.", lower=0.0)
-    schedule: str = option("cosine", "Decay after warm-up.", choices=("cosine", "step", "constant"))
+    schedule: str = option("cosine", "Decay after warm-up.", choices=("cosine", "step", "constant", "exponential"))
     warmup_steps: int = option(1000, "Linear warm-up.", lower=0)
     warmup_learning_rate: float = option(0.0032, "Where the warm-up starts.", lower=0.0)
     decay_boundaries: str = option("", "step schedule: steps, comma separated.")
     decay_rates: str = option("", "step schedule: learning rate from each boundary on, comma separated.")
-    momentum: float = option(0.9, "Of the momentum optimizer.", lower=0.0, upper=1.0)
+    decay_every: int = option(0, "exponential schedule: steps between decays (EfficientNet: 2.4 epochs).", lower=0)
+    decay_factor: float = option(0.97, "exponential schedule: factor of every decay.", lower=0.0, upper=1.0)
+    momentum: float = option(0.9, "Of the momentum, nesterov, rmsprop and lars optimizers.", lower=0.0, upper=1.0)
+    lars_coefficient: float = option(0.001, "lars: trust coefficient.", lower=0.0)
+    weight_average: float = option(0.0, "Decay of an exponential average of the weights that is judged, exported and labels (EfficientNet: 0.9999); 0: off.", lower=0.0, upper=1.0)
     clip_norm: float = option(0.0, "Clips the global gradient norm, after summing over replicas; 0: off.", lower=0.0)
 
 
@@ -125,10 +142,12 @@ class Training:
     teacher_steps: int = option(45_000, "Steps of the teacher.", lower=1)
     student_steps: int = option(45_000, "Steps of the student.", lower=1)
     control: bool = option(False, "Also trains the fair control: labels alone, teacher's plus student's steps.")
-    student_init: str = option("teacher", "Where the student starts.", choices=("teacher", "scratch"))
+    student_init: str = option("teacher", "Where the student starts: teacher, scratch (as the teacher did), or anything that --init takes.")
     init_checkpoint: str = option("", "Checkpoint folder of this project that the teacher starts from, heads included.")
-    init: str = option("random", "Backbone weights to start from: random, imagenet, imagenet++ (looked up in --weights_dir), or a file; see official/models/import_checkpoint.py.")
-    weights_dir: str = option("weights", "Where --init=imagenet and imagenet++ look for <backbone>_<init>.npz.")
+    init: str = option("random", "Backbone weights to start from: random, imagenet, imagenet++, simclr (looked up in --weights_dir), a run folder or a file; see official/models/import_checkpoint.py.")
+    weights_dir: str = option("weights", "Where --init=imagenet, imagenet++ and simclr look for <backbone>_<init>.npz.")
+    joint_batch_size: int = option(256, "Joint training: pictures of --joint_data per step, over all replicas.", lower=1)
+    joint_image_size: int = option(224, "Joint training: side of their crops.", lower=32)
     freeze: str = option("", "Regular expression: variables whose names it matches from the start are not trained, nor decayed.")
 
 
@@ -142,6 +161,9 @@ class PseudoLabels:
     empty_pseudo_images: str = option("keep", "Pictures without a pseudo label: kept (background, or all ignored), or left out.", choices=("keep", "drop"))
     label_scales: str = option("0.5,0.75,1,1.25,1.5,1.75", "Segmentation: input scales that the teacher's probabilities are averaged over.")
     label_flip: bool = option(False, "Segmentation: also averages over mirrored pictures.")
+    soft_labels: bool = option(False, "Classification: the student learns the teacher's probabilities instead of its class (Noisy Student).")
+    label_temperature: float = option(1.0, "Classification: temperature of the soft labels.", lower=0.01)
+    pictures_per_class: int = option(0, "Classification: keep the surest pictures of every class, at most so many, and repeat them up to so many (Noisy Student: 1300 for 1.2 M labelled pictures); 0: all.", lower=0)
     label_shard_size: int = option(1000, "Pictures per label shard.", lower=1)
     shard_index: int = option(0, "Which worker of a shared labelling job this is.", lower=0)
     num_shards: int = option(1, "How many workers share the labelling job.", lower=1)
@@ -164,10 +186,11 @@ class Decoding:
 class Runtime:
     """Where it runs, and how it keeps what it has done."""
 
+    pretraining: str = option("", "job=compare_pretraining: flagfiles of the pre-training runs, comma separated.")
     job: str = option(
         "self_train",
         "What to do; see official/jobs/__init__.py.",
-        choices=("self_train", "train", "pseudo_label", "inspect_labels", "evaluate", "predict", "export", "import_checkpoint", "model_stats", "gallery", "write_scenes", "write_tfrecords"),
+        choices=("self_train", "train", "linear_eval", "compare_pretraining", "pseudo_label", "inspect_labels", "evaluate", "predict", "export", "import_checkpoint", "model_stats", "gallery", "write_scenes", "write_tfrecords"),
     )
     model_dir: str = option("", "The run folder: everything a job writes is in it.")
     seed: int = option(0, "Decides weights, data order and every random draw.", lower=0)
@@ -176,7 +199,7 @@ class Runtime:
     tpu: str = option("", "TPU name, address or `local`.")
     precision: str = option("float32", "Of activations.", choices=("float32", "bfloat16", "float16"))
     xla: bool = option(False, "Compiles the whole step with XLA (one replica; a TPU always does).")
-    deterministic: bool = option(True, "Deterministic kernels: a resumed run is bit-identical.")
+    deterministic: bool = option(True, "Deterministic kernels: a resumed run is bit-identical. With --xla they are XLA's own.")
     threads: int = option(0, "Threads of the input pipeline; 0: chosen at run time.", lower=0)
     checkpoint_every: int = option(1000, "Steps between checkpoints.", lower=1)
     keep_checkpoints: int = option(3, "How many to keep, besides the best.", lower=1)

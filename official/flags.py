@@ -10,26 +10,46 @@ from absl import flags
 from official.experiment import GROUPS, Experiment, experiment_from
 
 
-def define_flags() -> None:
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines one absl flag per option."""
     for group in GROUPS.values():
         for field in dataclasses.fields(group):
-            _define(field)
+            _define(field, values)
 
 
-def _define(field: dataclasses.Field) -> None:
+def experiment_from_flagfile(path: str, **overrides) -> Experiment:
+    """The `Experiment` that a flagfile describes alone, apart from the command line.
+
+    Args:
+      overrides: option values that replace the file's.
+
+    Raises:
+      ValueError: no such file, or a line that is no flag.
+    """
+    values = flags.FlagValues()
+    flags.DEFINE_multi_string("flagfile", [], "Files with flags.", flag_values=values)
+    define_flags(values)
+    try:
+        values(["program", f"--flagfile={path}"])
+    except flags.Error as error:
+        raise ValueError(f"{path}: {error}") from error
+    names = [field.name for group in GROUPS.values() for field in dataclasses.fields(group)]
+    return experiment_from({**{name: values[name].value for name in names}, **overrides})
+
+
+def _define(field: dataclasses.Field, values: flags.FlagValues) -> None:
     described = field.metadata
     text, bounds = described["help"], {"lower_bound": described["lower"], "upper_bound": described["upper"]}
     if described["choices"]:
-        flags.DEFINE_enum(field.name, field.default, described["choices"], text)
+        flags.DEFINE_enum(field.name, field.default, described["choices"], text, flag_values=values)
     elif isinstance(field.default, bool):
-        flags.DEFINE_bool(field.name, field.default, text)
+        flags.DEFINE_bool(field.name, field.default, text, flag_values=values)
     elif isinstance(field.default, int):
-        flags.DEFINE_integer(field.name, field.default, text, **bounds)
+        flags.DEFINE_integer(field.name, field.default, text, **bounds, flag_values=values)
     elif isinstance(field.default, float):
-        flags.DEFINE_float(field.name, field.default, text, **bounds)
+        flags.DEFINE_float(field.name, field.default, text, **bounds, flag_values=values)
     else:
-        flags.DEFINE_string(field.name, field.default, text)
+        flags.DEFINE_string(field.name, field.default, text, flag_values=values)
 
 
 def experiment_from_flags(jobs_on_a_run: Sequence[str] = ()) -> Experiment:

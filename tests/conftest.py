@@ -8,6 +8,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import pytest
 import tensorflow as tf
+from tensorflow.python.framework import config as _config
 
 _cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(_cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
@@ -22,7 +23,8 @@ def scenes():
 
 
 @pytest.fixture(autouse=True)
-def float32_policy():
-    """Leaves the global precision policy as it was."""
+def global_switches():
+    """Leaves precision policy and op determinism, which jobs set, as they were."""
     yield
     tf.keras.mixed_precision.set_global_policy("float32")
+    _config.disable_op_determinism()

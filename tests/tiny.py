@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from official.data.crops import object_crops
 from official.data.scenes_source import open_scenes
 from official.experiment import Experiment, experiment_from
 
@@ -42,7 +43,12 @@ TASKS = {
     "segmentation": dict(
         task="segmentation", pyramid="fpn", segmentation_convs=1, batch_norm_epsilon=1e-3, label_scales="1,2", learning_rate=0.1,
     ),
+    "classification": dict(
+        task="classification", image_size=32, dropout=0.2, label_smoothing=0.1, weight_average=0.9, soft_labels=True,
+    ),
+    "contrastive": dict(task="contrastive", image_size=32, job="train", weight_average=0.9),
 }  # fmt: skip
+SELF_TRAINED = ("detection", "segmentation", "classification")  # the tasks with pseudo labels
 
 
 def experiment(**overrides) -> Experiment:
@@ -52,9 +58,11 @@ def experiment(**overrides) -> Experiment:
 
 def command_line(**overrides) -> list[str]:
     """The same as flags."""
-    return [f"--{name}={value}" for name, value in experiment(**overrides).flags().items() if name in {**FLAGS, **TASKS["segmentation"], **overrides}]
+    named = {**FLAGS, **TASKS[overrides.get("task", "detection")], **overrides}
+    return [f"--{name}={value}" for name, value in experiment(**overrides).flags().items() if name in named]
 
 
 def scenes_source(split: str = "train", count: int = 16, *, task: str = "detection", **kwargs):
     """Pictures of 64 pixels, labelled as the task wants them."""
-    return open_scenes(split, count, size=64, masks=task == "segmentation", **kwargs)
+    source = open_scenes(split, count, size=64, masks=task == "segmentation", **kwargs)
+    return object_crops(source) if task in ("classification", "contrastive") else source

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from typing import Callable
@@ -13,9 +14,13 @@ from official.experiment import Runtime
 
 
 def set_up_runtime(options: Runtime) -> None:
-    """Seeds, determinism and precision; call once, before anything is built."""
+    """Seeds, determinism and precision; call once, before anything is built.
+
+    Under --xla TensorFlow's determinism switch stays off: it does not make XLA's kernels another
+    thing, it only refuses some of them (the gradient of max pooling).
+    """
     tf.keras.utils.set_random_seed(options.seed)
-    if options.deterministic:
+    if options.deterministic and not options.xla:
         tf.config.experimental.enable_op_determinism()
     names = {"bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
     tf.keras.mixed_precision.set_global_policy(names.get(options.precision, "float32"))
@@ -51,6 +56,13 @@ def build_strategy(options: Runtime) -> tf.distribute.Strategy:
     return tf.distribute.MirroredStrategy(names[:wanted], cross_device_ops=cross)
 
 
+def local_strategy(options: Runtime) -> tf.distribute.Strategy:
+    """The strategy of a job that one process does alone: `build_strategy`'s, without other workers."""
+    if not options.tpu and (options.strategy == "multi_worker" or (options.strategy == "auto" and "TF_CONFIG" in os.environ)):
+        return tf.distribute.get_strategy()
+    return build_strategy(options)
+
+
 def _split_cpu(count: int) -> None:
     cpu = tf.config.list_physical_devices("CPU")[0]
     if len(tf.config.get_logical_device_configuration(cpu) or []) == count:
@@ -71,10 +83,23 @@ def _tpu_strategy(name: str) -> tf.distribute.Strategy:
         raise ValueError(f"no TPU answers at --tpu={name}: {error}") from error
 
 
+def several_workers(strategy: tf.distribute.Strategy) -> bool:
+    """Whether other processes take part."""
+    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+
+
+def judging_scope(strategy: tf.distribute.Strategy):
+    """The scope in which a model is built that judges or labels: all replicas of this process, alone.
+
+    With several workers the chief works by itself, so its model is built without the strategy.
+    """
+    return contextlib.nullcontext() if several_workers(strategy) else strategy.scope()
+
+
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
     """Whether this process writes the run folder."""
     resolver = strategy.cluster_resolver
-    if resolver is None or not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+    if resolver is None or not several_workers(strategy):
         return True
     kind, index = resolver.task_type, resolver.task_id
     return kind == "chief" or (kind == "worker" and index == 0 and not _has_chief())

@@ -1,4 +1,4 @@
-"""Learning-rate schedules and the two optimizers.
+"""Learning-rate schedules and optimizers.
 
 A gradient of NaN means "leave this weight and its state as they are": that is how the trainer skips
 a step on every kind of device without a branch. Stock Keras optimizers would take the NaN in.
@@ -17,27 +17,32 @@ keras = tf.keras
 
 @keras.saving.register_keras_serializable("self_training")
 class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
-    """Linear warm-up, then cosine decay to 0, steps, or constant.
+    """Linear warm-up, then cosine decay to 0, steps, constant, or exponential decay.
 
-    Source: tensorflow/tpu models/official/detection/modeling/learning_rates.py:28-63.
+    Source: tensorflow/tpu models/official/detection/modeling/learning_rates.py:28-63;
+    models/official/efficientnet/utils.py:41-75 (exponential, a staircase).
     """
 
     def __init__(
         self, learning_rate, total_steps, *, schedule="cosine", warmup_steps=0, warmup_learning_rate=0.0,
-        boundaries=(), rates=(),
+        boundaries=(), rates=(), decay_every=0, decay_factor=0.97,
     ):  # fmt: skip
         """Builds the schedule.
 
         Args:
           learning_rate: after warm-up.
           total_steps: where the cosine reaches 0.
-          schedule: "cosine", "step" or "constant".
+          schedule: "cosine", "step", "constant" or "exponential".
           warmup_steps, warmup_learning_rate: length and start of the warm-up.
           boundaries, rates: for "step": from step boundaries[i] on the rate is rates[i].
+          decay_every, decay_factor: for "exponential": factor ** (step // decay_every).
 
         Raises:
-          ValueError: warm-up longer than training, or boundaries and rates of different length.
+          ValueError: warm-up longer than training, boundaries and rates of different length, or an
+            exponential schedule without decay_every.
         """
+        if schedule == "exponential" and decay_every < 1:
+            raise ValueError("schedule=exponential needs --decay_every, the steps between decays")
         if warmup_steps > total_steps:
             raise ValueError(f"warmup_steps={warmup_steps} is more than the {total_steps} steps of training")
         if len(boundaries) != len(rates):
@@ -46,6 +51,7 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
             "learning_rate": learning_rate, "total_steps": total_steps, "schedule": schedule,
             "warmup_steps": warmup_steps, "warmup_learning_rate": warmup_learning_rate,
             "boundaries": tuple(boundaries), "rates": tuple(rates),
+            "decay_every": decay_every, "decay_factor": decay_factor,
         }  # fmt: skip
 
     def __call__(self, step):
@@ -59,6 +65,8 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
         elif options["schedule"] == "step":
             for boundary, value in zip(options["boundaries"], options["rates"]):
                 rate = tf.where(step >= boundary, value, rate)
+        elif options["schedule"] == "exponential":
+            rate = peak * tf.pow(options["decay_factor"], tf.floor(step / options["decay_every"]))
         start = options["warmup_learning_rate"]
         rising = start + (peak - start) * step / max(1.0, warmup)
         return tf.where(step < warmup, rising, rate)
@@ -67,54 +75,126 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
         return dict(self.config)
 
 
+class _Optimizer(keras.optimizers.Optimizer):
+    """What the optimizers share: a schedule, settings that are saved, state variables per weight.
+
+    Attributes:
+      STATE: name of the list -> name of its variables.
+    """
+
+    STATE: dict[str, str] = {"velocities": "velocity"}
+
+    def __init__(self, learning_rate, name: str, settings: dict, **kwargs):
+        super().__init__(name=name, jit_compile=False, **kwargs)
+        self._learning_rate = self._build_learning_rate(learning_rate)
+        self.settings = settings
+
+    def build(self, var_list):
+        super().build(var_list)
+        for attribute, name in self.STATE.items():
+            if not getattr(self, attribute, None):
+                made = [self.add_variable_from_reference(v, name, initial_value=self.first_value(name, v)) for v in var_list]
+                setattr(self, attribute, made)
+
+    def first_value(self, name: str, variable: tf.Variable) -> tf.Tensor | None:
+        """What a state variable starts from; None for zeros."""
+        return None
+
+    def place(self, variable: tf.Variable) -> int:
+        """Where a weight's state is in the lists."""
+        return self._index_dict[self._var_key(variable)]
+
+    def get_config(self):
+        rate = self._serialize_hyperparameter(self._learning_rate)
+        return {**super().get_config(), "learning_rate": rate, **self.settings}
+
+
 @keras.saving.register_keras_serializable("self_training")
-class Momentum(keras.optimizers.Optimizer):
-    """v = m v + g; w -= lr v, as in TF1.
+class Momentum(_Optimizer):
+    """v = m v + g; w -= lr v, as in TF1; with `nesterov` w -= lr (g + m v).
 
     Keras' SGD keeps lr inside v, which differs whenever the learning rate changes.
     """
 
-    def __init__(self, learning_rate=0.1, momentum=0.9, name="momentum", **kwargs):
-        super().__init__(name=name, jit_compile=False, **kwargs)
-        self._learning_rate = self._build_learning_rate(learning_rate)
-        self.momentum = momentum
-
-    def build(self, var_list):
-        super().build(var_list)
-        if not getattr(self, "velocities", None):
-            self.velocities = [self.add_variable_from_reference(v, "velocity") for v in var_list]
+    def __init__(self, learning_rate=0.1, momentum=0.9, nesterov=False, name="momentum", **kwargs):
+        super().__init__(learning_rate, name, {"momentum": momentum, "nesterov": nesterov}, **kwargs)
+        self.momentum, self.nesterov = momentum, nesterov
 
     def update_step(self, gradient, variable):
-        skip = tf.math.is_nan(gradient)
-        velocity = self.velocities[self._index_dict[self._var_key(variable)]]
+        skip, velocity = tf.math.is_nan(gradient), self.velocities[self.place(variable)]
         moved = tf.where(skip, velocity, self.momentum * velocity + gradient)
         velocity.assign(moved)
         rate = tf.cast(self.learning_rate, variable.dtype)
-        variable.assign_sub(tf.where(skip, tf.zeros_like(gradient), rate * moved))
-
-    def get_config(self):
-        rate = self._serialize_hyperparameter(self._learning_rate)
-        return {**super().get_config(), "learning_rate": rate, "momentum": self.momentum}
+        change = gradient + self.momentum * moved if self.nesterov else moved
+        variable.assign_sub(tf.where(skip, tf.zeros_like(gradient), rate * change))
 
 
 @keras.saving.register_keras_serializable("self_training")
-class Adam(keras.optimizers.Optimizer):
-    """Adam with bias correction (Kingma & Ba, algorithm 1), and the NaN convention of this module."""
+class RMSprop(_Optimizer):
+    """s = d s + (1 - d) g^2; v = m v + lr g / sqrt(s + eps); w -= v; s starts at one, as in TF1.
 
-    def __init__(self, learning_rate=1e-3, beta_1=0.9, beta_2=0.999, epsilon=1e-7, name="adam", **kwargs):
-        super().__init__(name=name, jit_compile=False, **kwargs)
-        self._learning_rate = self._build_learning_rate(learning_rate)
-        self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
+    Keras' own starts s at zero and adds epsilon outside the root. Source: EfficientNet's settings
+    (decay 0.9, momentum 0.9, epsilon 0.001), models/official/efficientnet/utils.py:78-110.
+    """
 
-    def build(self, var_list):
-        super().build(var_list)
-        if not getattr(self, "first_moments", None):
-            self.first_moments = [self.add_variable_from_reference(v, "m") for v in var_list]
-            self.second_moments = [self.add_variable_from_reference(v, "v") for v in var_list]
+    STATE = {"squares": "square", "velocities": "velocity"}
+
+    def __init__(self, learning_rate=0.016, decay=0.9, momentum=0.9, epsilon=1e-3, name="rmsprop", **kwargs):
+        super().__init__(learning_rate, name, {"decay": decay, "momentum": momentum, "epsilon": epsilon}, **kwargs)
+        self.decay, self.momentum, self.epsilon = decay, momentum, epsilon
+
+    def first_value(self, name, variable):
+        return tf.ones(variable.shape, variable.dtype) if name == "square" else None
 
     def update_step(self, gradient, variable):
-        skip = tf.math.is_nan(gradient)
-        place = self._index_dict[self._var_key(variable)]
+        skip, place = tf.math.is_nan(gradient), self.place(variable)
+        square, velocity = self.squares[place], self.velocities[place]
+        square.assign(tf.where(skip, square, self.decay * square + (1 - self.decay) * gradient**2))
+        rate = tf.cast(self.learning_rate, variable.dtype)
+        moved = self.momentum * velocity + rate * gradient * tf.math.rsqrt(square + self.epsilon)
+        velocity.assign(tf.where(skip, velocity, moved))
+        variable.assign_sub(tf.where(skip, tf.zeros_like(gradient), moved))
+
+
+@keras.saving.register_keras_serializable("self_training")
+class LARS(_Optimizer):
+    """v = m v + lr trust g; w -= v, where trust = c |w| / |g| for kernels and 1 for all else.
+
+    g holds the weight decay already. Biases, batch norm and the online linear evaluation have
+    trust 1. tensorflow-addons has no LARS. Source: google-research/simclr lars_optimizer.py:83-137.
+    """
+
+    def __init__(self, learning_rate=0.3, momentum=0.9, coefficient=1e-3, name="lars", **kwargs):
+        super().__init__(learning_rate, name, {"momentum": momentum, "coefficient": coefficient}, **kwargs)
+        self.momentum, self.coefficient = momentum, coefficient
+
+    def update_step(self, gradient, variable):
+        skip, velocity = tf.math.is_nan(gradient), self.velocities[self.place(variable)]
+        rate = tf.cast(self.learning_rate, variable.dtype)
+        moved = self.momentum * velocity + rate * self._trust(gradient, variable) * gradient
+        velocity.assign(tf.where(skip, velocity, moved))
+        variable.assign_sub(tf.where(skip, tf.zeros_like(gradient), moved))
+
+    def _trust(self, gradient, variable):
+        if not adapted(variable.name):
+            return tf.ones([], variable.dtype)
+        weight, slope = tf.norm(variable), tf.norm(gradient)
+        usual = (weight > 0.0) & (slope > 0.0)
+        return tf.where(usual, self.coefficient * weight / tf.where(usual, slope, 1.0), 1.0)
+
+
+@keras.saving.register_keras_serializable("self_training")
+class Adam(_Optimizer):
+    """Adam with bias correction (Kingma & Ba, algorithm 1), and the NaN convention of this module."""
+
+    STATE = {"first_moments": "m", "second_moments": "v"}
+
+    def __init__(self, learning_rate=1e-3, beta_1=0.9, beta_2=0.999, epsilon=1e-7, name="adam", **kwargs):
+        super().__init__(learning_rate, name, {"beta_1": beta_1, "beta_2": beta_2, "epsilon": epsilon}, **kwargs)
+        self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
+
+    def update_step(self, gradient, variable):
+        skip, place = tf.math.is_nan(gradient), self.place(variable)
         first, second = self.first_moments[place], self.second_moments[place]
         first.assign(tf.where(skip, first, self.beta_1 * first + (1 - self.beta_1) * gradient))
         second.assign(tf.where(skip, second, self.beta_2 * second + (1 - self.beta_2) * gradient**2))
@@ -124,10 +204,10 @@ class Adam(keras.optimizers.Optimizer):
         change = rate * correction * first / (tf.sqrt(second) + self.epsilon)
         variable.assign_sub(tf.where(skip, tf.zeros_like(gradient), change))
 
-    def get_config(self):
-        rate = self._serialize_hyperparameter(self._learning_rate)
-        own = {"beta_1": self.beta_1, "beta_2": self.beta_2, "epsilon": self.epsilon}
-        return {**super().get_config(), "learning_rate": rate, **own}
+
+def adapted(name: str) -> bool:
+    """Whether LARS scales the step of a variable."""
+    return "kernel" in name and "head_supervised" not in name
 
 
 def build_optimizer(options: Options, total_steps: int, *, learning_rate: float = 0.0) -> keras.optimizers.Optimizer:
@@ -145,10 +225,16 @@ def build_optimizer(options: Options, total_steps: int, *, learning_rate: float 
         warmup_learning_rate=options.warmup_learning_rate,
         boundaries=_numbers(options.decay_boundaries),
         rates=_numbers(options.decay_rates),
+        decay_every=options.decay_every,
+        decay_factor=options.decay_factor,
     )
     if options.optimizer == "adam":
         return Adam(schedule)
-    return Momentum(schedule, options.momentum)
+    if options.optimizer == "rmsprop":
+        return RMSprop(schedule, momentum=options.momentum)
+    if options.optimizer == "lars":
+        return LARS(schedule, options.momentum, options.lars_coefficient)
+    return Momentum(schedule, options.momentum, options.optimizer == "nesterov")
 
 
 def _numbers(text: str) -> list[float]:

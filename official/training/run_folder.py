@@ -75,7 +75,7 @@ class RunFolder:
           ValueError: nothing has been trained here.
         """
         saved = read_json(os.path.join(self.path, RUN)).get("categories")
-        if not saved:
+        if saved is None:
             raise ValueError(f"{self.path} holds no trained model: its {RUN} names no classes")
         return tuple(Category(c["id"], c["name"]) for c in saved)
 

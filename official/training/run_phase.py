@@ -10,12 +10,11 @@ from typing import Any, Callable
 import tensorflow as tf
 import tqdm
 
-from official.data.example import denormalize
 from official.data.pipeline import example_reader
 from official.data.source import Source
 from official.experiment import Experiment
 from official.tasks.task import Task
-from official.training.distribution import is_chief
+from official.training.distribution import is_chief, judging_scope, several_workers
 from official.files import read_json, write_json
 from official.training.recovery import Checkpoints, StopRequest, weights_sha256
 from official.training.summaries import Summaries
@@ -57,6 +56,8 @@ class PhaseRun:
         )
         if not self.checkpoints.restore_latest() and self.initialize:
             self.initialize(self.trainer.model)
+            if self.trainer.weight_average is not None:
+                self.trainer.weight_average.start_from(self.trainer.model)
         self.summaries = Summaries(os.path.join(self.folder, "logs"), chief=self.chief)
         self.summaries.flags(self.experiment.flags())
         started = time.time()
@@ -129,22 +130,27 @@ class PhaseRun:
         return metrics
 
     def _model_to_judge(self) -> tf.keras.Model:
-        """The model itself on one replica, else a copy without replicas.
+        """The model itself, on all its replicas; or a copy, for the averaged weights or where there are several workers.
 
-        Reading averaged variables is collective over workers, so every worker makes the copy.
+        Reading averaged variables is collective over workers, so every worker makes the copy, and
+        the chief alone judges it.
         """
-        if self.strategy.num_replicas_in_sync == 1:
+        average = self.trainer.weight_average
+        if average is None and not several_workers(self.strategy):
             return self.trainer.model
         values = [variable.numpy() for variable in self.trainer.model.variables]
         if getattr(self, "_plain", None) is None:
-            self._plain = self.task.build_model()
+            with judging_scope(self.strategy):
+                self._plain = self.task.build_model()
         for variable, value in zip(self._plain.variables, values):
             variable.assign(value)
+        if average is not None:
+            average.put_into(self._plain)
         return self._plain
 
     def _show_predictions(self, model: tf.keras.Model, step: int) -> None:
         count = min(self.experiment.runtime.pictures, len(self.eval_source))
-        if not count:
+        if not count or not self.task.needs_labels:  # such a task predicts nothing
             return
         read = example_reader(self.eval_source)
         pictures = []
@@ -158,17 +164,14 @@ class PhaseRun:
         count = self.experiment.runtime.pictures
         if not count or not self.chief:
             return
-        for name, source in (("human", self.phase.human), ("pseudo", self.phase.pseudo)):
-            if source is None:
-                continue
-            dataset = self.task.training_dataset(
+        for name, source in self.trainer.sources.items():
+            task = self.trainer.tasks[name]
+            dataset = task.training_dataset(
                 source, batch_size=count, replica_batch_size=count, seed=self.experiment.runtime.seed,
                 stream=f"{self.phase.name}/{name}", threads=self.experiment.runtime.threads,
             )  # fmt: skip
             batch = {key: value.numpy() for key, value in next(iter(dataset)).items()}
-            images = denormalize(batch["images"]).numpy()
-            pictures = [self.task.draw(image, self.task.batch_labels(batch, i)) for i, image in enumerate(images)]
-            self.summaries.pictures(f"training_{name}", pictures, 0)
+            self.summaries.pictures(f"training_{name}", task.training_pictures(batch), 0)
 
     def _finish(self, metrics: dict[str, Any], seconds: float) -> dict[str, Any]:
         wanted = (*self.task.metrics, "per_class", "coco_stats")

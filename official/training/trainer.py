@@ -2,7 +2,11 @@
 
 A step takes {"human": batch} or {"human": batch, "pseudo": batch}, makes ONE forward pass over the
 concatenation, so that batch norm sees the joint batch, and asks the task for the losses of each
-stream. Every loss is a sum divided by a count that has been added up over all replicas, and the
+stream. Joint training adds a third stream, {"joint": batch}: pictures with classes, at a size of
+their own, through the same backbone and a classification head; L + w L_cls (paper, section 5). The
+paper says nothing of head, size or statistics: the head is a classifier's, the size is
+--joint_image_size, and that pass is normalised by its own batch and leaves batch norm's moving
+statistics to the pictures of the task. Every loss is a sum divided by a count that has been added up over all replicas, and the
 gradients of the replicas are summed; so the numbers do not depend on how many replicas there are.
 """
 
@@ -18,10 +22,12 @@ from losses.joint import LossAverages, normalized_joint_loss, standard_joint_los
 from official.data.pipeline import Worker
 from official.data.source import Source
 from official.experiment import Experiment
-from official.models.layers import step_randomness
+from official.models.layers import statistics_kept, step_randomness
+from official.tasks.classification import ClassificationTask
 from official.tasks.task import Task, Tensors
 from official.training.distribution import check_batch, distribute
 from official.training.optimizer import build_optimizer, clip_by_global_norm, current_learning_rate
+from official.training.weight_average import WeightAverage
 
 KERNEL = r".*(kernel|weight):0$"  # what weight decay applies to; original: base_config.py:18
 _SUM = tf.distribute.ReduceOp.SUM
@@ -36,6 +42,7 @@ class Phase:
       steps: how many.
       human: the labelled source.
       pseudo: the pseudo-labelled source, or None.
+      joint: a source with classes of pictures for joint training, or None.
       learning_rate: replaces the optimizer's when above 0.
     """
 
@@ -44,6 +51,7 @@ class Phase:
     human: Source
     pseudo: Source | None = None
     learning_rate: float = 0.0
+    joint: Source | None = None
 
 
 class NonFiniteError(RuntimeError):
@@ -54,7 +62,7 @@ class Trainer:
     """Owns a model, its optimizer and the step.
 
     Attributes:
-      model, optimizer, averages (the loss averages), step.
+      model, optimizer, averages (the loss averages), weight_average (None without one), step.
     """
 
     def __init__(self, task: Task, experiment: Experiment, phase: Phase, strategy: tf.distribute.Strategy):
@@ -66,13 +74,19 @@ class Trainer:
         self.task, self.experiment, self.phase, self.strategy = task, experiment, phase, strategy
         self.replicas = strategy.num_replicas_in_sync
         # With alpha = 0 the pseudo stream has no say, not even through batch norm.
-        self.joint = phase.pseudo is not None and experiment.loss.alpha > 0.0
+        self.sources = {"human": phase.human}
+        if phase.pseudo is not None and experiment.loss.alpha > 0.0:
+            self.sources["pseudo"] = phase.pseudo
+        if phase.joint is not None and experiment.loss.joint_weight > 0.0:
+            self.sources["joint"] = phase.joint
         self.batch_sizes = self._batch_sizes()
-        for stream, size in self.batch_sizes.items():
-            check_batch(strategy, {"human": "batch_size", "pseudo": "pseudo_batch_size"}[stream], size)
         tf.keras.utils.set_random_seed(experiment.runtime.seed)
         with strategy.scope():
             self.model = task.build_model()
+            self.tasks, self.joint_model = {name: task for name in self.sources}, None
+            if "joint" in self.sources:
+                self.tasks["joint"] = joint_task(experiment, phase.joint)
+                self.joint_model = self.tasks["joint"].build_model(self.model.backbone)
             self.optimizer = build_optimizer(
                 experiment.optimizer, phase.steps, learning_rate=phase.learning_rate
             )
@@ -80,6 +94,8 @@ class Trainer:
             self.optimizer.build(self.variables)
             self.averages = LossAverages(experiment.loss.ema_decay)
             self.guard = _Guard(experiment.runtime.precision == "float16")
+            decay = experiment.optimizer.weight_average
+            self.weight_average = WeightAverage(self.model, decay) if decay else None
         self.kernels = [v for v in self.variables if _is_kernel(v.name)]
         self._run_step = self._compile()
 
@@ -90,12 +106,15 @@ class Trainer:
 
     def checkpointed(self) -> dict[str, Any]:
         """What a checkpoint must hold for training to go on exactly."""
-        return {
+        found = {
             "model": self.model,
             "optimizer": self.optimizer,
             "averages": self.averages,
             "guard": self.guard,
+            "joint_model": self.joint_model,
+            "weight_average": self.weight_average,
         }
+        return {name: part for name, part in found.items() if part is not None}
 
     def batches(self) -> Iterator[Tensors]:
         """Batches from the current step on, one per step."""
@@ -128,22 +147,27 @@ class Trainer:
 
     def _trained_variables(self) -> list[tf.Variable]:
         """All but the frozen ones; freezing does not stop batch norm's statistics (original: base_model.py:96-99)."""
-        pattern = self.experiment.training.freeze
-        found = [v for v in self.model.trainable_variables if not (pattern and re.match(pattern, v.name))]
+        pattern, own = self.experiment.training.freeze, self.model.trainable_variables
+        if self.joint_model is not None:
+            known = {id(v) for v in own}
+            own = own + [v for v in self.joint_model.trainable_variables if id(v) not in known]
+        found = [v for v in own if not (pattern and re.match(pattern, v.name))]
         if not found:
             raise ValueError(f"--freeze={pattern} leaves nothing to train")
         return found
 
     def _batch_sizes(self) -> dict[str, int]:
-        sizes = {"human": self.experiment.training.batch_size}
-        if self.joint:
-            sizes["pseudo"] = self.experiment.training.pseudo_batch_size
+        training = self.experiment.training
+        flags = {"human": "batch_size", "pseudo": "pseudo_batch_size", "joint": "joint_batch_size"}
+        sizes = {name: getattr(training, flags[name]) for name in self.sources}
+        for name, size in sizes.items():
+            check_batch(self.strategy, flags[name], size)
         return sizes
 
     def _stream(self, name: str, start: int, worker: Worker, replicas: int) -> tf.data.Dataset:
         size = self.batch_sizes[name]
-        return self.task.training_dataset(
-            {"human": self.phase.human, "pseudo": self.phase.pseudo}[name],
+        return self.tasks[name].training_dataset(
+            self.sources[name],
             batch_size=size,
             replica_batch_size=size // replicas,
             seed=self.experiment.runtime.seed,
@@ -169,14 +193,14 @@ class Trainer:
 
     def _replica_step(self, batch: dict[str, Tensors]) -> Tensors:
         """The step on one replica; the losses it returns are global."""
-        targets = {name: self.task.encode(part) for name, part in batch.items()}
-        counts = self._sum({name: self.task.count(target) for name, target in targets.items()})
+        targets = {name: self.tasks[name].encode(part) for name, part in batch.items()}
+        counts = self._sum({name: self.tasks[name].count(target) for name, target in targets.items()})
         with tf.GradientTape() as tape:
             outputs = self._forward(batch)
             shares, terms = {}, {}
             for name in batch:
-                sums = self.task.loss_sums(outputs[name], targets[name])
-                terms[name] = {k: v / self.task.normalizer(counts[name]) for k, v in sums.items()}
+                sums = self.tasks[name].loss_sums(outputs[name], targets[name])
+                terms[name] = {k: v / self.tasks[name].normalizer(counts[name]) for k, v in sums.items()}
                 shares[name] = tf.add_n(list(terms[name].values()))
             totals = self._sum({name: tf.stop_gradient(share) for name, share in shares.items()})
             loss, joint_metrics = self._join(shares, totals)
@@ -198,14 +222,19 @@ class Trainer:
         return metrics
 
     def _forward(self, batch: dict[str, Tensors]) -> dict[str, Tensors]:
-        """One pass over all streams joined; outputs by stream."""
-        sizes = [part["images"].shape[0] for part in batch.values()]
-        images = tf.concat([part["images"] for part in batch.values()], axis=0)
+        """One pass over the task's streams joined, and one over the classified pictures; outputs by stream."""
+        parts = {name: part["images"] for name, part in batch.items() if name != "joint"}
+        sizes = [part.shape[0] for part in parts.values()]
         seed = tf.stack([self.experiment.runtime.seed, tf.cast(self.optimizer.iterations, tf.int32)])
         with step_randomness(seed, *self._slots(sizes)):
-            joined = self.model({"images": images}, training=True)
+            joined = self.model({"images": tf.concat(list(parts.values()), axis=0)}, training=True)
         split = {key: tf.split(value, sizes) for key, value in joined.items()}
-        return {name: {k: v[i] for k, v in split.items()} for i, name in enumerate(batch)}
+        outputs = {name: {k: v[i] for k, v in split.items()} for i, name in enumerate(parts)}
+        if "joint" in batch:
+            images = batch["joint"]["images"]
+            with step_randomness(seed + tf.constant([7919, 0]), *self._slots([images.shape[0]])), statistics_kept():
+                outputs["joint"] = self.joint_model({"images": images}, training=True)
+        return outputs
 
     def _slots(self, sizes: list[int]) -> tuple[tf.Tensor, int]:
         """The place of every example of this replica in the global joint batch, and that batch's size."""
@@ -220,6 +249,12 @@ class Trainer:
 
     def _join(self, shares: Tensors, totals: Tensors) -> tuple[tf.Tensor, Tensors]:
         """This replica's share of the loss, and what to report about the joining."""
+        loss, reported = self._join_pseudo(shares, totals)
+        if "joint" in shares:
+            loss = loss + self.experiment.loss.joint_weight * shares["joint"]
+        return loss, reported
+
+    def _join_pseudo(self, shares: Tensors, totals: Tensors) -> tuple[tf.Tensor, Tensors]:
         if "pseudo" not in shares:
             return shares["human"], {}
         alpha = self.experiment.loss.alpha
@@ -252,7 +287,10 @@ class Trainer:
         good = self.guard.admit(finite, self.optimizer.iterations, stop)
         marked = [tf.where(good, g, tf.constant(float("nan"), g.dtype)) for g in gradients]
         pairs = list(zip(marked, self.variables))
+        step = self.optimizer.iterations.read_value()
         self.optimizer.apply_gradients(pairs, skip_gradients_aggregation=True)
+        if self.weight_average is not None:
+            self.weight_average.update(self.model, step)
 
     def _sum(self, values: Any) -> Any:
         """Adds up over replicas."""
@@ -261,6 +299,13 @@ class Trainer:
         flat = tf.nest.flatten(values)
         summed = tf.distribute.get_replica_context().all_reduce(_SUM, flat)
         return tf.nest.pack_sequence_as(values, summed)
+
+
+def joint_task(experiment: Experiment, source: Source) -> ClassificationTask:
+    """The classification task of the third stream: this experiment's augmentation, at --joint_image_size."""
+    size = experiment.training.joint_image_size
+    model = dataclasses.replace(experiment.model, image_size=size, linear_probe=False)
+    return ClassificationTask(dataclasses.replace(experiment, model=model), source.categories)
 
 
 class _Guard(tf.Module):
