@@ -13,13 +13,14 @@ from typing import Sequence
 import numpy as np
 import tensorflow as tf
 
+from augment.crops import centre_crop
 from augment.jitter import resize_and_crop
 from losses.segmentation import resize_logits
 from official.data import image_files
-from official.data.example import IMAGENET_MEAN, IMAGENET_STD, NORMALIZATION
+from official.data.example import IMAGENET_MEAN, IMAGENET_STD, NORMALIZATION, normalize
 from official.files import write_json
 from official.models.decoding import DetectionDecoder
-from official.models.layers import StochasticDepth, SyncBatchNormalization, UpsampleBilinear, UpsampleNearest
+from official.models.layers import Dropout, StochasticDepth, SyncBatchNormalization, UpsampleBilinear, UpsampleNearest
 from official.models.retinanet import RetinaNet
 
 keras = tf.keras
@@ -29,7 +30,7 @@ def stock_model(model: keras.Model) -> keras.Model:
     """The same float32 inference network out of stock Keras layers, with a copy of the weights."""
     plain = keras.models.clone_model(keras.Model(model.inputs, model.outputs), clone_function=_stock_layer)
     plain.set_weights(model.get_weights())
-    names = [name for name in model.output_names]
+    names = sorted(model.output) if isinstance(model.output, dict) else model.output_names
     outputs = dict(zip(names, plain.outputs))
     return keras.Model(plain.inputs, outputs, name="network")
 
@@ -46,7 +47,7 @@ def _stock_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
         return keras.layers.UpSampling2D(2, name=layer.name)
     if isinstance(layer, UpsampleBilinear):
         return keras.layers.UpSampling2D(layer.factor, interpolation="bilinear", name=layer.name)
-    if isinstance(layer, StochasticDepth):
+    if isinstance(layer, (StochasticDepth, Dropout)):
         return keras.layers.Activation("linear", name=layer.name)
     return layer.__class__.from_config(config)
 
@@ -137,6 +138,54 @@ class SegmentationServing(Placing):
         }
 
 
+class ClassificationServing(Placing):
+    """The SavedModel of a classifier: encoded pictures in, probabilities out."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
+    def from_bytes(self, image_bytes):
+        """JPEG, PNG, GIF or BMP bytes [B]; see `_result`."""
+        crops = tf.map_fn(lambda e: self._crop(image_files.decode(e)), image_bytes, fn_output_signature=tf.float32)
+        return self._result(crops)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")])
+    def from_pixels(self, images):
+        """Uint8 RGB pictures [B, H, W, 3] of one size."""
+        return self._result(tf.map_fn(self._crop, images, fn_output_signature=tf.float32))
+
+    def _crop(self, image):
+        return normalize(centre_crop(image, self.size, legacy_resize=self.legacy_resize))
+
+    def _result(self, images):
+        """probabilities float32 [B, C], classes int32 [B], scores [B], class_names string [B]."""
+        probabilities = tf.nn.softmax(self.network(images, training=False)["logits"])
+        classes = tf.argmax(probabilities, axis=-1, output_type=tf.int32)
+        return {
+            "probabilities": probabilities,
+            "classes": classes,
+            "scores": tf.reduce_max(probabilities, axis=-1),
+            "class_names": tf.gather(self.class_names, classes),
+        }
+
+
+def export_classifier(
+    model: keras.Model, folder: str, class_names: Sequence[str], *, legacy_resize: bool = False, tflite: bool = False
+) -> dict[str, str]:
+    """Writes `model.keras`, `saved_model/`, `labels.json` and, if asked, `model.tflite` (logits)."""
+    serving = ClassificationServing(model, class_names, legacy_resize)
+    paths = _export(serving, folder, model, class_names, "logits: float32 [batch, classes]", "the centre crop")
+    if tflite:
+        paths["tflite"] = _write_tflite(folder, _tflite(serving, lambda images: serving.network(images, training=False)))
+    return paths
+
+
+def export_backbone(model: keras.Model, folder: str) -> dict[str, str]:
+    """Writes the backbone alone as `model.keras`, for --init."""
+    os.makedirs(folder, exist_ok=True)
+    path = os.path.join(folder, "model.keras")
+    stock_model(model.backbone).save(path)
+    return {"keras": path}
+
+
 def class_probabilities(
     logits: tf.Tensor, size: int, extent: tf.Tensor, picture_size: tf.Tensor, legacy_resize: bool = False
 ) -> tf.Tensor:
@@ -165,7 +214,10 @@ def export_segmenter(
     return paths
 
 
-def _export(serving: Placing, folder: str, model: keras.Model, class_names: Sequence[str], outputs: str) -> dict[str, str]:
+def _export(
+    serving: Placing, folder: str, model: keras.Model, class_names: Sequence[str], outputs: str,
+    place: str = "picture at the top left, zeros around",
+) -> dict[str, str]:  # fmt: skip
     os.makedirs(folder, exist_ok=True)
     paths = {"keras": os.path.join(folder, "model.keras"), "saved_model": os.path.join(folder, "saved_model")}
     serving.network.save(paths["keras"])
@@ -176,7 +228,7 @@ def _export(serving: Placing, folder: str, model: keras.Model, class_names: Sequ
         "image_size": model.image_size,
         "mean": IMAGENET_MEAN,
         "std": IMAGENET_STD,
-        "input": "float32 [batch, size, size, 3], (pixels / 255 - mean) / std, picture at the top left, zeros around",
+        "input": f"float32 [batch, size, size, 3], (pixels / 255 - mean) / std, {place}",
         "outputs": outputs,
     }
     write_json(os.path.join(folder, "labels.json"), content)

@@ -80,7 +80,14 @@ def draw_mask(image: np.ndarray, mask: np.ndarray, names: Sequence[str], *, opac
     return np.asarray(canvas)
 
 
-def _write_legend(canvas: Image.Image, labels: Sequence[int], names: Sequence[str]) -> None:
+def draw_caption(image: np.ndarray, text: str, label: int) -> np.ndarray:
+    """Writes a text in the colour of a class at the top left. uint8 [H, W, 3]."""
+    canvas = Image.fromarray(np.asarray(image))
+    _write_legend(canvas, [label], {label: text})
+    return np.asarray(canvas)
+
+
+def _write_legend(canvas: Image.Image, labels: Sequence[int], names: Sequence[str] | dict[int, str]) -> None:
     pen = ImageDraw.Draw(canvas)
     letters = max(10, round(min(canvas.size) / 22))
     font = ImageFont.load_default(size=letters)

@@ -27,15 +27,14 @@ def describe(store: LabelStore) -> str:
             classes = found["classes"] if "classes" in found else found["mask"][found["mask"] != 255]
             counts[i] += np.bincount(classes.ravel(), minlength=len(names))
             empty[i] += classes.size == 0
-    unit, none = (1, "no box") if kind.name == "boxes" else (1000, "all ignored")
+    unit = kind.unit
     width = max(12, *(len(name) + 2 for name in names))
-    lines = ["score >=" + "".join(f"{n:>{width}}" for n in [*names, "all", none])]
+    lines = ["score >=" + "".join(f"{n:>{width}}" for n in [*names, "all", kind.none])]
     for i, threshold in enumerate(THRESHOLDS):
         cells = [*(counts[i] // unit), counts[i].sum() // unit, empty[i]]
         lines.append(f"{threshold:8.2f}" + "".join(f"{c:>{width}}" for c in cells))
     manifest = store.manifest()
-    what = "boxes" if unit == 1 else "thousands of pixels"
-    lines.append(f"{what} of {images} images, labelled by {manifest['teacher_sha256'][:12]} from {manifest['data']}")
+    lines.append(f"{kind.noun} of {images} images, labelled by {manifest['teacher_sha256'][:12]} from {manifest['data']}")
     return "\n".join(lines)
 
 
@@ -43,7 +42,7 @@ def draw_sheet(store: LabelStore, source: Source, task: Task, threshold: float) 
     """The surest pictures, those in between, and those with the least. uint8 [H, W, 3]."""
     kind = store.kind()
     best = np.array([kind.sureness(row, threshold) for row in store.rows()])
-    middle = threshold if kind.name == "boxes" else 0.5  # a borderline box, a picture half of which is sure
+    middle = kind.borderline(threshold)
     place = {str(image_id): i for i, image_id in enumerate(source.ids)}
     kinds = {
         "best": np.argsort(-best, kind="stable"),
@@ -53,7 +52,7 @@ def draw_sheet(store: LabelStore, source: Source, task: Task, threshold: float) 
     chosen = {int(number) for order in kinds.values() for number in order[:PER_KIND]}
     rows = {i: row for i, row in enumerate(store.rows()) if i in chosen}  # a store may not fit in memory
     pictures, captions = [], []
-    shown_from = min(threshold, 0.3) if kind.name == "boxes" else threshold
+    shown_from = kind.shown_from(threshold)
     for name, order in kinds.items():
         for number in order[:PER_KIND]:
             row = rows[number]

@@ -1,4 +1,4 @@
-"""What a label store holds: boxes with scores, or class maps with the winning probability.
+"""What a label store holds: boxes with scores, class maps with the winning probability, or classes of pictures.
 
 A kind turns a picture's labels into a TF Example and back, says what to count in a shard, and
 applies thresholds on reading. The store itself (shards, checksums, resuming) is the same for both.
@@ -17,20 +17,57 @@ from official.data.mask_files import SCORE_LEVELS, encode_class_map, read_class_
 from official.data.source import Annotations, DataError, Source
 from official.data.tfrecord import MASK_KEY, add_mask, encode_example, record_offsets, record_reader
 from official.evaluation.drawing import VOC_PALETTE
+from official.experiment import PseudoLabels
 from official.files import write_json
 
 SCORE_BINS = 20
 SCORE_KEY = "image/segmentation/score/encoded"
+CLASS_KEY, CLASS_NAME_KEY = "image/class/label", "image/class/text"
+CLASS_SCORE_KEY, PROBABILITIES_KEY = "image/class/score", "image/class/probabilities"
 
 
 class LabelError(DataError):
     """A label store that cannot be used as asked."""
 
 
-class BoxLabels:
+class _Labels:
+    """What the kinds have in common.
+
+    Attributes:
+      name: as `Task.label_kind`.
+      noun, unit: what is counted, and in which multiples; none: what a picture without any is called.
+    """
+
+    name: str
+    noun: str
+    unit = 1
+    none: str
+
+    def borderline(self, threshold: float) -> float:
+        """The `sureness` of a picture that may as well be left out."""
+        return threshold
+
+    def shown_from(self, threshold: float) -> float:
+        """Down to which score labels are drawn."""
+        return threshold
+
+    def used_scores(self, source: Source) -> np.ndarray:
+        """Scores of the labels in use, for a histogram; none where they are not kept in memory."""
+        return np.zeros(0)
+
+    def chosen(self, source: Source, surety: np.ndarray, options: PseudoLabels) -> np.ndarray:
+        """The pictures that the student is shown: all, or those with a label."""
+        return np.flatnonzero(surety) if options.empty_pseudo_images == "drop" else np.arange(len(source))
+
+
+class BoxLabels(_Labels):
     """Detections: rows with "boxes" float32 [N, 4] yxyx, "scores" [N], "classes" [N]."""
 
-    name = "boxes"
+    name, noun, none = "boxes", "boxes", "no box"
+
+    def shown_from(self, threshold: float) -> float:
+        """Unsure boxes are drawn too."""
+        return min(threshold, 0.3)
 
     def encode(self, row: dict[str, Any], names: Sequence[str]) -> tf.train.Example:
         """One picture's labels, without its pixels, in the layout of the original stack."""
@@ -77,7 +114,9 @@ class BoxLabels:
         sure = row["scores"] >= limits[row["classes"]]
         return {name: row[name][sure] for name in ("boxes", "classes", "scores")}
 
-    def read(self, store, source: Source, limits: np.ndarray) -> tuple[Source, np.ndarray, dict[str, Any]]:
+    def read(
+        self, store, source: Source, limits: np.ndarray, probabilities: bool = False
+    ) -> tuple[Source, np.ndarray, dict[str, Any]]:
         """(the source with its labels, whether each picture has any, numbers for the summary)."""
         rows = {row["id"]: row for row in store.rows()}
         _refuse_missing(store.folder, source, rows)
@@ -88,7 +127,7 @@ class BoxLabels:
         return labelled, counts > 0, numbers
 
     def used_scores(self, source: Source) -> np.ndarray:
-        """Scores of the labels in use, for a histogram."""
+        """Scores of the boxes."""
         return source.annotations.scores
 
     def export(self, store, folder: str, limits: np.ndarray) -> str:
@@ -108,7 +147,7 @@ class BoxLabels:
         return path
 
 
-class MaskLabels:
+class MaskLabels(_Labels):
     """Class maps: rows with "mask" uint8 [h, w] and "score" uint8 [h, w], floor(256 p) of the winner.
 
     [h, w] is the picture's size in the network's input; reading enlarges it to the picture's own.
@@ -116,7 +155,11 @@ class MaskLabels:
     thresholds in steps of 1/256, 0.5 among them.
     """
 
-    name = "masks"
+    name, noun, unit, none = "masks", "thousands of pixels", 1000, "all ignored"
+
+    def borderline(self, threshold: float) -> float:
+        """A picture half of which is sure."""
+        return 0.5
 
     def encode(self, row: dict[str, Any], names: Sequence[str]) -> tf.train.Example:
         """One picture's labels: class map and score as PNGs."""
@@ -155,7 +198,9 @@ class MaskLabels:
         """The class map with unsure pixels ignored."""
         return {"mask": np.where(row["score"] >= stored_limit(limits)[row["mask"]], row["mask"], 255).astype(np.uint8)}
 
-    def read(self, store, source: Source, limits: np.ndarray) -> tuple[Source, np.ndarray, dict[str, Any]]:
+    def read(
+        self, store, source: Source, limits: np.ndarray, probabilities: bool = False
+    ) -> tuple[Source, np.ndarray, dict[str, Any]]:
         """(the source with its masks, whether each picture has a sure pixel, numbers for the summary)."""
         stored, places, sure, pixels, sure_pixels = stored_limit(limits), {}, {}, 0, 0
         paths = [store.shard_path(shard) for shard in range(len(store.manifest()["shards"]))]
@@ -174,10 +219,6 @@ class MaskLabels:
         numbers = {"images_with_labels": int(any_sure.sum()), "labelled_pixels": round(sure_pixels / max(1, pixels), 4)}
         return labelled, any_sure, numbers
 
-    def used_scores(self, source: Source) -> np.ndarray:
-        """Nothing: the scores are not kept in memory."""
-        return np.zeros(0)
-
     def export(self, store, folder: str, limits: np.ndarray) -> str:
         """Writes palette PNGs of the pictures' own sizes, as VOC tools read them; returns the folder."""
         out = os.path.join(folder, "pseudo_masks")
@@ -190,7 +231,107 @@ class MaskLabels:
         return out
 
 
-KINDS = {kind.name: kind for kind in (BoxLabels(), MaskLabels())}
+class ClassLabels(_Labels):
+    """Classes of pictures: rows with "class" (index), "score" and "probabilities" float32 [C].
+
+    `sureness` and the surety that `read` gives are the winner's score.
+    """
+
+    name, noun, none = "classes", "pictures", "unsure"
+
+    def encode(self, row: dict[str, Any], names: Sequence[str]) -> tf.train.Example:
+        """One picture's class, 1-based as in ImageNet's TF Examples, and its probabilities."""
+        nothing = {"boxes": np.zeros((0, 4)), "classes": [], "crowd": [], "area": [], "scores": []}
+        example = encode_example(b"", row["id"], row["file_name"], row["size"], nothing, names)
+        feature = example.features.feature
+        feature[CLASS_KEY].int64_list.value.append(int(row["class"]) + 1)
+        feature[CLASS_NAME_KEY].bytes_list.value.append(names[row["class"]].encode())
+        feature[CLASS_SCORE_KEY].float_list.value.append(float(row["score"]))
+        feature[PROBABILITIES_KEY].float_list.value.extend(np.asarray(row["probabilities"], np.float32).tolist())
+        return example
+
+    def counts(self, row: dict[str, Any], classes: int) -> dict[str, Any]:
+        """What one picture adds to a shard's numbers."""
+        return {
+            "pictures": 1,
+            "score_histogram": np.histogram([row["score"]], bins=SCORE_BINS, range=(0.0, 1.0))[0],
+            "class_counts": np.bincount([row["class"]], minlength=classes),
+        }
+
+    def parse(self, record: bytes) -> dict[str, Any]:
+        """The inverse of `encode`."""
+        feature = tf.train.Example.FromString(record).features.feature
+        return {
+            **_common(feature),
+            "class": int(feature[CLASS_KEY].int64_list.value[0]) - 1,
+            "score": float(feature[CLASS_SCORE_KEY].float_list.value[0]),
+            "probabilities": np.array(feature[PROBABILITIES_KEY].float_list.value, np.float32),
+        }
+
+    def highest(self, row: dict[str, Any]) -> float:
+        """The winner's score."""
+        return row["score"]
+
+    def sureness(self, row: dict[str, Any], threshold: float) -> float:
+        """What pictures are ranked by: the winner's score."""
+        return row["score"]
+
+    def at(self, row: dict[str, Any], limits: np.ndarray) -> dict[str, Any]:
+        """"class" and "score", -1 below the limit, and "classes": none or one."""
+        sure = row["score"] >= limits[row["class"]]
+        label = row["class"] if sure else -1
+        return {"class": label, "score": row["score"], "classes": np.array([label] if sure else [], np.int64)}
+
+    def read(
+        self, store, source: Source, limits: np.ndarray, probabilities: bool = False
+    ) -> tuple[Source, np.ndarray, dict[str, Any]]:
+        """(the source with a class or -1 per picture, the scores of the sure ones, numbers for the summary)."""
+        place = {str(image_id): i for i, image_id in enumerate(source.ids)}
+        classes, surety = np.full(len(source), -1, np.int32), np.zeros(len(source), np.float32)
+        soft, seen = None, set()
+        for row in store.rows():
+            i = place.get(row["id"])
+            if i is None:
+                continue
+            seen.add(row["id"])
+            if row["score"] >= limits[row["class"]]:
+                classes[i], surety[i] = row["class"], max(row["score"], 1e-12)
+            if probabilities:
+                soft = np.zeros((len(source), len(limits)), np.float32) if soft is None else soft
+                soft[i] = row["probabilities"]
+        _refuse_missing(store.folder, source, seen)
+        counts = np.bincount(classes[classes >= 0], minlength=len(limits))
+        numbers = {"pictures": int(counts.sum()), "per_class": {c.name: int(n) for c, n in zip(store.categories(), counts)}}
+        return source.with_classes(classes, store.categories(), soft), surety, numbers
+
+    def chosen(self, source: Source, surety: np.ndarray, options: PseudoLabels) -> np.ndarray:
+        """The sure pictures; with --pictures_per_class the surest of every class, repeated up to so many.
+
+        Source: google-research/noisystudent filter_unlabel.py:52-88.
+        """
+        sure, wanted = np.flatnonzero(surety), options.pictures_per_class
+        if not wanted:
+            return sure
+        parts = []
+        for label in np.unique(source.image_classes[sure]):
+            members = sure[source.image_classes[sure] == label]
+            best = members[np.argsort(-surety[members], kind="stable")][:wanted]
+            parts.append(np.resize(best, wanted))
+        return np.concatenate(parts)
+
+    def export(self, store, folder: str, limits: np.ndarray) -> str:
+        """Writes a JSON list of file, class and score; returns its path."""
+        names, rows = [category.name for category in store.categories()], []
+        for row in store.rows():
+            label = self.at(row, limits)["class"]
+            if label >= 0:
+                rows.append({"file_name": row["file_name"] or row["id"], "class": names[label], "score": round(row["score"], 6)})
+        path = os.path.join(folder, "pseudo_classes.json")
+        write_json(path, rows)
+        return path
+
+
+KINDS = {kind.name: kind for kind in (BoxLabels(), MaskLabels(), ClassLabels())}
 
 
 def _common(feature) -> dict[str, Any]:

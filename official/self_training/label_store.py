@@ -165,21 +165,25 @@ class LabelStore:
         return limits
 
     def read(
-        self, source: Source, threshold: float, class_thresholds: dict[str, float] | None = None
+        self, source: Source, threshold: float, class_thresholds: dict[str, float] | None = None,
+        *, probabilities: bool = False,
     ) -> tuple[Source, np.ndarray, dict[str, Any]]:
         """The unlabelled source with its pseudo labels at a threshold.
 
         Args:
           source: the pictures that were labelled.
           threshold: labels with score >= threshold are used; `class_thresholds` overrides it by name.
+          probabilities: also reads soft labels (classes of pictures).
 
         Returns:
-          The labelled source, bool [images] whether each has a label, and numbers for the summary.
+          The labelled source, [images] whether each has a label (for classes of pictures: its score,
+          0 for none), and numbers for the summary.
 
         Raises:
           LabelError: other pictures than the source's, or nothing reaches the threshold.
         """
-        labelled, any_label, numbers = self.kind().read(self, source, self.limits(threshold, class_thresholds))
+        limits = self.limits(threshold, class_thresholds)
+        labelled, any_label, numbers = self.kind().read(self, source, limits, probabilities)
         if not any_label.any():
             raise LabelError(self.explain_nothing(threshold))
         return labelled, any_label, numbers
@@ -192,7 +196,7 @@ class LabelStore:
     def explain_nothing(self, threshold: float) -> str:
         """Why nothing is left: the score histogram and thresholds that would keep some."""
         kind = self.kind()
-        what = {"boxes": "box", "masks": "pixel"}[kind.name]
+        what = {"boxes": "box", "masks": "pixel", "classes": "label"}[kind.name]
         best = np.sort([kind.highest(row) for row in self.rows()])[::-1]
         lines = [f"no pseudo {what} in {self.folder} reaches score_threshold={threshold}."]
         lines.append("best score per picture, number of pictures:")

@@ -18,6 +18,7 @@ from official.training.recovery import StopRequest
 DECISIVE_OPTIONS = (
     "score_floor", "nms_iou", "soft_nms_sigma", "max_detections", "pre_nms_top_k", "image_size",
     "legacy_resize", "precision", "label_shard_size", "label_scales", "label_flip",
+    "label_temperature",
 )  # fmt: skip
 
 

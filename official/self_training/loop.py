@@ -18,16 +18,18 @@ import numpy as np
 import tensorflow as tf
 
 from official.data.source import Source
+from official.files import write_json
 from official.experiment import Experiment
-from official.models.import_checkpoint import assign_weights, read_weights, weights_file
+from official.models.import_checkpoint import initialize_backbone
 from official.self_training.label_store import LabelStore
 from official.self_training.labeler import label_source
 from official.tasks.task import Task
-from official.training.distribution import is_chief
+from official.training.distribution import is_chief, judging_scope
 from official.training.recovery import restore_checkpoint, weights_sha256
 from official.training.run_phase import PhaseRun
 from official.training.summaries import Summaries
 from official.training.trainer import Phase
+from official.training.weight_average import WeightAverage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,24 +42,26 @@ class SelfTraining:
     labeled: Source
     unlabeled: Source | None
     evaluation: Source | None
+    joint: Source | None = None  # pictures with classes, for joint training
 
     def train_teacher(self) -> dict[str, Any]:
-        """Trains on labels alone, from `--init_checkpoint` or random weights."""
+        """Trains on labels alone, from `--init_checkpoint` or what `--init` says."""
         steps = self.experiment.training.teacher_steps
-        return self._run(Phase("teacher", steps, self.labeled), self._initial_weights())
+        return self._run(Phase("teacher", steps, self.labeled, joint=self.joint), self._initial_weights("teacher"))
 
     def train_control(self) -> dict[str, Any]:
         """Trains on labels alone for as long as teacher and student together."""
         options = self.experiment.training
         steps = options.teacher_steps + options.student_steps
-        return self._run(Phase("control", steps, self.labeled), self._initial_weights())
+        return self._run(Phase("control", steps, self.labeled, joint=self.joint), self._initial_weights("control"))
 
     def make_labels(self, checkpoint: str) -> dict[str, Any] | None:
         """Labels the unlabelled pictures with the model in a checkpoint folder; returns the manifest."""
         store = self.label_store()
         if not is_chief(self.strategy):
             return store.wait()
-        model = load_weights(self.task, checkpoint)
+        with judging_scope(self.strategy):
+            model = load_weights(self.task, checkpoint)
         sha256 = weights_sha256(model.variables)
         return label_source(self.task, model, self.unlabeled, store, self.experiment, sha256)
 
@@ -66,15 +70,19 @@ class SelfTraining:
         options = self.experiment.pseudo_labels
         store = self.label_store()
         thresholds = parse_thresholds(options.class_thresholds)
-        pseudo, any_label, found = store.read(self.unlabeled, options.score_threshold, thresholds)
+        pseudo, surety, found = store.read(
+            self.unlabeled, options.score_threshold, thresholds, probabilities=options.soft_labels
+        )
         numbers = {
             "images": len(pseudo),
             **found,
             "threshold": options.score_threshold,
             "skipped": store.manifest()["skipped"],
         }
-        if options.empty_pseudo_images == "drop":
-            pseudo = pseudo.subset(any_label.nonzero()[0])
+        chosen = store.kind().chosen(pseudo, surety, options)
+        if len(chosen) != len(pseudo) or (np.diff(chosen) != 1).any():
+            pseudo = pseudo.subset(chosen)
+            numbers["images_used"] = len(pseudo)
         self._show_labels(pseudo, store)
         return pseudo, numbers
 
@@ -83,11 +91,15 @@ class SelfTraining:
         options = self.experiment.training
 
         def from_teacher(model):
-            restore_checkpoint(tf.train.Checkpoint(model=model), teacher_checkpoint, partial=True)
+            restore_weights(self.task, model, teacher_checkpoint)
 
-        start = from_teacher if options.student_init == "teacher" else self._initial_weights()
+        if options.student_init == "teacher":
+            start = from_teacher
+        else:
+            init = options.init if options.student_init == "scratch" else options.student_init
+            start = self._initial_weights("student", init)
         rate = self.experiment.optimizer.student_learning_rate
-        phase = Phase("student", options.student_steps, self.labeled, pseudo, rate)
+        phase = Phase("student", options.student_steps, self.labeled, pseudo, rate, self.joint)
         return self._run(phase, start)
 
     def label_store(self) -> LabelStore:
@@ -98,21 +110,26 @@ class SelfTraining:
     def _run(self, phase: Phase, initialize) -> dict[str, Any]:
         return PhaseRun(self.task, self.experiment, phase, self.evaluation, self.strategy, initialize).run()
 
-    def _initial_weights(self):
-        """A function that gives a new model its first weights, or None for random ones."""
+    def _initial_weights(self, phase: str, init: str = ""):
+        """A function that gives a new model its first weights, or None for random ones.
+
+        Args:
+          phase: whose folder the report of what was set goes to.
+          init: replaces --init, and --init_checkpoint with it.
+        """
         options = self.experiment.training
-        if options.init_checkpoint:
+        if options.init_checkpoint and not init:
             return lambda model: restore_checkpoint(
                 tf.train.Checkpoint(model=model), options.init_checkpoint, partial=True
             )
-        if options.init == "random":
+        init = init or options.init
+        if init == "random":
             return None
-        path = weights_file(options.init, options.weights_dir, self.experiment.model.backbone)
 
         def from_file(model):
-            weights = read_weights(path, model.backbone)
-            count = assign_weights(model.backbone, weights)
-            print(f"{count} backbone variables from {weights.origin}; {len(model.variables) - count} others start at random")
+            report = initialize_backbone(model, init, options.weights_dir, self.experiment.model.backbone)
+            if is_chief(self.strategy):
+                write_json(os.path.join(self.experiment.runtime.model_dir, phase, "initialized.json"), report)
 
         return from_file
 
@@ -130,18 +147,30 @@ class SelfTraining:
         summaries.pictures("pseudo_labels", pictures, 0)
         summaries.flush()
 
-
     def _pseudo_labels_of(self, pseudo: Source, index: int) -> dict[str, Any]:
         if pseudo.annotations is not None:
             return pseudo.annotations.of(index)
+        if pseudo.image_probabilities is not None:
+            return {"class": pseudo.image_classes[index], "score": pseudo.image_probabilities[index].max()}
         return self.task.human_labels(pseudo, index)
 
 
 def load_weights(task: Task, checkpoint: str) -> tf.keras.Model:
     """A new model with the weights of a checkpoint folder."""
     model = task.build_model()
-    restore_checkpoint(tf.train.Checkpoint(model=model), checkpoint, partial=True)
+    restore_weights(task, model, checkpoint)
     return model
+
+
+def restore_weights(task: Task, model: tf.keras.Model, checkpoint: str) -> None:
+    """Puts the weights of a checkpoint folder into a model: the averaged ones where the run keeps an average."""
+    decay = task.experiment.optimizer.weight_average
+    if not decay:
+        restore_checkpoint(tf.train.Checkpoint(model=model), checkpoint, partial=True)
+        return
+    average = WeightAverage(model, decay)
+    restore_checkpoint(tf.train.Checkpoint(weight_average=average), checkpoint, partial=True)
+    average.put_into(model)
 
 
 def parse_thresholds(text: str) -> dict[str, float]:

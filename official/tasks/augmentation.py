@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 
 from augment import Policy, policy
+from augment.crops import PicturePolicy
 from augment.geometry import Settings
 from augment.policies import PRESETS
 from augment.randaugment import SETS
-from official.experiment import Augment
+from official.experiment import Augment, Experiment
 
 
 def augmentation(options: Augment, operations: str) -> Policy:
@@ -18,14 +19,6 @@ def augmentation(options: Augment, operations: str) -> Policy:
       operations: RandAugment's set for `--randaugment_ops=auto`, "boxes" or "image".
     """
     operations = operations if options.randaugment_ops == "auto" else options.randaugment_ops
-    layers = options.randaugment_layers or PRESETS[options.augment].randaugment_layers
-    settings = dataclasses.replace(
-        SETS[operations][1] if layers > 0 else Settings(),
-        reference_size=options.augment_reference_size,
-        weakening=options.solarize_posterize == "weakening",
-        contrast_true_mean=options.contrast_grey == "mean",
-        exact_boxes=options.box_rounding == "exact",
-    )
     return policy(
         options.augment,
         jitter_min=options.jitter_min,
@@ -35,6 +28,38 @@ def augmentation(options: Augment, operations: str) -> Policy:
         randaugment_layers=options.randaugment_layers,
         randaugment_magnitude=options.randaugment_magnitude,
         randaugment_ops=operations,
-        settings=settings,
+        settings=_settings(options, operations),
         min_box_size=options.min_box_size,
+    )
+
+
+def picture_augmentation(experiment: Experiment) -> PicturePolicy:
+    """The policy for whole pictures: the preset's operations after a random crop, in place of its scale jitter.
+
+    The presets' AutoAugment becomes the published policy for classification.
+    """
+    options = experiment.augment
+    preset = PRESETS[options.augment]
+    layers = max(0, options.randaugment_layers or preset.randaugment_layers)
+    learned = {"none": ""}.get(options.autoaugment, options.autoaugment or ("imagenet" if preset.autoaugment else ""))
+    return PicturePolicy(
+        crop=options.augment != "none",
+        smallest_area=options.smallest_crop,
+        flip=options.flip and preset.flip,
+        autoaugment=learned,
+        randaugment_layers=layers,
+        randaugment_magnitude=options.randaugment_magnitude,
+        settings=_settings(options, "image"),
+        legacy_resize=experiment.data.legacy_resize,
+    )
+
+
+def _settings(options: Augment, operations: str) -> Settings:
+    layers = options.randaugment_layers or PRESETS[options.augment].randaugment_layers
+    return dataclasses.replace(
+        SETS[operations][1] if layers > 0 else Settings(),
+        reference_size=options.augment_reference_size,
+        weakening=options.solarize_posterize == "weakening",
+        contrast_true_mean=options.contrast_grey == "mean",
+        exact_boxes=options.box_rounding == "exact",
     )

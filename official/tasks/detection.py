@@ -21,6 +21,7 @@ from official.files import write_json
 from official.models.anchors import encode_targets
 from official.models.decoding import DetectionDecoder
 from official.models.backbones import build_backbone
+from official.models.replicas import spread
 from official.models.retinanet import RetinaNet
 from official.tasks.augmentation import augmentation
 from official.tasks.task import Task, Tensors
@@ -44,7 +45,7 @@ class DetectionTask(Task):
     def build_model(self) -> RetinaNet:
         options = self.experiment.model
         size = options.image_size
-        backbone = build_backbone(options, size)
+        backbone = build_backbone(options)
         return RetinaNet(
             backbone,
             len(self.categories),
@@ -74,14 +75,10 @@ class DetectionTask(Task):
 
     # --- training --------------------------------------------------------------------------------
 
-    def training_dataset(self, source: Source, **options: Any) -> tf.data.Dataset:
-        return pipeline.training_dataset(
-            source,
-            image_size=self.experiment.model.image_size,
-            augment=self.augment,
-            max_boxes=self.experiment.data.max_boxes,
-            legacy_resize=self.experiment.data.legacy_resize,
-            **options,
+    def preparation(self) -> pipeline.Preparation:
+        data = self.experiment.data
+        return pipeline.placing(
+            self.augment, image_size=self.experiment.model.image_size, max_boxes=data.max_boxes, legacy_resize=data.legacy_resize
         )
 
     @functools.cached_property
@@ -133,11 +130,10 @@ class DetectionTask(Task):
         batch_size = self.experiment.decoding.eval_batch_size
         dataset = pipeline.inference_dataset(
             source,
+            prepare=pipeline.fitting(self.experiment.model.image_size, legacy_resize=self.experiment.data.legacy_resize),
             batch_size=batch_size,
-            image_size=self.experiment.model.image_size,
             first=first,
             last=last,
-            legacy_resize=self.experiment.data.legacy_resize,
             threads=self.experiment.runtime.threads,
         )
         detect = detection_function(model, self.decoder(score_threshold))
@@ -204,12 +200,11 @@ def detection_function(model: RetinaNet, decoder: DetectionDecoder):
     kept = model.__dict__.setdefault("_detection_functions", {})
     if decoder not in kept:
 
-        @tf.function
         def detect(images, extent):
             outputs = model({"images": images}, training=False)
             return decoder(outputs, model.anchors(), extent)
 
-        kept[decoder] = detect
+        kept[decoder] = spread(model, detect)
     return kept[decoder]
 
 

@@ -20,6 +20,7 @@ from official.experiment import Experiment
 from official.export import class_probabilities, export_segmenter
 from official.files import write_json
 from official.models.backbones import build_backbone
+from official.models.replicas import spread
 from official.models.segmenter import Segmenter
 from official.tasks.augmentation import augmentation
 from official.tasks.task import Task, Tensors
@@ -60,14 +61,9 @@ class SegmentationTask(Task):
             batch_norm_epsilon=options.batch_norm_epsilon,
         )
 
-    def training_dataset(self, source: Source, **options: Any) -> tf.data.Dataset:
-        return pipeline.training_dataset(
-            source,
-            image_size=self.experiment.model.image_size,
-            augment=self.augment,
-            legacy_resize=self.experiment.data.legacy_resize,
-            **options,
-        )
+    def preparation(self) -> pipeline.Preparation:
+        legacy = self.experiment.data.legacy_resize
+        return pipeline.placing(self.augment, image_size=self.experiment.model.image_size, legacy_resize=legacy)
 
     def encode(self, batch: Tensors) -> Tensors:
         if self.experiment.loss.mask_resize == "logits":
@@ -95,13 +91,13 @@ class SegmentationTask(Task):
 
     def _batches(self, source: Source, first: int, last: int, *, size: int = 0, masks: bool = False):
         """Inference batches, at the network's input size or another."""
+        side, legacy = size or self.experiment.model.image_size, self.experiment.data.legacy_resize
         dataset = pipeline.inference_dataset(
             source,
+            prepare=pipeline.fitting(side, legacy_resize=legacy),
             batch_size=self.experiment.decoding.eval_batch_size,
-            image_size=size or self.experiment.model.image_size,
             first=first,
             last=last,
-            legacy_resize=self.experiment.data.legacy_resize,
             masks=masks,
             threads=self.experiment.runtime.threads,
         )
@@ -223,7 +219,7 @@ def network_function(model: Segmenter):
     """A compiled function: images -> logits; kept on the model."""
     kept = model.__dict__.setdefault("_functions", {})
     if "logits" not in kept:
-        kept["logits"] = tf.function(lambda images: model({"images": images}, training=False)["logits"], reduce_retracing=True)
+        kept["logits"] = spread(model, lambda images: model({"images": images}, training=False)["logits"])
     return kept["logits"]
 
 
@@ -236,14 +232,13 @@ def averaging_function(model: Segmenter, size: int, flip: bool, legacy_resize: b
             logits = model({"images": images}, training=False)["logits"]
             return resize_logits(tf.nn.softmax(logits), [size, size], legacy_resize=legacy_resize)
 
-        @tf.function
         def average(images):
             found = probabilities(images)
             if flip:  # a picture smaller than the input stands at its left, so the whole input is mirrored
                 found = 0.5 * (found + tf.reverse(probabilities(tf.reverse(images, [2])), [2]))
             return found
 
-        kept[size, flip, legacy_resize] = average
+        kept[size, flip, legacy_resize] = spread(model, average)
     return kept[size, flip, legacy_resize]
 
 

@@ -11,7 +11,10 @@ from typing import Any, Iterable
 
 import tensorflow as tf
 
+from official.data import pipeline
+from official.data.example import denormalize
 from official.data.source import Category, Source
+from official.experiment import Experiment
 
 Tensors = dict[str, tf.Tensor]
 
@@ -22,14 +25,18 @@ class Task(abc.ABC):
     Attributes:
       name: as in --task.
       categories: the classes, in the order of the class indices.
-      label_kind: what its sources and label stores hold, "boxes" or "masks".
+      label_kind: what its sources and label stores hold: "boxes", "masks" or "classes".
       metrics: names of the numbers that a result shows; the first one decides the best checkpoint.
+      needs_labels: whether its training pictures must be labelled.
+      experiment: what it was built from.
     """
 
     name: str
     categories: tuple[Category, ...]
     label_kind: str
     metrics: tuple[str, ...]
+    needs_labels: bool = True
+    experiment: Experiment
 
     # --- training ---------------------------------------------------------------------------------
 
@@ -38,8 +45,12 @@ class Task(abc.ABC):
         """A new model, called on {"images"}; its weights follow from the Keras global seed."""
 
     @abc.abstractmethod
+    def preparation(self) -> pipeline.Preparation:
+        """What happens to a training example before it is batched."""
+
     def training_dataset(self, source: Source, **options: Any) -> tf.data.Dataset:
         """Endless training batches; options are those of `official.data.pipeline.training_dataset`."""
+        return pipeline.training_dataset(source, prepare=self.preparation(), **options)
 
     @abc.abstractmethod
     def encode(self, batch: Tensors) -> Tensors:
@@ -96,6 +107,11 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def batch_labels(self, batch: dict, index: int) -> dict:
         """The labels of one row of a NumPy training batch, as `draw` takes them."""
+
+    def training_pictures(self, batch: dict) -> list:
+        """Uint8 pictures of a NumPy training batch as the network sees it, with its labels."""
+        images = denormalize(batch["images"]).numpy()
+        return [self.draw(image, self.batch_labels(batch, i)) for i, image in enumerate(images)]
 
     def summary_pictures(self, metrics: dict) -> dict[str, Any]:
         """Pictures made of an evaluation's metrics, uint8 by name; for TensorBoard."""

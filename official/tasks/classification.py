@@ -1,0 +1,202 @@
+"""Classification of whole pictures: supervised pre-training, Noisy Student, and the third stream of joint training."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Iterable, Iterator
+
+import numpy as np
+import tensorflow as tf
+import tqdm
+
+from augment.crops import centre_crop
+from losses.classification import class_cross_entropy, known_labels
+from official.data import pipeline
+from official.data.example import normalize
+from official.data.source import Category, Source
+from official.evaluation import drawing
+from official.evaluation.mean_iou import ConfusionMatrix
+from official.experiment import Experiment
+from official.export import export_classifier
+from official.files import write_json
+from official.models.backbones import build_backbone
+from official.models.classifier import Classifier
+from official.models.replicas import spread
+from official.tasks.augmentation import picture_augmentation
+from official.tasks.task import Task, Tensors
+
+MOST_DRAWN = 40  # classes in a confusion picture
+
+
+class ClassificationTask(Task):
+    """Softmax over whole pictures; top-1 and top-5."""
+
+    name = "classification"
+    label_kind = "classes"
+    metrics = ("top1", "top5")
+
+    def __init__(self, experiment: Experiment, categories: tuple[Category, ...]):
+        """Args: categories: the classes, in the order of their indices."""
+        self.experiment = experiment
+        self.categories = tuple(categories)
+        self.class_names = [category.name for category in self.categories]
+        self.augment = picture_augmentation(experiment)
+
+    # --- training ---------------------------------------------------------------------------------
+
+    def build_model(self, backbone: tf.keras.Model | None = None) -> Classifier:
+        """A new model; with a backbone, a new head on that one."""
+        options = self.experiment.model
+        return Classifier(
+            backbone or build_backbone(options),
+            len(self.categories),
+            image_size=options.image_size,
+            dropout=options.dropout,
+            linear_probe=options.linear_probe,
+        )
+
+    def preparation(self) -> pipeline.Preparation:
+        size = self.experiment.model.image_size
+
+        def prepare(example, key):
+            image = normalize(self.augment.augment(example["image"], key, size))
+            kept = {name: example[name] for name in ("index", "class", "probabilities") if name in example}
+            return {"images": image, **kept}
+
+        return prepare
+
+    def encode(self, batch: Tensors) -> Tensors:
+        return {"labels": batch["class"], **{k: batch[k] for k in ("probabilities",) if k in batch}}
+
+    def count(self, targets: Tensors) -> tf.Tensor:
+        return tf.reduce_sum(known_labels(targets["labels"]))
+
+    def normalizer(self, count: tf.Tensor) -> tf.Tensor:
+        return tf.maximum(count, 1.0)
+
+    def loss_sums(self, outputs: Tensors, targets: Tensors) -> Tensors:
+        loss = class_cross_entropy(
+            outputs["logits"], targets["labels"], probabilities=targets.get("probabilities"),
+            label_smoothing=self.experiment.loss.label_smoothing,
+        )  # fmt: skip
+        return {"class_loss": tf.reduce_sum(loss)}
+
+    # --- on a trained model -----------------------------------------------------------------------
+
+    def _logits(self, model: Classifier, source: Source, first: int, last: int) -> Iterator[np.ndarray]:
+        """Logits [C] of pictures first..last - 1, centre-cropped, in order."""
+        size, data = self.experiment.model.image_size, self.experiment.data
+
+        def prepare(example):
+            return {"images": normalize(centre_crop(example["image"], size, legacy_resize=data.legacy_resize))}
+
+        dataset = pipeline.inference_dataset(
+            source, prepare=prepare, batch_size=self.experiment.decoding.eval_batch_size, first=first, last=last,
+            threads=self.experiment.runtime.threads,
+        )  # fmt: skip
+        run = logits_function(model)
+        for batch in dataset:
+            for row, index in zip(run(batch["images"]).numpy(), batch["index"].numpy()):
+                if index >= 0:
+                    yield row
+
+    def evaluate(self, model: Classifier, source: Source, output_dir: str, progress: str = "") -> dict:
+        """Top-1 and top-5 on the centre crop, top-1 by class; pictures without a class are left out."""
+        found = self._logits(model, source, 0, len(source))
+        if progress:
+            found = tqdm.tqdm(found, progress, total=len(source), unit=" images", leave=False)
+        logits = np.stack(list(found))
+        known = source.image_classes >= 0
+        labels, logits = source.image_classes[known], logits[known]
+        matrix = ConfusionMatrix(len(self.categories))
+        matrix.add(labels, logits.argmax(axis=1))
+        totals = matrix.counts.sum(axis=1)
+        shares = np.diag(matrix.counts) / np.maximum(totals, 1)
+        metrics = {
+            "top1": top_accuracy(logits, labels, 1),
+            "top5": top_accuracy(logits, labels, 5),
+            "per_class": {n: float(s) if t else -1.0 for n, s, t in zip(self.class_names, shares, totals)},
+            "confusion_matrix": matrix.counts.tolist(),
+        }
+        write_json(os.path.join(output_dir, "metrics.json"), {**metrics, "classes": self.class_names})
+        return metrics
+
+    def predict(self, model: Classifier, source: Source, first: int, last: int) -> Iterator[dict[str, np.ndarray]]:
+        """Yields "class" (index), "score" and "probabilities" float32 [C]."""
+        return (self._judged(row, 1.0) for row in self._logits(model, source, first, last))
+
+    def label(self, model: Classifier, source: Source, first: int, last: int) -> Iterator[dict[str, np.ndarray]]:
+        """As `predict`, with the probabilities softened by --label_temperature; class and score are not."""
+        temperature = self.experiment.pseudo_labels.label_temperature
+        return (self._judged(row, temperature) for row in self._logits(model, source, first, last))
+
+    @staticmethod
+    def _judged(logits: np.ndarray, temperature: float) -> dict[str, Any]:
+        probabilities, softened = softmax(logits), softmax(logits / temperature)
+        best = int(logits.argmax())
+        return {"class": best, "score": float(probabilities[best]), "probabilities": softened}
+
+    def write_predictions(self, source: Source, found: Iterable[dict], output: str) -> dict[str, Any]:
+        """`predictions.json`: per picture its file, class, score and the five likeliest; and `drawn/`."""
+        rows, counts = [], np.zeros(len(self.categories), np.int64)
+        for i, objects in enumerate(found):
+            order = np.argsort(-objects["probabilities"])[:5]
+            likeliest = {self.class_names[k]: round(float(objects["probabilities"][k]), 6) for k in order}
+            rows.append({"file_name": str(source.ids[i]), "class": self.class_names[objects["class"]],
+                         "score": round(objects["score"], 6), "likeliest": likeliest})  # fmt: skip
+            image = source.read_image(tf.constant(i, tf.int64)).numpy()
+            name = str(source.ids[i]).replace(os.sep, "__") + ".png"
+            drawing.write_png(os.path.join(output, "drawn", name), self.draw(image, objects))
+            counts[objects["class"]] += 1
+        os.makedirs(output, exist_ok=True)
+        write_json(os.path.join(output, "predictions.json"), rows)
+        return {"pictures": dict(zip(self.class_names, counts.tolist()))}
+
+    def export(self, model: Classifier, folder: str) -> dict[str, str]:
+        data, handover = self.experiment.data, self.experiment.handover
+        return export_classifier(model, folder, self.class_names, legacy_resize=data.legacy_resize, tflite=handover.tflite)
+
+    # --- pictures ---------------------------------------------------------------------------------
+
+    def draw(self, image: np.ndarray, objects: dict) -> np.ndarray:
+        label = int(objects["class"])
+        if label < 0:
+            return image
+        score = f" {float(objects['score']):.2f}" if "score" in objects else ""
+        return drawing.draw_caption(image, self.class_names[label] + score, label)
+
+    def shown(self, objects: dict) -> dict:
+        return objects
+
+    def human_labels(self, source: Source, index: int) -> dict:
+        return {"class": source.image_classes[index]}
+
+    def batch_labels(self, batch: dict, index: int) -> dict:
+        return {"class": batch["class"][index]}
+
+    def summary_pictures(self, metrics: dict) -> dict[str, np.ndarray]:
+        if len(self.class_names) > MOST_DRAWN:
+            return {}
+        return {"confusion": drawing.draw_confusion(np.array(metrics["confusion_matrix"]), self.class_names)}
+
+
+def top_accuracy(logits: np.ndarray, labels: np.ndarray, k: int) -> float:
+    """Share of rows whose label is among the k highest logits; of equal ones the first classes count."""
+    if not len(labels):
+        return 0.0
+    order = np.argsort(-logits, axis=1, kind="stable")[:, :k]
+    return float((order == labels[:, None]).any(axis=1).mean())
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Float32 [C]."""
+    powers = np.exp(logits.astype(np.float64) - logits.max())
+    return (powers / powers.sum()).astype(np.float32)
+
+
+def logits_function(model: Classifier):
+    """A compiled function: images -> logits; kept on the model."""
+    kept = model.__dict__.setdefault("_functions", {})
+    if "logits" not in kept:
+        kept["logits"] = spread(model, lambda images: model({"images": images}, training=False)["logits"])
+    return kept["logits"]

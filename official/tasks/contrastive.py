@@ -1,0 +1,167 @@
+"""SimCLR: contrastive pre-training of a backbone on pictures without labels.
+
+Where the pictures have classes, a linear classifier on features without gradient is trained beside
+it (the original's evaluation while pre-training); it tells how good the features are and changes
+nothing.
+
+Source: google-research/simclr run.py, model.py, objective.py.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Iterable
+
+import numpy as np
+import tensorflow as tf
+import tqdm
+
+from augment.crops import centre_crop
+from augment.views import ViewPolicy
+from losses.classification import class_cross_entropy
+from losses.contrastive import nt_xent
+from official.data import pipeline
+from official.data.example import denormalize, normalize
+from official.data.source import Category, DataError, Source
+from official.evaluation import drawing
+from official.experiment import Experiment
+from official.export import export_backbone
+from official.files import write_json
+from official.models.backbones import build_backbone
+from official.models.classifier import ContrastiveModel
+from official.models.replicas import spread
+from official.tasks.task import Task, Tensors
+
+_NO_LABELS = "task=contrastive learns features and finds no classes; train a task with --init=<this run folder>, or judge it with --job=linear_eval"
+
+
+class ContrastiveTask(Task):
+    """Two views of every picture, NT-Xent."""
+
+    name = "contrastive"
+    label_kind = "classes"
+    needs_labels = False
+
+    def __init__(self, experiment: Experiment, categories: tuple[Category, ...]):
+        """Args: categories: of the pictures, for the linear evaluation; empty for none."""
+        self.experiment = experiment
+        self.categories = tuple(categories)
+        self.metrics = ("contrast_accuracy", *(("probe_top1",) if categories else ()))
+        options = experiment.augment
+        self.views = ViewPolicy(
+            strength=options.color_strength, blur=options.blur, blur_per_picture=options.blur_per_picture,
+            smallest_area=options.smallest_crop, legacy_resize=experiment.data.legacy_resize,
+        )  # fmt: skip
+
+    # --- training ---------------------------------------------------------------------------------
+
+    def build_model(self) -> ContrastiveModel:
+        options = self.experiment.model
+        return ContrastiveModel(
+            build_backbone(options),
+            image_size=options.image_size,
+            projection_layers=options.projection_layers,
+            projection_dim=options.projection_dim,
+            num_classes=len(self.categories),
+            batch_norm_momentum=options.batch_norm_momentum,
+        )
+
+    def _two_views(self, image: tf.Tensor, key: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+        """Float32 [S, S, 6], normalised."""
+        seed, views = self.experiment.runtime.seed, []
+        for number in range(2):
+            own = tf.random.experimental.stateless_fold_in(key, number)
+            batch_key = tf.stack([tf.constant(2 * seed + number), tf.cast(step, tf.int32)])
+            views.append(normalize(255.0 * self.views.view(image, own, batch_key, self.experiment.model.image_size)))
+        return tf.concat(views, axis=-1)
+
+    def preparation(self) -> pipeline.Preparation:
+        def prepare(example, key):
+            label = example.get("class", tf.constant(-1))
+            return {"images": self._two_views(example["image"], key, example["step"]), "index": example["index"], "class": label}
+
+        return prepare
+
+    def encode(self, batch: Tensors) -> Tensors:
+        return {"labels": batch["class"]}
+
+    def count(self, targets: Tensors) -> tf.Tensor:
+        return tf.cast(tf.size(targets["labels"]), tf.float32)
+
+    def normalizer(self, count: tf.Tensor) -> tf.Tensor:
+        return count
+
+    def loss_sums(self, outputs: Tensors, targets: Tensors) -> Tensors:
+        first, second = tf.unstack(outputs["projections"], axis=1)
+        loss, _ = nt_xent(first, second, temperature=self.experiment.loss.temperature)
+        sums = {"contrastive_loss": tf.reduce_sum(loss)}
+        if "probe" in outputs:
+            both = [class_cross_entropy(logits, targets["labels"]) for logits in tf.unstack(outputs["probe"], axis=1)]
+            sums["probe_loss"] = 0.5 * tf.reduce_sum(tf.add_n(both))
+        return sums
+
+    # --- on a trained model -----------------------------------------------------------------------
+
+    def evaluate(self, model: ContrastiveModel, source: Source, output_dir: str, progress: str = "") -> dict:
+        """How often a view finds its other view among those of a batch, and top-1 of the online linear evaluation."""
+        size = self.experiment.model.image_size
+
+        def prepare(example):
+            key = tf.stack([tf.constant(20_201), tf.cast(example["index"], tf.int32)])
+            centre = normalize(centre_crop(example["image"], size, legacy_resize=self.experiment.data.legacy_resize))
+            views = self._two_views(example["image"], key, example["index"])
+            return {"images": views, "centres": tf.concat([centre, centre], axis=-1)}
+
+        dataset = pipeline.inference_dataset(
+            source, prepare=prepare, batch_size=self.experiment.decoding.eval_batch_size, threads=self.experiment.runtime.threads
+        )
+        hits, right, known, seen = 0.0, 0, 0, 0
+        run = spread(model, lambda images: model({"images": images}, training=False))
+        for batch in tqdm.tqdm(dataset, progress, unit=" batches", leave=False, disable=not progress):
+            index = batch["index"].numpy()
+            real = index >= 0
+            first, second = tf.unstack(run(batch["images"])["projections"], axis=1)
+            # A batch that was filled up is judged without the filling.
+            found = nt_xent(first[: real.sum()], second[: real.sum()], temperature=self.experiment.loss.temperature)[1]
+            hits, seen = hits + float(tf.reduce_sum(found)), seen + int(real.sum())
+            if self.categories and source.image_classes is not None:
+                labels = source.image_classes[index[real]]
+                guesses = run(batch["centres"])["probe"][:, 0].numpy()[real].argmax(axis=1)
+                right, known = right + int(((guesses == labels) & (labels >= 0)).sum()), known + int((labels >= 0).sum())
+        metrics = {"contrast_accuracy": hits / max(1, seen), "contrast_batch": self.experiment.decoding.eval_batch_size}
+        if known:
+            metrics["probe_top1"] = right / known
+        write_json(os.path.join(output_dir, "metrics.json"), metrics)
+        return metrics
+
+    def label(self, model: ContrastiveModel, source: Source, first: int, last: int) -> Iterable[dict]:
+        raise DataError(_NO_LABELS)
+
+    def predict(self, model: ContrastiveModel, source: Source, first: int, last: int) -> Iterable[dict]:
+        raise DataError(_NO_LABELS)
+
+    def write_predictions(self, source: Source, found: Iterable[dict], output: str) -> dict[str, Any]:
+        raise DataError(_NO_LABELS)
+
+    def export(self, model: ContrastiveModel, folder: str) -> dict[str, str]:
+        """The backbone; the projection head has done its work."""
+        return export_backbone(model, folder)
+
+    # --- pictures ---------------------------------------------------------------------------------
+
+    def draw(self, image: np.ndarray, objects: dict) -> np.ndarray:
+        return image
+
+    def shown(self, objects: dict) -> dict:
+        return objects
+
+    def human_labels(self, source: Source, index: int) -> dict:
+        return {}
+
+    def batch_labels(self, batch: dict, index: int) -> dict:
+        return {}
+
+    def training_pictures(self, batch: dict) -> list[np.ndarray]:
+        """Both views of every picture beside each other."""
+        views = [denormalize(batch["images"][..., part]).numpy() for part in (slice(0, 3), slice(3, 6))]
+        return [drawing.sheet(pair, columns=2, cell=pair[0].shape[0]) for pair in zip(*views)]

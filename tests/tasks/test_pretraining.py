@@ -1,0 +1,130 @@
+"""SimCLR on tiny crops, and what is made of its weights: linear evaluation, transfer, the comparison."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from losses.contrastive import nt_xent
+from official import jobs
+from official.data.source import DataError
+from official.flags import experiment_from_flagfile
+from official.models.import_checkpoint import WeightsError
+from official.tasks.registry import build_task
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory):
+    """A contrastive run whose network wants pixels in [0, 1]."""
+    folder = tmp_path_factory.mktemp("simclr")
+    experiment = tiny.experiment(task="contrastive", model_dir=str(folder), input_normalization="unit", optimizer="lars", learning_rate=1.0)
+    return folder, jobs.run(experiment)
+
+
+def test_the_result(pretrained):
+    folder, summary = pretrained
+    assert 0 < summary["teacher"]["contrast_accuracy"] <= 1 and 0 <= summary["teacher"]["probe_top1"] <= 1
+    tags = set()
+    for path in (folder / "teacher" / "logs").glob("*tfevents*"):
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            tags |= {value.tag for value in event.summary.value}
+    assert {"train/human_contrastive_loss", "train/human_probe_loss", "training_human", "evaluation/contrast_accuracy"} <= tags
+
+
+def test_views_follow_the_step_and_the_picture():
+    source = tiny.scenes_source(task="contrastive")
+    task = build_task(tiny.experiment(task="contrastive"), source.categories)
+    options = dict(batch_size=8, replica_batch_size=8, seed=1, stream="human")
+    first, again = (next(iter(task.training_dataset(source, **options).as_numpy_iterator())) for _ in range(2))
+    assert first["images"].shape == (8, 32, 32, 6) and np.isfinite(first["images"]).all()
+    np.testing.assert_array_equal(first["images"], again["images"])
+    assert all((image[..., :3] != image[..., 3:]).any() for image in first["images"])
+    np.testing.assert_array_equal(first["class"], source.image_classes[first["index"]])
+    assert [p.shape for p in task.training_pictures(first)] == [(32, 64, 3)] * 8
+
+
+def test_without_classes_there_is_no_probe(tmp_path):
+    experiment = tiny.experiment(task="contrastive")
+    source = tiny.scenes_source(task="contrastive").without_labels()
+    task = build_task(experiment, source.categories)
+    assert task.metrics == ("contrast_accuracy",)
+    batch = next(iter(task.training_dataset(source, batch_size=8, replica_batch_size=8, seed=1, stream="s").as_numpy_iterator()))
+    assert (batch["class"] == -1).all()
+    projections = tf.random.normal([8, 2, 4])
+    sums = task.loss_sums({"projections": projections}, {"labels": tf.constant(batch["class"])})
+    expected = tf.reduce_sum(nt_xent(projections[:, 0], projections[:, 1], temperature=0.1)[0])
+    assert set(sums) == {"contrastive_loss"} and float(sums["contrastive_loss"]) == pytest.approx(float(expected))
+
+
+def test_linear_evaluation_of_the_run(pretrained, tmp_path):
+    """The backbone stays bit for bit what the run handed over, its scale of pixels with it."""
+    folder, _ = pretrained
+    experiment = tiny.experiment(task="classification", weight_average=0.0, job="linear_eval", init=str(folder), model_dir=str(tmp_path), augment="s1")
+    summary = jobs.run(experiment)
+    assert "top1" in summary["teacher"]
+    report = json.load(open(tmp_path / "teacher" / "initialized.json"))
+    assert set(report["random"]) == {"predictions/kernel", "predictions/bias"} and "stem_conv/kernel" in report["initialized"]
+    assert json.load(open(tmp_path / "run.json"))["flags"]["input_normalization"] == "unit"
+    backbone = tf.keras.models.load_model(folder / "export" / "model.keras", compile=False)
+    reader = tf.train.load_checkpoint(summary["teacher"]["checkpoint"] + "/state")
+    stored = {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map() if "model/" in name and "OPTIMIZER" not in name}
+    for variable in backbone.variables:
+        assert any(v.shape == variable.shape and (v == variable.numpy()).all() for v in stored.values()), variable.name
+    with pytest.raises(DataError, match="needs --init"):
+        jobs.run(tiny.experiment(task="classification", job="linear_eval", model_dir=str(tmp_path / "b")))
+
+
+def test_what_it_cannot_do_is_said(pretrained, tmp_path):
+    folder, _ = pretrained
+    with pytest.raises(DataError, match="job=self_train makes pseudo labels"):
+        jobs.run(tiny.experiment(task="contrastive", job="self_train", model_dir=str(tmp_path)))
+    with pytest.raises(DataError, match="finds no classes"):
+        flags = json.load(open(folder / "run.json"))["flags"]
+        flags.update(job="predict", images=str(folder / "pictures"), model_dir=str(folder))
+        os.makedirs(folder / "pictures", exist_ok=True)
+        tf.io.write_file(str(folder / "pictures" / "a.png"), tf.io.encode_png(tf.zeros([40, 40, 3], tf.uint8)))
+        from official.experiment import experiment_from
+
+        jobs.run(experiment_from(flags))
+    with pytest.raises(DataError, match="needs pictures"):
+        jobs.run(tiny.experiment(task="contrastive", job="train", labeled_data="", unlabeled_data="rest", model_dir=str(tmp_path / "c")))
+    with pytest.raises(WeightsError, match="needs --backbone|lacks|another size"):
+        jobs.run(tiny.experiment(job="train", init=str(folder), backbone_width=0.5, input_normalization="unit", model_dir=str(tmp_path / "d")))
+
+
+def write_flagfile(path, **options):
+    path.write_text("\n".join(line for line in tiny.command_line(**options)))
+    return str(path)
+
+
+def test_a_flagfile_alone_is_an_experiment(tmp_path):
+    path = write_flagfile(tmp_path / "a.cfg", task="classification")
+    assert experiment_from_flagfile(path) == tiny.experiment(task="classification")
+    assert experiment_from_flagfile(path, seed=7).runtime.seed == 7
+    (tmp_path / "b.cfg").write_text("--no_such_flag=1\n")
+    with pytest.raises(ValueError, match="no_such_flag"):
+        experiment_from_flagfile(str(tmp_path / "b.cfg"))
+
+
+def test_the_comparison(tmp_path, capsys):
+    """Random, supervised, joint: three runs of detection behind one of classification; run again it is done at once."""
+    path = write_flagfile(tmp_path / "cls.cfg", task="classification", teacher_steps=3, pictures=0)
+    experiment = tiny.experiment(
+        job="compare_pretraining", pretraining=path, model_dir=str(tmp_path / "runs"), teacher_steps=3, pictures=0,
+        joint_data="scenes:unlabeled,count=8", joint_weight=0.5, joint_batch_size=8, joint_image_size=32,
+    )  # fmt: skip
+    summary = jobs.run(experiment)
+    assert list(summary["runs"]) == ["random", "from_classification", "joint"] and list(summary["pretraining"]) == ["classification"]
+    sha = {name: row["weights_sha256"] for name, row in summary["runs"].items()}
+    assert len(set(sha.values())) == 3
+    table = capsys.readouterr().out
+    assert "from_classification" in table and "gain" in table and "+0.000" in table
+    again = jobs.run(experiment)
+    assert {name: row["weights_sha256"] for name, row in again["runs"].items()} == sha
+    flags = json.load(open(tmp_path / "runs" / "random" / "run.json"))["flags"]
+    assert flags["joint_weight"] == 0 and flags["init"] == "random"
+    with pytest.raises(DataError, match="needs --pretraining"):
+        jobs.run(tiny.experiment(job="compare_pretraining", model_dir=str(tmp_path / "x")))
