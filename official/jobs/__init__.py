@@ -1,7 +1,9 @@
 """The jobs: what `--job` names, each a list of steps that ends with `summary.json`.
 
     self_train       teacher -> pseudo labels -> student (-> control), evaluation, export
-    train            the teacher alone
+    train            the teacher alone (task=contrastive: the pre-training)
+    linear_eval      a linear classifier on the frozen features of --init
+    compare_pretraining  one task from random, pre-trained and jointly trained weights: a table
     pseudo_label     label a source with a trained model
     inspect_labels   numbers, a sheet of pictures and a COCO JSON of a label store
     evaluate         score a model, or an existing COCO results file
@@ -21,11 +23,14 @@ from typing import Any, Callable
 from official.experiment import Experiment
 from official.jobs.on_data import gallery, write_scenes_job, write_tfrecords_job
 from official.jobs.on_model import evaluate, export, import_checkpoint, inspect_labels, model_stats, predict, pseudo_label
-from official.jobs.training import self_train, train
+from official.jobs.compare_pretraining import compare_pretraining
+from official.jobs.training import linear_eval, self_train, train
 
 JOBS: dict[str, Callable[[Experiment], dict[str, Any]]] = {
     "self_train": self_train,
     "train": train,
+    "linear_eval": linear_eval,
+    "compare_pretraining": compare_pretraining,
     "pseudo_label": pseudo_label,
     "inspect_labels": inspect_labels,
     "evaluate": evaluate,

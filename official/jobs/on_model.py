@@ -7,7 +7,6 @@ import json
 import os
 from typing import Any
 
-import tensorflow as tf
 import tqdm
 
 from official.data.image_folder import open_folder
@@ -17,13 +16,13 @@ from official.evaluation.drawing import write_png
 from official.experiment import Experiment
 from official.jobs.opening import open_eval, open_labeled, open_model, open_unlabeled, read_options, timed, trained_checkpoint
 from official.models.backbones import build_backbone
-from official.models.import_checkpoint import LICENCE_NOTE, assign_weights, read_weights, write_weights
+from official.models.import_checkpoint import LICENCE_NOTE, assign_weights, differences, read_weights, write_weights
 from official.models.statistics import model_statistics
 from official.self_training import inspect_labels as inspection
 from official.self_training.label_store import LabelStore
 from official.self_training.loop import SelfTraining
 from official.tasks.registry import build_task
-from official.training.distribution import set_up_runtime
+from official.training.distribution import local_strategy, set_up_runtime
 from official.training.recovery import checkpoint_steps, weights_sha256
 from official.training.run_folder import RunFolder
 
@@ -36,12 +35,13 @@ def pseudo_label(experiment: Experiment) -> dict[str, Any]:
         handover = dataclasses.replace(experiment.handover, checkpoint=os.path.join(teacher, f"step_{step:08d}"))
         experiment = dataclasses.replace(experiment, handover=handover)
     folder = RunFolder(experiment)
+    strategy = local_strategy(experiment.runtime)
     set_up_runtime(experiment.runtime)
     task = build_task(experiment, folder.categories())
     rest = open_labeled(experiment)[1] if experiment.data.unlabeled_data == "rest" else None
     source = open_unlabeled(experiment, rest)
     folder.note_source("unlabeled", source)
-    loop = SelfTraining(task, experiment, tf.distribute.get_strategy(), source, source, None)
+    loop = SelfTraining(task, experiment, strategy, source, source, None)
     with timed(folder, "pseudo_label"):
         manifest = loop.make_labels(trained_checkpoint(experiment))
     numbers: dict[str, Any] = {"finished": manifest is not None}
@@ -130,7 +130,7 @@ def predict(experiment: Experiment) -> dict[str, Any]:
 
 def export(experiment: Experiment) -> dict[str, Any]:
     """Writes the run's model as .keras, SavedModel and, with --tflite, TFLite."""
-    folder, task, model, checkpoint = open_model(experiment)
+    folder, task, model, checkpoint = open_model(experiment, all_devices=False)
     paths = task.export(model, os.path.join(folder.path, "export"))
     print("\n".join(f"{kind:<12} {path}" for kind, path in paths.items()))
     return folder.summarize({"export": paths, "checkpoint": checkpoint})
@@ -161,15 +161,18 @@ def import_checkpoint(experiment: Experiment) -> dict[str, Any]:
     folder, handover = RunFolder(experiment), experiment.handover
     if not handover.checkpoint or not handover.output.endswith(".npz"):
         raise DataError("job=import_checkpoint needs --checkpoint=FILE and --output=FILE.npz")
-    backbone = build_backbone(experiment.model)
-    weights = read_weights(handover.checkpoint, backbone)
+    weights = read_weights(handover.checkpoint, build_backbone(experiment.model))
+    backbone = build_backbone(dataclasses.replace(experiment.model, input_normalization=weights.normalization))
     count = assign_weights(backbone, weights)
     write_weights(handover.output, weights)
     for variable in backbone.variables:
         print(f"{variable.name:<48} {tuple(variable.shape)}")
     print(
         f"{count} variables of {experiment.model.backbone} from {weights.origin} -> {handover.output}\n"
-        f"not used: {', '.join(weights.unused) or 'nothing'}\nfingerprint {weights.fingerprint()}\n{LICENCE_NOTE}"
+        f"not used: {', '.join(weights.unused) or 'nothing'}\npixels on the scale {weights.normalization!r}, "
+        f"batch norm epsilon {weights.epsilon:g}\nfingerprint {weights.fingerprint()}\n{LICENCE_NOTE}"
     )
-    content = {"origin": weights.origin, "variables": count, "unused": list(weights.unused), "sha256": weights.fingerprint()}
+    for note in differences(backbone, weights):
+        print(note)
+    content = {"origin": weights.origin, "normalization": weights.normalization, "variables": count, "unused": list(weights.unused), "sha256": weights.fingerprint()}
     return folder.summarize({"imported": content, "output": handover.output})

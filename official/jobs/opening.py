@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import time
@@ -13,16 +14,18 @@ import tensorflow as tf
 from official.data.source import DataError, Source, labeled_subset, listed_subset
 from official.data.sources import ReadOptions, open_source
 from official.experiment import Experiment
+from official.models.backbones import build_backbone
+from official.models.import_checkpoint import normalization_of
 from official.self_training.loop import load_weights
 from official.tasks.registry import TASKS, build_task
 from official.tasks.task import Task
-from official.training.distribution import set_up_runtime
+from official.training.distribution import local_strategy, set_up_runtime
 from official.training.recovery import checkpoint_steps
-from official.training.run_folder import RunFolder
+from official.training.run_folder import RunFolder, saved_flags
 
 
-def read_options(experiment: Experiment) -> ReadOptions:
-    """The data options as the sources want them."""
+def read_options(experiment: Experiment, label_kind: str = "") -> ReadOptions:
+    """The data options as the sources want them; `label_kind` replaces the task's."""
     data = experiment.data
     return ReadOptions(
         data_dir=data.data_dir,
@@ -31,7 +34,7 @@ def read_options(experiment: Experiment) -> ReadOptions:
         full_check=data.check_images == "full",
         max_image_pixels=data.max_image_pixels,
         max_skipped_fraction=data.max_skipped_fraction,
-        masks=TASKS[experiment.model.task].label_kind == "masks",
+        label_kind=label_kind or TASKS[experiment.model.task].label_kind,
     )
 
 
@@ -44,6 +47,53 @@ def open_labeled(experiment: Experiment) -> tuple[Source, Source]:
     if data.labeled_ids:
         return listed_subset(source, read_id_list(data.labeled_ids))
     return labeled_subset(source, data.labeled_fraction, data.split_seed)
+
+
+def open_training(experiment: Experiment) -> tuple[Source, Source | None]:
+    """What the teacher is trained on, and the rest of --labeled_data.
+
+    A task without need of labels takes --labeled_data (its classes are for the linear evaluation
+    beside training), or else --unlabeled_data.
+    """
+    data = experiment.data
+    if TASKS[experiment.model.task].needs_labels or data.labeled_data:
+        return open_labeled(experiment)
+    if data.unlabeled_data == "rest":
+        raise DataError(f"--task={experiment.model.task} needs pictures: --unlabeled_data=folder:…, or --labeled_data")
+    return open_source(data.unlabeled_data, read_options(experiment), labeled=False), None
+
+
+def open_joint(experiment: Experiment) -> Source | None:
+    """The pictures with classes of joint training, None without it.
+
+    Raises:
+      DataError: a weight without data, or data without a weight.
+    """
+    word, weight = experiment.data.joint_data, experiment.loss.joint_weight
+    if bool(word) != (weight > 0.0):
+        raise DataError(f"joint training needs both --joint_data and --joint_weight; they are {word!r} and {weight}")
+    if not word:
+        return None
+    if experiment.model.task in ("classification", "contrastive"):
+        raise DataError(f"--joint_data is for detection and segmentation, not for --task={experiment.model.task}")
+    return open_source(word, read_options(experiment, "classes"))
+
+
+def settled(experiment: Experiment) -> Experiment:
+    """The experiment with the scale of the pixels that its starting weights want.
+
+    A run folder that exists has settled it already.
+    """
+    if experiment.model.input_normalization != "auto":
+        return experiment
+    scale = saved_flags(experiment.runtime.model_dir).get("input_normalization")
+    if scale in (None, "auto"):
+        training = experiment.training
+        scale = "imagenet"
+        if training.init != "random" and not training.init_checkpoint:
+            backbone = build_backbone(experiment.model)
+            scale = normalization_of(training.init, training.weights_dir, backbone, experiment.model.backbone)
+    return dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, input_normalization=scale))
 
 
 def read_id_list(path: str) -> list[str]:
@@ -74,7 +124,8 @@ def open_eval(experiment: Experiment, task: Task) -> Source | None:
     """The evaluation data, with the model's class indices; None if there is none."""
     if not experiment.data.eval_data:
         return None
-    return open_source(experiment.data.eval_data, read_options(experiment)).aligned_to(task.categories)
+    source = open_source(experiment.data.eval_data, read_options(experiment), labeled=task.needs_labels or bool(task.categories))
+    return source.aligned_to(task.categories)
 
 
 @contextlib.contextmanager
@@ -101,10 +152,17 @@ def trained_checkpoint(experiment: Experiment) -> str:
     raise ValueError(f"no checkpoint in {experiment.runtime.model_dir}; train first, or give --checkpoint")
 
 
-def open_model(experiment: Experiment) -> tuple[RunFolder, Task, tf.keras.Model, str]:
-    """The run folder, its task, its trained model, and the checkpoint that the model is from."""
+def open_model(experiment: Experiment, *, all_devices: bool = True) -> tuple[RunFolder, Task, tf.keras.Model, str]:
+    """The run folder, its task, its trained model, and the checkpoint that the model is from.
+
+    Args:
+      all_devices: builds the model for all the devices that the options name.
+    """
     folder = RunFolder(experiment)
+    strategy = local_strategy(experiment.runtime) if all_devices else tf.distribute.get_strategy()
     set_up_runtime(experiment.runtime)
     task = build_task(experiment, folder.categories())
     checkpoint = trained_checkpoint(experiment)
-    return folder, task, load_weights(task, checkpoint), checkpoint
+    with strategy.scope():
+        model = load_weights(task, checkpoint)
+    return folder, task, model, checkpoint

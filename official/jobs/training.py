@@ -1,7 +1,8 @@
-"""The training jobs: the whole loop, and the teacher alone."""
+"""The training jobs: the whole loop, the teacher alone, and a linear layer on frozen features."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from typing import Any, Sequence
 
@@ -10,45 +11,56 @@ import tensorflow as tf
 from official.data.source import DataError, Source
 from official.evaluation.drawing import sheet, write_png
 from official.experiment import Experiment
-from official.jobs.opening import open_eval, open_labeled, open_unlabeled, timed
+from official.jobs.opening import open_eval, open_joint, open_training, open_unlabeled, settled, timed
 from official.self_training.loop import SelfTraining, load_weights
-from official.tasks.registry import build_task
+from official.tasks.registry import TASKS, build_task
 from official.training.distribution import build_strategy, is_chief, set_up_runtime
 from official.training.run_folder import RunFolder
 
 
-def _open_loop(experiment: Experiment, folder: RunFolder, *, unlabeled: bool) -> SelfTraining:
-    strategy = build_strategy(experiment.runtime)
+def _open_loop(
+    experiment: Experiment, folder: RunFolder, strategy: tf.distribute.Strategy, *, unlabeled: bool
+) -> SelfTraining:
     set_up_runtime(experiment.runtime)
     folder.claim(chief=is_chief(strategy))
     with timed(folder, "open_data"):
-        labeled, rest = open_labeled(experiment)
+        labeled, rest = open_training(experiment)
         task = build_task(experiment, labeled.categories)
+        joint = open_joint(experiment)
         pool = open_unlabeled(experiment, rest) if unlabeled else None
         evaluation = open_eval(experiment, task)
     if labeled.annotations is not None and labeled.annotations.counts().sum() == 0:
         raise DataError(f"{labeled.word}: none of the {len(labeled)} labelled images has a usable box")
     if is_chief(strategy):
         folder.note_categories(labeled.categories)
-        for role, source in (("labeled", labeled), ("unlabeled", pool), ("eval", evaluation)):
+        for role, source in (("labeled", labeled), ("unlabeled", pool), ("eval", evaluation), ("joint", joint)):
             if source is not None:
                 folder.note_source(role, source)
     print(
-        f"labelled: {len(labeled)} images, {_amount(labeled)}, {len(labeled.categories)} classes"
+        f"training: {len(labeled)} images{_amount(labeled)}"
         + (f"; unlabelled: {len(pool)} images" if pool else "")
         + (f"; evaluation: {len(evaluation)} images" if evaluation else "")
+        + (f"; joint: {len(joint)} images of {len(joint.categories)} classes, weight {experiment.loss.joint_weight}" if joint else "")
     )
-    return SelfTraining(task, experiment, strategy, labeled, pool, evaluation)
+    return SelfTraining(task, experiment, strategy, labeled, pool, evaluation, joint)
 
 
 def _amount(source: Source) -> str:
-    return "masks" if source.annotations is None else f"{len(source.annotations.boxes)} boxes"
+    labels = {"masks": source.read_mask, "a class each": source.image_classes}
+    found = [name for name, present in labels.items() if present is not None]
+    if source.annotations is not None:
+        found.append(f"{len(source.annotations.boxes)} boxes")
+    return f" with {found[0]}, {len(source.categories)} classes" if found else " without labels"
 
 
 def self_train(experiment: Experiment) -> dict[str, Any]:
     """The whole loop."""
+    strategy = build_strategy(experiment.runtime)  # before TensorFlow does anything else
+    experiment = settled(experiment)
     folder = RunFolder(experiment)
-    loop = _open_loop(experiment, folder, unlabeled=True)
+    if not TASKS[experiment.model.task].needs_labels:
+        raise DataError(f"job=self_train makes pseudo labels; --task={experiment.model.task} has none: use --job=train")
+    loop = _open_loop(experiment, folder, strategy, unlabeled=True)
     summary: dict[str, Any] = {"skipped_inputs": _skipped(loop)}
     with timed(folder, "teacher"):
         summary["teacher"] = loop.train_teacher()
@@ -68,10 +80,12 @@ def self_train(experiment: Experiment) -> dict[str, Any]:
     return _end_of_training(folder, loop, summary)
 
 
-def train(experiment: Experiment) -> dict[str, Any]:
-    """The supervised teacher alone."""
+def train(experiment: Experiment, strategy: tf.distribute.Strategy | None = None) -> dict[str, Any]:
+    """The teacher alone; for task=contrastive the pre-training. A strategy replaces the options' own."""
+    strategy = strategy or build_strategy(experiment.runtime)
+    experiment = settled(experiment)
     folder = RunFolder(experiment)
-    loop = _open_loop(experiment, folder, unlabeled=False)
+    loop = _open_loop(experiment, folder, strategy, unlabeled=False)
     summary: dict[str, Any] = {"skipped_inputs": _skipped(loop)}
     with timed(folder, "teacher"):
         summary["teacher"] = loop.train_teacher()
@@ -82,6 +96,17 @@ def train(experiment: Experiment) -> dict[str, Any]:
     return _end_of_training(folder, loop, summary)
 
 
+def linear_eval(experiment: Experiment) -> dict[str, Any]:
+    """Trains a linear classifier on the frozen features that --init names, and judges it.
+
+    Source: google-research/simclr README (linear evaluation: crop and flip alone, a head of zeros).
+    """
+    if experiment.training.init == "random":
+        raise DataError("job=linear_eval needs --init: a run folder, a file, or simclr, imagenet, imagenet++")
+    model = dataclasses.replace(experiment.model, task="classification", linear_probe=True)
+    return train(dataclasses.replace(experiment, model=model))
+
+
 def _end_of_training(folder: RunFolder, loop: SelfTraining, summary: dict[str, Any]) -> dict[str, Any]:
     phases = [name for name in ("teacher", "control", "student") if name in summary]
     summary["images_seen"] = sum(summary[name]["images_seen"] for name in phases)
@@ -90,6 +115,8 @@ def _end_of_training(folder: RunFolder, loop: SelfTraining, summary: dict[str, A
     if loop.evaluation is not None:
         last = summary[phases[-1]]
         summary["evaluation"] = {name: last[name] for name in ("coco_stats", *loop.task.metrics) if name in last}
+    else:
+        print("no --eval_data: nothing has been judged")
     summary = folder.summarize(summary)
     print(table(summary, loop.task.metrics))
     _explain_zero(summary, phases, loop.task.metrics[0])
@@ -117,6 +144,11 @@ def table(summary: dict[str, Any], metrics: Sequence[str]) -> str:
         lines.append(
             f"pseudo labels: {labels['boxes']} boxes at score >= {labels['threshold']} "
             f"on {labels['images_with_boxes']} of {labels['images']} images"
+        )
+    elif "per_class" in labels:
+        lines.append(
+            f"pseudo labels: {labels['pictures']} of {labels['images']} images at score >= {labels['threshold']}, "
+            f"{labels.get('images_used', labels['images'])} in use"
         )
     elif labels:
         lines.append(

@@ -1,0 +1,111 @@
+"""The paper's question on your data: the same task from random, pre-trained and jointly trained weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from typing import Any
+
+from official.data.source import DataError
+from official.experiment import Experiment
+from official.flags import experiment_from_flagfile
+from official.jobs.training import train
+from official.tasks.registry import TASKS
+from official.training.distribution import build_strategy, is_chief
+from official.training.run_folder import SUMMARY, RunFolder
+
+
+def compare_pretraining(experiment: Experiment) -> dict[str, Any]:
+    """Runs every pre-training of --pretraining, then --task from each, from random weights, and jointly; prints a table.
+
+    Below --model_dir every run has a folder of its own: `pretraining/<task>`, `from_<task>`, `random`
+    and, with --joint_data and --joint_weight, `joint`. A run that is finished is not repeated.
+    """
+    folder = RunFolder(experiment)
+    files = [path for path in experiment.runtime.pretraining.split(",") if path]
+    if not files:
+        raise DataError("job=compare_pretraining needs --pretraining=FLAGFILE[,FLAGFILE...]")
+    sources = [_pretraining(experiment, path) for path in files]
+    names = [source.model.task for source in sources]
+    if len(set(names)) < len(names):
+        raise DataError(f"--pretraining: two flagfiles of one task: {names}")
+    strategy = build_strategy(experiment.runtime)
+    folder.claim(chief=is_chief(strategy))
+    rows: dict[str, dict[str, Any]] = {}
+    pretrained = {}
+    for name, source in zip(names, sources):
+        print(f"\n== pre-training: {name}")
+        pretrained[name] = train(source, strategy)
+        _wait_for(os.path.join(source.runtime.model_dir, SUMMARY))  # the chief's hand-over
+    for name, variant in _variants(experiment, names).items():
+        print(f"\n== {experiment.model.task}: {name}")
+        rows[name] = train(variant, strategy)
+    summary = {
+        "pretraining": {name: _kept(run) for name, run in pretrained.items()},
+        "runs": {name: _kept(run) for name, run in rows.items()},
+        "skipped_inputs": {},
+    }
+    if not is_chief(strategy):
+        return summary
+    summary = folder.summarize(summary)
+    print(comparison(summary, TASKS[experiment.model.task].metrics))
+    return summary
+
+
+def _pretraining(experiment: Experiment, path: str) -> Experiment:
+    """The run that a flagfile describes, below this run's folder and with its seed."""
+    found = experiment_from_flagfile(path, seed=experiment.runtime.seed, job="train")
+    if found.model.task not in ("classification", "contrastive"):
+        raise DataError(f"{path}: --task={found.model.task} is no pre-training; classification and contrastive are")
+    place = os.path.join(experiment.runtime.model_dir, "pretraining", found.model.task)
+    return dataclasses.replace(found, runtime=dataclasses.replace(found.runtime, model_dir=place))
+
+
+def _variants(experiment: Experiment, names: list[str]) -> dict[str, Experiment]:
+    """The runs of the task, by the name of their folder."""
+    root = experiment.runtime.model_dir
+
+    def variant(name: str, init: str, joint: bool = False) -> Experiment:
+        loss, data = experiment.loss, experiment.data
+        if not joint:
+            loss, data = dataclasses.replace(loss, joint_weight=0.0), dataclasses.replace(data, joint_data="")
+        return dataclasses.replace(
+            experiment,
+            training=dataclasses.replace(experiment.training, init=init),
+            loss=loss,
+            data=data,
+            runtime=dataclasses.replace(experiment.runtime, job="train", pretraining="", model_dir=os.path.join(root, name)),
+        )
+
+    found = {"random": variant("random", "random")}
+    for name in names:
+        found[f"from_{name}"] = variant(f"from_{name}", os.path.join(root, "pretraining", name))
+    if experiment.loss.joint_weight > 0.0:
+        found["joint"] = variant("joint", "random", joint=True)
+    return found
+
+
+def _wait_for(path: str) -> None:
+    while not os.path.isfile(path):
+        time.sleep(1.0)
+
+
+def _kept(run: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in run["teacher"].items() if name not in ("per_class", "coco_stats")}
+
+
+def comparison(summary: dict[str, Any], metrics: tuple[str, ...]) -> str:
+    """The table: the pre-training runs with what they measure, then the task's runs with the gain on random weights."""
+    lines = ["", "pre-training"]
+    for name, row in summary["pretraining"].items():
+        numbers = ", ".join(f"{k} {v:.3f}" for k, v in row.items() if isinstance(v, float) and k != "seconds")
+        lines.append(f"{name:<22} {numbers or 'not judged'}   {row['steps']} steps, {row['seconds']:.0f} s")
+    runs, first = summary["runs"], metrics[0]
+    widths = [max(8, len(name) + 2) for name in metrics]
+    lines += ["", f"{'':<22}" + "".join(f"{m:>{w}}" for m, w in zip(metrics, widths)) + "    gain   steps  seconds"]
+    for name, row in runs.items():
+        cells = "".join(f"{row[m]:>{w}.3f}" if m in row else f"{'-':>{w}}" for m, w in zip(metrics, widths))
+        gain = f"{row[first] - runs['random'][first]:+8.3f}" if first in row else f"{'-':>8}"
+        lines.append(f"{name:<22}{cells}{gain}{row['steps']:8d}{row['seconds']:9.0f}")
+    return "\n".join(lines)
