@@ -83,6 +83,25 @@ def test_configs_name_real_flags_and_say_what_they_are(path):
             assert name in known or line[2:].split("=")[0] in known or name == "flagfile", f"{path}: {line}"
 
 
+@pytest.mark.parametrize("path", configs(), ids=os.path.basename)
+def test_configs_are_experiments(path, monkeypatch):
+    """Each parses with the files that it includes, and its trainer's schedule fits its steps."""
+    from official.flags import experiment_from_flagfile
+    from official.training.optimizer import build_optimizer
+
+    monkeypatch.chdir(ROOT)
+    experiment = experiment_from_flagfile(path)
+    build_optimizer(experiment.optimizer, experiment.training.teacher_steps)
+    assert (experiment.loss.joint_weight > 0) == bool(experiment.data.joint_data)
+
+
+def test_the_table_of_configs_is_up_to_date():
+    import runpy
+
+    made = runpy.run_path(os.path.join(ROOT, "configs", "make_readme.py"))["readme"]()
+    assert made == open(os.path.join(ROOT, "configs", "README.md"), encoding="utf-8").read(), "run python configs/make_readme.py"
+
+
 def test_every_option_has_help():
     import dataclasses
 
@@ -102,3 +121,20 @@ def test_bazel_packages_cover_the_tree():
     for path in glob.glob("tests/**/*.py", root_dir=ROOT, recursive=True):
         if "golden" not in path and os.path.basename(path) not in ("__init__.py", "conftest.py", "tiny.py", "run_pytest.py"):
             assert os.path.basename(path).startswith("test_"), f"{path} is no Bazel target"
+
+
+@pytest.mark.parametrize("path", sorted(glob.glob("official/*/BUILD", root_dir=ROOT)))
+def test_bazel_deps_are_the_imports(path):
+    folder = os.path.dirname(path)
+    build = open(os.path.join(ROOT, path), encoding="utf-8").read()
+    for module in (m for m in modules() if os.path.dirname(m) == folder):
+        for node in ast.walk(parse(module)):
+            name = node.module if isinstance(node, ast.ImportFrom) and node.module else ""
+            parts = name.split(".")
+            if parts[0] in ("augment", "losses"):
+                label = f"//{parts[0]}"
+            elif parts[0] == "official" and len(parts) > 1 and f"official/{parts[1]}" != folder:
+                label = f"//official/{parts[1]}" if os.path.isdir(os.path.join(ROOT, "official", parts[1])) else f"//official:{parts[1]}"
+            else:
+                continue
+            assert f'"{label}"' in build, f"{module} imports {name}; {path} lacks {label}"
