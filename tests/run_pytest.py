@@ -5,4 +5,4 @@ import sys
 import pytest
 
 if __name__ == "__main__":
-    sys.exit(pytest.main(["--import-mode=importlib", *sys.argv[1:]]))
+    sys.exit(pytest.main(["-n0", "--import-mode=importlib", *sys.argv[1:]]))
