@@ -41,3 +41,11 @@ def spread(model: tf.keras.Model, function: Callable[..., Any]) -> Callable[...,
         return tf.nest.map_structure(lambda v: tf.concat(strategy.experimental_local_results(v), axis=0)[:count], found)
 
     return run
+
+
+def logits_function(model: tf.keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Images -> "logits" in inference, on all the model's replicas; made once and kept on the model."""
+    kept = model.__dict__.setdefault("_functions", {})
+    if "logits" not in kept:
+        kept["logits"] = spread(model, lambda images: model({"images": images}, training=False)["logits"])
+    return kept["logits"]

@@ -21,7 +21,7 @@ from official.export import export_classifier
 from official.files import write_json
 from official.models.backbones import build_backbone
 from official.models.classifier import Classifier
-from official.models.replicas import spread
+from official.models.replicas import logits_function
 from official.tasks.augmentation import picture_augmentation
 from official.tasks.task import Task, Tensors
 
@@ -192,11 +192,3 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     """Float32 [C]."""
     powers = np.exp(logits.astype(np.float64) - logits.max())
     return (powers / powers.sum()).astype(np.float32)
-
-
-def logits_function(model: Classifier):
-    """A compiled function: images -> logits; kept on the model."""
-    kept = model.__dict__.setdefault("_functions", {})
-    if "logits" not in kept:
-        kept["logits"] = spread(model, lambda images: model({"images": images}, training=False)["logits"])
-    return kept["logits"]

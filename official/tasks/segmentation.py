@@ -20,7 +20,7 @@ from official.experiment import Experiment
 from official.export import class_probabilities, export_segmenter
 from official.files import write_json
 from official.models.backbones import build_backbone
-from official.models.replicas import spread
+from official.models.replicas import logits_function, spread
 from official.models.segmenter import Segmenter
 from official.tasks.augmentation import augmentation
 from official.tasks.task import Task, Tensors
@@ -106,7 +106,7 @@ class SegmentationTask(Task):
     def evaluate(self, model: Segmenter, source: Source, output_dir: str, progress: str = "") -> dict:
         """mIoU at the pictures' own sizes (as the VOC server) and at the padded input size (as the original)."""
         native, padded = ConfusionMatrix(len(self.categories)), ConfusionMatrix(len(self.categories))
-        logits_of, size = network_function(model), self.experiment.model.image_size
+        logits_of, size = logits_function(model), self.experiment.model.image_size
         legacy = self.experiment.data.legacy_resize
         bar = tqdm.tqdm(total=len(source), desc=progress, unit=" images", leave=False, disable=not progress)
         for batch in self._batches(source, 0, len(source), masks=True):
@@ -129,7 +129,7 @@ class SegmentationTask(Task):
 
     def predict(self, model: Segmenter, source: Source, first: int, last: int) -> Iterator[dict[str, np.ndarray]]:
         """Yields "mask" uint8 [H, W] and "score" float32 [H, W] at the pictures' own sizes."""
-        logits_of, size = network_function(model), self.experiment.model.image_size
+        logits_of, size = logits_function(model), self.experiment.model.image_size
         legacy = self.experiment.data.legacy_resize
         for batch in self._batches(source, first, last):
             logits = logits_of(batch["images"])
@@ -213,14 +213,6 @@ def parse_scales(text: str) -> list[float]:
     if not scales or min(scales) <= 0.0:
         raise ValueError(f"label_scales={text!r} is not a list of positive numbers")
     return scales
-
-
-def network_function(model: Segmenter):
-    """A compiled function: images -> logits; kept on the model."""
-    kept = model.__dict__.setdefault("_functions", {})
-    if "logits" not in kept:
-        kept["logits"] = spread(model, lambda images: model({"images": images}, training=False)["logits"])
-    return kept["logits"]
 
 
 def averaging_function(model: Segmenter, size: int, flip: bool, legacy_resize: bool):
