@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from augment.autoaugment import autoaugment
 from augment.geometry import IMAGE_SETTINGS, Settings
+from augment.jitter import random_flip
 from augment.randaugment import SETS, randaugment
 
 CENTRE_FRACTION = 0.875  # of the shorter side, when a picture is judged
@@ -97,7 +98,7 @@ class PicturePolicy:
         else:
             pixels = centre_crop(image, size, legacy_resize=self.legacy_resize)
         if self.flip:
-            pixels = random_mirror(pixels, keys[1])
+            pixels = random_flip({"image": pixels}, keys[1])["image"]
         example = {"image": tf.cast(tf.clip_by_value(pixels, 0.0, 255.0), tf.uint8)}
         if self.autoaugment:
             example = autoaugment(example, keys[2], version=self.autoaugment, settings=self.settings)
@@ -107,9 +108,3 @@ class PicturePolicy:
                 operations=SETS["image"][0], settings=self.settings,
             )  # fmt: skip
         return tf.ensure_shape(example["image"], [size, size, 3])
-
-
-def random_mirror(image: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
-    """Mirrored left to right with probability one half."""
-    draw = tf.random.stateless_uniform([], seed=key, alg="philox")
-    return tf.cond(draw > 0.5, lambda: tf.reverse(image, [1]), lambda: image)

@@ -10,8 +10,8 @@ from typing import Sequence
 
 import tensorflow as tf
 
-from augment.crops import random_mirror, random_resized_crop
-
+from augment.crops import random_resized_crop
+from augment.jitter import random_flip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ class ViewPolicy:
         pixels = random_resized_crop(
             pixels, keys[0], size, area=(self.smallest_area, 1.0), attempts=100, legacy_resize=self.legacy_resize
         )
-        pixels = random_mirror(pixels, keys[1])
+        pixels = random_flip({"image": pixels}, keys[1])["image"]
         if self.strength > 0.0:
             pixels = tf.cond(_coin(keys[2], 0.8), lambda: color_jitter(pixels, keys[3], self.strength), lambda: pixels)
             pixels = tf.cond(_coin(keys[4], 0.2), lambda: greyscale(pixels), lambda: pixels)

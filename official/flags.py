@@ -33,8 +33,7 @@ def experiment_from_flagfile(path: str, **overrides) -> Experiment:
         values(["program", f"--flagfile={path}"])
     except flags.Error as error:
         raise ValueError(f"{path}: {error}") from error
-    names = [field.name for group in GROUPS.values() for field in dataclasses.fields(group)]
-    return experiment_from({**{name: values[name].value for name in names}, **overrides})
+    return experiment_from({**{name: values[name].value for name in Experiment().flags()}, **overrides})
 
 
 def _define(field: dataclasses.Field, values: flags.FlagValues) -> None:
@@ -58,7 +57,7 @@ def experiment_from_flags(jobs_on_a_run: Sequence[str] = ()) -> Experiment:
     Args:
       jobs_on_a_run: jobs that take the flags not given on the command line from --model_dir.
     """
-    names = [field.name for group in GROUPS.values() for field in dataclasses.fields(group)]
+    names = Experiment().flags()
     values = {name: flags.FLAGS[name].value for name in names}
     if values["job"] in jobs_on_a_run:
         from official.training.run_folder import saved_flags

@@ -125,7 +125,6 @@ def placing(augment: Policy, *, image_size: int, max_boxes: int = 100, legacy_re
     options = {"output_size": image_size, "normalization": NORMALIZATION, "legacy_resize": legacy_resize}
 
     def prepare(example, key):
-        example = {name: value for name, value in example.items() if name != "step"}
         if "crowd" in example:
             example = select_boxes(example, ~example["crowd"])
         return pack(augment.augment(example, key, **options), max_boxes)
