@@ -44,10 +44,10 @@ class Model:
     """The network; defaults are the paper's RetinaNet with EfficientNet-B7 and FPN P3-P7."""
 
     task: str = option("detection", "What is learned.", choices=("detection", "segmentation", "classification", "contrastive"))
-    backbone: str = option("efficientnet-b7", "efficientnet-b0 ... -b7 or -l2; resnet-50, -101 or -152; keras-cv-resnet-50[-v2] and so on.")
+    backbone: str = option("efficientnet-b7", "efficientnet-b0 ... -b7 or -l2; resnet-50, -101 or -152; spinenet-49s, -49, -96, -143 or -190; keras-cv-resnet-50[-v2] and so on.")
     backbone_width: float = option(0.0, "Width coefficient in place of the backbone's own; 0 keeps it.", lower=0.0)
     backbone_depth: float = option(0.0, "Depth coefficient in place of the backbone's own; 0 keeps it.", lower=0.0)
-    survival_probability: float = option(0.8, "Of the last residual branch (stochastic depth); 1 turns it off.", lower=0.01, upper=1.0)
+    survival_probability: float = option(0.8, "Of the last residual branch (stochastic depth) of an EfficientNet or SpineNet; 1 turns it off.", lower=0.01, upper=1.0)
     image_size: int = option(640, "Side of the square network input in pixels.", lower=32)
     min_level: int = option(3, "Finest pyramid level (stride 2^level).", lower=2, upper=5)
     max_level: int = option(7, "Coarsest pyramid level.", lower=3, upper=8)
@@ -60,9 +60,10 @@ class Model:
     segmentation_convs: int = option(3, "Segmentation: convolutions before the classifier.", lower=0)
     anchor_scale: float = option(4.0, "Anchor side in units of the level's stride.", lower=0.1)
     num_scales: int = option(3, "Anchor sizes per octave.", lower=1)
-    batch_norm_momentum: float = option(0.997, "Of pyramid and heads; the backbone keeps EfficientNet's 0.99.", lower=0.0, upper=1.0)
-    batch_norm_epsilon: float = option(1e-4, "Of pyramid and heads.", lower=0.0)
-    backbone_batch_norm_momentum: float = option(0.99, "Of the backbone.", lower=0.0, upper=1.0)
+    activation: str = option("relu", "Of heads, NAS-FPN, and a ResNet's or SpineNet's blocks; an EfficientNet's is always swish.", choices=("relu", "swish"))
+    batch_norm_momentum: float = option(0.997, "Of pyramid, heads, and a ResNet's or SpineNet's blocks.", lower=0.0, upper=1.0)
+    batch_norm_epsilon: float = option(1e-4, "Of pyramid, heads, and a ResNet's or SpineNet's blocks.", lower=0.0)
+    backbone_batch_norm_momentum: float = option(0.99, "Of an EfficientNet.", lower=0.0, upper=1.0)
     input_normalization: str = option("auto", "Scale of the backbone's pixels: ImageNet mean and deviation, [0, 1], [-1, 1] or 0..255; auto: what the weights of --init say, else imagenet.", choices=("auto", "imagenet", "unit", "symmetric", "bytes"))
     zero_last_gamma: bool = option(False, "ResNet: residual branches start at zero (SimCLR).")
     dropout: float = option(0.0, "Classification: share of the pooled features dropped in training (EfficientNet-B0 ... B7: 0.2 ... 0.5).", lower=0.0, upper=0.95)
@@ -76,6 +77,7 @@ class Augment:
     """Training augmentation."""
 
     augment: str = option("s1", "Preset: `none` or the paper's Augment-S1 ... S4.", choices=("none", "s1", "s2", "s3", "s4"))
+    student_augment: str = option("", "The student's preset, where it differs; taken as it is, without --jitter_*, --autoaugment and --randaugment_layers.", choices=("", "none", "s1", "s2", "s3", "s4"))
     jitter_min: float = option(0.0, "Smallest scale, in place of the preset's; 0 keeps it.", lower=0.0)
     jitter_max: float = option(0.0, "Largest scale, in place of the preset's; 0 keeps it.", lower=0.0)
     flip: bool = option(True, "Random horizontal flip.")
@@ -111,6 +113,7 @@ class Loss:
     temperature: float = option(0.1, "Contrastive: divides the similarities of NT-Xent.", lower=1e-3)
     joint_weight: float = option(0.0, "Joint training: weight of the classification loss on --joint_data (the paper: 0.5 alone, 0.2 with self-training); 0: off.", lower=0.0)
     weight_decay: float = option(1e-4, "L2 on kernels: weight_decay * 0.5 * sum of squares.", lower=0.0)
+    decay_batch_norm: bool = option(False, "Weight decay also on batch norm's scale and shift (the paper's ResNet-101 study).")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import tensorflow as tf
 
 from official.experiment import Model
 from official.models.efficientnet import COEFFICIENTS, build_efficientnet
 from official.models.kerascv_backbones import KERAS_CV, KerasCVBackbone
+from official.models.features import check_size
 from official.models.resnet import BLOCKS, ResNetBackbone
+from official.models.spinenet import COARSEST_LEVEL, SPINENETS, SpineNetBackbone
 
 keras = tf.keras
 
 
 def build_backbone(options: Model, input_side: int | None = None) -> keras.Model:
-    """An EfficientNet or ResNet with `pyramid_level_inputs`.
+    """An EfficientNet, ResNet or SpineNet with `pyramid_level_inputs`.
 
     Args:
       input_side: side of the square input, None where only the run knows.
 
     Raises:
-      ValueError: unknown name.
+      ValueError: unknown name, or a size that the backbone cannot take.
     """
     name, shape = options.backbone, (input_side, input_side, 3)
     scale = "imagenet" if options.input_normalization == "auto" else options.input_normalization
@@ -30,13 +34,24 @@ def build_backbone(options: Model, input_side: int | None = None) -> keras.Model
             width=options.backbone_width or 1.0,
             batch_norm_momentum=options.batch_norm_momentum,
             batch_norm_epsilon=options.batch_norm_epsilon,
+            activation=options.activation,
             zero_last_gamma=options.zero_last_gamma,
             **shared,
         )
     if name in KERAS_CV:
         return KerasCVBackbone(variant=name, width=options.backbone_width or 1.0, **shared)
+    if name in SPINENETS:
+        check_size(options.image_size, COARSEST_LEVEL)
+        return SpineNetBackbone(
+            **_scaling(options),
+            survival_probability=options.survival_probability,
+            batch_norm_momentum=options.batch_norm_momentum,
+            batch_norm_epsilon=options.batch_norm_epsilon,
+            activation=options.activation,
+            **shared,
+        )
     if name not in COEFFICIENTS:
-        raise ValueError(f"backbone={name!r} is unknown; choose one of {sorted({*COEFFICIENTS, *BLOCKS, *KERAS_CV})}")
+        raise ValueError(f"backbone={name!r} is unknown; choose one of {sorted({*COEFFICIENTS, *BLOCKS, *SPINENETS, *KERAS_CV})}")
     return build_efficientnet(
         name,
         width=options.backbone_width,
@@ -45,3 +60,15 @@ def build_backbone(options: Model, input_side: int | None = None) -> keras.Model
         batch_norm_momentum=options.backbone_batch_norm_momentum,
         **shared,
     )
+
+
+def _scaling(options: Model) -> dict:
+    """The named SpineNet's sizes; --backbone_width and --backbone_depth replace filter scale and repeats."""
+    scaling = SPINENETS[options.backbone]
+    width = options.backbone_width or scaling.filter_scale
+    return {
+        **dataclasses.asdict(scaling),
+        "filter_scale": width,
+        "endpoint_filters": max(1, round(scaling.endpoint_filters * width / scaling.filter_scale)),
+        "repeats": int(options.backbone_depth) or scaling.repeats,
+    }

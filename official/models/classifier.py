@@ -13,7 +13,9 @@ from __future__ import annotations
 import tensorflow as tf
 
 from official.models.efficientnet import EfficientNetBackbone, fan_out_normal, round_filters
+from official.models.features import check_size
 from official.models.layers import Dropout, SyncBatchNormalization
+from official.models.spinenet import COARSEST_LEVEL, SpineNetBackbone
 
 keras = tf.keras
 
@@ -22,6 +24,8 @@ class _OnBackbone(keras.Model):
     """What both have in common: they are trained by the Trainer and know their backbone and input size."""
 
     def _remember(self, backbone: keras.Model, image_size: int) -> None:
+        if isinstance(backbone, SpineNetBackbone):
+            check_size(image_size, COARSEST_LEVEL, "image_size (of joint training joint_image_size)")
         self.backbone, self.image_size = backbone, image_size
 
     def compile(self, *args, **kwargs):

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from official.models import anchors as anchor_lib
 from official.models.decoding import DetectionDecoder
-from official.models.features import backbone_features, check_size
+from official.models.features import backbone_features, check_size, is_pyramid
 from official.models.pyramid import PyramidBuilder
 
 keras = tf.keras
@@ -25,7 +25,7 @@ CLASS_PRIOR = 0.01
 
 @keras.saving.register_keras_serializable("self_training")
 class RetinaNet(keras_cv.models.RetinaNet):
-    """One-stage detector: backbone, FPN, shared class and box towers with a batch norm per level.
+    """One-stage detector: backbone, FPN (a SpineNet is its own), shared class and box towers with a batch norm per level.
 
     Input: {"images": float [B, S, S, 3]} or the tensor itself, normalised, S static and divisible
     by 2^max_level. Output: {"box": float32 [B, A, 4] codes, "classification": float32 [B, A, C]
@@ -47,6 +47,7 @@ class RetinaNet(keras_cv.models.RetinaNet):
         head_convs: int = 4,
         anchor_scale: float = 4.0,
         num_scales: int = 3,
+        activation: str = "relu",
         batch_norm_momentum: float = 0.997,
         batch_norm_epsilon: float = 1e-4,
         decoder: DetectionDecoder | None = None,
@@ -55,24 +56,25 @@ class RetinaNet(keras_cv.models.RetinaNet):
         """Builds the functional graph.
 
         Args:
-          backbone: has `pyramid_level_inputs` with "P<min_level>" .. "P5".
+          backbone: has `pyramid_level_inputs` with "P<min_level>" .. "P5"; of a SpineNet .. "P<max_level>".
           num_classes: without a background class (the original trains and drops a channel 0).
           image_size: side of the square input in pixels.
           min_level, max_level: pyramid levels, strides 2^level.
           fpn_filters, head_filters, head_convs: widths and depth of pyramid and towers.
           anchor_scale: anchor side in units of the level's stride; num_scales: anchors per octave.
+          activation: of the towers, "relu" or "swish".
           batch_norm_momentum, batch_norm_epsilon: of pyramid and towers.
           decoder: post-processing settings.
 
         Raises:
-          ValueError: the image size does not fit the coarsest level.
+          ValueError: the image size does not fit the coarsest level, or the backbone lacks a level.
         """
         check_size(image_size, max_level)
         arguments = {k: v for k, v in locals().items() if k not in ("self", "kwargs", "__class__")}
-        build = _Builder(filters=fpn_filters, momentum=batch_norm_momentum, epsilon=batch_norm_epsilon)
+        build = _Builder(filters=fpn_filters, momentum=batch_norm_momentum, epsilon=batch_norm_epsilon, activation=activation)
         images = keras.Input((image_size, image_size, 3), name="images")
         features = backbone_features(backbone, images, min_level, max_level)
-        pyramid = build.fpn(features, max_level)
+        pyramid = features if is_pyramid(backbone) else build.fpn(features, max_level)
         anchors_per_cell = num_scales * len(anchor_lib.ASPECT_RATIOS)
         prior = keras.initializers.Constant(-math.log((1 - CLASS_PRIOR) / CLASS_PRIOR))
         outputs = {
@@ -144,7 +146,7 @@ class _Builder(PyramidBuilder):
         for level, x in pyramid.items():
             for i, layer in enumerate(tower):
                 x = self.norm(layer(x), f"{name}_bn_{i}_level_{level}")
-                x = keras.layers.Activation("relu", name=f"{name}_relu_{i}_level_{level}")(x)
+                x = keras.layers.Activation(self.activation, name=f"{name}_act_{i}_level_{level}")(x)
             x = predictor(x)
             flat.append(keras.layers.Reshape((-1, values), name=f"{name}_flat_{level}")(x))
         joined = flat[0]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from official.models.features import backbone_features, check_size
+from official.models.features import backbone_features, check_size, is_pyramid
 from official.models.layers import UpsampleBilinear
 from official.models.pyramid import PyramidBuilder
 
@@ -47,7 +47,7 @@ class Segmenter(keras.Model):
           num_classes: background included, where the data have one.
           image_size: side of the square input that it is trained on.
           max_level: coarsest level; NAS-FPN's is 7.
-          pyramid: "nas_fpn" or "fpn".
+          pyramid: "nas_fpn" or "fpn"; a SpineNet is its own.
           pyramid_repeats: of the NAS-FPN cell.
           fpn_filters: channels of pyramid and head.
           separable: depthwise-separable convolutions in NAS-FPN (the paper's).
@@ -66,7 +66,9 @@ class Segmenter(keras.Model):
         )  # fmt: skip
         images = keras.Input((None, None, 3), name="images")
         features = backbone_features(backbone, images, 3, max_level)
-        if pyramid == "nas_fpn":
+        if is_pyramid(backbone):
+            maps = features
+        elif pyramid == "nas_fpn":
             maps = build.nas_fpn(features, pyramid_repeats)
         elif pyramid == "fpn":
             maps = build.fpn(features, max_level)

@@ -23,6 +23,8 @@ from official.experiment import Experiment
 from official.models.import_checkpoint import initialize_backbone
 from official.self_training.label_store import LabelStore
 from official.self_training.labeler import label_source
+from official.tasks.augmentation import student_options
+from official.tasks.registry import build_task
 from official.tasks.task import Task
 from official.training.distribution import is_chief, judging_scope
 from official.training.recovery import restore_checkpoint, weights_sha256
@@ -100,7 +102,8 @@ class SelfTraining:
             start = self._initial_weights("student", init)
         rate = self.experiment.optimizer.student_learning_rate
         phase = Phase("student", options.student_steps, self.labeled, pseudo, rate, self.joint)
-        return self._run(phase, start)
+        student = student_options(self.experiment)
+        return dataclasses.replace(self, experiment=student, task=build_task(student, self.task.categories))._run(phase, start)
 
     def label_store(self) -> LabelStore:
         """The store that this run writes and reads."""

@@ -54,6 +54,17 @@ def picture_augmentation(experiment: Experiment) -> PicturePolicy:
     )
 
 
+def student_options(experiment: Experiment) -> Experiment:
+    """The experiment as the student sees it: --student_augment in place of the preset and what was changed in it."""
+    preset = experiment.augment.student_augment
+    if not preset:
+        return experiment
+    augment = dataclasses.replace(
+        experiment.augment, augment=preset, jitter_min=0.0, jitter_max=0.0, autoaugment="", randaugment_layers=0
+    )
+    return dataclasses.replace(experiment, augment=augment)
+
+
 def _settings(options: Augment, operations: str) -> Settings:
     layers = options.randaugment_layers or PRESETS[options.augment].randaugment_layers
     return dataclasses.replace(

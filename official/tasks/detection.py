@@ -57,6 +57,7 @@ class DetectionTask(Task):
             head_convs=options.head_convs,
             anchor_scale=options.anchor_scale,
             num_scales=options.num_scales,
+            activation=options.activation,
             batch_norm_momentum=options.batch_norm_momentum,
             batch_norm_epsilon=options.batch_norm_epsilon,
             decoder=self.decoder(self.experiment.decoding.eval_score_threshold),

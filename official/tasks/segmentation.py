@@ -57,6 +57,7 @@ class SegmentationTask(Task):
             fpn_filters=options.fpn_filters,
             separable=options.separable_pyramid,
             head_convs=options.segmentation_convs,
+            activation=options.activation,
             batch_norm_momentum=options.batch_norm_momentum,
             batch_norm_epsilon=options.batch_norm_epsilon,
         )

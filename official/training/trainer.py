@@ -30,6 +30,7 @@ from official.training.optimizer import build_optimizer, clip_by_global_norm, cu
 from official.training.weight_average import WeightAverage
 
 KERNEL = r".*(kernel|weight):0$"  # what weight decay applies to; original: base_config.py:18
+BATCH_NORM = r".*(gamma|beta):0$"  # and, with --decay_batch_norm, these; paper, Table 12
 _SUM = tf.distribute.ReduceOp.SUM
 
 
@@ -96,7 +97,7 @@ class Trainer:
             self.guard = _Guard(experiment.runtime.precision == "float16")
             decay = experiment.optimizer.weight_average
             self.weight_average = WeightAverage(self.model, decay) if decay else None
-        self.kernels = [v for v in self.variables if _is_kernel(v.name)]
+        self.decayed = [v for v in self.variables if self._is_decayed(v.name)]
         self._run_step = self._compile()
 
     @property
@@ -270,9 +271,12 @@ class Trainer:
         loss = normalized_joint_loss(shares["human"], shares["pseudo"], alpha, ratio)
         return loss, {**reported, "pseudo_weight": alpha * ratio / (1.0 + alpha)}
 
+    def _is_decayed(self, name: str) -> bool:
+        return bool(re.match(KERNEL, name) or (self.experiment.loss.decay_batch_norm and re.match(BATCH_NORM, name)))
+
     def _weight_decay_loss(self) -> tf.Tensor:
         """weight_decay * 0.5 * sum of squared kernels; outside the normalised data loss."""
-        squares = [tf.nn.l2_loss(tf.cast(kernel, tf.float32)) for kernel in self.kernels]
+        squares = [tf.nn.l2_loss(tf.cast(kernel, tf.float32)) for kernel in self.decayed]
         return self.experiment.loss.weight_decay * tf.add_n(squares)
 
     def _term_metrics(self, totals: Tensors, terms: dict[str, Tensors], counts: Tensors) -> Tensors:
@@ -351,7 +355,3 @@ def _state(value: Any, dtype: tf.DType, name: str) -> tf.Variable:
         synchronization=tf.VariableSynchronization.ON_READ,
         aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
     )
-
-
-def _is_kernel(name: str) -> bool:
-    return re.match(KERNEL, name) is not None

@@ -53,3 +53,28 @@ def test_constants_follow_the_set_of_operations():
     assert settings(augment="s4", randaugment_ops="boxes").translate_const == 250
     assert settings(augment="s3", box_rounding="exact").exact_boxes and not settings(augment="s3").exact_boxes
     assert not settings(augment="s2", solarize_posterize="strengthening").weakening
+
+
+def test_the_student_may_have_another_preset(monkeypatch):
+    """The teacher's S1 with wider jitter, the student's S3 as the paper has it; empty means the teacher's."""
+    from official.self_training import loop
+
+    seen = {}
+
+    class Recorded:
+        def __init__(self, task, experiment, phase, *_):
+            seen[phase.name] = (task.augment, experiment.augment.augment)
+
+        def run(self):
+            return {}
+
+    monkeypatch.setattr(loop, "PhaseRun", Recorded)
+    source = tiny.scenes_source()
+    for student, expected in (("s3", ("v0", 0.5, 2.0, "s3")), ("", ("", 0.1, 1.9, "s1"))):
+        experiment = tiny.experiment(augment="s1", jitter_min=0.1, jitter_max=1.9, student_augment=student)
+        run_ = loop.SelfTraining(build_task(experiment, source.categories), experiment, None, source, source, None)
+        run_.train_teacher()
+        run_.train_student(source, "nowhere")
+        run_.train_control()
+        found = {name: (p.autoaugment, p.jitter_min, p.jitter_max, preset) for name, (p, preset) in seen.items()}
+        assert found == {"teacher": ("", 0.1, 1.9, "s1"), "control": ("", 0.1, 1.9, "s1"), "student": expected}

@@ -104,10 +104,20 @@ def test_joint_loss_is_made_of_its_parts(name):
 
 def test_weight_decay_counts_kernels_only():
     trainer = make_trainer(pseudo=False)
-    names = {v.name for v in trainer.kernels}
+    names = {v.name for v in trainer.decayed}
     assert all("kernel" in name for name in names)
     assert any("depthwise_kernel" in name for name in names)
     squares = sum(float(tf.reduce_sum(v**2)) for v in trainer.model.trainable_variables if "kernel" in v.name)
+    metrics, _ = run(trainer, 1)
+    assert metrics[0]["weight_decay_loss"] == pytest.approx(0.5e-4 * squares, rel=1e-4)
+
+
+def test_weight_decay_on_batch_norm_too():
+    """The paper's ResNet-101 study (Table 12): kernels, scales and shifts, but no bias."""
+    trainer = make_trainer(pseudo=False, decay_batch_norm=True)
+    kinds = {v.name.split("/")[-1] for v in trainer.decayed}
+    assert kinds == {"kernel:0", "depthwise_kernel:0", "gamma:0", "beta:0"}
+    squares = sum(float(tf.reduce_sum(v**2)) for v in trainer.model.trainable_variables if "bias" not in v.name)
     metrics, _ = run(trainer, 1)
     assert metrics[0]["weight_decay_loss"] == pytest.approx(0.5e-4 * squares, rel=1e-4)
 
@@ -184,7 +194,7 @@ def test_frozen_variables_stay_and_are_not_decayed():
     moved = {v.name for v in trainer.model.trainable_variables if (v.numpy() != before[v.name]).any()}
     assert not any(name.startswith(("stem", "block")) for name in moved)
     assert {"classification_predictor/kernel:0", "box_predictor/kernel:0"} <= moved
-    assert not any(v.name.startswith(("stem", "block")) for v in trainer.kernels)
+    assert not any(v.name.startswith(("stem", "block")) for v in trainer.decayed)
     with pytest.raises(ValueError, match="leaves nothing to train"):
         make_trainer(pseudo=False, freeze=".*")
 

@@ -1,0 +1,222 @@
+"""SpineNet: the published sizes, and the whole network against a second forward pass."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from official.data.source import Category
+from official.experiment import experiment_from
+from official.models.classifier import Classifier
+from official.models.layers import StochasticDepth, step_randomness
+from official.models.retinanet import RetinaNet
+from official.models.spinenet import Block, SpineNetBackbone, _Builder, _Feature
+from official.models.statistics import model_statistics
+from official.tasks.registry import build_task
+from tests import tiny
+
+keras = tf.keras
+SMALL = dict(endpoint_filters=12, filter_scale=0.1, resample_alpha=0.5, repeats=2)
+
+# Level, kind, parents, output of the blocks 2 to 16, written down from Table 1 and Figure 8 of arXiv 1912.05027 as released
+# in tensorflow/tpu models/official/detection/modeling/architecture/spinenet.py:53-69.
+TOPOLOGY = """2 B 0 1 -, 4 R 0 1 -, 3 B 2 3 -, 4 B 2 4 -, 6 R 3 5 -, 4 B 3 5 -, 5 R 6 7 -, 7 R 6 8 -,
+5 B 8 9 -, 5 B 8 10 -, 4 B 5 10 O, 3 B 4 10 O, 5 B 7 12 O, 7 B 5 14 O, 6 B 12 14 O"""
+FILTERS = {2: 64, 3: 128, 4: 256, 5: 256, 6: 256, 7: 256}
+
+
+@pytest.fixture(scope="module")
+def small():
+    keras.utils.set_random_seed(0)
+    model = SpineNetBackbone(**SMALL, batch_norm_epsilon=1e-3, survival_probability=0.85)
+    generator = np.random.default_rng(0)
+    for variable in model.variables:
+        if "kernel" not in variable.name:
+            low, high = (0.5, 1.5) if "variance" in variable.name or "gamma" in variable.name else (-0.3, 0.3)
+            variable.assign(generator.uniform(low, high, variable.shape))
+    return model
+
+
+def levels_of(model, images):
+    taps = {level: model.get_layer(name).output for level, name in model.pyramid_level_inputs.items()}
+    return keras.Model(model.input, taps)(images)
+
+
+class Reference:
+    """The original's rules, by widths of maps, on the weights of a model."""
+
+    def __init__(self, model):
+        self.weights = {variable.name.split(":")[0]: variable.numpy() for variable in model.variables}
+
+    def conv(self, x, name, stride=1, act=True):
+        kernel = self.weights[f"{name}_conv/kernel"]
+        side = kernel.shape[0]
+        if stride > 1:
+            before = (side - 1) // 2
+            x = tf.pad(x, [[0, 0], [before, side - 1 - before], [before, side - 1 - before], [0, 0]])
+        x = tf.nn.conv2d(x, kernel, stride, "SAME" if stride == 1 else "VALID")
+        gamma, beta, mean, variance = (self.weights[f"{name}_bn/{n}"] for n in ("gamma", "beta", "moving_mean", "moving_variance"))
+        x = gamma * (x - mean) / np.sqrt(variance + 1e-3) + beta
+        return tf.nn.swish(x) if act else x
+
+    def group(self, x, kind, name):
+        for repeat in range(SMALL["repeats"]):
+            part = f"{name}_{repeat}"
+            shortcut = self.conv(x, f"{part}_shortcut", act=False) if f"{part}_shortcut_conv/kernel" in self.weights else x
+            y = self.conv(self.conv(x, f"{part}_1"), f"{part}_2", act=kind == "B")
+            y = self.conv(y, f"{part}_3", act=False) if kind == "B" else y
+            x = tf.nn.swish(y + shortcut)
+        return x
+
+    def resample(self, x, target, name):
+        x, width = self.conv(x, f"{name}_squeeze"), x.shape[2]
+        if width > target:
+            x = self.conv(x, f"{name}_down", stride=2)
+            if width // target > 2:
+                window = 3 if width / target <= 4 else 5
+                x = tf.nn.max_pool2d(x, window, width // target // 2, "SAME")
+        elif width < target:
+            x = tf.repeat(tf.repeat(x, target // width, axis=1), target // width, axis=2)
+        return self.conv(x, f"{name}_match", act=False)
+
+    def __call__(self, images):
+        x = tf.nn.max_pool2d(self.conv(images, "stem", stride=2), 3, 2, "SAME")
+        maps = [self.group(x, "B", "block0")]
+        maps.append(self.group(maps[0], "B", "block1"))
+        used, outputs = [0, 0], {}
+        for spec in TOPOLOGY.replace("\n", " ").split(","):
+            level, kind, first, second, output = spec.split()
+            level, parents, number = int(level), (int(first), int(second)), len(maps)
+            target = -(-images.shape[2] // 2**level)
+            merged = 0.0
+            for place, parent in enumerate(parents):
+                merged += self.resample(maps[parent], target, f"block{number}_parent{place}")
+                used[parent] += 1
+            if output == "O":
+                for i, other in enumerate(maps):
+                    if used[i] == 0 and other.shape[2] == target and other.shape[3] == merged.shape[3]:
+                        merged += other
+                        used[i] += 1
+            maps.append(self.group(tf.nn.swish(merged), kind, f"block{number}"))
+            used.append(0)
+            if output == "O":
+                outputs[level] = maps[-1]
+        return {f"P{level}": self.conv(outputs[level], f"endpoint_{level}") for level in sorted(outputs)}
+
+
+def test_equals_the_second_forward_pass(small):
+    images = tf.random.stateless_normal([2, 256, 256, 3], [1, 2])
+    found, expected = levels_of(small, images), Reference(small)(images)
+    assert [value.shape[1:] for value in found.values()] == [(2 ** (8 - level),) * 2 + (12,) for level in range(3, 8)]
+    for level, value in expected.items():
+        np.testing.assert_allclose(found[level], value, rtol=1e-3, atol=1e-4 * float(tf.reduce_max(tf.abs(value))))
+
+
+def test_every_variable_has_a_part_in_some_level(small):
+    images = tf.random.stateless_normal([2, 128, 128, 3], [1, 2])
+    with tf.GradientTape() as tape:
+        loss = tf.add_n([tf.reduce_sum(value**2) for value in levels_of(small, images).values()])
+    assert all(gradient is not None for gradient in tape.gradient(loss, small.trainable_variables))
+
+
+def test_survival_falls_block_by_block(small):
+    """Drop-connect rate 0.15: (i + 1) / 15 of it in block i, all repeats alike, none in the stem."""
+    found = {layer.name: layer.survival_probability for layer in small.layers if isinstance(layer, StochasticDepth)}
+    expected = {f"block{i + 2}_{r}_drop": 1 - 0.15 * (i + 1) / 15 for i in range(15) for r in range(2)}
+    assert found == pytest.approx(expected)
+    indices = [layer.index for layer in small.layers if isinstance(layer, StochasticDepth)]
+    assert len(set(indices)) == len(indices)
+
+
+def test_its_output_is_the_mean_of_the_levels(small):
+    """Pooled, it is the mean over levels of their means: the original classifier's `aggregation: all`."""
+    images = tf.random.stateless_normal([2, 128, 128, 3], [1, 2])
+    pooled = [tf.reduce_mean(value, [1, 2]) for value in levels_of(small, images).values()]
+    np.testing.assert_allclose(tf.reduce_mean(small(images), [1, 2]), tf.add_n(pooled) / 5.0, atol=1e-4)
+    logits = Classifier(small, 3, image_size=128)({"images": images})["logits"]
+    assert logits.shape == (2, 3)
+
+
+def test_saved_and_loaded(small, tmp_path):
+    small.save(str(tmp_path / "m.keras"))
+    again = keras.models.load_model(str(tmp_path / "m.keras"))
+    images = tf.random.stateless_normal([1, 128, 128, 3], [1, 2])
+    np.testing.assert_allclose(again(images), small(images), atol=1e-6)
+    assert again.pyramid_level_inputs == small.pyramid_level_inputs
+
+
+def test_a_detector_has_no_other_pyramid(small):
+    model = RetinaNet(small, 5, image_size=128, head_filters=8, head_convs=1, activation="swish")
+    assert not any(layer.name.startswith("fpn") for layer in model.layers)
+    assert model({"images": tf.zeros([1, 128, 128, 3])})["box"].shape == (1, 9 * (256 + 64 + 16 + 4 + 1), 4)
+    acts = {layer.activation.__name__ for layer in model.layers if "_act_" in layer.name}
+    assert acts == {"swish"}
+
+
+def test_sizes_and_levels_that_do_not_fit(small):
+    with pytest.raises(ValueError, match="image_size=192 is not a multiple of 128.*use 256"):
+        build_task(tiny.experiment(backbone="spinenet-49", image_size=192), (Category(1, "a"),)).build_model()
+    with pytest.raises(ValueError, match="joint_image_size.*=224 is not a multiple of 128"):
+        Classifier(small, 3, image_size=224)
+    with pytest.raises(ValueError, match=r"the backbone has no \['P8'\]"):
+        RetinaNet(small, 5, image_size=256, max_level=8)
+
+
+# Parameters (with batch norm's statistics) and multiply-adds of the paper's Table 5 (67 M, 524 B; 164 M, 1885 B); SpineNet-49 and
+# the first decimals are those of Tables 2 and 3 of arXiv 1912.05027. All count the original's 91 outputs per anchor.
+@pytest.mark.parametrize(
+    "name, size, head, parameters, multiply_adds",
+    [
+        ("spinenet-49", 640, {}, 28.5e6, 85.4e9),
+        pytest.param("spinenet-143", 1280, {}, 66.9e6, 524.4e9, marks=pytest.mark.slow),
+        pytest.param("spinenet-190", 1280, dict(head_filters=512, head_convs=7), 163.6e6, 1885e9, marks=pytest.mark.slow),
+    ],
+)
+def test_published_sizes(name, size, head, parameters, multiply_adds):
+    categories = tuple(Category(i, str(i)) for i in range(91))
+    experiment = experiment_from(dict(backbone=name, image_size=size, activation="swish", **head))
+    found = model_statistics(build_task(experiment, categories).build_model(), size)
+    assert found["parameters"] == pytest.approx(parameters, rel=2.5e-3)
+    assert found["multiply_adds"] == pytest.approx(multiply_adds, rel=2.5e-3)
+
+
+@pytest.mark.parametrize("level", [2, 4, 5, 7])
+def test_a_block_compiles_and_agrees(level):
+    """Parents at levels 2, 4 and 7: repetition by 4 and 32, the strided convolution, and both max pools."""
+    keras.utils.set_random_seed(0)
+    build = _Builder(0.06, 0.5, 1, 0.9, 1e-3, "swish")
+    images = keras.Input((32, 32, 3))
+    pools = {2: 1, 4: 4, 7: 32}
+    maps = [keras.layers.AveragePooling2D(pool)(build.conv_act(images, 4, 1, 1, f"level_{l}")) for l, pool in pools.items()]
+    features = [_Feature(Block(l, "residual", (0, 0)), x, 4) for l, x in zip(pools, maps)]
+    for kind, parents in (("bottleneck", (0, 1)), ("residual", (1, 2))):
+        features.append(build.permuted(Block(level, kind, parents), features, 0.9))
+    model = keras.Model(images, [feature.map for feature in features[3:]])
+
+    def step(x):
+        with tf.GradientTape() as tape:
+            loss = tf.add_n([tf.reduce_sum(y**2) for y in model(x, training=True)])
+        return tape.gradient(loss, model.trainable_variables)
+
+    x = tf.random.stateless_normal([2, 32, 32, 3], [1, 2])
+    with step_randomness(tf.constant([3, 4]), tf.range(2), 2):
+        plain = tf.function(step)(x)
+        compiled = tf.function(step, jit_compile=True)(x)
+    for variable, a, b in zip(model.trainable_variables, plain, compiled):
+        np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-3 * float(tf.reduce_max(tf.abs(a))) + 1e-6, err_msg=variable.name)
+
+
+TINY = dict(backbone="spinenet-49", backbone_width=0.06, image_size=128, max_level=7, activation="swish", batch_size=2)
+
+
+def test_retinanet_on_spinenet_trains():
+    from tests.training.test_step import make_trainer, run
+
+    metrics, _ = run(make_trainer(pseudo=False, **TINY), 2)
+    assert np.isfinite(metrics[1]["loss"])
+
+
+@pytest.mark.slow
+def test_retinanet_on_spinenet_trains_alike_under_xla():
+    from tests.training.test_step import assert_same, make_trainer, run
+
+    assert_same(run(make_trainer(pseudo=False, xla=True, **TINY), 2), run(make_trainer(pseudo=False, **TINY), 2), 2e-3)
