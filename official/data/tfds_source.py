@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 
 import numpy as np
@@ -46,49 +47,92 @@ def open_tfds(
     builder = _builder(tfds, builder_name, data_dir, word)
     if not all(part.split("[")[0] in builder.info.splits for part in split.split("+")):
         raise DataError(f"{word}: no split {split!r}; it has {sorted(builder.info.splits)}")
-    features = builder.info.features
-    class_key = _class_key(features, tfds) if label_kind == "classes" else None
-    mask_key = _mask_key(features, tfds) if label_kind == "masks" else None
-    boxes_key = None if mask_key or class_key else _boxes_key(features, tfds)
-    if labeled and not (boxes_key if label_kind == "boxes" else mask_key or class_key or (boxes_key and label_kind == "classes")):
+    keys = _Keys.of(builder.info.features, tfds, label_kind)
+    if labeled and not keys.serve(label_kind):
         raise DataError(f"{word} has no {label_kind}; it can be used with --unlabeled_data only")
-    decoders = {"image": tfds.decode.SkipDecoding()}
-    if mask_key:
-        decoders[mask_key] = tfds.decode.SkipDecoding()
-    instructions, report = builder.info.splits[split].file_instructions, InputReport()
-    paths = [instruction.filename for instruction in instructions]
-    rows, places = [], []
-    for file_number, number, offset, length in _places(instructions):
-        example = features.deserialize_example(_payload(paths[file_number], offset, length), decoders=decoders)
-        row = _row(example, boxes_key if labeled else None, f"{paths[file_number]}@{number}")
-        row["class"] = int(example[class_key]) if class_key else -1
-        row = _with_size(row, max_pixels, report)
-        if row is not None and mask_key and labeled:
-            row = _with_mask(row, example[mask_key].numpy(), report)
-        if row is not None:
-            rows.append(row)
-            places.append((file_number, offset, length))
+    report = InputReport()
+    paths, rows, places = _read_rows(builder.info, split, keys, labeled, max_pixels, report)
     report.check(word, len(rows) + report.skipped_images, max_skipped_fraction)
-    read_record = record_reader(paths, *zip(*places))
-    read_image = _picture_reader(read_record, features, decoders)
+    read = _Reader(record_reader(paths, *zip(*places)), builder.info.features, keys)
     source = Source(
         word=word,
         ids=np.array([row["id"] for row in rows]),
         sizes=np.array([row["size"] for row in rows], np.int32),
-        read_image=read_image,
+        read_image=read.image,
         file_names=np.array([row["file"] for row in rows]),
         report=report,
     )
-    if not labeled:
-        return source
-    if class_key:
-        names = features[class_key].names
+    return _with_labels(source, rows, keys, builder.info.features, read) if labeled else source
+
+
+@dataclasses.dataclass(frozen=True)
+class _Keys:
+    """Names of the features that hold labels; one at most is set."""
+
+    boxes: str | None = None
+    mask: str | None = None
+    image_class: str | None = None
+
+    @classmethod
+    def of(cls, features, tfds, label_kind: str) -> _Keys:
+        """Those that are wanted; boxes stand in where there are none."""
+        if label_kind == "classes" and (key := _first(features, lambda f: isinstance(f, tfds.features.ClassLabel))):
+            return cls(image_class=key)
+        if label_kind == "masks" and (key := _first(features, lambda f: isinstance(f, tfds.features.Image) and f.shape[-1] == 1)):
+            return cls(mask=key)
+        return cls(boxes=_first(features, lambda f: _are_boxes(f, tfds)))
+
+    def serve(self, label_kind: str) -> bool:
+        """Whether these are labels of that kind, or can be made into them."""
+        return bool({"boxes": self.boxes, "masks": self.mask, "classes": self.image_class or self.boxes}[label_kind])
+
+    def decoders(self, tfds) -> dict:
+        """Pictures and masks stay encoded."""
+        return {key: tfds.decode.SkipDecoding() for key in ("image", self.mask) if key}
+
+
+def _first(features, matches) -> str | None:
+    return next((key for key, feature in features.items() if matches(feature)), None)
+
+
+def _are_boxes(feature, tfds) -> bool:
+    inner = getattr(feature, "feature", None)
+    return isinstance(inner, tfds.features.FeaturesDict) and {"bbox", "label"} <= set(inner.keys())
+
+
+def _read_rows(
+    info, split: str, keys: _Keys, labeled: bool, max_pixels: int, report: InputReport
+) -> tuple[list[str], list[dict], list[tuple]]:
+    """Paths of the files, one dict per usable picture, and its (file number, offset, length)."""
+    import tensorflow_datasets as tfds
+
+    instructions = info.splits[split].file_instructions
+    paths = [instruction.filename for instruction in instructions]
+    rows, places = [], []
+    for file_number, number, offset, length in _places(instructions):
+        example = info.features.deserialize_example(
+            _payload(paths[file_number], offset, length), decoders=keys.decoders(tfds)
+        )
+        row = _row(example, keys.boxes if labeled else None, f"{paths[file_number]}@{number}")
+        row["class"] = int(example[keys.image_class]) if keys.image_class else -1
+        row = _with_size(row, max_pixels, report)
+        if row is not None and keys.mask and labeled:
+            row = _with_mask(row, example[keys.mask].numpy(), report)
+        if row is not None:
+            rows.append(row)
+            places.append((file_number, offset, length))
+    return paths, rows, places
+
+
+def _with_labels(source: Source, rows: list[dict], keys: _Keys, features, read: _Reader) -> Source:
+    if keys.image_class:
+        names = features[keys.image_class].names
         return source.with_classes([row["class"] for row in rows], [Category(i + 1, n) for i, n in enumerate(names)])
-    if mask_key:
+    if keys.mask:
         highest = max(row["highest_label"] for row in rows)
-        return source.with_masks(_mask_reader(read_record, features, decoders, mask_key), [Category(i, str(i)) for i in range(highest + 1)])
-    objects = [clean_boxes(r["objects"], r["size"], report, r["file"], r["id"]) for r in rows]
-    names = features[boxes_key].feature["label"].names
+        return source.with_masks(read.mask, [Category(i, str(i)) for i in range(highest + 1)])
+    objects = [clean_boxes(r["objects"], r["size"], source.report, r["file"], r["id"]) for r in rows]
+    names = features[keys.boxes].feature["label"].names
     categories = tuple(Category(i + 1, label) for i, label in enumerate(names))
     return source.with_annotations(Annotations.from_images(objects), categories)
 
@@ -123,42 +167,20 @@ def _builder(tfds, name: str, data_dir: str | None, word: str):
     return builder
 
 
-def _boxes_key(features, tfds) -> str | None:
-    for key, feature in features.items():
-        inner = getattr(feature, "feature", None)
-        if isinstance(inner, tfds.features.FeaturesDict) and {"bbox", "label"} <= set(inner.keys()):
-            return key
-    return None
+class _Reader:
+    """Pictures and masks by index, inside a data pipeline."""
 
+    def __init__(self, read_record, features, keys: _Keys):
+        import tensorflow_datasets as tfds
 
-def _class_key(features, tfds) -> str | None:
-    for key, feature in features.items():
-        if isinstance(feature, tfds.features.ClassLabel):
-            return key
-    return None
+        self.keys, decoders = keys, keys.decoders(tfds)
+        self.example = lambda index: features.deserialize_example(read_record(index), decoders=decoders)
 
+    def image(self, index: tf.Tensor) -> tf.Tensor:
+        return image_files.decode(self.example(index)["image"])
 
-def _mask_key(features, tfds) -> str | None:
-    for key, feature in features.items():
-        if isinstance(feature, tfds.features.Image) and feature.shape[-1] == 1:
-            return key
-    return None
-
-
-def _picture_reader(read_record, features, decoders):
-    def read_image(index):
-        example = features.deserialize_example(read_record(index), decoders=decoders)
-        return image_files.decode(example["image"])
-
-    return read_image
-
-
-def _mask_reader(read_record, features, decoders, key):
-    def read(index):
-        example = features.deserialize_example(read_record(index), decoders=decoders)
-        return tf.io.decode_png(example[key], channels=1)[..., 0]
-
-    return read
+    def mask(self, index: tf.Tensor) -> tf.Tensor:
+        return tf.io.decode_png(self.example(index)[self.keys.mask], channels=1)[..., 0]
 
 
 def _with_mask(row: dict, encoded: bytes, report: InputReport) -> dict | None:

@@ -16,8 +16,9 @@ from official.evaluation.drawing import write_png
 from official.experiment import Experiment
 from official.jobs.opening import open_eval, open_labeled, open_model, open_unlabeled, read_options, timed, trained_checkpoint
 from official.models.backbones import build_backbone
-from official.models.import_checkpoint import LICENCE_NOTE, assign_weights, differences, read_weights, write_weights
+from official.models.import_checkpoint import read_weights
 from official.models.statistics import model_statistics
+from official.models.weights import LICENCE_NOTE, assign_weights, differences, write_weights
 from official.self_training import inspect_labels as inspection
 from official.self_training.label_store import LabelStore
 from official.self_training.loop import SelfTraining

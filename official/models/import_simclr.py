@@ -16,7 +16,10 @@ import os
 import re
 from typing import Iterator, Sequence
 
+import tensorflow as tf
 from tensorflow.core.protobuf import trackable_object_graph_pb2
+
+from official.models.weights import Weights, WeightsError, variable_name
 
 EPSILON = 1e-5
 _BATCH_NORM = ("gamma", "beta", "moving_mean", "moving_variance")
@@ -123,3 +126,29 @@ def read_tf2(reader, names: Sequence[str]) -> Iterator[tuple[str, str]]:
     root = graph.root_of_resnet()
     keys = ((ours, graph.key(f"{root}/{path}")) for ours, path in tf2_table(names).items())
     return ((ours, key) for ours, key in keys if key)
+
+
+def read_simclr(path: str, reader, backbone: tf.keras.Model) -> Weights:
+    """Reads a checkpoint of either version.
+
+    Args:
+      path: for messages; reader: an open checkpoint.
+
+    Raises:
+      WeightsError: the backbone is no ResNet, or a TF2 checkpoint of something else.
+    """
+    tf1 = is_tf1(reader.get_variable_to_shape_map())
+    if not tf1 and ObjectGraph(reader).root_of_resnet() is None:
+        raise WeightsError(
+            f"{path} is a TF2 checkpoint, but not of SimCLR's ResNet; of a run of this project give the run folder, "
+            "or use --init_checkpoint"
+        )
+    names = [variable_name(v) for v in backbone.variables]
+    if not any(name.startswith("stage2_block0") for name in names):
+        raise WeightsError(f"{path} is a SimCLR ResNet; it needs --backbone=resnet-50 (or -101, -152)")
+    found = dict((read_tf1 if tf1 else read_tf2)(reader, names))
+    values = {ours: reader.get_tensor(key) for ours, key in found.items()}
+    used = set(found.values())
+    skipped = ("Momentum", "OBJECT_GRAPH", "OPTIMIZER_SLOT", "global_step", "save_counter")
+    unused = tuple(sorted(key for key in reader.get_variable_to_shape_map() if key not in used and not any(s in key for s in skipped)))
+    return Weights(values, f"SimCLR {'TF1' if tf1 else 'TF2'} checkpoint {path}", unused, "unit", EPSILON)

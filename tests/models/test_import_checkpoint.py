@@ -9,7 +9,9 @@ import pytest
 import tensorflow as tf
 
 from official.models.efficientnet import build_efficientnet
-from official.models.import_checkpoint import WeightsError, assign_weights, read_weights, tf1_names, variable_name, write_weights
+from official.models.import_checkpoint import read_weights
+from official.models.import_efficientnet import tf1_names
+from official.models.weights import WeightsError, assign_weights, variable_name, write_weights
 
 keras = tf.keras
 SIZE = 64

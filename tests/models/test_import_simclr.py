@@ -8,12 +8,11 @@ import pytest
 import tensorflow as tf
 
 from official.data.example import normalize
-from official.models.import_checkpoint import (
-    WeightsError, assign_weights, differences, epsilon_of, normalization_of, read_weights, write_weights,
-)  # fmt: skip
+from official.models.import_checkpoint import normalization_of, read_weights
 from official.models.import_simclr import layers_in_order, tf1_table, tf2_table
 from official.models.kerascv_backbones import KerasCVBackbone, stock_backbone
 from official.models.resnet import ResNetBackbone
+from official.models.weights import WeightsError, assign_weights, differences, epsilon_of, write_weights
 
 BLOCKS, WIDTH = (2, 1, 1, 1), 0.125
 

@@ -11,7 +11,7 @@ from losses.contrastive import nt_xent
 from official import jobs
 from official.data.source import DataError
 from official.flags import experiment_from_flagfile
-from official.models.import_checkpoint import WeightsError
+from official.models.weights import WeightsError
 from official.tasks.registry import build_task
 from tests import tiny
 

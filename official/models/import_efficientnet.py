@@ -1,0 +1,75 @@
+"""Variable table of the public TF1 EfficientNet checkpoints.
+
+Source: tensorflow/tpu models/official/efficientnet/efficientnet_model.py (layers in order of creation).
+"""
+
+from __future__ import annotations
+
+import re
+
+import tensorflow as tf
+
+from official.models.weights import Weights, WeightsError, variable_name
+
+keras = tf.keras
+EMA = "/ExponentialMovingAverage"
+
+
+def tf1_names(backbone: keras.Model, model_name: str) -> dict[str, str]:
+    """The backbone's variable names -> names in a TF1 EfficientNet checkpoint, without the average's suffix.
+
+    Source: tensorflow/tpu models/official/efficientnet/efficientnet_model.py (layers in order of creation).
+    """
+    blocks = sorted({m.group(1) for m in (re.match(r"block(\d+[a-z]+)_", variable_name(v)) for v in backbone.variables) if m}, key=_block_order)
+    number = {block: i for i, block in enumerate(blocks)}
+    return {name: f"{model_name}/{_tf1_name(name, number)}" for name in map(variable_name, backbone.variables)}
+
+
+def _block_order(block: str) -> tuple[int, int, str]:
+    digits, letters = re.match(r"(\d+)([a-z]+)", block).groups()
+    return int(digits), len(letters), letters
+
+
+def _tf1_name(name: str, number: dict[str, int]) -> str:
+    layer, variable = name.split("/")
+    if layer.startswith("stem"):
+        return f"stem/{'conv2d' if layer == 'stem_conv' else 'tpu_batch_normalization'}/{variable}"
+    block, part = re.match(r"block(\d+[a-z]+)_(.*)", layer).groups()
+    first = block.startswith("1")  # its blocks have no expansion
+    places = {
+        "expand_conv": "conv2d",
+        "expand_bn": "tpu_batch_normalization",
+        "dwconv": "depthwise_conv2d",
+        "bn": "tpu_batch_normalization" if first else "tpu_batch_normalization_1",
+        "se_reduce": "se/conv2d",
+        "se_expand": "se/conv2d_1",
+        "project_conv": "conv2d" if first else "conv2d_1",
+        "project_bn": "tpu_batch_normalization_1" if first else "tpu_batch_normalization_2",
+    }
+    return f"blocks_{number[block]}/{places[part]}/{variable}"
+
+
+def read_efficientnet(path: str, reader, there: dict, backbone: keras.Model) -> Weights:
+    """Reads a checkpoint.
+
+    Args:
+      path: for messages; reader: an open checkpoint; there: its variables' shapes by name.
+
+    Raises:
+      WeightsError: it is none of EfficientNet.
+    """
+    models = {name.split("/")[0] for name in there if re.match(r"efficientnet-\w+/stem/", name)}
+    if len(models) != 1:
+        raise WeightsError(
+            f"{path} is no EfficientNet checkpoint (it has no efficientnet-*/stem) and none of SimCLR (no base_model/conv2d), "
+            f"but holds {sorted(there)[:3]}"
+        )
+    table = tf1_names(backbone, models.pop())
+    values, used = {}, set()
+    for ours, theirs in table.items():
+        name = theirs + EMA if theirs + EMA in there else theirs  # the averages are what was published
+        if name in there:
+            values[ours] = reader.get_tensor(name)
+            used |= {theirs, theirs + EMA}
+    unused = tuple(sorted(name for name in there if name not in used and "/RMSProp" not in name and "/Momentum" not in name))
+    return Weights(values, f"TF1 checkpoint {path}", unused)

@@ -1,0 +1,153 @@
+"""Weights of a backbone by name: put into a network, all of them or none, and kept in a file."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+
+import numpy as np
+import tensorflow as tf
+
+from official.files import sync_folder
+from official.models.input_scale import SCALES, scale_of
+
+keras = tf.keras
+META = "__meta__"
+LICENCE_NOTE = "Weights keep the licence of their origin; the public EfficientNet and SimCLR checkpoints are Apache 2.0."
+
+
+class WeightsError(ValueError):
+    """A weight file that cannot be used; the message names file and variable."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """Values by the backbone's variable names, such as "block2a_expand_conv/kernel".
+
+    Attributes:
+      values: what the file holds.
+      origin: where it came from and of what kind it is.
+      unused: names in the file that no backbone has (classification head, optimizer).
+      normalization: the scale of pixels that they want, a key of `input_scale.SCALES`.
+      epsilon: of their batch norm.
+    """
+
+    values: dict[str, np.ndarray]
+    origin: str
+    unused: tuple[str, ...] = ()
+    normalization: str = "imagenet"
+    epsilon: float = 1e-3
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the sorted names and their bytes."""
+        digest = hashlib.sha256()
+        for name in sorted(self.values):
+            digest.update(name.encode())
+            digest.update(np.ascontiguousarray(self.values[name]).tobytes())
+        return digest.hexdigest()
+
+
+def variable_name(variable: tf.Variable) -> str:
+    """The name without its output number."""
+    return variable.name.split(":")[0]
+
+
+def assign_weights(backbone: keras.Model, weights: Weights) -> int:
+    """Puts values into the backbone; all of them or none.
+
+    Returns:
+      How many variables were set.
+
+    Raises:
+      WeightsError: a variable that the file lacks, or of another shape, by name.
+    """
+    missing = [name for name in map(variable_name, backbone.variables) if name not in weights.values]
+    if missing:
+        raise WeightsError(f"{weights.origin} lacks {len(missing)} of {len(backbone.variables)} variables: {missing[:5]}")
+    for variable in backbone.variables:
+        value = weights.values[variable_name(variable)]
+        if tuple(value.shape) != tuple(variable.shape):
+            raise WeightsError(
+                f"{weights.origin}: {variable_name(variable)} is {tuple(value.shape)}, the model's is "
+                f"{tuple(variable.shape)}; it is of another size of model"
+            )
+    wanted = scale_of(backbone)
+    if weights.normalization != wanted:
+        raise WeightsError(
+            f"{weights.origin} wants pixels on the scale {weights.normalization!r}, the model is built for {wanted!r}: "
+            f"use --input_normalization={weights.normalization}"
+        )
+    for variable in backbone.variables:
+        name = variable_name(variable)
+        value = weights.values[name]
+        if name.endswith("/moving_variance"):
+            value = np.maximum(value + np.float32(weights.epsilon - epsilon_of(backbone)), 0.0)
+        variable.assign(value)
+    return len(backbone.variables)
+
+
+def epsilon_of(backbone: keras.Model) -> float:
+    """Of the backbone's batch norm; all its layers have the same."""
+    return next(float(layer.epsilon) for layer in backbone.layers if isinstance(layer, keras.layers.BatchNormalization))
+
+
+def differences(backbone: keras.Model, weights: Weights) -> list[str]:
+    """What a reader should know about how the weights were used."""
+    notes = []
+    if weights.normalization != "imagenet":
+        notes.append(f"the backbone brings pixels to the scale {weights.normalization!r}, as the weights want them")
+    difference = weights.epsilon - epsilon_of(backbone)
+    if abs(difference) > 1e-9:
+        names = [n for n in weights.values if n.endswith("/moving_variance")]
+        lost = sum(int((weights.values[n] + difference < 0).sum()) for n in names)
+        notes.append(
+            f"batch norm epsilon {weights.epsilon:g} in the weights, {epsilon_of(backbone):g} here: the difference is in the "
+            f"moving variances" + (f"; {lost} channels had less variance than that" if lost else "")
+        )
+    return notes
+
+
+def write_weights(path: str, weights: Weights) -> None:
+    """Writes an .npz with the values and a note of origin, fingerprint and licence; whole or not at all."""
+    note = {
+        "origin": weights.origin,
+        "sha256": weights.fingerprint(),
+        "licence": LICENCE_NOTE,
+        "normalization": weights.normalization,
+        "epsilon": weights.epsilon,
+    }
+    folder = os.path.dirname(os.path.abspath(path))
+    os.makedirs(folder, exist_ok=True)
+    temporary = f"{path}.tmp{os.getpid()}.npz"
+    np.savez(temporary, **{META: np.array(json.dumps(note))}, **weights.values)
+    os.replace(temporary, path)
+    sync_folder(folder)
+
+
+def read_npz(path: str, backbone: keras.Model) -> Weights:
+    """Reads what `write_weights` wrote.
+
+    Raises:
+      WeightsError: another file, an unknown scale of pixels, or damage.
+    """
+    with np.load(path, allow_pickle=False) as file:
+        if META not in file:
+            raise WeightsError(f"{path} was not written by --job=import_checkpoint: it has no {META}")
+        note = json.loads(str(file[META]))
+        found = {name: file[name] for name in file.files if name != META}
+    kind = {"normalization": note["normalization"], "epsilon": note.get("epsilon", 1e-3)}
+    if kind["normalization"] not in SCALES:
+        raise WeightsError(f"{path} wants pixels on the scale {kind['normalization']!r}, which is unknown here")
+    weights = wanted(found, backbone, f"{path} ({note['origin']})", **kind)
+    if Weights(found, "").fingerprint() != note["sha256"]:
+        raise WeightsError(f"{path} is damaged: its values do not have the fingerprint that it states")
+    return weights
+
+
+def wanted(found: dict[str, np.ndarray], backbone: keras.Model, origin: str, **kind) -> Weights:
+    """What a file holds of the backbone's variables; the rest is `unused`. Args: kind: normalization, epsilon."""
+    names = set(map(variable_name, backbone.variables))
+    values = {name: value for name, value in found.items() if name in names}
+    return Weights(values, origin, tuple(sorted(set(found) - names)), **kind)
