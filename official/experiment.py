@@ -36,7 +36,7 @@ class Data:
     max_skipped_fraction: float = option(0.1, "Unusable share of a data set above which a run fails.", lower=0.0, upper=1.0)
     max_image_pixels: int = option(100_000_000, "A picture whose header claims more is skipped.", lower=1)
     check_images: str = option("full", "How a picture is checked before the run: every pixel, or header and end.", choices=("full", "header"))
-    legacy_resize: bool = option(False, "Resize as TF1 did, without half-pixel centres.")
+    legacy_resize: bool = option(False, "Resize as TF1 did, without half-pixel centres: pictures, and a segmenter's maps and logits.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,7 +217,7 @@ class Runtime:
 class Handover:
     """Jobs on a finished model."""
 
-    checkpoint: str = option("", "Checkpoint folder to evaluate, label, predict or export with; the run's own when empty.")
+    checkpoint: str = option("", "Checkpoint folder to evaluate, label, predict or export with, the run's own when empty; job=import_checkpoint: the file.")
     detections: str = option("", "job=evaluate: a COCO results file to score instead of a model.")
     iou_type: str = option("bbox", "job=evaluate --detections: what is compared.", choices=("bbox", "segm"))
     images: str = option("", "job=predict: a folder of pictures.")

@@ -9,7 +9,7 @@
     evaluate         score a model, or an existing COCO results file
     predict          detect on a folder of pictures
     export           .keras, SavedModel, TFLite
-    import_checkpoint  somebody's backbone weights as a file for --init
+    import_checkpoint  somebody's backbone weights as a file for --init, or a whole released network as a run
     model_stats      parameters and multiply-adds
     gallery          one sheet of every augmentation
     write_scenes     the embedded data set as files in COCO format

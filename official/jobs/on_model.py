@@ -7,16 +7,21 @@ import json
 import os
 from typing import Any
 
+import tensorflow as tf
 import tqdm
 
+from official.data.coco_classes import COCO_CATEGORIES
 from official.data.image_folder import open_folder
+from official.data.mask_files import VOC_CLASSES
 from official.data.source import Category, DataError
 from official.evaluation import coco_metrics
 from official.evaluation.drawing import write_png
 from official.experiment import Experiment
-from official.jobs.opening import open_eval, open_labeled, open_model, open_unlabeled, read_options, timed, trained_checkpoint
+from official.jobs.opening import (
+    IMPORTED, open_eval, open_labeled, open_model, open_unlabeled, read_options, settled, timed, trained_checkpoint,
+)  # fmt: skip
 from official.models.backbones import build_backbone
-from official.models.import_checkpoint import read_weights
+from official.models.import_checkpoint import read_network, read_weights
 from official.models.statistics import model_statistics
 from official.models.weights import LICENCE_NOTE, assign_weights, differences, write_weights
 from official.self_training import inspect_labels as inspection
@@ -24,7 +29,7 @@ from official.self_training.label_store import LabelStore
 from official.self_training.loop import SelfTraining
 from official.tasks.registry import build_task
 from official.training.distribution import local_strategy, set_up_runtime
-from official.training.recovery import checkpoint_steps, weights_sha256
+from official.training.recovery import Checkpoints, checkpoint_steps, weights_sha256
 from official.training.run_folder import RunFolder
 
 
@@ -158,16 +163,20 @@ def model_stats(experiment: Experiment) -> dict[str, Any]:
 
 
 def import_checkpoint(experiment: Experiment) -> dict[str, Any]:
-    """Turns somebody's backbone weights (--checkpoint) into a weight file (--output), and says what went where."""
+    """Turns somebody's backbone weights (--checkpoint) into a weight file (--output), and says what went where.
+
+    Without --output, a whole network of the original detection stack becomes a finished run in --model_dir.
+    """
     folder, handover = RunFolder(experiment), experiment.handover
-    if not handover.checkpoint or not handover.output.endswith(".npz"):
-        raise DataError("job=import_checkpoint needs --checkpoint=FILE and --output=FILE.npz")
+    if not handover.checkpoint or (handover.output and not handover.output.endswith(".npz")):
+        raise DataError("job=import_checkpoint needs --checkpoint=FILE, and --output=FILE.npz or, for a whole network, none")
+    if not handover.output:
+        return _import_network(experiment)
     weights = read_weights(handover.checkpoint, build_backbone(experiment.model))
     backbone = build_backbone(dataclasses.replace(experiment.model, input_normalization=weights.normalization))
     count = assign_weights(backbone, weights)
     write_weights(handover.output, weights)
-    for variable in backbone.variables:
-        print(f"{variable.name:<48} {tuple(variable.shape)}")
+    _print_variables(backbone)
     print(
         f"{count} variables of {experiment.model.backbone} from {weights.origin} -> {handover.output}\n"
         f"not used: {', '.join(weights.unused) or 'nothing'}\npixels on the scale {weights.normalization!r}, "
@@ -177,3 +186,32 @@ def import_checkpoint(experiment: Experiment) -> dict[str, Any]:
         print(note)
     content = {"origin": weights.origin, "normalization": weights.normalization, "variables": count, "unused": list(weights.unused), "sha256": weights.fingerprint()}
     return folder.summarize({"imported": content, "output": handover.output})
+
+
+def _import_network(experiment: Experiment) -> dict[str, Any]:
+    """A released detector or segmenter as a run that evaluate, predict, export and pseudo_label take."""
+    tasks = {"detection": COCO_CATEGORIES, "segmentation": tuple(Category(i, name) for i, name in enumerate(VOC_CLASSES))}
+    if experiment.model.task not in tasks:
+        raise DataError(f"a whole network is a detector or a segmenter, not --task={experiment.model.task}; give --output=FILE.npz")
+    set_up_runtime(experiment.runtime)
+    experiment = settled(experiment)
+    folder = RunFolder(experiment)
+    task = build_task(experiment, tasks[experiment.model.task])
+    model = task.build_model()
+    weights = read_network(experiment.handover.checkpoint, model, [category.id for category in task.categories])
+    count = assign_weights(model, weights)
+    folder.claim()
+    folder.note_categories(task.categories)
+    checkpoint = Checkpoints(os.path.join(folder.path, IMPORTED, "checkpoints"), {"model": model}).save(1)
+    _print_variables(model)
+    print(
+        f"{count} variables from {weights.origin}\nnot used: {', '.join(weights.unused) or 'nothing'}\n"
+        f"batch norm epsilon: as the flags say\ncheckpoint {checkpoint}\n{LICENCE_NOTE}"
+    )
+    content = {"origin": weights.origin, "variables": count, "unused": list(weights.unused), "sha256": weights.fingerprint()}
+    return folder.summarize({"imported": content, "checkpoint": checkpoint})
+
+
+def _print_variables(model: tf.keras.Model) -> None:
+    for variable in model.variables:
+        print(f"{variable.name:<48} {tuple(variable.shape)}")

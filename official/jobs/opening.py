@@ -23,6 +23,8 @@ from official.training.distribution import local_strategy, set_up_runtime
 from official.training.recovery import checkpoint_steps
 from official.training.run_folder import RunFolder, saved_flags
 
+IMPORTED = "imported"  # the folder of a network that job=import_checkpoint brought
+
 
 def read_options(experiment: Experiment, label_kind: str = "") -> ReadOptions:
     """The data options as the sources want them; `label_kind` replaces the task's."""
@@ -137,14 +139,14 @@ def timed(folder: RunFolder, name: str) -> Iterator[None]:
 
 
 def trained_checkpoint(experiment: Experiment) -> str:
-    """--checkpoint, or the run's last student, else teacher, checkpoint.
+    """--checkpoint, or the run's last student, else teacher, else imported checkpoint.
 
     Raises:
       ValueError: nothing has been trained in the run folder.
     """
     if experiment.handover.checkpoint:
         return experiment.handover.checkpoint
-    for phase in ("student", "teacher"):
+    for phase in ("student", "teacher", IMPORTED):
         folder = os.path.join(experiment.runtime.model_dir, phase, "checkpoints")
         steps = checkpoint_steps(folder)
         if steps:

@@ -4,6 +4,7 @@
     TF1 checkpoint of EfficientNet       efficientnet-b7/model.ckpt               mean, std      0.99, 1e-3
     TF1 checkpoint of SimCLR             ResNet50_1x/model.ckpt-225206            [0, 1]         0.9, 1e-5
     TF2 checkpoint of SimCLR             ckpt-250228, or a SavedModel folder      [0, 1]         0.9, 1e-5
+    TF1 checkpoint of a detector         spinenet-143-ssl/model.ckpt              mean, std      as the run
     keras.applications EfficientNet      a .h5, with or without head              mean, std      0.99, 1e-3
     keras-cv ResNet                      a .h5 or .weights.h5                     [0, 1]         0.99, 1.001e-5
     a run of this project                its folder, or an exported model.keras   as the run      as the run
@@ -19,16 +20,17 @@ layer is refused before it is opened.
 from __future__ import annotations
 
 import dataclasses
+import glob
 import os
 import re
 import zipfile
-from typing import Callable
+from typing import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from official.files import read_json
-from official.models import import_simclr
+from official.models import import_released, import_simclr
 from official.models.import_efficientnet import read_efficientnet
 from official.models.input_scale import scale_of
 from official.models.kerascv_backbones import KerasCVBackbone, stock_backbone
@@ -61,6 +63,24 @@ def read_weights(path: str, backbone: keras.Model) -> Weights:
         "EfficientNet or SimCLR, a .h5 of keras.applications or keras-cv, a run folder or an exported model.keras "
         "of this project, or an imported .npz"
     )
+
+
+def read_network(path: str, model: keras.Model, class_ids: Sequence[int]) -> Weights:
+    """A whole detector or segmenter out of a checkpoint of the original stack; see `import_released`.
+
+    Args:
+      class_ids: of a detector, the original's class number of every class of the model.
+
+    Raises:
+      WeightsError: absent, damaged, or of another network.
+    """
+    try:
+        reader = tf.train.load_checkpoint(checkpoint_prefix(path))
+        return import_released.read_network(path, reader, model, class_ids)
+    except WeightsError:
+        raise
+    except Exception as error:  # TensorFlow raises many kinds
+        raise WeightsError(f"{path} cannot be read ({type(error).__name__}: {str(error)[:200]})") from error
 
 
 def initialize_backbone(model: keras.Model, init: str, weights_dir: str, backbone: str) -> dict:
@@ -118,15 +138,26 @@ def weights_file(init: str, weights_dir: str, backbone: str) -> str:
     return path
 
 
+def checkpoint_prefix(path: str) -> str:
+    """`path` itself, or what the folder `path` holds: the variables of a SavedModel, or the only checkpoint in it."""
+    inside = os.path.join(path, "variables", "variables")
+    if os.path.isfile(inside + ".index"):
+        return inside
+    found = glob.glob(os.path.join(glob.escape(path), "*.index"))
+    return found[0].removesuffix(".index") if len(found) == 1 else path
+
+
 def _is_checkpoint(path: str) -> bool:
-    return os.path.isfile(import_simclr.checkpoint_prefix(path) + ".index")
+    return os.path.isfile(checkpoint_prefix(path) + ".index")
 
 
 def _read_checkpoint(path: str, backbone: keras.Model) -> Weights:
-    reader = tf.train.load_checkpoint(import_simclr.checkpoint_prefix(path))
+    reader = tf.train.load_checkpoint(checkpoint_prefix(path))
     there = reader.get_variable_to_shape_map()
     if import_simclr.is_tf1(there) or import_simclr.GRAPH in there:
         return import_simclr.read_simclr(path, reader, backbone)
+    if import_released.SPINENET in there:
+        return import_released.read_backbone(path, reader, backbone)
     return read_efficientnet(path, reader, there, backbone)
 
 

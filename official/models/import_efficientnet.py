@@ -25,6 +25,21 @@ def tf1_names(backbone: keras.Model, model_name: str) -> dict[str, str]:
     return {name: f"{model_name}/{_tf1_name(name, number)}" for name in map(variable_name, backbone.variables)}
 
 
+def model_name(path: str, there: dict) -> str:
+    """The scope that a checkpoint has its EfficientNet in, such as "efficientnet-b7".
+
+    Raises:
+      WeightsError: it has none.
+    """
+    models = {name.split("/")[0] for name in there if re.match(r"efficientnet-\w+/stem/", name)}
+    if len(models) != 1:
+        raise WeightsError(
+            f"{path} is no EfficientNet checkpoint (it has no efficientnet-*/stem), none of SimCLR (no base_model/conv2d) and "
+            f"none of SpineNet (no spinenet/conv2d), but holds {sorted(there)[:3]}"
+        )
+    return models.pop()
+
+
 def _block_order(block: str) -> tuple[int, int, str]:
     digits, letters = re.match(r"(\d+)([a-z]+)", block).groups()
     return int(digits), len(letters), letters
@@ -58,13 +73,7 @@ def read_efficientnet(path: str, reader, there: dict, backbone: keras.Model) -> 
     Raises:
       WeightsError: it is none of EfficientNet.
     """
-    models = {name.split("/")[0] for name in there if re.match(r"efficientnet-\w+/stem/", name)}
-    if len(models) != 1:
-        raise WeightsError(
-            f"{path} is no EfficientNet checkpoint (it has no efficientnet-*/stem) and none of SimCLR (no base_model/conv2d), "
-            f"but holds {sorted(there)[:3]}"
-        )
-    table = tf1_names(backbone, models.pop())
+    table = tf1_names(backbone, model_name(path, there))
     values, used = {}, set()
     for ours, theirs in table.items():
         name = theirs + EMA if theirs + EMA in there else theirs  # the averages are what was published

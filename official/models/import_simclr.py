@@ -12,17 +12,15 @@ Source: google-research/simclr resnet.py, tf2/resnet.py, tf2/model.py.
 
 from __future__ import annotations
 
-import os
 import re
 from typing import Iterator, Sequence
 
 import tensorflow as tf
 from tensorflow.core.protobuf import trackable_object_graph_pb2
 
-from official.models.weights import Weights, WeightsError, variable_name
+from official.models.weights import BATCH_NORM, Weights, WeightsError, numbered_table, variable_name
 
 EPSILON = 1e-5
-_BATCH_NORM = ("gamma", "beta", "moving_mean", "moving_variance")
 GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 
 
@@ -46,13 +44,7 @@ def layers_in_order(names: Sequence[str]) -> list[str]:
 
 def tf1_table(names: Sequence[str]) -> dict[str, str]:
     """Our variable names -> names in a TF1 checkpoint."""
-    found = {}
-    for number, layer in enumerate(layers_in_order(names)):
-        suffix = f"_{number}" if number else ""
-        found[f"{layer}_conv/kernel"] = f"base_model/conv2d{suffix}/kernel"
-        for part in _BATCH_NORM:
-            found[f"{layer}_bn/{part}"] = f"base_model/batch_normalization{suffix}/{part}"
-    return found
+    return numbered_table("base_model", layers_in_order(names))
 
 
 def tf2_table(names: Sequence[str]) -> dict[str, str]:
@@ -61,7 +53,7 @@ def tf2_table(names: Sequence[str]) -> dict[str, str]:
     for layer in layers_in_order(names):
         conv, norm = _tf2_places(layer)
         found[f"{layer}_conv/kernel"] = f"{conv}/conv2d/kernel"
-        for part in _BATCH_NORM:
+        for part in BATCH_NORM:
             found[f"{layer}_bn/{part}"] = f"{norm}/bn/{part}"
     return found
 
@@ -76,12 +68,6 @@ def _tf2_places(layer: str) -> tuple[str, str]:
         return f"{place}/projection_layers/0", f"{place}/projection_layers/1"
     first = 3 * (int(part) - 1)  # convolution, batch norm, drop block
     return f"{place}/conv_relu_dropblock_layers/{first}", f"{place}/conv_relu_dropblock_layers/{first + 1}"
-
-
-def checkpoint_prefix(path: str) -> str:
-    """`path` itself, or the variables of the SavedModel folder that it is."""
-    inside = os.path.join(path, "variables", "variables")
-    return inside if os.path.isfile(inside + ".index") else path
 
 
 def is_tf1(shapes: dict) -> bool:

@@ -113,6 +113,21 @@ class UpsampleBilinear(keras.layers.Layer):
         return {**super().get_config(), "factor": self.factor}
 
 
+def legacy_upsample(x: tf.Tensor, factor: int, name: str) -> tf.Tensor:
+    """Enlarges a Keras tensor [B, H, W, C] by a power of two with TF1's bilinear kernel, out of layers that have a stock twin.
+
+    Repetition, then the mean of as many pixels from each one on, with the last row and column there twice: at q f + r
+    that is (1 - r / f) x[q] + r / f x[q + 1], as without half-pixel centres.
+    """
+    x = keras.layers.Concatenate(axis=1, name=f"{name}_last_row")([x, x[:, -1:]])
+    x = keras.layers.Concatenate(axis=2, name=f"{name}_last_column")([x, x[:, :, -1:]])
+    for step in range(factor.bit_length() - 1):
+        x = UpsampleNearest(name=f"{name}_{step}")(x)
+    x = keras.layers.AveragePooling2D((factor, 1), strides=1, name=f"{name}_mean_down")(x)
+    x = keras.layers.AveragePooling2D((1, factor), strides=1, name=f"{name}_mean_across")(x)
+    return keras.layers.Cropping2D(((0, 1), (0, 1)), name=name)(x)
+
+
 _step = threading.local()
 
 

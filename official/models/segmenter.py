@@ -9,7 +9,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from official.models.features import backbone_features, check_size, is_pyramid
-from official.models.layers import UpsampleBilinear
+from official.models.layers import UpsampleBilinear, legacy_upsample
 from official.models.pyramid import PyramidBuilder
 
 keras = tf.keras
@@ -38,6 +38,7 @@ class Segmenter(keras.Model):
         activation: str = "relu",
         batch_norm_momentum: float = 0.997,
         batch_norm_epsilon: float = 1e-3,
+        legacy_resize: bool = False,
         **kwargs,
     ):
         """Builds the functional graph.
@@ -54,6 +55,7 @@ class Segmenter(keras.Model):
           head_convs: 3x3 convolutions before the classifier.
           activation: of pyramid and head.
           batch_norm_momentum, batch_norm_epsilon: of pyramid and head.
+          legacy_resize: enlarges the levels with TF1's bilinear kernel, as the original does.
 
         Raises:
           ValueError: the image size does not fit, or an unknown pyramid.
@@ -74,7 +76,7 @@ class Segmenter(keras.Model):
             maps = build.fpn(features, max_level)
         else:
             raise ValueError(f"pyramid={pyramid!r} is unknown; choose nas_fpn or fpn")
-        raised = [UpsampleBilinear(2 ** (level - 2), name=f"fusion_up_{level}")(x) for level, x in maps.items()]
+        raised = [_enlarged(x, 2 ** (level - 2), legacy_resize, f"fusion_up_{level}") for level, x in maps.items()]
         x = keras.layers.Add(name="fusion_sum")(raised) if len(raised) > 1 else raised[0]
         for i in range(head_convs):
             x = keras.layers.Conv2D(fpn_filters, 3, padding="same", kernel_initializer=_normal(), name=f"head_conv_{i}")(x)
@@ -99,6 +101,10 @@ class Segmenter(keras.Model):
     def from_config(cls, config, custom_objects=None):
         backbone = keras.saving.deserialize_keras_object(config["backbone"], custom_objects)
         return cls(**{**config, "backbone": backbone})
+
+
+def _enlarged(x: tf.Tensor, factor: int, legacy_resize: bool, name: str) -> tf.Tensor:
+    return legacy_upsample(x, factor, name) if legacy_resize else UpsampleBilinear(factor, name=name)(x)
 
 
 def _normal() -> keras.initializers.Initializer:

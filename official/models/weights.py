@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+from typing import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -15,6 +16,7 @@ from official.models.input_scale import SCALES, scale_of
 
 keras = tf.keras
 META = "__meta__"
+BATCH_NORM = ("gamma", "beta", "moving_mean", "moving_variance")
 LICENCE_NOTE = "Weights keep the licence of their origin; the public EfficientNet and SimCLR checkpoints are Apache 2.0."
 
 
@@ -52,6 +54,21 @@ class Weights:
 def variable_name(variable: tf.Variable) -> str:
     """The name without its output number."""
     return variable.name.split(":")[0]
+
+
+def numbered_table(scope: str, layers: Sequence[str]) -> dict[str, str]:
+    """TF1 names of convolutions, each with its batch norm, that one variable scope numbers in order of creation.
+
+    Args:
+      layers: without "_conv" and "_bn", such as "stage2_block0_1".
+    """
+    found = {}
+    for number, layer in enumerate(layers):
+        suffix = f"_{number}" if number else ""
+        found[f"{layer}_conv/kernel"] = f"{scope}/conv2d{suffix}/kernel"
+        for part in BATCH_NORM:
+            found[f"{layer}_bn/{part}"] = f"{scope}/batch_normalization{suffix}/{part}"
+    return found
 
 
 def assign_weights(backbone: keras.Model, weights: Weights) -> int:

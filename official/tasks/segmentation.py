@@ -60,6 +60,7 @@ class SegmentationTask(Task):
             activation=options.activation,
             batch_norm_momentum=options.batch_norm_momentum,
             batch_norm_epsilon=options.batch_norm_epsilon,
+            legacy_resize=self.experiment.data.legacy_resize,
         )
 
     def preparation(self) -> pipeline.Preparation:

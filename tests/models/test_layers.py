@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from official.models.layers import StochasticDepth, SyncBatchNormalization, UpsampleNearest, hashed_uniform, step_randomness
+from official.models.layers import StochasticDepth, SyncBatchNormalization, UpsampleBilinear, UpsampleNearest, hashed_uniform, legacy_upsample, step_randomness
 
 keras = tf.keras
 
@@ -70,6 +70,21 @@ def test_upsampling_equals_stock_and_compiles_with_its_gradient():
         return tape.gradient(loss, x)
 
     np.testing.assert_allclose(gradient(x), 8 * x, rtol=1e-6)
+
+
+def test_bilinear_upsampling_by_hand():
+    """Half-pixel centres as stock Keras; TF1's kernel starts on the pixel itself: 0, 1, 2, 3, 4, 4, 4, 4 between 0 and 4."""
+    x = tf.constant(normal(2, 3, 4, 5))
+    np.testing.assert_allclose(UpsampleBilinear(4)(x), keras.layers.UpSampling2D(4, interpolation="bilinear")(x), atol=1e-6)
+    ramp = tf.reshape(tf.constant([0.0, 4.0]), [1, 1, 2, 1])
+    inputs = keras.Input((None, None, 1))
+    found = keras.Model(inputs, legacy_upsample(inputs, 4, "up"))(ramp)
+    np.testing.assert_allclose(tf.reshape(found, [4, 8])[0], [0, 1, 2, 3, 4, 4, 4, 4])
+    inputs = keras.Input((None, None, 5))
+    for factor in (2, 8, 32):
+        found = keras.Model(inputs, legacy_upsample(inputs, factor, "up"))(x)
+        expected = tf.compat.v1.image.resize_bilinear(x, [3 * factor, 4 * factor])
+        np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_stochastic_depth_drops_per_example_and_keeps_the_mean():

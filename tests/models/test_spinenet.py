@@ -13,16 +13,10 @@ from official.models.spinenet import Block, SpineNetBackbone, _Builder, _Feature
 from official.models.statistics import model_statistics
 from official.tasks.registry import build_task
 from tests import tiny
+from tests.models.tf1_networks import TOPOLOGY
 
 keras = tf.keras
 SMALL = dict(endpoint_filters=12, filter_scale=0.1, resample_alpha=0.5, repeats=2)
-
-# Level, kind, parents, output of the blocks 2 to 16, written down from Table 1 and Figure 8 of arXiv 1912.05027 as released
-# in tensorflow/tpu models/official/detection/modeling/architecture/spinenet.py:53-69.
-TOPOLOGY = """2 B 0 1 -, 4 R 0 1 -, 3 B 2 3 -, 4 B 2 4 -, 6 R 3 5 -, 4 B 3 5 -, 5 R 6 7 -, 7 R 6 8 -,
-5 B 8 9 -, 5 B 8 10 -, 4 B 5 10 O, 3 B 4 10 O, 5 B 7 12 O, 7 B 5 14 O, 6 B 12 14 O"""
-FILTERS = {2: 64, 3: 128, 4: 256, 5: 256, 6: 256, 7: 256}
-
 
 @pytest.fixture(scope="module")
 def small():
