@@ -193,12 +193,13 @@ def _import_network(experiment: Experiment) -> dict[str, Any]:
     tasks = {"detection": COCO_CATEGORIES, "segmentation": tuple(Category(i, name) for i, name in enumerate(VOC_CLASSES))}
     if experiment.model.task not in tasks:
         raise DataError(f"a whole network is a detector or a segmenter, not --task={experiment.model.task}; give --output=FILE.npz")
+    path, handover = experiment.handover.checkpoint, dataclasses.replace(experiment.handover, checkpoint="")
+    experiment = settled(dataclasses.replace(experiment, handover=handover))  # the run's own checkpoint is what it brings
     set_up_runtime(experiment.runtime)
-    experiment = settled(experiment)
     folder = RunFolder(experiment)
     task = build_task(experiment, tasks[experiment.model.task])
     model = task.build_model()
-    weights = read_network(experiment.handover.checkpoint, model, [category.id for category in task.categories])
+    weights = read_network(path, model, [category.id for category in task.categories])
     count = assign_weights(model, weights)
     folder.claim()
     folder.note_categories(task.categories)

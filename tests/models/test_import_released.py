@@ -107,7 +107,7 @@ def test_the_job_makes_a_finished_run(detector_file, tmp_path):
     assert imported["imported"]["unused"] == []
     photos.mkdir()
     keras.utils.save_img(str(photos / "a.png"), np.random.default_rng(0).integers(0, 255, (90, 120, 3)), scale=False)
-    saved = experiment_from({**saved_flags(run), "checkpoint": "", "images": str(photos), "score_floor": 0.01})
+    saved = experiment_from({**saved_flags(run), "images": str(photos), "score_floor": 0.01})
     found = jobs.run(experiment_from({**saved.flags(), "job": "predict"}))
     assert found["predictions"]["boxes"] > 0 and found["predictions"]["checkpoint"] == imported["checkpoint"]
     results = json.load(open(tmp_path / "run" / "predictions" / "detections.json"))
