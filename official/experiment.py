@@ -146,6 +146,7 @@ class Training:
     student_steps: int = option(45_000, "Steps of the student.", lower=1)
     control: bool = option(False, "Also trains the fair control: labels alone, teacher's plus student's steps.")
     student_init: str = option("teacher", "Where the student starts: teacher, scratch (as the teacher did), or anything that --init takes.")
+    teacher: str = option("", "A trained model to label with and start the student from, in place of training one: a run folder (its student, else teacher, else imported network), a phase in one, or a checkpoint folder.")
     init_checkpoint: str = option("", "Checkpoint folder of this project that the teacher starts from, heads included.")
     init: str = option("random", "Backbone weights to start from: random, imagenet, imagenet++, simclr (looked up in --weights_dir), a run folder or a file; see official/models/import_checkpoint.py.")
     weights_dir: str = option("weights", "Where --init=imagenet, imagenet++ and simclr look for <backbone>_<init>.npz.")
@@ -217,7 +218,7 @@ class Runtime:
 class Handover:
     """Jobs on a finished model."""
 
-    checkpoint: str = option("", "Checkpoint folder to evaluate, label, predict or export with, the run's own when empty; job=import_checkpoint: the file.")
+    checkpoint: str = option("", "Run folder, phase or checkpoint folder to evaluate, label, predict or export with, the run's own when empty; job=import_checkpoint: the file.")
     detections: str = option("", "job=evaluate: a COCO results file to score instead of a model.")
     iou_type: str = option("bbox", "job=evaluate --detections: what is compared.", choices=("bbox", "segm"))
     images: str = option("", "job=predict: a folder of pictures.")

@@ -12,8 +12,11 @@ import tensorflow as tf
 
 from official import jobs
 from official.jobs import opening
-from official.data.source import DataError
+from official.data.source import Category, DataError
 from official.experiment import Experiment, experiment_from
+from official.self_training.loop import SelfTraining
+from official.tasks.registry import build_task
+from official.training.recovery import find_checkpoint
 from official.training.run_folder import FlagsDiffer
 from tests import tiny
 
@@ -178,6 +181,26 @@ def _empty_seed():
     from official.data.scenes import draw_scene
 
     return next(s for s in range(1000) if len(draw_scene(seed=s, split="train", index=0, size=64).classes) == 0)
+
+
+def test_a_teacher_that_is_there_is_not_trained_again(finished, tmp_path):
+    """Another student from the same teacher and labels: the teacher's numbers are its own, nothing is labelled again."""
+    folder, experiment, summary = finished
+    again = rerun(
+        experiment, model_dir=str(tmp_path / "a"), teacher=str(folder / "teacher"), label_store=str(folder / "pseudo_labels"),
+        control=False,
+    )  # fmt: skip
+    for name in ("AP", "weights_sha256", "checkpoint"):
+        assert again["teacher"][name] == summary["teacher"][name]
+    assert again["teacher"]["steps"] == 0 and again["student"]["weights_sha256"] == summary["student"]["weights_sha256"]
+    assert again["seconds"]["pseudo_label"] < summary["seconds"]["pseudo_label"]
+    assert not os.path.exists(tmp_path / "a" / "teacher" / "checkpoints")
+    assert find_checkpoint(str(folder)) == summary["student"]["checkpoint"]
+    with pytest.raises(ValueError, match="no checkpoint in .*nowhere"):
+        rerun(experiment, model_dir=str(tmp_path / "b"), teacher=str(tmp_path / "nowhere"))
+    with pytest.raises(ValueError, match=r"knows the classes .*disc.*, the labelled data have \['other'\]"):
+        task = build_task(experiment, [Category(1, "other")])
+        SelfTraining(task, tiny.experiment(model_dir=str(tmp_path / "c"), teacher=str(folder)), None, None, None, None).train_teacher()
 
 
 def test_zero_labels_stop_the_loop(finished, tmp_path):

@@ -18,7 +18,7 @@ from official.evaluation import coco_metrics
 from official.evaluation.drawing import write_png
 from official.experiment import Experiment
 from official.jobs.opening import (
-    IMPORTED, open_eval, open_labeled, open_model, open_unlabeled, read_options, settled, timed, trained_checkpoint,
+    open_eval, open_labeled, open_model, open_unlabeled, read_options, settled, timed, trained_checkpoint,
 )  # fmt: skip
 from official.models.backbones import build_backbone
 from official.models.import_checkpoint import read_network, read_weights
@@ -29,17 +29,15 @@ from official.self_training.label_store import LabelStore
 from official.self_training.loop import SelfTraining
 from official.tasks.registry import build_task
 from official.training.distribution import local_strategy, set_up_runtime
-from official.training.recovery import Checkpoints, checkpoint_steps, weights_sha256
+from official.training.recovery import IMPORTED, Checkpoints, checkpoint_steps, weights_sha256
 from official.training.run_folder import RunFolder
 
 
 def pseudo_label(experiment: Experiment) -> dict[str, Any]:
     """Labels `--unlabeled_data` with the run's teacher (or --checkpoint)."""
-    teacher = os.path.join(experiment.runtime.model_dir, "teacher", "checkpoints")
-    if not experiment.handover.checkpoint and checkpoint_steps(teacher):
-        step = checkpoint_steps(teacher)[-1]
-        handover = dataclasses.replace(experiment.handover, checkpoint=os.path.join(teacher, f"step_{step:08d}"))
-        experiment = dataclasses.replace(experiment, handover=handover)
+    teacher = os.path.join(experiment.runtime.model_dir, "teacher")
+    if not experiment.handover.checkpoint and checkpoint_steps(os.path.join(teacher, "checkpoints")):
+        experiment = dataclasses.replace(experiment, handover=dataclasses.replace(experiment.handover, checkpoint=teacher))
     folder = RunFolder(experiment)
     strategy = local_strategy(experiment.runtime)
     set_up_runtime(experiment.runtime)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 import time
 from typing import Iterator
 
@@ -20,10 +19,8 @@ from official.self_training.loop import load_weights
 from official.tasks.registry import TASKS, build_task
 from official.tasks.task import Task
 from official.training.distribution import local_strategy, set_up_runtime
-from official.training.recovery import checkpoint_steps
+from official.training.recovery import find_checkpoint
 from official.training.run_folder import RunFolder, saved_flags
-
-IMPORTED = "imported"  # the folder of a network that job=import_checkpoint brought
 
 
 def read_options(experiment: Experiment, label_kind: str = "") -> ReadOptions:
@@ -139,19 +136,8 @@ def timed(folder: RunFolder, name: str) -> Iterator[None]:
 
 
 def trained_checkpoint(experiment: Experiment) -> str:
-    """--checkpoint, or the run's last student, else teacher, else imported checkpoint.
-
-    Raises:
-      ValueError: nothing has been trained in the run folder.
-    """
-    if experiment.handover.checkpoint:
-        return experiment.handover.checkpoint
-    for phase in ("student", "teacher", IMPORTED):
-        folder = os.path.join(experiment.runtime.model_dir, phase, "checkpoints")
-        steps = checkpoint_steps(folder)
-        if steps:
-            return os.path.join(folder, f"step_{steps[-1]:08d}")
-    raise ValueError(f"no checkpoint in {experiment.runtime.model_dir}; train first, or give --checkpoint")
+    """The checkpoint folder of --checkpoint, or of the run itself; see `find_checkpoint`."""
+    return find_checkpoint(experiment.handover.checkpoint or experiment.runtime.model_dir)
 
 
 def open_model(experiment: Experiment, *, all_devices: bool = True) -> tuple[RunFolder, Task, tf.keras.Model, str]:

@@ -15,6 +15,7 @@ from official.jobs.opening import open_eval, open_joint, open_training, open_unl
 from official.self_training.loop import SelfTraining, load_weights
 from official.tasks.registry import TASKS, build_task
 from official.training.distribution import build_strategy, is_chief, set_up_runtime
+from official.training.recovery import find_checkpoint
 from official.training.run_folder import RunFolder
 
 
@@ -22,6 +23,8 @@ def _open_loop(
     experiment: Experiment, folder: RunFolder, strategy: tf.distribute.Strategy, *, unlabeled: bool
 ) -> SelfTraining:
     set_up_runtime(experiment.runtime)
+    if experiment.training.teacher:
+        find_checkpoint(experiment.training.teacher)  # a wrong path must not claim the folder
     folder.claim(chief=is_chief(strategy))
     with timed(folder, "open_data"):
         labeled, rest = open_training(experiment)

@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from official.data.source import Source
-from official.files import write_json
+from official.files import read_json, write_json
 from official.experiment import Experiment
 from official.models.import_checkpoint import initialize_backbone
 from official.self_training.label_store import LabelStore
@@ -27,8 +27,8 @@ from official.tasks.augmentation import student_options
 from official.tasks.registry import build_task
 from official.tasks.task import Task
 from official.training.distribution import is_chief, judging_scope
-from official.training.recovery import restore_checkpoint, weights_sha256
-from official.training.run_phase import PhaseRun
+from official.training.recovery import find_checkpoint, restore_checkpoint, weights_sha256
+from official.training.run_phase import RESULT, PhaseRun, kept_metrics
 from official.training.summaries import Summaries
 from official.training.trainer import Phase
 from official.training.weight_average import WeightAverage
@@ -47,9 +47,40 @@ class SelfTraining:
     joint: Source | None = None  # pictures with classes, for joint training
 
     def train_teacher(self) -> dict[str, Any]:
-        """Trains on labels alone, from `--init_checkpoint` or what `--init` says."""
+        """Trains on labels alone, from `--init_checkpoint` or what `--init` says; or takes and judges `--teacher`."""
+        if self.experiment.training.teacher:
+            return self._given_teacher(find_checkpoint(self.experiment.training.teacher))
         steps = self.experiment.training.teacher_steps
         return self._run(Phase("teacher", steps, self.labeled, joint=self.joint), self._initial_weights("teacher"))
+
+    def _given_teacher(self, checkpoint: str) -> dict[str, Any]:
+        """The result of a teacher that nobody has to train.
+
+        Raises:
+          ValueError: it knows other classes.
+        """
+        folder = os.path.join(self.experiment.runtime.model_dir, "teacher")
+        done = read_json(os.path.join(folder, RESULT))
+        if done:
+            return done
+        self._check_classes(checkpoint)
+        with judging_scope(self.strategy):
+            model = load_weights(self.task, checkpoint)
+        result = {"steps": 0, "seconds": 0.0, "images_seen": 0, "skipped_steps": 0, "checkpoint": checkpoint}
+        result["weights_sha256"] = weights_sha256(model.variables)
+        if is_chief(self.strategy):
+            if self.evaluation is not None:
+                metrics = self.task.evaluate(model, self.evaluation, os.path.join(folder, "evaluation"), "evaluating teacher")
+                result.update(kept_metrics(self.task, metrics))
+            write_json(os.path.join(folder, RESULT), result)
+        return result
+
+    def _check_classes(self, checkpoint: str) -> None:
+        run = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(checkpoint))))
+        known = [c["name"] for c in read_json(os.path.join(run, "run.json")).get("categories", [])]
+        wanted = [category.name for category in self.task.categories]
+        if known and known != wanted:
+            raise ValueError(f"--teacher: {run} knows the classes {known}, the labelled data have {wanted}")
 
     def train_control(self) -> dict[str, Any]:
         """Trains on labels alone for as long as teacher and student together."""

@@ -20,6 +20,7 @@ from official.files import read_json, sync_folder, write_json
 
 STATE = "state"
 META = "checkpoint.json"
+IMPORTED = "imported"  # the phase folder of a network that job=import_checkpoint brought
 
 
 class Interrupted(RuntimeError):
@@ -173,3 +174,22 @@ def weights_sha256(variables: list[tf.Variable]) -> str:
         digest.update(variable.name.encode())
         digest.update(np.ascontiguousarray(variable.numpy()).tobytes())
     return digest.hexdigest()
+
+
+PHASES = ("student", "teacher", IMPORTED)  # whose checkpoint stands for a run, the first that is there
+
+
+def find_checkpoint(path: str) -> str:
+    """The checkpoint folder that `path` means: a run (its student, else teacher, else imported network), a phase, or itself.
+
+    Raises:
+      ValueError: nothing trained there.
+    """
+    for part in (*(os.path.join(phase, "checkpoints") for phase in PHASES), "checkpoints", ""):
+        folder = os.path.join(path, part)
+        steps = checkpoint_steps(folder)
+        if steps:
+            return os.path.join(folder, f"step_{steps[-1]:08d}")
+    if os.path.isfile(os.path.join(path, META)):
+        return path
+    raise ValueError(f"no checkpoint in {path}; it should be a run folder, a phase of one, or a folder step_...")

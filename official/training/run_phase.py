@@ -174,9 +174,8 @@ class PhaseRun:
             self.summaries.pictures(f"training_{name}", task.training_pictures(batch), 0)
 
     def _finish(self, metrics: dict[str, Any], seconds: float) -> dict[str, Any]:
-        wanted = (*self.task.metrics, "per_class", "coco_stats")
         result = {
-            **{name: metrics[name] for name in wanted if name in metrics},
+            **kept_metrics(self.task, metrics),
             "steps": self.phase.steps,
             "weights_sha256": weights_sha256(self.trainer.model.variables),
             "seconds": round(seconds, 2),
@@ -188,3 +187,8 @@ class PhaseRun:
         if self.chief:
             write_json(os.path.join(self.folder, RESULT), result)
         return result
+
+
+def kept_metrics(task: Task, metrics: dict[str, Any]) -> dict[str, Any]:
+    """What a phase's result holds of an evaluation."""
+    return {name: metrics[name] for name in (*task.metrics, "per_class", "coco_stats") if name in metrics}
