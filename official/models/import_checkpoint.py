@@ -50,6 +50,8 @@ def read_weights(path: str, backbone: keras.Model) -> Weights:
     Raises:
       WeightsError: absent, damaged, or of a kind that is not known.
     """
+    if "://" in path:
+        raise WeightsError(f"{path} is an address; nothing is fetched here: download the file, unpack it, and give its path")
     for matches, read in _KINDS:
         if matches(path):
             try:

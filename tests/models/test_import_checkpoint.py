@@ -169,6 +169,8 @@ def test_wrong_files(ours, tmp_path):
             read_weights(str(tmp_path / name), ours)
     with pytest.raises(WeightsError, match="no weights there"):
         read_weights(str(tmp_path / "absent.h5"), ours)
+    with pytest.raises(WeightsError, match="is an address; nothing is fetched"):
+        read_weights("https://example.com/model.ckpt", ours)
     with zipfile.ZipFile(tmp_path / "empty.keras", "w"):
         pass
     with pytest.raises(WeightsError, match="cannot be read"):
