@@ -60,9 +60,22 @@ def test_the_ids_are_recorded(finished):
 
 
 def test_started_again_it_is_done_at_once(finished):
+    """Neither trained nor labelled nor exported again."""
     _, experiment, summary = finished
+    exported = summary["export"]["keras"]
+    before = os.stat(exported).st_mtime_ns, os.stat(summary["pictures"]).st_mtime_ns
     again = jobs.run(experiment)
-    assert again["student"] == summary["student"]
+    assert again["student"] == summary["student"] and again["export"] == summary["export"]
+    assert (os.stat(exported).st_mtime_ns, os.stat(summary["pictures"]).st_mtime_ns) == before
+
+
+def test_an_export_that_lacks_a_file_is_made_again(finished):
+    folder, experiment, summary = finished
+    left = folder / "export.tmp99"  # as a killed process leaves it
+    left.mkdir()
+    os.remove(summary["export"]["keras"])
+    assert rerun(experiment, job="export", input_normalization="imagenet")["export"] == summary["export"]
+    assert os.path.isfile(summary["export"]["keras"]) and not left.exists()
 
 
 def test_other_flags_stop_and_show_the_difference(finished):

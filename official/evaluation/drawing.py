@@ -147,7 +147,9 @@ def confident(objects: dict[str, np.ndarray], threshold: float) -> dict[str, np.
 
 
 def write_png(path: str, picture: np.ndarray) -> str:
-    """Writes uint8 [H, W, 3], making the folder; returns the path."""
+    """Writes uint8 [H, W, 3], making the folder, whole or not at all; returns the path."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    Image.fromarray(picture).save(path)
+    temporary = f"{path}.tmp{os.getpid()}"
+    Image.fromarray(picture).save(temporary, format="PNG")
+    os.replace(temporary, path)
     return path

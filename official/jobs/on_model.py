@@ -17,6 +17,7 @@ from official.data.source import Category, DataError
 from official.evaluation import coco_metrics
 from official.evaluation.drawing import write_png
 from official.experiment import Experiment
+from official.jobs.handing_over import export_once
 from official.jobs.opening import (
     open_eval, open_labeled, open_model, open_unlabeled, read_options, settled, timed, trained_checkpoint,
 )  # fmt: skip
@@ -135,7 +136,7 @@ def predict(experiment: Experiment) -> dict[str, Any]:
 def export(experiment: Experiment) -> dict[str, Any]:
     """Writes the run's model as .keras, SavedModel and, with --tflite, TFLite."""
     folder, task, model, checkpoint = open_model(experiment, all_devices=False)
-    paths = task.export(model, os.path.join(folder.path, "export"))
+    paths, _ = export_once(task, experiment, weights_sha256(model.variables), lambda: model)
     print("\n".join(f"{kind:<12} {path}" for kind, path in paths.items()))
     return folder.summarize({"export": paths, "checkpoint": checkpoint})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from typing import Any, Sequence
 
@@ -11,6 +12,7 @@ import tensorflow as tf
 from official.data.source import DataError, Source
 from official.evaluation.drawing import sheet, write_png
 from official.experiment import Experiment
+from official.jobs.handing_over import export_once
 from official.jobs.opening import open_eval, open_joint, open_training, open_unlabeled, settled, timed
 from official.self_training.loop import SelfTraining, load_weights
 from official.tasks.registry import TASKS, build_task
@@ -77,9 +79,9 @@ def self_train(experiment: Experiment) -> dict[str, Any]:
             summary["control"] = loop.train_control()
     if is_chief(loop.strategy):
         with timed(folder, "hand_over"):
-            student = load_weights(loop.task, summary["student"]["checkpoint"])
-            summary["export"] = loop.task.export(student, os.path.join(folder.path, "export"))
-            summary["pictures"] = _teacher_beside_student(loop, summary, student)
+            student = _Loaded(loop, summary["student"])
+            summary["export"], new = student.export()
+            summary["pictures"] = _teacher_beside_student(loop, summary, student, new)
     return _end_of_training(folder, loop, summary)
 
 
@@ -94,9 +96,22 @@ def train(experiment: Experiment, strategy: tf.distribute.Strategy | None = None
         summary["teacher"] = loop.train_teacher()
     if is_chief(loop.strategy):
         with timed(folder, "hand_over"):
-            model = load_weights(loop.task, summary["teacher"]["checkpoint"])
-            summary["export"] = loop.task.export(model, os.path.join(folder.path, "export"))
+            summary["export"], _ = _Loaded(loop, summary["teacher"]).export()
     return _end_of_training(folder, loop, summary)
+
+
+class _Loaded:
+    """The model of a finished phase, built when it is first needed."""
+
+    def __init__(self, loop: SelfTraining, phase: dict[str, Any]):
+        self.loop, self.phase = loop, phase
+
+    @functools.cached_property
+    def model(self) -> tf.keras.Model:
+        return load_weights(self.loop.task, self.phase["checkpoint"])
+
+    def export(self) -> tuple[dict[str, str], bool]:
+        return export_once(self.loop.task, self.loop.experiment, self.phase["weights_sha256"], lambda: self.model)
 
 
 def linear_eval(experiment: Experiment) -> dict[str, Any]:
@@ -176,18 +191,20 @@ def _explain_zero(summary: dict[str, Any], phases: list[str], metric: str) -> No
             )
 
 
-def _teacher_beside_student(loop: SelfTraining, summary: dict[str, Any], student: tf.keras.Model) -> str | None:
-    """One sheet: ground truth, teacher and student on the same evaluation pictures."""
+def _teacher_beside_student(loop: SelfTraining, summary: dict[str, Any], student: _Loaded, new: bool) -> str | None:
+    """One sheet: ground truth, teacher and student on the same evaluation pictures; kept if the student is not `new`."""
     if loop.evaluation is None:
         return None
+    path = os.path.join(loop.experiment.runtime.model_dir, "pictures", "teacher_student.png")
+    if not new and os.path.isfile(path):
+        return path
     count = min(8, len(loop.evaluation))
-    teacher = load_weights(loop.task, summary["teacher"]["checkpoint"])
     pictures, captions = [], []
-    found = [list(loop.task.predict(model, loop.evaluation, 0, count)) for model in (teacher, student)]
+    models = [load_weights(loop.task, summary["teacher"]["checkpoint"]), student.model]
+    found = [list(loop.task.predict(model, loop.evaluation, 0, count)) for model in models]
     for i in range(count):
         image = loop.evaluation.read_image(tf.constant(i, tf.int64)).numpy()
         rows = [loop.task.human_labels(loop.evaluation, i)] + [loop.task.shown(objects[i]) for objects in found]
         pictures += [loop.task.draw(image, row) for row in rows]
         captions += [f"{loop.evaluation.ids[i]}: human", "teacher", "student"]
-    path = os.path.join(loop.experiment.runtime.model_dir, "pictures", "teacher_student.png")
     return write_png(path, sheet(pictures, columns=6, captions=captions))
