@@ -41,8 +41,8 @@ def detector_file(tmp_path_factory):
     return written("detector", tmp_path_factory.mktemp("spinenet-tiny"))
 
 
-def our_detector(classes=80, **changes):
-    backbone = SpineNetBackbone(**{**SCALING, **changes}, batch_norm_epsilon=1e-3)
+def our_detector(classes=80):
+    backbone = SpineNetBackbone(**SCALING, batch_norm_epsilon=1e-3)
     return RetinaNet(backbone, classes, image_size=128, activation="swish", batch_norm_epsilon=1e-3, **HEAD)
 
 
@@ -87,9 +87,9 @@ def test_what_does_not_fit_is_named(detector_file, tmp_path):
     folder = str(detector_file[0])
     with pytest.raises(WeightsError, match="has 91 classes, background included; there is none of number 91"):
         read_network(folder, our_detector(1), [91])
-    deeper = our_detector(80, repeats=3)
+    deeper = SpineNetBackbone(**{**SCALING, "repeats": 3})
     with pytest.raises(WeightsError, match="lacks .*block1_2_3_conv/kernel"):
-        assign_weights(deeper, read_network(folder, deeper, COCO_IDS))
+        assign_weights(deeper, read_weights(folder, deeper))
     with pytest.raises(WeightsError, match="needs --backbone=spinenet"):
         read_weights(folder, build_efficientnet("efficientnet-b0", width=0.25, depth=0.25))
     with pytest.raises(WeightsError, match="nowhere cannot be read"):
