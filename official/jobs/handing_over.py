@@ -36,8 +36,9 @@ def export_once(
     there = {kind: os.path.join(folder, name) for kind, name in note.get("files", {}).items()}
     if note.get("key") == key and all(os.path.exists(path) for path in there.values()):
         return there, False
-    for left in glob.glob(glob.escape(folder) + ".*"):  # of a process that was killed
-        shutil.rmtree(left, ignore_errors=True)
+    for left in (".tmp[0-9]*", ".old[0-9]*"):  # of a process that was killed
+        for path in glob.glob(glob.escape(folder) + left):
+            shutil.rmtree(path, ignore_errors=True)
     temporary, old = f"{folder}.tmp{os.getpid()}", f"{folder}.old{os.getpid()}"
     files = {kind: os.path.relpath(path, temporary) for kind, path in task.export(load(), temporary).items()}
     write_json(os.path.join(temporary, NOTE), {"key": key, "weights_sha256": weights_sha256, "files": files})

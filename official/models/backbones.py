@@ -8,8 +8,8 @@ import tensorflow as tf
 
 from official.experiment import Model
 from official.models.efficientnet import COEFFICIENTS, build_efficientnet
-from official.models.kerascv_backbones import KERAS_CV, KerasCVBackbone
 from official.models.features import check_size
+from official.models.kerascv_backbones import KERAS_CV, KerasCVBackbone
 from official.models.resnet import BLOCKS, ResNetBackbone
 from official.models.spinenet import COARSEST_LEVEL, SPINENETS, SpineNetBackbone
 
