@@ -21,6 +21,7 @@ from official.files import read_json, sync_folder, write_json
 STATE = "state"
 META = "checkpoint.json"
 IMPORTED = "imported"  # the phase folder of a network that job=import_checkpoint brought
+PHASES = ("student", "teacher", IMPORTED)  # whose checkpoint stands for a run, the first that is there
 
 
 class Interrupted(RuntimeError):
@@ -174,9 +175,6 @@ def weights_sha256(variables: list[tf.Variable]) -> str:
         digest.update(variable.name.encode())
         digest.update(np.ascontiguousarray(variable.numpy()).tobytes())
     return digest.hexdigest()
-
-
-PHASES = ("student", "teacher", IMPORTED)  # whose checkpoint stands for a run, the first that is there
 
 
 def find_checkpoint(path: str) -> str:
