@@ -147,7 +147,7 @@ class Training:
     control: bool = option(False, "Also trains the fair control: labels alone, teacher's plus student's steps.")
     student_init: str = option("teacher", "Where the student starts: teacher, scratch (as the teacher did), or anything that --init takes.")
     teacher: str = option("", "A trained model to label with and start the student from, in place of training one: a run folder (its student, else teacher, else imported network), a phase in one, or a checkpoint folder.")
-    init_checkpoint: str = option("", "Checkpoint folder of this project that the teacher starts from, heads included.")
+    init_checkpoint: str = option("", "Run folder, phase or checkpoint folder that the teacher starts from, heads included.")
     init: str = option("random", "Backbone weights to start from: random, imagenet, imagenet++, simclr (looked up in --weights_dir), a run folder or a file; see official/models/import_checkpoint.py.")
     weights_dir: str = option("weights", "Where --init=imagenet, imagenet++ and simclr look for <backbone>_<init>.npz.")
     joint_batch_size: int = option(256, "Joint training: pictures of --joint_data per step, over all replicas.", lower=1)

@@ -14,7 +14,7 @@ from official import jobs
 from official.jobs import opening
 from official.data.source import Category, DataError
 from official.experiment import Experiment, experiment_from
-from official.self_training.loop import SelfTraining
+from official.self_training.loop import SelfTraining, load_weights
 from official.tasks.registry import build_task
 from official.training.recovery import find_checkpoint
 from official.training.run_folder import FlagsDiffer
@@ -214,6 +214,22 @@ def test_a_teacher_that_is_there_is_not_trained_again(finished, tmp_path):
     with pytest.raises(ValueError, match=r"knows the classes .*disc.*, the labelled data have \['other'\]"):
         task = build_task(experiment, [Category(1, "other")])
         SelfTraining(task, tiny.experiment(model_dir=str(tmp_path / "c"), teacher=str(folder)), None, None, None, None).train_teacher()
+
+
+def test_a_teacher_may_start_from_a_whole_model(finished, tmp_path):
+    """With a learning rate of zero it ends with the weights that it got, heads included; statistics move."""
+    folder, experiment, summary = finished
+    started = rerun(
+        experiment, job="train", model_dir=str(tmp_path / "a"), init_checkpoint=str(folder), teacher_steps=1, learning_rate=0.0,
+        warmup_steps=0, eval_data="", pictures=0,
+    )  # fmt: skip
+    task = build_task(experiment, tiny.scenes_source().categories)
+    given, found = (load_weights(task, row["checkpoint"]) for row in (summary["student"], started["teacher"]))
+    for a, b in zip(given.trainable_variables, found.trainable_variables):
+        np.testing.assert_array_equal(a, b)
+    with pytest.raises(ValueError, match="no checkpoint in .*nowhere"):
+        rerun(experiment, job="train", model_dir=str(tmp_path / "b"), init_checkpoint=str(tmp_path / "nowhere"))
+    assert not os.path.exists(tmp_path / "b" / "run.json")
 
 
 def test_zero_labels_stop_the_loop(finished, tmp_path):

@@ -25,8 +25,8 @@ def _open_loop(
     experiment: Experiment, folder: RunFolder, strategy: tf.distribute.Strategy, *, unlabeled: bool
 ) -> SelfTraining:
     set_up_runtime(experiment.runtime)
-    if experiment.training.teacher:
-        find_checkpoint(experiment.training.teacher)  # a wrong path must not claim the folder
+    for path in filter(None, (experiment.training.teacher, experiment.training.init_checkpoint)):
+        find_checkpoint(path)  # a wrong one must not claim the folder
     folder.claim(chief=is_chief(strategy))
     with timed(folder, "open_data"):
         labeled, rest = open_training(experiment)

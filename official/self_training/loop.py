@@ -153,9 +153,7 @@ class SelfTraining:
         """
         options = self.experiment.training
         if options.init_checkpoint and not init:
-            return lambda model: restore_checkpoint(
-                tf.train.Checkpoint(model=model), options.init_checkpoint, partial=True
-            )
+            return lambda model: restore_weights(self.task, model, find_checkpoint(options.init_checkpoint))
         init = init or options.init
         if init == "random":
             return None
