@@ -152,11 +152,13 @@ def model_stats(experiment: Experiment) -> dict[str, Any]:
         categories = tuple(Category(i, str(i)) for i in range(count))
     model = build_task(experiment, categories).build_model()
     found = model_statistics(model, experiment.model.image_size)
-    whole = found["parameters"] + found["unused_head_parameters"]
+    unused = ""
+    if found["unused_head_parameters"]:
+        whole = found["parameters"] + found["unused_head_parameters"]
+        unused = f" ({whole / 1e6:.2f} M with EfficientNet's unused classification head, as the paper counts)"
     print(
         f"{experiment.model.backbone}, {len(categories)} classes, {experiment.model.image_size} px: "
-        f"{found['parameters'] / 1e6:.2f} M trainable parameters ({whole / 1e6:.2f} M with EfficientNet's unused "
-        f"classification head, as the paper counts), {found['multiply_adds'] / 1e9:.1f} B multiply-adds"
+        f"{found['parameters'] / 1e6:.2f} M trainable parameters{unused}, {found['multiply_adds'] / 1e9:.1f} B multiply-adds"
     )
     return folder.summarize({"model": found})
 
