@@ -68,21 +68,10 @@ class Segmenter(keras.Model):
         )  # fmt: skip
         images = keras.Input((None, None, 3), name="images")
         features = backbone_features(backbone, images, 3, max_level)
-        if is_pyramid(backbone):
-            maps = features
-        elif pyramid == "nas_fpn":
-            maps = build.nas_fpn(features, pyramid_repeats)
-        elif pyramid == "fpn":
-            maps = build.fpn(features, max_level)
-        else:
-            raise ValueError(f"pyramid={pyramid!r} is unknown; choose nas_fpn or fpn")
+        maps = _pyramid(build, features, backbone, pyramid, pyramid_repeats, max_level)
         raised = [_enlarged(x, 2 ** (level - 2), legacy_resize, f"fusion_up_{level}") for level, x in maps.items()]
         x = keras.layers.Add(name="fusion_sum")(raised) if len(raised) > 1 else raised[0]
-        for i in range(head_convs):
-            x = keras.layers.Conv2D(fpn_filters, 3, padding="same", kernel_initializer=_normal(), name=f"head_conv_{i}")(x)
-            x = build.norm(x, f"head_bn_{i}")
-            x = keras.layers.Activation(activation, name=f"head_act_{i}")(x)
-        x = keras.layers.Conv2D(num_classes, 1, padding="same", kernel_initializer=_normal(), name="classifier")(x)
+        x = _conv(_head(build, x, head_convs), num_classes, 1, "classifier")
         logits = keras.layers.Activation("linear", dtype="float32", name="logits")(x)
         super().__init__(inputs={"images": images}, outputs={"logits": logits}, **kwargs)
         self.backbone, self.num_classes, self.image_size = backbone, num_classes, image_size
@@ -103,9 +92,30 @@ class Segmenter(keras.Model):
         return cls(**{**config, "backbone": backbone})
 
 
+def _pyramid(build: PyramidBuilder, features: dict, backbone: keras.Model, pyramid: str, repeats: int, max_level: int) -> dict:
+    """The maps by level that are fused."""
+    if is_pyramid(backbone):
+        return features
+    if pyramid == "nas_fpn":
+        return build.nas_fpn(features, repeats)
+    if pyramid == "fpn":
+        return build.fpn(features, max_level)
+    raise ValueError(f"pyramid={pyramid!r} is unknown; choose nas_fpn or fpn")
+
+
+def _head(build: PyramidBuilder, x: tf.Tensor, convs: int) -> tf.Tensor:
+    """3x3 convolutions, each with batch norm and activation."""
+    for i in range(convs):
+        x = build.norm(_conv(x, build.filters, 3, f"head_conv_{i}"), f"head_bn_{i}")
+        x = keras.layers.Activation(build.activation, name=f"head_act_{i}")(x)
+    return x
+
+
+def _conv(x: tf.Tensor, filters: int, kernel: int, name: str) -> tf.Tensor:
+    return keras.layers.Conv2D(
+        filters, kernel, padding="same", kernel_initializer=keras.initializers.RandomNormal(0.0, 0.01), name=name
+    )(x)
+
+
 def _enlarged(x: tf.Tensor, factor: int, legacy_resize: bool, name: str) -> tf.Tensor:
     return legacy_upsample(x, factor, name) if legacy_resize else UpsampleBilinear(factor, name=name)(x)
-
-
-def _normal() -> keras.initializers.Initializer:
-    return keras.initializers.RandomNormal(0.0, 0.01)

@@ -1,4 +1,4 @@
-"""SpineNet: the published sizes, and the whole network against a second forward pass."""
+"""SpineNet: the published sizes, stochastic depth, and that its blocks compile."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,6 @@ from official.models.spinenet import Block, SpineNetBackbone, _Builder, _Feature
 from official.models.statistics import model_statistics
 from official.tasks.registry import build_task
 from tests import tiny
-from tests.models.tf1_networks import TOPOLOGY
 
 keras = tf.keras
 SMALL = dict(endpoint_filters=12, filter_scale=0.1, resample_alpha=0.5, repeats=2)
@@ -35,74 +34,10 @@ def levels_of(model, images):
     return keras.Model(model.input, taps)(images)
 
 
-class Reference:
-    """The original's rules, by widths of maps, on the weights of a model."""
-
-    def __init__(self, model):
-        self.weights = {variable.name.split(":")[0]: variable.numpy() for variable in model.variables}
-
-    def conv(self, x, name, stride=1, act=True):
-        kernel = self.weights[f"{name}_conv/kernel"]
-        side = kernel.shape[0]
-        if stride > 1:
-            before = (side - 1) // 2
-            x = tf.pad(x, [[0, 0], [before, side - 1 - before], [before, side - 1 - before], [0, 0]])
-        x = tf.nn.conv2d(x, kernel, stride, "SAME" if stride == 1 else "VALID")
-        gamma, beta, mean, variance = (self.weights[f"{name}_bn/{n}"] for n in ("gamma", "beta", "moving_mean", "moving_variance"))
-        x = gamma * (x - mean) / np.sqrt(variance + 1e-3) + beta
-        return tf.nn.swish(x) if act else x
-
-    def group(self, x, kind, name):
-        for repeat in range(SMALL["repeats"]):
-            part = f"{name}_{repeat}"
-            shortcut = self.conv(x, f"{part}_shortcut", act=False) if f"{part}_shortcut_conv/kernel" in self.weights else x
-            y = self.conv(self.conv(x, f"{part}_1"), f"{part}_2", act=kind == "B")
-            y = self.conv(y, f"{part}_3", act=False) if kind == "B" else y
-            x = tf.nn.swish(y + shortcut)
-        return x
-
-    def resample(self, x, target, name):
-        x, width = self.conv(x, f"{name}_squeeze"), x.shape[2]
-        if width > target:
-            x = self.conv(x, f"{name}_down", stride=2)
-            if width // target > 2:
-                window = 3 if width / target <= 4 else 5
-                x = tf.nn.max_pool2d(x, window, width // target // 2, "SAME")
-        elif width < target:
-            x = tf.repeat(tf.repeat(x, target // width, axis=1), target // width, axis=2)
-        return self.conv(x, f"{name}_match", act=False)
-
-    def __call__(self, images):
-        x = tf.nn.max_pool2d(self.conv(images, "stem", stride=2), 3, 2, "SAME")
-        maps = [self.group(x, "B", "block0")]
-        maps.append(self.group(maps[0], "B", "block1"))
-        used, outputs = [0, 0], {}
-        for spec in TOPOLOGY.replace("\n", " ").split(","):
-            level, kind, first, second, output = spec.split()
-            level, parents, number = int(level), (int(first), int(second)), len(maps)
-            target = -(-images.shape[2] // 2**level)
-            merged = 0.0
-            for place, parent in enumerate(parents):
-                merged += self.resample(maps[parent], target, f"block{number}_parent{place}")
-                used[parent] += 1
-            if output == "O":
-                for i, other in enumerate(maps):
-                    if used[i] == 0 and other.shape[2] == target and other.shape[3] == merged.shape[3]:
-                        merged += other
-                        used[i] += 1
-            maps.append(self.group(tf.nn.swish(merged), kind, f"block{number}"))
-            used.append(0)
-            if output == "O":
-                outputs[level] = maps[-1]
-        return {f"P{level}": self.conv(outputs[level], f"endpoint_{level}") for level in sorted(outputs)}
-
-
-def test_equals_the_second_forward_pass(small):
-    images = tf.random.stateless_normal([2, 256, 256, 3], [1, 2])
-    found, expected = levels_of(small, images), Reference(small)(images)
+def test_levels(small):
+    """Strides 8 to 128; their values are checked against TF1's layers in test_import_released.py."""
+    found = levels_of(small, tf.random.stateless_normal([2, 256, 256, 3], [1, 2]))
     assert [value.shape[1:] for value in found.values()] == [(2 ** (8 - level),) * 2 + (12,) for level in range(3, 8)]
-    for level, value in expected.items():
-        np.testing.assert_allclose(found[level], value, rtol=1e-3, atol=1e-4 * float(tf.reduce_max(tf.abs(value))))
 
 
 def test_every_variable_has_a_part_in_some_level(small):
