@@ -86,8 +86,10 @@ class _Keys:
         """Whether these are labels of that kind, or can be made into them."""
         return bool({"boxes": self.boxes, "masks": self.mask, "classes": self.image_class or self.boxes}[label_kind])
 
-    def decoders(self, tfds) -> dict:
+    def decoders(self) -> dict:
         """Pictures and masks stay encoded."""
+        import tensorflow_datasets as tfds
+
         return {key: tfds.decode.SkipDecoding() for key in ("image", self.mask) if key}
 
 
@@ -104,15 +106,11 @@ def _read_rows(
     info, split: str, keys: _Keys, labeled: bool, max_pixels: int, report: InputReport
 ) -> tuple[list[str], list[dict], list[tuple]]:
     """Paths of the files, one dict per usable picture, and its (file number, offset, length)."""
-    import tensorflow_datasets as tfds
-
-    instructions = info.splits[split].file_instructions
+    decoders, instructions = keys.decoders(), info.splits[split].file_instructions
     paths = [instruction.filename for instruction in instructions]
     rows, places = [], []
     for file_number, number, offset, length in _places(instructions):
-        example = info.features.deserialize_example(
-            _payload(paths[file_number], offset, length), decoders=keys.decoders(tfds)
-        )
+        example = info.features.deserialize_example(_payload(paths[file_number], offset, length), decoders=decoders)
         row = _row(example, keys.boxes if labeled else None, f"{paths[file_number]}@{number}")
         row["class"] = int(example[keys.image_class]) if keys.image_class else -1
         row = _with_size(row, max_pixels, report)
@@ -171,9 +169,7 @@ class _Reader:
     """Pictures and masks by index, inside a data pipeline."""
 
     def __init__(self, read_record, features, keys: _Keys):
-        import tensorflow_datasets as tfds
-
-        self.keys, decoders = keys, keys.decoders(tfds)
+        self.keys, decoders = keys, keys.decoders()
         self.example = lambda index: features.deserialize_example(read_record(index), decoders=decoders)
 
     def image(self, index: tf.Tensor) -> tf.Tensor:

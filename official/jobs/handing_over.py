@@ -42,7 +42,8 @@ def export_once(
     temporary, old = f"{folder}.tmp{os.getpid()}", f"{folder}.old{os.getpid()}"
     files = {kind: os.path.relpath(path, temporary) for kind, path in task.export(load(), temporary).items()}
     write_json(os.path.join(temporary, NOTE), {"key": key, "weights_sha256": weights_sha256, "files": files})
-    sync_folder(temporary)
+    for part, _, _ in os.walk(temporary):
+        sync_folder(part)
     if os.path.isdir(folder):
         os.replace(folder, old)
     os.replace(temporary, folder)

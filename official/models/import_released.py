@@ -25,7 +25,6 @@ from official.models.import_efficientnet import model_name, tf1_names
 from official.models.weights import Weights, WeightsError, epsilon_of, numbered_table, variable_name
 
 keras = tf.keras
-DETECTOR, SEGMENTER = "retinanet/class_net/class-predict/kernel", "segmentation/conv2d/kernel"
 SPINENET = "spinenet/conv2d/kernel"
 _BLOCK_PARTS = ("shortcut", "1", "2", "3")
 _RESAMPLE_PARTS = ("squeeze", "down", "match")
@@ -95,10 +94,14 @@ def read_backbone(path: str, reader, backbone: keras.Model) -> Weights:
     Raises:
       WeightsError: the backbone is another.
     """
+    return _read(reader, _spinenet_names(path, backbone), f"SpineNet checkpoint {path}", epsilon_of(backbone))
+
+
+def _spinenet_names(path: str, backbone: keras.Model) -> dict[str, str]:
     names = [variable_name(v) for v in backbone.variables]
     if "endpoint_3_conv/kernel" not in names:
         raise WeightsError(f"{path} is of a SpineNet; it needs --backbone=spinenet-49 (or -49s, -96, -143, -190)")
-    return _read(reader, spinenet_table(names), f"SpineNet checkpoint {path}", epsilon_of(backbone))
+    return spinenet_table(names)
 
 
 def read_network(path: str, reader, model: keras.Model, class_ids: Sequence[int]) -> Weights:
@@ -113,20 +116,16 @@ def read_network(path: str, reader, model: keras.Model, class_ids: Sequence[int]
       WeightsError: another kind of network, or too few classes in the file.
     """
     there = reader.get_variable_to_shape_map()
-    names = [variable_name(v) for v in model.variables]
-    own = [variable_name(v) for v in model.backbone.variables]
-    table = heads_table([name for name in names if name not in set(own)])
+    table = heads_table([variable_name(v) for v in model.variables])
     if SPINENET in there:
-        table.update(spinenet_table(own))
+        table.update(_spinenet_names(path, model.backbone))
     else:
         table.update(tf1_names(model.backbone, model_name(path, there)))
     weights = _read(reader, table, f"checkpoint {path}", epsilon_of(model))
-    if DETECTOR not in there:
-        return weights
-    anchors = int(there["retinanet/box_net/box-predict/bias"][0]) // 4
-    for part in ("kernel", "bias"):
-        name = f"classification_predictor/{part}"
-        weights.values[name] = _chosen_classes(weights.values[name], anchors, class_ids, path)
+    for name in ("classification_predictor/kernel", "classification_predictor/bias"):
+        if name in weights.values:
+            anchors = weights.values["box_predictor/bias"].shape[0] // 4
+            weights.values[name] = _chosen_classes(weights.values[name], anchors, class_ids, path)
     return weights
 
 

@@ -17,6 +17,7 @@ from tests import tiny
 keras = tf.keras
 SMALL = dict(endpoint_filters=12, filter_scale=0.1, resample_alpha=0.5, repeats=2)
 
+
 @pytest.fixture(scope="module")
 def small():
     keras.utils.set_random_seed(0)
@@ -90,7 +91,7 @@ def test_sizes_and_levels_that_do_not_fit(small):
         RetinaNet(small, 5, image_size=256, max_level=8)
 
 
-# Parameters (with batch norm's statistics) and multiply-adds of the paper's Table 5 (67 M, 524 B; 164 M, 1885 B); SpineNet-49 and
+# Trainable parameters and multiply-adds of the paper's Table 5 (67 M, 524 B; 164 M, 1885 B); SpineNet-49 and
 # the first decimals are those of Tables 2 and 3 of arXiv 1912.05027. All count the original's 91 outputs per anchor.
 @pytest.mark.parametrize(
     "name, size, head, parameters, multiply_adds",
