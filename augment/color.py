@@ -124,8 +124,8 @@ def invert(image: tf.Tensor) -> tf.Tensor:
 def solarize(image: tf.Tensor, threshold: int) -> tf.Tensor:
     """Inverts pixels at or above `threshold`; 256 inverts none.
 
-    The original compares in uint8, where 256 may wrap; here it is what it was meant to be, the
-    identity. Source: AA:245-249.
+    The original's threshold is a uint8, in which 256 is 0; `augment.ops` says which one a level means.
+    Source: AA:245-249.
     """
     if threshold >= 256:
         return image

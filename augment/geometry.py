@@ -5,9 +5,12 @@ pixels) with per-box columns, and "mask" uint8 [H, W]. The output keeps the pict
 are sampled by their nearest neighbour; what comes from outside is `Settings.fill` in the picture
 and `Settings.ignore_label` in the mask.
 
-tensorflow-addons' `translate` and `rotate` give the same pixels (a test compares them), but copy an
-extra channel around to know what came from outside; here translation is a slice and a pad, shear
-and rotation gather whole pixels by index, at a third of the cost of the projective-transform op.
+Not by tensorflow-addons' `translate`, `transform` and `rotate`, which the original's `contrib.image` became: with the
+channel that the original carries along to know what came from outside they take 8.6 ms where this takes 0.2 to 1.5
+(640 x 480 pixels, one core; `python -m benchmarks.augmentation --profile`), which would add 86 % to the cost of an S4
+image; the op beneath them alone takes 3.3 ms and would add a quarter. Here translation is a slice and a pad, shear and
+rotation gather whole pixels by index. Source positions are computed in that op's order, in float32, and
+rounded as it rounds (halves away from zero), so the pixels are its pixels; tests compare them.
 keras-cv's layers interpolate, mirror at the border and cannot move boxes along.
 
 Source: tensorflow/tpu models/official/detection/utils/autoaugment_utils.py:787-1027, 1173-1216.
@@ -39,9 +42,11 @@ class Settings:
         its size (a translation by 250 pixels empties a small one). Above 0 they are meant for
         pictures whose longer side is this, and scale with the picture.
       bbox_cutout_fraction: of the box, at level 10.
-      weakening: True is the original's quirk: Solarize and Posterize weaken as the level grows
-        (at level 10 Solarize does nothing). False turns them round: threshold 256 - 25.6 level,
-        bits 8 - 0.4 level.
+      solarize_posterize: "original" is the original with its quirks: both weaken as the level grows, and their
+        arguments wrap in uint8 (Solarize's threshold at levels 10 and 15 is 0 and 128: the whole picture is
+        inverted, or its brighter half; Posterize at 27 keeps one bit). "weakening" does without the wrapping
+        (threshold at most 256, which inverts nothing, and at most 8 bits). "strengthening" turns them
+        round as well: threshold 256 - 25.6 level, bits 8 - 0.4 level.
       contrast_true_mean: see `augment.color.contrast`.
       exact_boxes: False is the original: box corners are cut to whole pixels before and after, and
         a box that leaves the picture stays as a sliver at the border. True: corners stay exact and
@@ -56,10 +61,9 @@ class Settings:
     translate_bbox_const: float = 120.0
     reference_size: int = 0
     bbox_cutout_fraction: float = 0.75
-    weakening: bool = True
+    solarize_posterize: str = "original"
     contrast_true_mean: bool = False
     exact_boxes: bool = False
-
 
     def pixels(self, constant: float, level: float, size: tf.Tensor) -> tf.Tensor:
         """Float32 scalar: a constant in pixels at a level (of 10), for a picture of (height, width) `size`."""
@@ -76,14 +80,14 @@ IMAGE_SETTINGS = Settings(cutout_const=40.0, translate_const=100.0)  # of the si
 
 
 def shift_pixels(image: tf.Tensor, rows: tf.Tensor, columns: tf.Tensor, fill: int) -> tf.Tensor:
-    """Output (y, x) reads (y + rows, x + columns); [H, W, C] of any dtype, whole pixels."""
+    """Output (y, x) reads the pixel nearest to (y + rows, x + columns); [H, W, C] of any dtype, float32 scalars."""
     shape = tf.shape(image)
-    limit = shape[:2]
-    offset = tf.stack([rows, columns])
-    low = tf.clip_by_value(offset, 0, limit)
-    high = tf.clip_by_value(limit + offset, 0, limit)
-    high = tf.maximum(high, low)
-    before = tf.clip_by_value(-offset, 0, limit)
+    limit, offset = shape[:2], tf.stack([rows, columns])
+    whole = tf.cast(tf.floor(offset + 0.5), tf.int32)  # a half is rounded up wherever the source lies inside
+    # The first output whose source lies inside: above -0.5, since -0.5 itself is rounded away from zero.
+    before = tf.clip_by_value(tf.cast(tf.floor(-offset - 0.5), tf.int32) + 1, 0, limit)
+    low = tf.clip_by_value(before + whole, 0, limit)
+    high = tf.maximum(tf.clip_by_value(limit + whole, 0, limit), low)
     kept = image[low[0] : high[0], low[1] : high[1]]
     after = limit - before - (high - low)
     paddings = tf.concat([tf.stack([before, after], axis=1), [[0, 0]]], axis=0)
@@ -106,10 +110,10 @@ def shear_pixels(image: tf.Tensor, slope: tf.Tensor, fill: int, *, axis: str) ->
     """axis "x": output (y, x) reads (y, x + slope * y); axis "y": (y + slope * x, x)."""
     rows, columns = _grid(image)
     if axis == "x":
-        columns = columns + _nearest(slope * tf.cast(rows, tf.float32))
+        columns = _nearest(tf.cast(columns, tf.float32) + slope * tf.cast(rows, tf.float32))
         rows = tf.broadcast_to(rows, tf.shape(columns))
     else:
-        rows = rows + _nearest(slope * tf.cast(columns, tf.float32))
+        rows = _nearest(slope * tf.cast(columns, tf.float32) + tf.cast(rows, tf.float32))
         columns = tf.broadcast_to(columns, tf.shape(rows))
     return warp_pixels(image, rows, columns, fill)
 
@@ -119,11 +123,11 @@ def rotate_pixels(image: tf.Tensor, degrees: tf.Tensor, fill: int) -> tf.Tensor:
     angle = degrees * (math.pi / 180.0)
     cos, sin = tf.cos(angle), tf.sin(angle)
     rows, columns = (tf.cast(part, tf.float32) for part in _grid(image))
-    centre_y = (tf.cast(tf.shape(image)[0], tf.float32) - 1.0) / 2.0
-    centre_x = (tf.cast(tf.shape(image)[1], tf.float32) - 1.0) / 2.0
-    rows, columns = rows - centre_y, columns - centre_x
-    source_x = _nearest(cos * columns + (centre_x - sin * rows))
-    source_y = _nearest(sin * columns + (centre_y + cos * rows))
+    height, width = tf.unstack(tf.cast(tf.shape(image)[:2], tf.float32) - 1.0)
+    offset_x = (width - (cos * width - sin * height)) / 2.0
+    offset_y = (height - (sin * width + cos * height)) / 2.0
+    source_x = _nearest(cos * columns + -sin * rows + offset_x)
+    source_y = _nearest(sin * columns + cos * rows + offset_y)
     return warp_pixels(image, source_y, source_x, fill)
 
 
@@ -134,7 +138,11 @@ def _grid(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def _nearest(value: tf.Tensor) -> tf.Tensor:
-    return tf.cast(tf.floor(value + 0.5), tf.int32)
+    """Int32; halves away from zero where the result is 0 or more (below, what it reads lies outside anyway).
+
+    0.49999997 is the float32 before one half: with 0.5 the number just below a half would be rounded up.
+    """
+    return tf.cast(tf.floor(value + 0.49999997), tf.int32)
 
 
 # --- boxes -----------------------------------------------------------------------------------------
@@ -194,11 +202,10 @@ def _on_pixels(example: dict, function: Callable, settings: Settings) -> dict:
 
 def translate(example: dict, pixels: tf.Tensor, settings: Settings = Settings(), *, axis: str) -> dict:
     """Output reads `pixels` further along the axis: contents move left ("x") or up ("y") for pixels > 0."""
-    whole = _nearest(pixels)
-    zero = tf.zeros([], tf.int32)
-    rows, columns = (zero, whole) if axis == "x" else (whole, zero)
+    pixels = tf.cast(pixels, tf.float32)
+    rows, columns = (0.0, pixels) if axis == "x" else (pixels, 0.0)
     moved = _on_pixels(example, lambda image, fill: shift_pixels(image, rows, columns, fill), settings)
-    distance = tf.cast(whole if settings.exact_boxes else tf.cast(pixels, tf.int32), tf.float32)
+    distance = tf.floor(pixels + 0.5) if settings.exact_boxes else _truncate(pixels)
     if axis == "x":
         return move_boxes(moved, lambda y, x: (y, x - distance), settings)
     return move_boxes(moved, lambda y, x: (y - distance, x), settings)

@@ -50,8 +50,8 @@ def resize_and_crop(
 ) -> Example:
     """Scales to fit s * output_size with s ~ U[jitter_min, jitter_max], crops, pads bottom and right.
 
-    The aspect ratio is kept. The crop's offset is random, and quadratic in its draw, only along an
-    axis that is longer than the output. With jitter 1..1 nothing is random and `key` may be None.
+    The aspect ratio is kept. The crop's offset is random, uniform in the room that there is, one draw
+    each for y and x, only along an axis that is longer than the output. With jitter 1..1 nothing is random and `key` may be None.
 
     Args:
       example: see the head of this module.
@@ -103,7 +103,7 @@ def _placement(image, key, output_size, jitter_min, jitter_max) -> tuple[tf.Tens
         target = tf.round((jitter_min + (jitter_max - jitter_min) * draws[0]) * desired)
     scaled = tf.maximum(tf.round(tf.reduce_min(target / size) * size), 1.0)
     if active:
-        offset = tf.cast(tf.maximum(scaled - desired, 0.0) * draws[1:] ** 2, tf.int32)
+        offset = tf.cast(tf.maximum(scaled - desired, 0.0) * draws[1:], tf.int32)
     return tf.cast(scaled, tf.int32), offset
 
 

@@ -26,12 +26,16 @@ def _enhance_factor(level: float) -> float:
 
 def _solarize_threshold(level: float, settings: Settings) -> int:
     threshold = int(256 * level / MAX_LEVEL)
-    return min(max(threshold if settings.weakening else 256 - threshold, 0), 256)
+    if settings.solarize_posterize == "original":
+        return threshold % 256  # the original compares in uint8
+    return min(max(threshold if settings.solarize_posterize == "weakening" else 256 - threshold, 0), 256)
 
 
 def _posterize_bits(level: float, settings: Settings) -> int:
     bits = int(4 * level / MAX_LEVEL)
-    return min(max(bits if settings.weakening else 8 - bits, 0), 8)
+    if settings.solarize_posterize == "original":
+        return bits if bits <= 8 else 0  # a shift by 8 - bits < 0 is one by 247 or more in uint8
+    return min(max(bits if settings.solarize_posterize == "weakening" else 8 - bits, 0), 8)
 
 
 def _signed(value: float | tf.Tensor, key: tf.Tensor) -> tf.Tensor:

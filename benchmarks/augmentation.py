@@ -20,6 +20,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras_cv  # noqa: E402
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
+import tensorflow_addons as tfa  # noqa: E402
 
 import augment  # noqa: E402
 from augment import ops  # noqa: E402
@@ -127,6 +128,25 @@ def pipelines(source: Source) -> dict[str, callable]:
     return found
 
 
+# What the original's geometric operations call; constants of level 10.
+ADDONS = {
+    "TranslateX": lambda image, sign: tfa.image.translate(image, [-sign * 250.0, 0.0]),
+    "ShearX": lambda image, sign: tfa.image.transform(image, tf.stack([1.0, sign * 0.3, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0])),
+    "Rotate": lambda image, sign: tfa.image.rotate(image, sign * np.pi / 6),
+}
+
+
+def _by_addons(function, image: tf.Tensor):
+    """As the original does: a channel of ones goes along, and where it comes back as 0 the pixel is from outside."""
+
+    def run(key):
+        sign = tf.cast(key[1] % 2 * 2 - 1, tf.float32)
+        moved = function(tf.concat([image, tf.ones_like(image[..., :1])], axis=-1), sign)
+        return tf.where(moved[..., 3:] == 0, tf.constant(128, tf.uint8), moved[..., :3])
+
+    return run
+
+
 def profile(source: Source) -> None:
     """Milliseconds on one core for decoding, every operation of S4 and the crop."""
     image = source.read_image(tf.constant(0, tf.int64))
@@ -137,6 +157,7 @@ def profile(source: Source) -> None:
         return lambda key: ops.apply(example, name, level=10.0, key=key)["image"]
 
     cases = {name: operation(name) for name in BOX_OPERATIONS}
+    cases |= {f"{name}, tensorflow-addons": _by_addons(function, image) for name, function in ADDONS.items()}
     cases["decode"] = lambda key: source.read_image(tf.constant(0, tf.int64))
     cases["jitter, crop and pad"] = lambda key: crop.augment(example, key, output_size=SIZE)["image"]
     cases["the same, normalised"] = lambda key: crop.augment(example, key, output_size=SIZE, normalization=NORMALIZATION)["image"]

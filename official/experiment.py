@@ -86,7 +86,7 @@ class Augment:
     randaugment_magnitude: float = option(10.0, "RandAugment's level, 10 is the top of the scale (the paper: 10; ResNet-101: 15).", lower=0.0)
     randaugment_ops: str = option("auto", "Ten operations for boxes, or sixteen for images; auto: by task.", choices=("auto", "boxes", "image"))
     augment_reference_size: int = option(0, "0: Translate and Cutout move whole pixels of the stored picture (the original). N: meant for pictures with a longer side of N, scaled for others.", lower=0)
-    solarize_posterize: str = option("weakening", "With the level these two weaken (the original's quirk) or strengthen.", choices=("weakening", "strengthening"))
+    solarize_posterize: str = option("original", "With the level these two weaken, and wrap in uint8 (Solarize at 10 inverts all), as in the original; weakening: without the wrapping; or strengthening.", choices=("original", "weakening", "strengthening"))
     contrast_grey: str = option("pixel_count", "What Contrast blends with: pixels / 256 (the original's quirk) or the mean.", choices=("pixel_count", "mean"))
     box_rounding: str = option("original", "Boxes in geometric operations: whole pixels, a sliver stays of a box that leaves; or exact.", choices=("original", "exact"))
     smallest_crop: float = option(0.08, "Classification, contrastive: share of the picture that a random crop has at least.", lower=0.001, upper=1.0)

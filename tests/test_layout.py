@@ -23,6 +23,7 @@ FLOORS = {
     "official.data": 3,
     "official.experiment": 2,
     "official.files": 2,
+    "official.hashing": 2,
     "augment": 2,
     "losses": 2,
 }

@@ -1,14 +1,13 @@
 """tf.data pipelines whose order and draws are pure functions of (seed, step).
 
 Training reads position p = step * batch + k. Epoch e = p // n is a permutation of the source keyed
-by (seed, stream, e); picture and augmentation follow from (seed, stream, e, picture). A resumed run
+by the hash of (seed, stream, e); augmentation draws from the hash of (seed, stream, e, image). A resumed run
 starts at its step and needs no iterator state, and neither threads nor replicas change a number.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import zlib
 from typing import Callable, Iterator
 
 import numpy as np
@@ -16,6 +15,7 @@ import tensorflow as tf
 
 from augment import Policy
 from augment.jitter import resize_and_crop, select_boxes
+from official import hashing
 from official.data.example import NORMALIZATION, pad_rows
 from official.data.source import Annotations, Source
 
@@ -30,16 +30,14 @@ class Worker:
 
 
 def permuted(position: tf.Tensor, size: int, seed: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """(epoch, picture) of a global position, int64 scalars; every epoch is a permutation of `size`."""
+    """(epoch, image) of a global position, int64; every epoch is another permutation of `size`; see official/hashing.py."""
     epoch, offset = position // size, position % size
-    key = tf.stack([tf.constant(seed, tf.int64), epoch])
-    picture = tf.random.experimental.index_shuffle(offset, key, tf.constant(size - 1, tf.int64))
-    return epoch, picture
+    return epoch, hashing.permuted(offset, size, seed, epoch)
 
 
 def stream_seed(seed: int, stream: str) -> int:
-    """A seed for one stream of one run, below 2^31."""
-    return zlib.crc32(f"{seed}/{stream}".encode()) & 0x7FFFFFFF
+    """A seed for one stream of one run, below 2^63."""
+    return hashing.named_seed(seed, stream)
 
 
 def example_reader(source: Source) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
@@ -105,7 +103,7 @@ def training_dataset(
     def load(number):
         step, place = number // own + start_step, number % own
         epoch, picture = permuted(step * batch_size + worker.index * own + place, len(source), key_seed)
-        key = tf.cast(tf.stack([key_seed + epoch * 1_000_003, picture]) % 2**31, tf.int32)
+        key = tf.bitcast(tf.stack([hashing.hashed(key_seed, epoch, picture, word) for word in (0, 1)]), tf.int32)
         return prepare({**read(picture), "step": step}, key)
 
     dataset = tf.data.Dataset.range(np.iinfo(np.int64).max // 2**20)

@@ -70,7 +70,7 @@ def _settings(options: Augment, operations: str) -> Settings:
     return dataclasses.replace(
         SETS[operations][1] if layers > 0 else Settings(),
         reference_size=options.augment_reference_size,
-        weakening=options.solarize_posterize == "weakening",
+        solarize_posterize=options.solarize_posterize,
         contrast_true_mean=options.contrast_grey == "mean",
         exact_boxes=options.box_rounding == "exact",
     )

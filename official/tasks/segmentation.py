@@ -151,13 +151,11 @@ class SegmentationTask(Task):
         and its probability are kept. Source: paper section 3.2 (scales, threshold); fusion is A11.
         """
         options, size = self.experiment.pseudo_labels, self.experiment.model.image_size
-        stride = 2**self.experiment.model.max_level
-        sides = [max(stride, round(s * size / stride) * stride) for s in parse_scales(options.label_scales)]
-        legacy = self.experiment.data.legacy_resize
-        probabilities_of = averaging_function(model, size, options.label_flip, legacy)
+        sides = [max(1, round(scale * size)) for scale in parse_scales(options.label_scales)]
         streams = [self._batches(source, first, last, size=side) for side in sides]
+        functions = [self._probabilities_at(model, side) for side in sides]
         for batches in zip(*streams):
-            total = sum(probabilities_of(batch["images"]) for batch in batches) / len(batches)
+            total = sum(of(batch["images"]) for of, batch in zip(functions, batches)) / len(batches)
             winner, best = tf.argmax(total, axis=-1).numpy(), tf.reduce_max(total, axis=-1).numpy()
             for i, index in enumerate(batches[0]["index"].numpy()):
                 if index >= 0:
@@ -166,6 +164,13 @@ class SegmentationTask(Task):
                         "mask": winner[i, :height, :width].astype(np.uint8),
                         "score": stored_score(best[i, :height, :width]),
                     }
+
+    def _probabilities_at(self, model: Segmenter, side: int):
+        options = self.experiment
+        return probabilities_function(
+            model, side=side, size=options.model.image_size, multiple=2**options.model.max_level,
+            flip=options.pseudo_labels.label_flip, legacy_resize=options.data.legacy_resize,
+        )  # fmt: skip
 
     def write_predictions(self, source: Source, found: Iterable[dict], output: str) -> dict[str, Any]:
         """`masks/` with palette PNGs of class indices, and `drawn/`."""
@@ -217,23 +222,39 @@ def parse_scales(text: str) -> list[float]:
     return scales
 
 
-def averaging_function(model: Segmenter, size: int, flip: bool, legacy_resize: bool):
-    """A compiled function: images of any side -> probabilities [B, size, size, C], mirrored ones averaged in."""
+def probabilities_function(model: Segmenter, *, side: int, size: int, multiple: int, flip: bool, legacy_resize: bool):
+    """A compiled function: normalised images [B, side, side, 3] -> probabilities [B, size, size, C].
+
+    The network takes sides that are a multiple of its coarsest stride: images are padded at the bottom and
+    right with the mean colour, and the padding is cut off the probabilities again, so that any scale is the scale it says.
+
+    Args:
+      multiple: the coarsest stride.
+      flip: averages with the probabilities of the mirrored images.
+      legacy_resize: probabilities are resized as TF1 did.
+    """
     kept = model.__dict__.setdefault("_functions", {})
-    if (size, flip, legacy_resize) not in kept:
+    key = (side, size, multiple, flip, legacy_resize)
+    if key not in kept:
+        missing = -side % multiple
 
         def probabilities(images):
-            logits = model({"images": images}, training=False)["logits"]
-            return resize_logits(tf.nn.softmax(logits), [size, size], legacy_resize=legacy_resize)
+            padded = tf.pad(images, [[0, 0], [0, missing], [0, missing], [0, 0]])
+            found = tf.nn.softmax(model({"images": padded}, training=False)["logits"])
+            if side % STRIDE:  # the border runs through a cell: it can be cut in pixels alone
+                found = resize_logits(found, [side + missing] * 2, legacy_resize=legacy_resize)[:, :side, :side]
+            else:
+                found = found[:, : side // STRIDE, : side // STRIDE]
+            return resize_logits(found, [size, size], legacy_resize=legacy_resize)
 
         def average(images):
             found = probabilities(images)
-            if flip:  # a picture smaller than the input stands at its left, so the whole input is mirrored
+            if flip:  # an image smaller than the input stands at its left, so the whole input is mirrored
                 found = 0.5 * (found + tf.reverse(probabilities(tf.reverse(images, [2])), [2]))
             return found
 
-        kept[size, flip, legacy_resize] = spread(model, average)
-    return kept[size, flip, legacy_resize]
+        kept[key] = spread(model, average)
+    return kept[key]
 
 
 @functools.partial(tf.function, reduce_retracing=True)

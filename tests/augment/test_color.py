@@ -68,18 +68,31 @@ def test_posterize_to_no_bits_keeps_one_as_tensorflow_shifts_do():
     assert color.posterize(tf.constant([[[127, 128, 255]]], tf.uint8), 0).numpy().tolist() == [[[0, 128, 128]]]
 
 
-def test_solarize_and_posterize_weaken_or_strengthen():
-    def changed(name, level, **settings):
-        example = ops.apply({"image": IMAGE}, name, level=level, key=tf.constant([0, 0]), settings=Settings(**settings))
-        return np.abs(example["image"].numpy().astype(int) - IMAGE.numpy()).sum()
+def at_level(name, level, **settings):
+    example = ops.apply({"image": IMAGE}, name, level=level, key=tf.constant([0, 0]), settings=Settings(**settings))
+    return example["image"].numpy()
 
-    for name in ("Solarize", "Posterize"):
-        original = [changed(name, level) for level in (2.0, 6.0, 10.0)]
-        turned = [changed(name, level, weakening=False) for level in (0.0, 6.0, 10.0)]
-        assert original == sorted(original, reverse=True) and turned == sorted(turned)
-        assert turned[0] == 0 < turned[2]
-    assert changed("Solarize", 10.0) == 0  # the threshold is 256: nothing
-    assert changed("Solarize", 15.0) == 0
+
+@pytest.mark.parametrize("name", ["Solarize", "Posterize"])
+def test_solarize_and_posterize_weaken_or_strengthen(name):
+    def changed(level, way):
+        return np.abs(at_level(name, level, solarize_posterize=way).astype(int) - IMAGE.numpy()).sum()
+
+    weakening = [changed(level, "weakening") for level in (2.0, 6.0, 10.0)]
+    strengthening = [changed(level, "strengthening") for level in (0.0, 6.0, 10.0)]
+    assert weakening == sorted(weakening, reverse=True) and strengthening == sorted(strengthening)
+    assert strengthening[0] == 0 < strengthening[2]
+    if name == "Solarize":
+        assert changed(10.0, "weakening") == changed(15.0, "weakening") == 0  # no threshold above 256
+
+
+def test_levels_that_wrap_in_uint8():
+    """Threshold 256 is 0 and 384 is 128; Posterize shifts by 8 - 10 bits, which keeps one."""
+    pixels = IMAGE.numpy()
+    np.testing.assert_array_equal(at_level("Solarize", 10.0), 255 - pixels)
+    np.testing.assert_array_equal(at_level("Solarize", 15.0), np.where(pixels < 128, pixels, 255 - pixels))
+    np.testing.assert_array_equal(at_level("Posterize", 27.0), pixels & 128)
+    np.testing.assert_array_equal(at_level("Posterize", 27.0, solarize_posterize="weakening"), pixels)
 
 
 @pytest.mark.parametrize("name", ["equalize", "autocontrast", "invert"])

@@ -52,7 +52,7 @@ def test_constants_follow_the_set_of_operations():
     assert settings(augment="s4").cutout_const == 40 and settings(augment="s3").cutout_const == 100
     assert settings(augment="s4", randaugment_ops="boxes").translate_const == 250
     assert settings(augment="s3", box_rounding="exact").exact_boxes and not settings(augment="s3").exact_boxes
-    assert not settings(augment="s2", solarize_posterize="strengthening").weakening
+    assert settings(augment="s2", solarize_posterize="weakening").solarize_posterize == "weakening"
 
 
 def test_the_student_may_have_another_preset(monkeypatch):

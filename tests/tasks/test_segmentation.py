@@ -13,7 +13,7 @@ from official.experiment import experiment_from
 from official.self_training.label_store import LabelError, LabelStore
 from official.self_training.labeler import label_source
 from official.tasks.registry import build_task
-from official.tasks.segmentation import parse_scales
+from official.tasks.segmentation import parse_scales, probabilities_function
 from tests import tiny
 
 
@@ -69,6 +69,51 @@ def test_one_scale_is_the_plain_prediction_and_scales_are_averaged(setting):
     assert any((a != b["score"]).any() for a, b in zip(several, single.label(model, source, 0, 3)))
     mirrored = build_task(tiny.experiment(task="segmentation", label_scales="1", label_flip=True), source.categories)
     assert len(list(mirrored.label(model, source, 0, 2))) == 2
+
+
+class Brightness(tf.Module):
+    """A segmenter with two classes whose logits are the mean of the red and of the green channel in every cell of 4 x 4."""
+
+    distribute_strategy = tf.distribute.get_strategy()
+
+    def __init__(self):
+        super().__init__()
+        self.sides = []
+
+    def __call__(self, inputs, training):
+        self.sides.append(inputs["images"].shape[1])
+        return {"logits": tf.nn.avg_pool2d(inputs["images"][..., :2], 4, 4, "VALID")}
+
+
+@pytest.mark.parametrize("side, padded", [(24, 32), (32, 32), (40, 64), (17, 32), (56, 64)])
+@pytest.mark.parametrize("flip", [False, True])
+def test_every_scale_is_the_scale_it_says(side, padded, flip):
+    """An image of two halves (left: class 0, right: class 1) at any side gives halves of the output, wherever the padding ends.
+
+    By hand: logits 4 and 0 in the left half make 1 / (1 + e^-4) = 0.982; between the halves bilinear.
+    """
+    model, size = Brightness(), 32
+    columns = np.arange(side)
+    image = np.zeros((1, side, side, 3), np.float32)
+    image[..., 0], image[..., 1] = 4.0 * (columns < side / 2), 4.0 * (columns >= side / 2)
+    found = probabilities_function(model, side=side, size=size, multiple=32, flip=flip, legacy_resize=False)(image).numpy()
+    assert set(model.sides) == {padded} and found.shape == (1, size, size, 2)
+    cell = 4 * size / side  # pixels of the output that blend at the border of two cells
+    left, right = int(size / 2 - cell), int(np.ceil(size / 2 + cell))
+    edge = size - int(np.ceil(cell)) if side % 4 or flip else size  # a cell that is part padding
+    np.testing.assert_allclose(found[0, :edge, int(flip) * (size - edge) : left, 0], 1 / (1 + np.exp(-4)), atol=1e-5)
+    np.testing.assert_allclose(found[0, :edge, right:edge, 1], 1 / (1 + np.exp(-4)), atol=1e-5)
+    np.testing.assert_allclose(found.sum(-1), 1.0, atol=1e-5)
+
+
+def test_six_scales_are_six_inputs(setting, monkeypatch):
+    """0.5 ... 1.75 of 64 pixels on a pyramid to stride 8: no two are the same, and none is rounded to another."""
+    _, model, source = setting
+    task = build_task(tiny.experiment(task="segmentation", label_scales="0.5,0.75,1,1.25,1.5,1.75"), source.categories)
+    read = []
+    monkeypatch.setattr(task, "_batches", lambda *args, size: read.append(size) or iter(()))
+    list(task.label(model, source, 0, 1))
+    assert read == [32, 48, 64, 80, 96, 112]
 
 
 def test_masks_in_the_label_store(setting, tmp_path):
