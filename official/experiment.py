@@ -142,6 +142,12 @@ class Training:
 
     batch_size: int = option(256, "Human-labelled pictures per step, over all replicas.", lower=1)
     pseudo_batch_size: int = option(256, "Pseudo-labelled pictures per student step, over all replicas.", lower=1)
+    teacher_batch_size: int = option(
+        0,
+        "Human-labelled images per step of the teacher, and of the control, which is the teacher's recipe "
+        "for longer; 0: --batch_size.",
+        lower=0,
+    )
     teacher_steps: int = option(45_000, "Steps of the teacher.", lower=1)
     student_steps: int = option(45_000, "Steps of the student.", lower=1)
     control: bool = option(False, "Also trains the fair control: labels alone, teacher's plus student's steps.")

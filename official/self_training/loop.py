@@ -51,7 +51,7 @@ class SelfTraining:
         if self.experiment.training.teacher:
             return self._given_teacher(find_checkpoint(self.experiment.training.teacher))
         steps = self.experiment.training.teacher_steps
-        return self._run(Phase("teacher", steps, self.labeled, joint=self.joint), self._initial_weights("teacher"))
+        return self._run(self._supervised("teacher", steps), self._initial_weights("teacher"))
 
     def _given_teacher(self, checkpoint: str) -> dict[str, Any]:
         """The result of a teacher that nobody has to train.
@@ -83,10 +83,16 @@ class SelfTraining:
             raise ValueError(f"--teacher: {run} knows the classes {known}, the labelled data have {wanted}")
 
     def train_control(self) -> dict[str, Any]:
-        """Trains on labels alone for as long as teacher and student together."""
+        """Trains on labels alone by the teacher's recipe, for teacher's plus student's steps."""
         options = self.experiment.training
         steps = options.teacher_steps + options.student_steps
-        return self._run(Phase("control", steps, self.labeled, joint=self.joint), self._initial_weights("control"))
+        return self._run(self._supervised("control", steps), self._initial_weights("control"))
+
+    def _supervised(self, name: str, steps: int) -> Phase:
+        """A phase on labels alone; teacher and control take one batch size: they differ in length alone."""
+        own = self.experiment.training.teacher_batch_size > 0
+        flag = "teacher_batch_size" if own else "batch_size"
+        return Phase(name, steps, self.labeled, joint=self.joint, batch_flag=flag)
 
     def make_labels(self, checkpoint: str) -> dict[str, Any] | None:
         """Labels the unlabelled pictures with the model in a checkpoint folder; returns the manifest."""

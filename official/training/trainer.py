@@ -45,6 +45,7 @@ class Phase:
       pseudo: the pseudo-labelled source, or None.
       joint: a source with classes of pictures for joint training, or None.
       learning_rate: replaces the optimizer's when above 0.
+      batch_flag: the option that sizes the human stream: "batch_size" or "teacher_batch_size".
     """
 
     name: str
@@ -53,6 +54,7 @@ class Phase:
     pseudo: Source | None = None
     learning_rate: float = 0.0
     joint: Source | None = None
+    batch_flag: str = "batch_size"
 
 
 class NonFiniteError(RuntimeError):
@@ -159,7 +161,7 @@ class Trainer:
 
     def _batch_sizes(self) -> dict[str, int]:
         training = self.experiment.training
-        flags = {"human": "batch_size", "pseudo": "pseudo_batch_size", "joint": "joint_batch_size"}
+        flags = {"human": self.phase.batch_flag, "pseudo": "pseudo_batch_size", "joint": "joint_batch_size"}
         sizes = {name: getattr(training, flags[name]) for name in self.sources}
         for name, size in sizes.items():
             check_batch(self.strategy, flags[name], size)
