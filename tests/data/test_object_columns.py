@@ -1,0 +1,202 @@
+"""Crowds, areas, class ids and slices survive every reader, every file that is written, and the scores made of them."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from official.data.coco import to_coco
+from official.data.source import Annotations, Category
+from official.data.sources import ReadOptions, open_source
+from official.data.tfrecord import write_tfrecords
+from official.evaluation import coco_metrics
+from official.self_training.label_store import LabelStore
+
+CATEGORIES = ({"id": 7, "name": "seven"}, {"id": 3, "name": "three"}, {"id": 11, "name": "eleven"})
+# (image, category, [x, y, width, height], crowd, area): areas are not those of the boxes.
+OBJECTS = (
+    (5, 7, [10, 20, 40, 40], 0, 500),
+    (5, 11, [60, 10, 30, 20], 1, 77),
+    (5, 3, [1, 2, 8, 9], 0, 50),
+    (9, 11, [30, 30, 50, 60], 0, 2000),
+    (9, 3, [5, 70, 20, 25], 1, 321),
+)
+
+
+@pytest.fixture(scope="module")
+def coco(tmp_path_factory):
+    """Two images of 100 pixels with the objects above, read from a COCO file."""
+    folder = tmp_path_factory.mktemp("coco")
+    os.makedirs(folder / "images")
+    for i in (5, 9):
+        Image.fromarray(np.full((100, 100, 3), 20 * i, np.uint8)).save(folder / "images" / f"{i}.png")
+    annotations = [
+        {"id": n, "image_id": i, "category_id": c, "bbox": b, "iscrowd": crowd, "area": area}
+        for n, (i, c, b, crowd, area) in enumerate(OBJECTS, 1)
+    ]
+    images = [{"id": i, "file_name": f"{i}.png", "height": 100, "width": 100} for i in (5, 9)]
+    (folder / "a.json").write_text(json.dumps({"images": images, "annotations": annotations, "categories": CATEGORIES}))
+    return open_source(f"coco:{folder}/a.json")
+
+
+def assert_columns(source, *, area=True):
+    """The objects of a source are those above, whatever the order of its classes."""
+    found = source.annotations
+    assert [source.categories[k].name for k in found.classes] == ["seven", "eleven", "three", "eleven", "three"]
+    assert found.crowd.tolist() == [False, True, False, False, True]
+    if area:
+        np.testing.assert_allclose(found.area, [500, 77, 50, 2000, 321], rtol=1e-6)
+    boxes = [[y, x, y + h, x + w] for _, _, (x, y, w, h), _, _ in OBJECTS]
+    np.testing.assert_allclose(found.boxes, boxes, atol=1e-4)
+    assert found.counts().tolist() == [3, 2]
+
+
+def test_coco_is_read_with_its_columns(coco):
+    assert_columns(coco)
+    assert [c.id for c in coco.categories] == [3, 7, 11] and coco.ids.tolist() == ["5", "9"]
+
+
+def test_coco_is_written_with_its_columns(coco):
+    data = to_coco(coco)
+    rows = [(a["image_id"], a["category_id"], a["bbox"], a["iscrowd"], a["area"]) for a in data["annotations"]]
+    assert rows == list(OBJECTS)
+    assert data["categories"] == sorted(CATEGORIES, key=lambda c: c["id"])
+    assert [(i["id"], i["height"], i["width"]) for i in data["images"]] == [(5, 100, 100), (9, 100, 100)]
+
+
+def detections(source):
+    """Every object that is not a crowd, found exactly."""
+    rows = [source.annotations.of(i) for i in range(len(source))]
+    return [{name: row[name][~row["crowd"]] for name in ("boxes", "classes", "scores")} for row in rows]
+
+
+def test_results_have_the_ids_of_the_file(coco):
+    found = coco_metrics.results(coco, detections(coco))
+    expected = [(i, c, b) for i, c, b, crowd, _ in OBJECTS if not crowd]
+    assert [(r["image_id"], r["category_id"], r["bbox"]) for r in found] == expected
+
+
+def test_what_is_found_exactly_scores_one(coco, tmp_path):
+    """The areas of the file decide small, medium and large: 500 and 50 are small though a box is 1,600; nothing is large."""
+    metrics = coco_metrics.evaluate_detections(coco, detections(coco), str(tmp_path))
+    assert metrics["AP"] == pytest.approx(1.0) and metrics["per_class"] == dict.fromkeys(("three", "seven", "eleven"), pytest.approx(1.0))
+    assert metrics["APs"] == pytest.approx(1.0) and metrics["APm"] == pytest.approx(1.0) and metrics["APl"] == -1.0
+    only_small = coco.subset(np.array([0]))
+    assert coco_metrics.evaluate_detections(only_small, detections(only_small), str(tmp_path))["APm"] == -1.0
+
+
+def test_a_detection_in_a_crowd_is_not_held_against_it(coco, tmp_path):
+    """A sure detection of class eleven inside the crowd of eleven on image 5; elsewhere it halves the precision."""
+    for box, expected in (([12, 62, 28, 88], 1.0), ([70, 5, 95, 40], 0.5)):
+        found = detections(coco)
+        more = {"boxes": np.array([box], np.float32), "classes": np.array([2], np.int32), "scores": np.array([2.0], np.float32)}
+        found[0] = {name: np.concatenate([found[0][name], more[name]]) for name in more}
+        metrics = coco_metrics.evaluate_detections(coco, found, str(tmp_path))
+        assert metrics["per_class"]["eleven"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_tfrecords_keep_the_columns(coco, tmp_path):
+    paths = write_tfrecords(coco, str(tmp_path / "data"), 1)
+    assert_columns(open_source(f"tfrecord:{tmp_path}/data-*"))
+    record = next(tf.data.TFRecordDataset(paths).as_numpy_iterator())
+    feature = tf.train.Example.FromString(record).features.feature
+    assert list(feature["image/object/is_crowd"].int64_list.value) == [0, 1, 0]
+    assert list(feature["image/object/area"].float_list.value) == [500, 77, 50]
+
+
+def prepare_tfds(name, data_dir, images, per_shard=2):
+    """Prepares a builder of TFDS' own on disk; images: dicts of its features, those that lack are made up."""
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder(name, data_dir=str(data_dir), try_gcs=False)
+    os.makedirs(builder.data_dir)
+    writer = tfds.core.SequentialWriter(builder.info, max_examples_per_shard=per_shard)
+    writer.initialize_splits(["train"])
+    writer.add_examples({"train": [builder.info.features.encode_example(image) for image in images]})
+    writer.close_splits(["train"])
+    return builder
+
+
+def tfds_objects(flag, boxes=((0.1, 0.2, 0.5, 0.6), (0.3, 0.3, 0.9, 0.8)), **more):
+    """Two objects, the second one with the flag set."""
+    import tensorflow_datasets as tfds
+
+    return [{"bbox": tfds.features.BBox(*box), "label": k, flag: bool(k), **more} for k, box in enumerate(boxes)]
+
+
+@pytest.mark.parametrize(
+    "builder, field, flag, more",
+    [
+        ("coco/2017", "objects", "is_crowd", {"id": 1, "area": 60}),
+        ("voc/2007", "objects", "is_difficult", {"is_truncated": False, "pose": 0}),
+        ("open_images_v4/200k", "bobjects", "is_group_of", {"source": 0, "is_depiction": 0, "is_inside": 0, "is_occluded": 0, "is_truncated": 0}),
+    ],
+)  # fmt: skip
+def test_tfds_crowds_difficult_ones_and_groups(tmp_path, builder, field, flag, more):
+    pixels = np.full((20, 40, 3), 90, np.uint8)
+    image = {
+        "coco/2017": {"image/filename": "a.jpg", "image/id": 5},
+        "voc/2007": {"image/filename": "a.jpg", "labels": [0], "labels_no_difficult": [0]},
+        "open_images_v4/200k": {"image/filename": "a.jpg", "objects": [], "objects_trainable": []},
+    }[builder]
+    objects = [{**o, flag: int(o[flag])} if flag == "is_group_of" else o for o in tfds_objects(flag, **more)]
+    prepare_tfds(builder, tmp_path, [{"image": pixels, **image, field: objects}])
+    source = open_source(f"tfds:{builder}:train", ReadOptions(data_dir=str(tmp_path)))
+    assert source.annotations.crowd.tolist() == [False, True]
+    np.testing.assert_allclose(source.annotations.boxes, [[2, 8, 10, 24], [6, 12, 18, 32]], atol=1e-4)
+    np.testing.assert_allclose(source.annotations.area, [60, 60] if "coco" in builder else [128, 240], rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def seven(tmp_path_factory):
+    """imagenet2012 with seven images in shards of 3, 3 and 1; image k is all 10 k and of class 100 + k."""
+    folder = tmp_path_factory.mktemp("tfds")
+    images = [{"image": np.full((16, 16, 3), 10 * k, np.uint8), "label": 100 + k, "file_name": f"{k}.jpg"} for k in range(7)]
+    prepare_tfds("imagenet2012", folder, images, per_shard=3)
+    return ReadOptions(data_dir=str(folder), label_kind="classes")
+
+
+@pytest.mark.parametrize("slice_", ["", "[:3]", "[3:]", "[2:5]", "[50%:]", "[:50%]", "[-2:]", "[:2]+train[5:]"])
+def test_tfds_slices_are_those_of_a_list(seven, slice_):
+    """In the builder's own order, whole shards and parts of them, with the right pixels and classes."""
+    order = open_source("tfds:imagenet2012:train", seven).ids.tolist()
+    expected = {
+        "": order, "[:3]": order[:3], "[3:]": order[3:], "[2:5]": order[2:5], "[-2:]": order[-2:],
+        "[50%:]": order[4:], "[:50%]": order[:4], "[:2]+train[5:]": order[:2] + order[5:],
+    }[slice_]  # fmt: skip
+    found = open_source(f"tfds:imagenet2012:train{slice_}", seven)
+    assert found.ids.tolist() == expected
+    for i, image_id in enumerate(found.ids):
+        number = int(image_id.split(".")[0])
+        assert found.image_classes[i] == 100 + number
+        assert abs(int(found.read_image(tf.constant(i, tf.int64))[8, 8, 0]) - 10 * number) <= 2
+
+
+def test_stored_labels_keep_the_ids_of_the_classes(coco, tmp_path):
+    """Ids 3, 7 and 11 in the plan; what is exported has them, and what is read back has the right names."""
+    store = LabelStore(str(tmp_path / "store"))
+    categories = [{"id": c.id, "name": c.name} for c in coco.categories]
+    store.start({"kind": "boxes", "categories": categories})
+    rows = [
+        {"id": str(coco.ids[i]), "file_name": f"{coco.ids[i]}.png", "size": (100, 100), **{k: coco.annotations.of(i)[k] for k in ("boxes", "classes", "scores")}}
+        for i in range(2)
+    ]
+    store.write_shard(0, rows, [c["name"] for c in categories])
+    store.finish(1, {})
+    data = json.load(open(store.export(str(tmp_path), 0.5)))
+    assert [(a["image_id"], a["category_id"], a["score"]) for a in data["annotations"]] == [(i, c, 1.0) for i, c, *_ in OBJECTS]
+    np.testing.assert_allclose([a["bbox"] for a in data["annotations"]], [b for _, _, b, _, _ in OBJECTS], atol=1e-3)
+    assert data["categories"] == categories
+    read = store.read(coco.without_labels(), 0.5)[0]
+    assert [read.categories[k] for k in read.annotations.classes] == [Category(c, {3: "three", 7: "seven", 11: "eleven"}[c]) for _, c, *_ in OBJECTS]
+
+
+def test_columns_left_out_are_the_usual_ones():
+    """Without crowd, area and scores: no crowd, the box's area, score one; an area that is no number is the box's."""
+    boxes, classes = np.array([[1, 2, 5, 12], [0, 0, 2, 3]], np.float32), np.array([1, 0])
+    found = Annotations.from_images([{"boxes": boxes, "classes": classes}, {"boxes": boxes[:1], "classes": classes[:1], "area": np.array([np.nan])}])
+    assert found.crowd.tolist() == [False] * 3 and found.scores.tolist() == [1.0] * 3
+    np.testing.assert_allclose(found.area, [40, 6, 40])
