@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from official.data import scenes
 from official.data.coco import open_coco
 from official.data.scenes import CLASSES, SPLITS, draw_scene
 from official.data.scenes_source import open_scenes, write_scenes
@@ -66,15 +67,31 @@ def test_colour_does_not_give_the_class_away(drawn):
         assert (abs(own.mean(axis=0) - colours.mean(axis=0)) < 4 * error).all()
 
 
-def test_unlabelled_pictures_are_shifted():
-    def spread(split):
-        return np.mean([draw_scene(seed=0, split=split, index=i).image.std() for i in range(60)])
+def test_unlabelled_pictures_are_shifted(monkeypatch):
+    """Other ground colours, more noise, more clutter, other contrast; each alone in what it is measured by."""
+    strokes = []
+    monkeypatch.setattr(scenes, "_draw_clutter", lambda rng, canvas, draw=scenes._draw_clutter: strokes.append(1) or draw(rng, canvas))
 
-    noise = lambda split: np.mean(
-        [np.abs(np.diff(draw_scene(seed=0, split=split, index=i, empty_fraction=1.0).image.astype(float), axis=0)).mean() for i in range(40)]
-    )
-    assert noise("unlabeled") > 1.1 * noise("train")
-    assert spread("unlabeled") > 0
+    def measured(split):
+        strokes.clear()
+        images = [draw_scene(seed=0, split=split, index=i, size=64, empty_fraction=1.0).image.astype(float) for i in range(60)]
+        ground = np.std([image.mean(axis=(0, 1)) for image in images], axis=0).mean()
+        noise = np.mean([np.median(np.abs(np.diff(image, axis=0))) for image in images])
+        return ground, noise, len(strokes) / 60
+
+    shifted, plain = measured("unlabeled"), measured("train")
+    assert shifted[0] > 1.2 * plain[0] and shifted[1] > 1.3 * plain[1]
+    assert 3.5 < plain[2] < 4.5 and 5.2 < shifted[2] < 6.8  # 2 to 6, 3 to 9
+
+    def contrasts(look):
+        """Of a chequered card of 88 and 168, on which uneven light cancels out."""
+        bright = np.indices((32, 32)).sum(0) % 2 == 1
+        card = np.where(bright[..., None], 168.0, 88.0).repeat(3, -1).astype(np.float32)
+        images = [scenes._photograph(np.random.default_rng(k), card, look).astype(float) for k in range(60)]
+        return np.array([(image[bright].mean() - image[~bright].mean()) / 80 for image in images])
+
+    plain, shifted = (contrasts(scenes._LOOKS[name]) for name in ("labeled", "unlabeled"))
+    assert 0.8 < plain.min() and plain.max() < 1.15 and shifted.min() < 0.75 and shifted.max() > 1.15
 
 
 def test_written_as_coco_and_read_back(tmp_path):

@@ -16,6 +16,14 @@ def test_by_hand():
     assert found["per_class"] == {"a": pytest.approx(1 / 3), "b": pytest.approx(1 / 3), "c": -1.0}
 
 
+def test_rows_are_true_classes():
+    """Three pixels of class 0, of which one is found; one of class 1, found; class 2 is predicted once and true nowhere."""
+    matrix = ConfusionMatrix(3)
+    matrix.add(np.array([0, 0, 0, 1]), np.array([0, 1, 2, 1]))
+    assert matrix.counts.tolist() == [[1, 1, 1], [0, 1, 0], [0, 0, 0]]
+    assert matrix.metrics(["a", "b", "c"])["per_class"] == {"a": pytest.approx(1 / 3), "b": 0.5, "c": -1.0}
+
+
 def test_a_class_that_is_only_predicted_counts_zero():
     matrix = ConfusionMatrix(3)
     matrix.add(np.array([0, 0]), np.array([0, 2]))

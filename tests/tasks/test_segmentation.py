@@ -43,14 +43,16 @@ def test_evaluation_equals_numpy_on_the_predictions(setting, tmp_path):
     task, model, source = setting
     metrics = task.evaluate(model, source, str(tmp_path))
     found = list(task.predict(model, source, 0, len(source)))
-    hits, union = np.zeros(6), np.zeros(6)
+    hits, union, matrix = np.zeros(6), np.zeros(6), np.zeros((6, 6), int)
     for i, objects in enumerate(found):
         truth = source.read_mask(tf.constant(i, tf.int64)).numpy()
         assert objects["mask"].shape == truth.shape == tuple(source.sizes[i])
         for k in range(6):
             hits[k] += ((truth == k) & (objects["mask"] == k)).sum()
             union[k] += ((truth == k) | (objects["mask"] == k)).sum()
+        np.add.at(matrix, (truth.ravel(), objects["mask"].ravel()), 1)
     assert metrics["mIoU"] == np.mean(hits[union > 0] / union[union > 0])
+    assert metrics["confusion_matrix"] == matrix.tolist() and (matrix != matrix.T).any()
     assert len(metrics["per_class"]) == 6 and 0 < metrics["mIoU_padded"] <= 1
     assert json.load(open(tmp_path / "metrics.json"))["mIoU"] == metrics["mIoU"]
 
