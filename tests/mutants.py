@@ -1,7 +1,7 @@
 """Are the tests any good? Puts one bug at a time into a copy of the tree and says which bugs no test notices.
 
     python -m tests.mutants                          # every mutant of tests/mutants.txt
-    python -m tests.mutants --only=mask-not-flipped  # some, by name; a word picks all names that begin with it
+    python -m tests.mutants --only=mask-not-flipped  # some, by name; a word picks all that begin with it
     python -m tests.mutants --file=augment/          # those of some files
 
 Run by hand; exit code 1 if a mutant survives, no longer fits its file, or cannot be judged. TensorFlow
@@ -25,7 +25,18 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 TABLE = os.path.join(ROOT, "tests", "mutants.txt")
 LEFT_OUT = (".git", "__pycache__", ".pytest_cache", ".venv", "venv", "runs", "weights")
-PYTEST = ("-x", "-q", "--no-header", "-o", "addopts=", "-p", "no:xdist", "-p", "no:cacheprovider", "--import-mode=importlib")
+PYTEST = (
+    "-x",
+    "-q",
+    "--no-header",
+    "-o",
+    "addopts=",
+    "-p",
+    "no:xdist",
+    "-p",
+    "no:cacheprovider",
+    "--import-mode=importlib",
+)
 PASSED, FAILED = 0, 1  # pytest's exit codes; others mean that no test could judge
 
 
@@ -92,7 +103,7 @@ def read_table(path: str = TABLE) -> list[Mutant]:
 
 
 def import_once() -> None:
-    """What takes long to import and is not ours; nothing of it may start TensorFlow's threads before the fork."""
+    """What takes long to import and is not ours; none of it may start TensorFlow's threads before the fork."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.dont_write_bytecode = True  # a mutant has the size and the second of its neighbour
     import keras_cv  # noqa: F401
@@ -135,16 +146,18 @@ class Job:
     code: int | None = None  # pytest's exit code, negative for a signal
     seconds: float = 0.0
     said: str = ""
+    before: str = ""  # the file without the mutant
 
     def prepare(self, tree: str) -> None:
         """Puts the mutant into the copy."""
         if self.mutant:
-            _write(tree, self.mutant.file, self.mutant.applied_to(_read(ROOT, self.mutant.file)))
+            self.before = _read(tree, self.mutant.file)
+            _write(tree, self.mutant.file, self.mutant.applied_to(self.before))
 
     def restore(self, tree: str) -> None:
         """Takes the mutant out again."""
         if self.mutant:
-            _write(tree, self.mutant.file, _read(ROOT, self.mutant.file))
+            _write(tree, self.mutant.file, self.before)
 
     @property
     def verdict(self) -> str:
@@ -214,7 +227,9 @@ def plain_jobs(mutants: list[Mutant]) -> list[Job]:
     by_file: dict[str, set[str]] = {}
     for test in {test for mutant in mutants for test in mutant.tests}:
         by_file.setdefault(test.split("::")[0], set()).add(test)
-    return [Job((file,) if file in tests else tuple(sorted(tests))) for file, tests in sorted(by_file.items())]
+    return [
+        Job((file,) if file in tests else tuple(sorted(tests))) for file, tests in sorted(by_file.items())
+    ]
 
 
 def print_mutant(job: Job) -> None:
@@ -229,11 +244,15 @@ def print_plain(job: Job) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--only", default="", help="names or beginnings of names, comma separated")
     parser.add_argument("--file", default="", help="beginning of the mutated files' paths")
     parser.add_argument("--jobs", type=int, default=1, help="how many at a time")
-    parser.add_argument("--timeout", type=float, default=300.0, help="seconds after which a mutant counts as noticed")
+    parser.add_argument(
+        "--timeout", type=float, default=300.0, help="seconds after which a mutant counts as noticed"
+    )
     options = parser.parse_args(argv)
     mutants = chosen(read_table(), options.only, options.file)
     if not mutants:

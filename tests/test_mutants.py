@@ -1,4 +1,4 @@
-"""The table of mutants fits the code: every old text is there once, every mutant is Python, every test exists."""
+"""The table of mutants fits the code: each old text is there once, each mutant is Python, each test exists."""
 
 import ast
 import os
@@ -38,7 +38,9 @@ def test_the_tests_exist(file):
 
 def test_the_table_is_read_as_its_head_says(tmp_path):
     path = tmp_path / "table.txt"
-    path.write_text("# a comment\nfile a.py\ntests t.py u.py::x\n\none\n- a + b\n+ a - b\n\ntwo\ntests v.py\n- c\n+ d\n")
+    path.write_text(
+        "# a comment\nfile a.py\ntests t.py u.py::x\n\none\n- a + b\n+ a - b\n\ntwo\ntests v.py\n- c\n+ d\n"
+    )
     assert mutants.read_table(str(path)) == [
         mutants.Mutant("one", "a.py", "a + b", "a - b", ("t.py", "u.py::x")),
         mutants.Mutant("two", "a.py", "c", "d", ("v.py",)),

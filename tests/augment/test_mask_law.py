@@ -51,7 +51,9 @@ def test_the_law_notices_one_pixel():
 def test_flip():
     example = painted(30, 55)
     found = flip(example)
-    assert agreement(found["image"], found["mask"]) == 1.0 and (found["mask"] != example["mask"]).numpy().any()
+    assert (
+        agreement(found["image"], found["mask"]) == 1.0 and (found["mask"] != example["mask"]).numpy().any()
+    )
     turned = 0
     for k in range(8):
         found = random_flip(example, tf.constant([3, k]))
@@ -77,7 +79,9 @@ def test_whole_images(name):
     assert moved >= 8
 
 
-@pytest.mark.parametrize("name", [n for n in ops.DECIDES_ITSELF if n.startswith(("Rotate", "Shear", "Translate", "Flip"))])
+@pytest.mark.parametrize(
+    "name", [n for n in ops.DECIDES_ITSELF if n.startswith(("Rotate", "Shear", "Translate", "Flip"))]
+)
 def test_inside_boxes(name):
     boxes = tf.constant([[5, 10, 45, 50], [30, 20, 69, 89]], tf.float32)
     example = {**painted(70, 90), "boxes": boxes, "classes": tf.constant([0, 1])}
@@ -98,20 +102,28 @@ def test_scale_jitter_crop_and_pad(height, width, legacy, least):
 
     @tf.function
     def run(key):
-        return resize_and_crop(example, key, output_size=64, jitter_min=0.8, jitter_max=2.0, legacy_resize=legacy)
+        return resize_and_crop(
+            example, key, output_size=64, jitter_min=0.8, jitter_max=2.0, legacy_resize=legacy
+        )
 
     found = [run(tf.constant([7, k])) for k in range(12)]
     for one in found:
         rows, columns = (int(side) for side in one["extent"].numpy())
         mask = one["mask"].numpy()
-        assert (mask[:rows, :columns] < 8).all() and (mask[rows:] == 255).all() and (mask[:, columns:] == 255).all()
+        assert (
+            (mask[:rows, :columns] < 8).all()
+            and (mask[rows:] == 255).all()
+            and (mask[:, columns:] == 255).all()
+        )
     assert np.mean([agreement(one["image"], one["mask"]) for one in found]) > least
     sides = np.concatenate([one["extent"].numpy() for one in found])
     assert sides.min() < 64 == sides.max()  # padded as well as cropped
     if not legacy:  # no shift by a pixel fits better
         for axis, by in ((0, 1), (0, -1), (1, 1), (1, -1)):
             rolled = [agreement(one["image"], np.roll(one["mask"], by, axis)) for one in found]
-            assert max(rolled) < 0.98 and all(r < agreement(one["image"], one["mask"]) for r, one in zip(rolled, found))
+            assert max(rolled) < 0.98 and all(
+                r < agreement(one["image"], one["mask"]) for r, one in zip(rolled, found)
+            )
 
 
 def denormalised(images):
@@ -123,7 +135,10 @@ def source_of(example):
     from official.data.source import Category, Source
 
     source = Source(
-        word="painted", ids=np.array(["p"]), sizes=np.array([example["mask"].shape], np.int32), read_image=lambda i: example["image"]
+        word="painted",
+        ids=np.array(["p"]),
+        sizes=np.array([example["mask"].shape], np.int32),
+        read_image=lambda i: example["image"],
     )
     return source.with_masks(lambda i: example["mask"], [Category(i, str(i)) for i in range(8)])
 

@@ -1,5 +1,6 @@
-"""Crowds, areas, class ids and slices survive every reader, every file that is written, and the scores made of them."""
+"""Crowds, areas, class ids and slices survive every reader, every written file and the scores made of them."""
 
+import dataclasses
 import json
 import os
 
@@ -38,14 +39,22 @@ def coco(tmp_path_factory):
         for n, (i, c, b, crowd, area) in enumerate(OBJECTS, 1)
     ]
     images = [{"id": i, "file_name": f"{i}.png", "height": 100, "width": 100} for i in (5, 9)]
-    (folder / "a.json").write_text(json.dumps({"images": images, "annotations": annotations, "categories": CATEGORIES}))
+    (folder / "a.json").write_text(
+        json.dumps({"images": images, "annotations": annotations, "categories": CATEGORIES})
+    )
     return open_source(f"coco:{folder}/a.json")
 
 
 def assert_columns(source, *, area=True):
     """The objects of a source are those above, whatever the order of its classes."""
     found = source.annotations
-    assert [source.categories[k].name for k in found.classes] == ["seven", "eleven", "three", "eleven", "three"]
+    assert [source.categories[k].name for k in found.classes] == [
+        "seven",
+        "eleven",
+        "three",
+        "eleven",
+        "three",
+    ]
     assert found.crowd.tolist() == [False, True, False, False, True]
     if area:
         np.testing.assert_allclose(found.area, [500, 77, 50, 2000, 321], rtol=1e-6)
@@ -61,7 +70,9 @@ def test_coco_is_read_with_its_columns(coco):
 
 def test_coco_is_written_with_its_columns(coco):
     data = to_coco(coco)
-    rows = [(a["image_id"], a["category_id"], a["bbox"], a["iscrowd"], a["area"]) for a in data["annotations"]]
+    rows = [
+        (a["image_id"], a["category_id"], a["bbox"], a["iscrowd"], a["area"]) for a in data["annotations"]
+    ]
     assert rows == list(OBJECTS)
     assert data["categories"] == sorted(CATEGORIES, key=lambda c: c["id"])
     assert [(i["id"], i["height"], i["width"]) for i in data["images"]] == [(5, 100, 100), (9, 100, 100)]
@@ -80,27 +91,35 @@ def test_results_have_the_ids_of_the_file(coco):
 
 
 def test_what_is_found_exactly_scores_one(coco, tmp_path):
-    """The areas of the file decide small, medium and large: 500 and 50 are small though a box is 1,600; nothing is large."""
-    metrics = coco_metrics.evaluate_detections(coco, detections(coco), str(tmp_path))
-    assert metrics["AP"] == pytest.approx(1.0) and metrics["per_class"] == dict.fromkeys(("three", "seven", "eleven"), pytest.approx(1.0))
-    assert metrics["APs"] == pytest.approx(1.0) and metrics["APm"] == pytest.approx(1.0) and metrics["APl"] == -1.0
+    """The file's areas decide small, medium and large: 500 and 50 are small though a box is 1,600; none is large."""
+    metrics, one = coco_metrics.evaluate_detections(coco, detections(coco), str(tmp_path)), pytest.approx(1.0)
+    assert metrics["AP"] == one and metrics["per_class"] == {"three": one, "seven": one, "eleven": one}
+    assert metrics["APs"] == one and metrics["APm"] == one and metrics["APl"] == -1.0
     only_small = coco.subset(np.array([0]))
     assert coco_metrics.evaluate_detections(only_small, detections(only_small), str(tmp_path))["APm"] == -1.0
 
 
 def test_a_detection_in_a_crowd_is_not_held_against_it(coco, tmp_path):
-    """A sure detection of class eleven inside the crowd of eleven on image 5; elsewhere it halves the precision."""
+    """A sure detection of class eleven inside its crowd on image 5; elsewhere it halves the precision."""
     for box, expected in (([12, 62, 28, 88], 1.0), ([70, 5, 95, 40], 0.5)):
         found = detections(coco)
-        more = {"boxes": np.array([box], np.float32), "classes": np.array([2], np.int32), "scores": np.array([2.0], np.float32)}
+        more = {
+            "boxes": np.array([box], np.float32),
+            "classes": np.array([2], np.int32),
+            "scores": np.array([2.0], np.float32),
+        }
         found[0] = {name: np.concatenate([found[0][name], more[name]]) for name in more}
         metrics = coco_metrics.evaluate_detections(coco, found, str(tmp_path))
         assert metrics["per_class"]["eleven"] == pytest.approx(expected, abs=1e-6)
 
 
 def test_tfrecords_keep_the_columns(coco, tmp_path):
-    paths = write_tfrecords(coco, str(tmp_path / "data"), 1)
-    assert_columns(open_source(f"tfrecord:{tmp_path}/data-*"))
+    scores = np.float32([0.5, 0.25, 0.125, 0.75, 1.0])
+    scored = coco.with_annotations(dataclasses.replace(coco.annotations, scores=scores), coco.categories)
+    paths = write_tfrecords(scored, str(tmp_path / "data"), 1)
+    found = open_source(f"tfrecord:{tmp_path}/data-*")
+    assert_columns(found)
+    np.testing.assert_array_equal(found.annotations.scores, scores)
     record = next(tf.data.TFRecordDataset(paths).as_numpy_iterator())
     feature = tf.train.Example.FromString(record).features.feature
     assert list(feature["image/object/is_crowd"].int64_list.value) == [0, 1, 0]
@@ -124,7 +143,12 @@ def tfds_objects(flag, boxes=((0.1, 0.2, 0.5, 0.6), (0.3, 0.3, 0.9, 0.8)), **mor
     """Two objects, the second one with the flag set."""
     import tensorflow_datasets as tfds
 
-    return [{"bbox": tfds.features.BBox(*box), "label": k, flag: bool(k), **more} for k, box in enumerate(boxes)]
+    return [
+        {"bbox": tfds.features.BBox(*box), "label": k, flag: bool(k), **more} for k, box in enumerate(boxes)
+    ]
+
+
+GROUP = dict.fromkeys(("source", "is_depiction", "is_inside", "is_occluded", "is_truncated"), 0)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +156,7 @@ def tfds_objects(flag, boxes=((0.1, 0.2, 0.5, 0.6), (0.3, 0.3, 0.9, 0.8)), **mor
     [
         ("coco/2017", "objects", "is_crowd", {"id": 1, "area": 60}),
         ("voc/2007", "objects", "is_difficult", {"is_truncated": False, "pose": 0}),
-        ("open_images_v4/200k", "bobjects", "is_group_of", {"source": 0, "is_depiction": 0, "is_inside": 0, "is_occluded": 0, "is_truncated": 0}),
+        ("open_images_v4/200k", "bobjects", "is_group_of", GROUP),
     ],
 )  # fmt: skip
 def test_tfds_crowds_difficult_ones_and_groups(tmp_path, builder, field, flag, more):
@@ -147,19 +171,26 @@ def test_tfds_crowds_difficult_ones_and_groups(tmp_path, builder, field, flag, m
     source = open_source(f"tfds:{builder}:train", ReadOptions(data_dir=str(tmp_path)))
     assert source.annotations.crowd.tolist() == [False, True]
     np.testing.assert_allclose(source.annotations.boxes, [[2, 8, 10, 24], [6, 12, 18, 32]], atol=1e-4)
-    np.testing.assert_allclose(source.annotations.area, [60, 60] if "coco" in builder else [128, 240], rtol=1e-5)
+    np.testing.assert_allclose(
+        source.annotations.area, [60, 60] if "coco" in builder else [128, 240], rtol=1e-5
+    )
 
 
 @pytest.fixture(scope="module")
 def seven(tmp_path_factory):
     """imagenet2012 with seven images in shards of 3, 3 and 1; image k is all 10 k and of class 100 + k."""
     folder = tmp_path_factory.mktemp("tfds")
-    images = [{"image": np.full((16, 16, 3), 10 * k, np.uint8), "label": 100 + k, "file_name": f"{k}.jpg"} for k in range(7)]
+    images = [
+        {"image": np.full((16, 16, 3), 10 * k, np.uint8), "label": 100 + k, "file_name": f"{k}.jpg"}
+        for k in range(7)
+    ]
     prepare_tfds("imagenet2012", folder, images, per_shard=3)
     return ReadOptions(data_dir=str(folder), label_kind="classes")
 
 
-@pytest.mark.parametrize("slice_", ["", "[:3]", "[3:]", "[2:5]", "[50%:]", "[:50%]", "[-2:]", "[:2]+train[5:]"])
+@pytest.mark.parametrize(
+    "slice_", ["", "[:3]", "[3:]", "[2:5]", "[50%:]", "[:50%]", "[-2:]", "[:2]+train[5:]"]
+)
 def test_tfds_slices_are_those_of_a_list(seven, slice_):
     """In the builder's own order, whole shards and parts of them, with the right pixels and classes."""
     order = open_source("tfds:imagenet2012:train", seven).ids.tolist()
@@ -181,22 +212,35 @@ def test_stored_labels_keep_the_ids_of_the_classes(coco, tmp_path):
     categories = [{"id": c.id, "name": c.name} for c in coco.categories]
     store.start({"kind": "boxes", "categories": categories})
     rows = [
-        {"id": str(coco.ids[i]), "file_name": f"{coco.ids[i]}.png", "size": (100, 100), **{k: coco.annotations.of(i)[k] for k in ("boxes", "classes", "scores")}}
+        {
+            "id": str(coco.ids[i]),
+            "file_name": f"{coco.ids[i]}.png",
+            "size": (100, 100),
+            **coco.annotations.of(i),
+        }
         for i in range(2)
     ]
     store.write_shard(0, rows, [c["name"] for c in categories])
     store.finish(1, {})
     data = json.load(open(store.export(str(tmp_path), 0.5)))
-    assert [(a["image_id"], a["category_id"], a["score"]) for a in data["annotations"]] == [(i, c, 1.0) for i, c, *_ in OBJECTS]
-    np.testing.assert_allclose([a["bbox"] for a in data["annotations"]], [b for _, _, b, _, _ in OBJECTS], atol=1e-3)
+    assert [(a["image_id"], a["category_id"], a["score"]) for a in data["annotations"]] == [
+        (i, c, 1.0) for i, c, *_ in OBJECTS
+    ]
+    np.testing.assert_allclose(
+        [a["bbox"] for a in data["annotations"]], [b for _, _, b, _, _ in OBJECTS], atol=1e-3
+    )
     assert data["categories"] == categories
     read = store.read(coco.without_labels(), 0.5)[0]
-    assert [read.categories[k] for k in read.annotations.classes] == [Category(c, {3: "three", 7: "seven", 11: "eleven"}[c]) for _, c, *_ in OBJECTS]
+    names = {c["id"]: c["name"] for c in CATEGORIES}
+    assert [read.categories[k] for k in read.annotations.classes] == [
+        Category(c, names[c]) for _, c, *_ in OBJECTS
+    ]
 
 
 def test_columns_left_out_are_the_usual_ones():
-    """Without crowd, area and scores: no crowd, the box's area, score one; an area that is no number is the box's."""
+    """Without crowd, area and scores: no crowd, the box's area, score one; an area of NaN is the box's."""
     boxes, classes = np.array([[1, 2, 5, 12], [0, 0, 2, 3]], np.float32), np.array([1, 0])
-    found = Annotations.from_images([{"boxes": boxes, "classes": classes}, {"boxes": boxes[:1], "classes": classes[:1], "area": np.array([np.nan])}])
+    unknown = {"boxes": boxes[:1], "classes": classes[:1], "area": np.array([np.nan])}
+    found = Annotations.from_images([{"boxes": boxes, "classes": classes}, unknown])
     assert found.crowd.tolist() == [False] * 3 and found.scores.tolist() == [1.0] * 3
     np.testing.assert_allclose(found.area, [40, 6, 40])

@@ -59,6 +59,14 @@ def test_the_ratio_has_no_gradient():
     np.testing.assert_allclose(gradients, [1 / 4, 3 * (2 / 5) / 4], rtol=1e-6)
 
 
+def test_no_gradient_flows_through_a_ratio_that_has_one():
+    """Whoever makes the ratio: d/dx of (x + 3 r x) / 4 with r = x at x = 2 is (1 + 6) / 4, not (1 + 12) / 4."""
+    x = tf.Variable(2.0)
+    with tf.GradientTape() as tape:
+        loss = normalized_joint_loss(x, x, 3.0, x * 1.0)
+    assert float(tape.gradient(loss, x)) == pytest.approx(7 / 4)
+
+
 def test_zero_and_non_finite_losses():
     averages = LossAverages(0.9)
     assert averages.update(tf.constant(1.0), tf.constant(0.0)).numpy() == 1.0  # no pseudo loss yet

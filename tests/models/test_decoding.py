@@ -60,6 +60,18 @@ def test_equals_exhaustive_nms(outputs):
         np.testing.assert_allclose(found["boxes"][i, :count], boxes[[e[2] for e in expected]], atol=1e-3)
 
 
+def test_the_score_threshold_is_where_it_is_said_to_be(outputs):
+    """Without NMS and limits: the pairs whose probability reaches it, no more and no fewer."""
+    levels, raw = outputs
+    apart = {**raw, "box": tf.zeros_like(raw["box"])}
+    scores = 1 / (1 + np.exp(-raw["classification"][0].numpy().astype(np.float64)))
+    for threshold in (0.4, 0.6):
+        decoder = DetectionDecoder(score_threshold=threshold, nms_iou_threshold=1.0, top_k=5000, max_detections=2000)
+        found = decoder(apart, levels, tf.fill([2, 2], 1e3))
+        inside = (decode_boxes(apart["box"][0], tf.concat(levels, 0)).numpy()[:, 2:] > 0).all(1)
+        assert int(found["count"][0]) == (scores[inside] >= threshold).sum() > 20
+
+
 def test_top_k_keeps_the_best_pairs_of_each_level(outputs):
     levels, raw = outputs
     decoder = DetectionDecoder(score_threshold=0.0, nms_iou_threshold=1.0, top_k=7, max_detections=100)

@@ -65,7 +65,7 @@ def test_the_count_is_over_the_batch_and_the_normaliser_is_one_more():
 
 
 def sums(task, targets, *, logits=0.0, error=(0.0, 0.0, 0.0, 0.0)):
-    """Loss sums of logits that are all alike, and of boxes that miss their codes by `error` on every anchor."""
+    """Loss sums of logits that are all alike, and of boxes that miss their codes by `error` everywhere."""
     outputs = {
         "classification": tf.fill([1, ANCHORS, 2], float(logits)),
         "box": targets["box_targets"] + tf.constant(error),
@@ -74,25 +74,31 @@ def sums(task, targets, *, logits=0.0, error=(0.0, 0.0, 0.0, 0.0)):
 
 
 def test_both_losses_with_the_defaults():
-    """Logits 0: p = 1/2; 3 of 96 are right ones. Boxes: 0.05 is below delta 0.1, 0.3 above, on 3 anchors; 50 / 4 times that."""
+    """Logits 0: p = 1/2, 3 of 96 are right ones. Boxes: 50 / 4 of 3 anchors; 0.05 is below delta 0.1, 0.3 above."""
     task = task_with()
     found = sums(task, targets_of(task), error=(0.05, 0.0, -0.3, 0.0))
     assert found["class_loss"] == pytest.approx(LN2 * 0.5**1.5 * (3 * 0.25 + 93 * 0.75), rel=1e-5)
-    assert found["box_loss"] == pytest.approx(50 / 4 * 3 * (0.5 * 0.05**2 + 0.1 * 0.3 - 0.5 * 0.1**2), rel=1e-4)
+    assert found["box_loss"] == pytest.approx(
+        50 / 4 * 3 * (0.5 * 0.05**2 + 0.1 * 0.3 - 0.5 * 0.1**2), rel=1e-4
+    )
     assert set(found) == {"class_loss", "box_loss"}
 
 
 @pytest.mark.parametrize("weight", [0.0, 1.0, 50.0, 80.0])
 def test_box_weight(weight):
     task = task_with(box_weight=weight)
-    assert sums(task, targets_of(task), error=(0.3, 0.0, 0.0, 0.0))["box_loss"] == pytest.approx(weight / 4 * 3 * 0.025, rel=1e-4)
+    assert sums(task, targets_of(task), error=(0.3, 0.0, 0.0, 0.0))["box_loss"] == pytest.approx(
+        weight / 4 * 3 * 0.025, rel=1e-4
+    )
 
 
 @pytest.mark.parametrize("delta, loss", [(0.1, 0.025), (0.2, 0.04), (1.0, 0.045)])
 def test_huber_delta(delta, loss):
     """An error of 0.3: 0.1 * 0.3 - 0.005; 0.2 * 0.3 - 0.02; 0.3^2 / 2."""
     task = task_with(huber_delta=delta)
-    assert sums(task, targets_of(task), error=(0.0, 0.3, 0.0, 0.0))["box_loss"] == pytest.approx(50 / 4 * 3 * loss, rel=1e-4)
+    assert sums(task, targets_of(task), error=(0.0, 0.3, 0.0, 0.0))["box_loss"] == pytest.approx(
+        50 / 4 * 3 * loss, rel=1e-4
+    )
 
 
 @pytest.mark.parametrize("gamma", [0.0, 1.5, 2.0])
@@ -112,7 +118,7 @@ def test_focal_alpha(alpha):
 
 
 def test_only_positive_anchors_have_a_box_loss_and_every_class_a_loss_of_its_own():
-    """Without a box nothing pulls at boxes; a wrong class on the positive anchors is a wrong one and a missed one."""
+    """Without a box nothing pulls at boxes; a wrong class on positive anchors is a wrong one and a missed one."""
     task = task_with()
     nothing = targets_of(task, [], [])
     assert sums(task, nothing, error=(9.0, 9.0, 9.0, 9.0))["box_loss"] == 0.0
@@ -124,14 +130,22 @@ def test_only_positive_anchors_have_a_box_loss_and_every_class_a_loss_of_its_own
     right = task.loss_sums(outputs, targets)
     assert float(right["class_loss"]) < 1e-6 and float(right["box_loss"]) == 0.0
     outputs["classification"] = tf.constant(logits[..., ::-1].copy())
-    assert float(task.loss_sums(outputs, targets)["class_loss"]) == pytest.approx(3 * 20 * (0.75 + 0.25), rel=1e-4)
+    assert float(task.loss_sums(outputs, targets)["class_loss"]) == pytest.approx(
+        3 * 20 * (0.75 + 0.25), rel=1e-4
+    )
 
 
 def test_decoding_options_reach_the_decoder_and_the_anchors():
-    """With top-k 1 a level gives one candidate, with 5 detections at most five, with NMS at 1 none is suppressed."""
+    """None of them keeps its default; anchors have the sides and counts that the options say."""
     options = dict(nms_iou=0.3, soft_nms_sigma=0.2, max_detections=17, pre_nms_top_k=5)
     decoder = task_with(**options).decoder(0.4)
-    found = decoder.nms_iou_threshold, decoder.soft_nms_sigma, decoder.max_detections, decoder.top_k, decoder.score_threshold
+    found = (
+        decoder.nms_iou_threshold,
+        decoder.soft_nms_sigma,
+        decoder.max_detections,
+        decoder.top_k,
+        decoder.score_threshold,
+    )
     assert found == (0.3, 0.2, 17, 5, 0.4)
     task = task_with(min_level=2, max_level=4, num_scales=2, anchor_scale=3.0)
     assert [level.shape[0] for level in task.anchors] == [8 * 8 * 6, 4 * 4 * 6, 2 * 2 * 6]
