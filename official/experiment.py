@@ -185,7 +185,12 @@ class Decoding:
     """From network outputs to boxes; used in labelling, evaluation and export."""
 
     nms_iou: float = option(0.5, "Hard NMS suppresses above this IoU.", lower=0.0, upper=1.0)
-    soft_nms_sigma: float = option(0.0, "Above 0: Gaussian Soft-NMS (SpineNet: 0.3).", lower=0.0)
+    soft_nms_sigma: float = option(
+        0.0,
+        "Above 0: Gaussian Soft-NMS, scores times exp(-iou^2 / (2 sigma)), TensorFlow's formula. The Soft-NMS "
+        "paper's is exp(-iou^2 / sigma): 0.3 here is 0.6 there. SpineNet's 0.3 does not say which of the two.",
+        lower=0.0,
+    )
     max_detections: int = option(100, "Per picture.", lower=1)
     pre_nms_top_k: int = option(1000, "Candidates per level before NMS.", lower=1)
     eval_score_threshold: float = option(0.05, "Detections below it are not evaluated or exported.", lower=0.0, upper=1.0)

@@ -21,8 +21,9 @@ class DetectionDecoder:
     Attributes:
       score_threshold: detections below it are dropped (original: 0.05).
       nms_iou_threshold: hard NMS suppresses above it (original: 0.5).
-      soft_nms_sigma: above 0 turns on Gaussian Soft-NMS, in the convention of
-        `tf.image.non_max_suppression_with_scores` (SpineNet: 0.3).
+      soft_nms_sigma: above 0 turns on Gaussian Soft-NMS: a score is multiplied by exp(-iou^2 / (2 sigma))
+        for every better box kept, as in `tf.image.non_max_suppression_with_scores`. In Soft-NMS' own
+        paper (Bodla et al. 2017) it is exp(-iou^2 / sigma): 0.3 here is 0.6 there.
       max_detections: per image (original: 100).
       top_k: candidates per level before NMS, over all classes.
       bounding_box_format: of the boxes returned; keras-cv asks its decoders for it.

@@ -87,13 +87,21 @@ def test_top_k_keeps_the_best_pairs_of_each_level(outputs):
 
 
 def test_soft_nms_decays_instead_of_dropping():
-    """Two boxes of IoU 1/3: exp(-(1/3)^2 / (2 * 0.3)) = 0.8310 of the second score."""
-    level = tf.constant([[0.0, 0, 10, 10], [0.0, 5, 10, 15]])
-    logit = float(np.log(0.8 / 0.2))
-    raw = {"box": tf.zeros([1, 2, 4]), "classification": tf.constant([[[2.0], [logit]]])}
-    decoder = DetectionDecoder(soft_nms_sigma=0.3, max_detections=5)
-    found = decoder(raw, [level], tf.constant([[64.0, 64.0]]))
-    np.testing.assert_allclose(found["scores"][0, 1], 0.8 * np.exp(-(1 / 9) / 0.6), rtol=1e-5)
+    """By hand, sigma 0.3: every better box kept multiplies a score by exp(-iou^2 / (2 * 0.3)).
+
+    `left` meets `first` with IoU 1/2: 0.6 exp(-0.25 / 0.6) = 0.39554. `wide` meets `first` with IoU 0.8 and
+    `left` with 30 / (80 + 50 - 30) = 0.3: 0.8 exp(-(0.64 + 0.09) / 0.6) = 0.8 * 0.29622 = 0.23697.
+    The Soft-NMS paper's exp(-iou^2 / sigma) would leave them 0.26076 and 0.07019.
+    """
+    first, wide, apart, left = [0.0, 0, 10, 10], [0.0, 0, 10, 8], [30.0, 30, 40, 40], [0.0, 5, 10, 10]
+    scores = np.array([0.9, 0.8, 0.5, 0.6])
+    logits = tf.constant(np.log(scores / (1 - scores)), tf.float32)[None, :, None]
+    raw = {"box": tf.zeros([1, 4, 4]), "classification": logits}
+    level = tf.constant([first, wide, apart, left])
+    found = DetectionDecoder(soft_nms_sigma=0.3, max_detections=5)(raw, [level], tf.constant([[64.0, 64.0]]))
+    assert int(found["count"][0]) == 4
+    np.testing.assert_allclose(found["boxes"][0, :4], [first, apart, left, wide], atol=1e-4)
+    np.testing.assert_allclose(found["scores"][0, :4], [0.9, 0.5, 0.39554, 0.23697], atol=1e-5)
 
 
 def test_nothing_above_the_threshold(outputs):
