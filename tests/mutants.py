@@ -103,7 +103,7 @@ def read_table(path: str = TABLE) -> list[Mutant]:
 
 
 def import_once() -> None:
-    """What takes long to import and is not ours; none of it may start TensorFlow's threads before the fork."""
+    """What takes long to import and is not ours; none of it may start TensorFlow's threads."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.dont_write_bytecode = True  # a mutant has the size and the second of its neighbour
     import keras_cv  # noqa: F401

@@ -1,4 +1,4 @@
-"""The table of mutants fits the code: each old text is there once, each mutant is Python, each test exists."""
+"""The table of mutants fits the code: each old text is there once, each mutant is Python, each test is."""
 
 import ast
 import os

@@ -1,4 +1,4 @@
-"""Crowds, areas, class ids and slices survive every reader, every written file and the scores made of them."""
+"""Crowds, areas, class ids and slices survive every reader, every written file and the scores of them."""
 
 import dataclasses
 import json
@@ -91,7 +91,7 @@ def test_results_have_the_ids_of_the_file(coco):
 
 
 def test_what_is_found_exactly_scores_one(coco, tmp_path):
-    """The file's areas decide small, medium and large: 500 and 50 are small though a box is 1,600; none is large."""
+    """The file's areas decide small, medium and large: 500 is small though its box is 1,600."""
     metrics, one = coco_metrics.evaluate_detections(coco, detections(coco), str(tmp_path)), pytest.approx(1.0)
     assert metrics["AP"] == one and metrics["per_class"] == {"three": one, "seven": one, "eleven": one}
     assert metrics["APs"] == one and metrics["APm"] == one and metrics["APl"] == -1.0

@@ -74,7 +74,7 @@ def sums(task, targets, *, logits=0.0, error=(0.0, 0.0, 0.0, 0.0)):
 
 
 def test_both_losses_with_the_defaults():
-    """Logits 0: p = 1/2, 3 of 96 are right ones. Boxes: 50 / 4 of 3 anchors; 0.05 is below delta 0.1, 0.3 above."""
+    """Logits 0: p = 1/2, 3 of 96 are right ones. Boxes: 50 / 4 of 3 anchors, delta 0.1."""
     task = task_with()
     found = sums(task, targets_of(task), error=(0.05, 0.0, -0.3, 0.0))
     assert found["class_loss"] == pytest.approx(LN2 * 0.5**1.5 * (3 * 0.25 + 93 * 0.75), rel=1e-5)
@@ -118,7 +118,7 @@ def test_focal_alpha(alpha):
 
 
 def test_only_positive_anchors_have_a_box_loss_and_every_class_a_loss_of_its_own():
-    """Without a box nothing pulls at boxes; a wrong class on positive anchors is a wrong one and a missed one."""
+    """Without a box nothing pulls at boxes; a wrong class is a wrong one and a missed one."""
     task = task_with()
     nothing = targets_of(task, [], [])
     assert sums(task, nothing, error=(9.0, 9.0, 9.0, 9.0))["box_loss"] == 0.0
