@@ -124,10 +124,10 @@ def rotate_pixels(image: tf.Tensor, degrees: tf.Tensor, fill: int) -> tf.Tensor:
     cos, sin = tf.cos(angle), tf.sin(angle)
     rows, columns = (tf.cast(part, tf.float32) for part in _grid(image))
     height, width = tf.unstack(tf.cast(tf.shape(image)[:2], tf.float32) - 1.0)
-    offset_x = (width - (cos * width - sin * height)) / 2.0
-    offset_y = (height - (sin * width + cos * height)) / 2.0
-    source_x = _nearest(cos * columns + -sin * rows + offset_x)
-    source_y = _nearest(sin * columns + cos * rows + offset_y)
+    offset_x = (width - _rounded(cos * width - sin * height)) / 2.0
+    offset_y = (height - _rounded(sin * width + cos * height)) / 2.0
+    source_x = _nearest(_rounded(cos * columns + -sin * rows) + offset_x)
+    source_y = _nearest(_rounded(sin * columns + cos * rows) + offset_y)
     return warp_pixels(image, source_y, source_x, fill)
 
 
@@ -137,12 +137,21 @@ def _grid(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return tf.range(shape[0])[:, None], tf.range(shape[1])[None]
 
 
+def _rounded(total: tf.Tensor) -> tf.Tensor:
+    """A float32 sum as it is.
+
+    A graph's optimizers turn ([1, W] + [H, 1]) + number into [1, W] + ([H, 1] + number), which is rounded otherwise
+    and puts pixels on a border to their other neighbour; they do not look through this node.
+    """
+    return tf.ensure_shape(total, total.shape)
+
+
 def _nearest(value: tf.Tensor) -> tf.Tensor:
     """Int32; halves away from zero where the result is 0 or more (below, what it reads lies outside anyway).
 
     0.49999997 is the float32 before one half: with 0.5 the number just below a half would be rounded up.
     """
-    return tf.cast(tf.floor(value + 0.49999997), tf.int32)
+    return tf.cast(tf.floor(_rounded(value) + 0.49999997), tf.int32)
 
 
 # --- boxes -----------------------------------------------------------------------------------------
