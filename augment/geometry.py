@@ -140,8 +140,8 @@ def _grid(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 def _rounded(total: tf.Tensor) -> tf.Tensor:
     """A float32 sum as it is.
 
-    A graph's optimizers turn ([1, W] + [H, 1]) + number into [1, W] + ([H, 1] + number), which is rounded otherwise
-    and puts pixels on a border to their other neighbour; they do not look through this node.
+    A graph's optimizers turn ([1, W] + [H, 1]) + number into [1, W] + ([H, 1] + number), which is rounded
+    otherwise and puts pixels on a border to their other neighbour; they do not look through this node.
     """
     return tf.ensure_shape(total, total.shape)
 

@@ -46,7 +46,7 @@ def place(centre, low, high):
 
 
 def last_pixels(case):
-    """First and last row and column of every box as BBox_Cutout takes them: the last is not cut at the border."""
+    """First and last row and column of every box as BBox_Cutout takes them, not cut at the border."""
     return pixel_boxes(case, VECTORS[f"boxes_{case['image']}"]).astype(int)
 
 
@@ -88,10 +88,12 @@ def cases(name):
 
 
 def whole_averages(image):
-    """Bool [H, W, 3]: where the original's float32 average of 3 x 3 may fall below the whole number that it is."""
+    """Bool [H, W, 3]: where the 3 x 3 average is whole and the original's float32 may fall below it."""
     pixels = np.pad(image.astype(int), ((1, 1), (1, 1), (0, 0)))
     height, width = image.shape[:2]
-    total = 4 * image.astype(int) + sum(pixels[y : y + height, x : x + width] for y in range(3) for x in range(3))
+    total = 4 * image.astype(int) + sum(
+        pixels[y : y + height, x : x + width] for y in range(3) for x in range(3)
+    )
     whole = total % 13 == 0
     whole[[0, -1]] = whole[:, [0, -1]] = False
     return whole
@@ -115,7 +117,10 @@ def test_sharpness():
     """
     for case in cases("Sharpness"):
         (image, boxes), (expected, expected_boxes) = ours(case), theirs(case)
-        difference, whole = np.abs(image.astype(int) - expected), whole_averages(VECTORS[f"image_{case['image']}"])
+        difference, whole = (
+            np.abs(image.astype(int) - expected),
+            whole_averages(VECTORS[f"image_{case['image']}"]),
+        )
         assert not difference[~whole].any(), case
         assert difference.max() <= (2 if case["level"] == 15 else 1), case
         np.testing.assert_allclose(boxes, expected_boxes, atol=BOX_TOLERANCE)
@@ -123,7 +128,9 @@ def test_sharpness():
 
 def test_every_output_of_the_file_is_compared():
     rows = {(case["image"], case["row"]) for case in INDEX["cases"]}
-    stored = {(name, row) for name in ("noise", "ramp", "large") for row in range(len(VECTORS[f"out_image_{name}"]))}
+    stored = {
+        (name, row) for name in ("noise", "ramp", "large") for row in range(len(VECTORS[f"out_image_{name}"]))
+    }
     assert rows == stored and len(INDEX["cases"]) == len(rows)
 
 
@@ -132,12 +139,20 @@ GRAPH_NAMES = [name for name in NAMES if name not in ("Sharpness", "Cutout_Only_
 
 @pytest.mark.parametrize("name", GRAPH_NAMES)
 def test_in_a_graph(name):
-    """One strong case of every operation compiled for images of any size, as in an input pipeline: the same pixels.
+    """One strong case of every operation compiled for images of any size, as in an input pipeline.
 
     (Graph optimizers reorder float32 sums, and a source position on the border of two pixels notices.)
     Not Cutout_Only_BBoxes: one draw is traced for all boxes.
     """
-    case = max(cases(name), key=lambda c: (c["image"] == "noise", c["level"] == 10, c["constants"] == "small", c.get("sign") == -1))
+    case = max(
+        cases(name),
+        key=lambda c: (
+            c["image"] == "noise",
+            c["level"] == 10,
+            c["constants"] == "small",
+            c.get("sign") == -1,
+        ),
+    )
 
     @tf.function(input_signature=[tf.TensorSpec([None, None, 3], tf.uint8), tf.TensorSpec([None, 4])])
     def run(image, boxes):

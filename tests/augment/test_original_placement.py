@@ -1,4 +1,4 @@
-"""Resize, crop, pad, flip and normalisation against the original's outputs, and its real draws of offsets against ours.
+"""Resize, crop, pad, flip and normalisation against the original's, and its real draws of offsets.
 
 Origin, conventions and declared differences: tests/golden/original/README.md.
 """
@@ -27,14 +27,18 @@ def pixel_boxes(case, normalised):
 
 def placed(case, boxes, mask=None):
     """Our placement with the original's draws; "classes" says which of `boxes` (pixels) were kept."""
-    example = {"image": tf.constant(part(case, "image")), "boxes": tf.constant(boxes), "classes": tf.range(len(boxes))}
+    example = {
+        "image": tf.constant(part(case, "image")),
+        "boxes": tf.constant(boxes),
+        "classes": tf.range(len(boxes)),
+    }
     if mask is not None:
         example["mask"] = tf.constant(mask)
     still = case["scale_min"] == case["scale_max"] == 1.0
     with forced(*([] if still else [[case["scale_draw"], *case["offset_draws"]]])):
         return resize_and_crop(
-            example, KEY, output_size=case["output"], jitter_min=case["scale_min"], jitter_max=case["scale_max"],
-            normalization=NORMALIZATION, legacy_resize=True,
+            example, KEY, output_size=case["output"], normalization=NORMALIZATION, legacy_resize=True,
+            jitter_min=case["scale_min"], jitter_max=case["scale_max"],
         )  # fmt: skip
 
 
@@ -42,7 +46,9 @@ def placed(case, boxes, mask=None):
 def test_image_boxes_and_where_they_lie(case):
     boxes = pixel_boxes(case, part(case, "boxes"))
     found = {name: value.numpy() for name, value in placed(case, boxes).items()}
-    np.testing.assert_allclose(found["image"][..., case["stored_channels"]], part(case, "out_image"), atol=2e-6)
+    np.testing.assert_allclose(
+        found["image"][..., case["stored_channels"]], part(case, "out_image"), atol=2e-6
+    )
     np.testing.assert_allclose(found["scale"], case["image_info_scale_yx"], rtol=1e-7)
     np.testing.assert_array_equal(found["classes"], part(case, "kept"))
     unfiltered, limit = part(case, "out_boxes_unfiltered"), case["output"] - 1
@@ -67,7 +73,8 @@ def test_offset(case):
 def legacy_label_map(mask, size, offset, output):
     """The original's arithmetic in NumPy: nearest neighbour floor(i * in / out), crop, padding of 255."""
     rows, columns = (
-        np.minimum(np.floor(np.arange(n) * np.float32(side / n)).astype(int), side - 1) for n, side in zip(size, mask.shape)
+        np.minimum(np.floor(np.arange(n) * np.float32(side / n)).astype(int), side - 1)
+        for n, side in zip(size, mask.shape)
     )
     shown = mask[rows][:, columns][offset[0] : offset[0] + output, offset[1] : offset[1] + output]
     padded = np.full((output, output), 255, np.uint8)
@@ -107,13 +114,15 @@ def test_flip():
 def test_normalisation():
     """All 256 values of every channel."""
     values = VECTORS["normalize_in"]
-    found = resize_and_crop({"image": tf.constant(values)}, None, output_size=values.shape[:2], normalization=NORMALIZATION)
+    found = resize_and_crop(
+        {"image": tf.constant(values)}, None, output_size=values.shape[:2], normalization=NORMALIZATION
+    )
     np.testing.assert_allclose(found["image"], VECTORS["normalize_out"], atol=1e-6)
 
 
 @pytest.fixture(scope="module")
 def offsets():
-    """(Our offsets over the largest possible ones [n, 2], True where at least 20 pixels were free), of real draws.
+    """(Our offsets over the largest possible ones [n, 2], True where 20 pixels or more were free).
 
     As many draws as the original took, of its image size, output size and scale; pixels are not looked at.
     """
@@ -121,8 +130,14 @@ def offsets():
     height, width = setting["image"]
     strips = [[y, 0, y + 1, width] for y in range(height)] + [[0, x, height, x + 1] for x in range(width)]
     strips = tf.constant(strips, tf.float32)
-    example = {"image": tf.zeros([height, width, 3], tf.uint8), "boxes": strips, "classes": tf.range(len(strips))}
-    options = dict(output_size=setting["output"], jitter_min=setting["scale_min"], jitter_max=setting["scale_max"])
+    example = {
+        "image": tf.zeros([height, width, 3], tf.uint8),
+        "boxes": strips,
+        "classes": tf.range(len(strips)),
+    }
+    options = dict(
+        output_size=setting["output"], jitter_min=setting["scale_min"], jitter_max=setting["scale_max"]
+    )
 
     def one(number):
         found = resize_and_crop(example, tf.stack([20, number]), **options)

@@ -16,7 +16,9 @@ from tests.golden.vectors import load
 
 VECTORS, INDEX = load("losses")
 CATEGORIES = tuple(Category(i + 1, str(i)) for i in range(INDEX["classes"]))
-DETECTION = pytest.mark.parametrize("case", INDEX["detection"], ids=lambda case: case["kind"].replace(" ", "-"))
+DETECTION = pytest.mark.parametrize(
+    "case", INDEX["detection"], ids=lambda case: case["kind"].replace(" ", "-")
+)
 SEGMENTATION = pytest.mark.parametrize("case", INDEX["segmentation"], ids=lambda case: case["grad"])
 BOX_WEIGHT = 50.0  # the default; the original's number is from before it is applied
 
@@ -50,10 +52,9 @@ def detection_losses(case, *, channels=slice(1, None), known_boxes=None):
         tape.watch(outputs)
         losses = {name: value / normalizer for name, value in task.loss_sums(outputs, targets).items()}
         losses["box_loss"] /= BOX_WEIGHT
-    gradients = (
-        tape.gradient(losses["class_loss"], outputs["classification"]), tape.gradient(losses["box_loss"], outputs["box"])
-    )  # fmt: skip
-    return float(losses["class_loss"]), float(losses["box_loss"]), *(g.numpy() for g in gradients)
+    pairs = (("class_loss", "classification"), ("box_loss", "box"))
+    gradients = (tape.gradient(losses[loss], outputs[output]).numpy() for loss, output in pairs)
+    return float(losses["class_loss"]), float(losses["box_loss"]), *gradients
 
 
 @DETECTION
@@ -69,7 +70,7 @@ def test_class_loss_with_a_background_channel(case):
 
 @DETECTION
 def test_box_loss(case):
-    """With targets of exactly zero counted; and, once they are predicted exactly, the original's own number."""
+    """With targets of exactly zero counted; once they are predicted exactly, the original's own number."""
     zero = VECTORS[f"set{case['set']}_box_targets"] == 0
     positive = VECTORS[f"set{case['set']}_class_targets"] > 0
     assert (zero & positive[..., None]).sum() == case["zero_target_coordinates"]
@@ -90,12 +91,16 @@ def test_gradients_of_detection():
 def segmentation_loss(labels, *, mask_resize, label_smoothing=0.0):
     """(Normalised loss, gradient of the logits), with TF1's resizing."""
     options = {"mask_resize": mask_resize, "label_smoothing": label_smoothing, "legacy_resize": True}
-    task = SegmentationTask(experiment_from({"task": "segmentation", "image_size": 64, **options}), CATEGORIES)
+    task = SegmentationTask(
+        experiment_from({"task": "segmentation", "image_size": 64, **options}), CATEGORIES
+    )
     targets = task.encode({"masks": tf.constant(labels)})
     logits = tf.constant(VECTORS["segmentation_logits"])
     with tf.GradientTape() as tape:
         tape.watch(logits)
-        loss = task.loss_sums({"logits": logits}, targets)["class_loss"] / task.normalizer(task.count(targets))
+        loss = task.loss_sums({"logits": logits}, targets)["class_loss"] / task.normalizer(
+            task.count(targets)
+        )
     return float(loss), tape.gradient(loss, logits).numpy()
 
 

@@ -49,12 +49,15 @@ def test_the_default_settings_are_the_originals():
 @pytest.mark.parametrize("case", ["sparse", "clustered"])
 def test_detections(case):
     expected = theirs(case, "plain_decode")
-    assert len(expected[0]) == {r["case"]: r["count"] for r in INDEX["results"] if r["variant"] == "plain_decode"}[case]
+    assert (
+        len(expected[0])
+        == {r["case"]: r["count"] for r in INDEX["results"] if r["variant"] == "plain_decode"}[case]
+    )
     assert_equal(ours(case), expected)
 
 
 def test_a_box_without_area_is_dropped():
-    """`crowded`: of 100 detections the original spends one on a box outside the image; the others are ours."""
+    """`crowded`: one of the original's 100 detections lies outside the image; the others are ours."""
     boxes, scores, classes = theirs("crowded", "plain_decode")
     real = ((boxes[:, 2:] - boxes[:, :2]) > 0).all(axis=1)
     assert len(boxes) == 100 and (~real).sum() == 1

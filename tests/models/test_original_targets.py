@@ -55,7 +55,7 @@ def test_box_targets(targets):
 
 
 def test_encoding():
-    """The labeler's; box_utils' other one has widths of max - min + 1 and trains nothing (see `test_plus_one`)."""
+    """The labeler's; box_utils' other one, of `test_plus_one`, trains nothing."""
     codes = encode_boxes(tf.constant(VECTORS["encode_boxes"]), tf.constant(VECTORS["codec_anchors"]))
     np.testing.assert_allclose(codes, VECTORS["encode_codes_labeler"], rtol=0, atol=1e-6)
 

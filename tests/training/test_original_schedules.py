@@ -43,7 +43,7 @@ def test_learning_rates(schedule):
 
 
 class Regression(Task):
-    """`inputs @ kernel + bias`, the sum of squared errors of every row; nothing but what the trainer calls."""
+    """`inputs @ kernel + bias`, the squared errors of every row; nothing but what the trainer calls."""
 
     name, label_kind, metrics, categories = "regression", "boxes", ("loss",), ()
 
@@ -74,7 +74,9 @@ class Regression(Task):
 @pytest.fixture(scope="module")
 def run():
     """Loss, gradient norm and rate of sixty steps of the trainer, and the weights after each."""
-    options = {name: TOY[name] for name in ("weight_decay", "clip_norm", "momentum", "schedule", "learning_rate")}
+    options = {
+        name: TOY[name] for name in ("weight_decay", "clip_norm", "momentum", "schedule", "learning_rate")
+    }
     warmup = {name: TOY[name] for name in ("warmup_learning_rate", "warmup_steps")}
     experiment = experiment_from({**options, **warmup, "batch_size": len(VECTORS["toy_inputs"])})
     phase = Phase("teacher", TOY["total_steps"], open_scenes("train", 1, size=16))
@@ -82,7 +84,9 @@ def run():
     kernel, bias = trainer.model.get_layer("dense").variables
     kernel.assign(VECTORS["toy_kernel0"])
     bias.assign(VECTORS["toy_bias0"])
-    batch = {"human": {"images": tf.constant(VECTORS["toy_inputs"]), "wanted": tf.constant(VECTORS["toy_targets"])}}
+    batch = {
+        "human": {"images": tf.constant(VECTORS["toy_inputs"]), "wanted": tf.constant(VECTORS["toy_targets"])}
+    }
     found = {name: [] for name in ("loss", "gradient_norm", "learning_rate", "kernel", "bias")}
     for _ in range(TOY["total_steps"]):
         metrics = trainer.train_step(batch)
