@@ -193,6 +193,7 @@ class Decoding:
     )
     max_detections: int = option(100, "Per picture.", lower=1)
     pre_nms_top_k: int = option(1000, "Candidates per level before NMS.", lower=1)
+    legacy_decoding: bool = option(False, "Boxes as the original decodes them: anchors a pixel wider and higher (+1), the far corner a pixel back, cut off at image_size - 1. An imported detector was scored so.")
     eval_score_threshold: float = option(0.05, "Detections below it are not evaluated or exported.", lower=0.0, upper=1.0)
     eval_batch_size: int = option(8, "Pictures per labelling or evaluation batch.", lower=1)
 
@@ -230,6 +231,7 @@ class Handover:
     """Jobs on a finished model."""
 
     checkpoint: str = option("", "Run folder, phase or checkpoint folder to evaluate, label, predict or export with, the run's own when empty; job=import_checkpoint: the file.")
+    classes: str = option("", "job=import_checkpoint of a whole network: its classes, a name a line in the order of its channels (a detector's without the background), or a COCO JSON whose category ids are the channels. Default: COCO's for a detector of 91 channels, PASCAL VOC's for a segmenter of 21, else class_1, class_2 ...")
     detections: str = option("", "job=evaluate: a COCO results file to score instead of a model.")
     iou_type: str = option("bbox", "job=evaluate --detections: what is compared.", choices=("bbox", "segm"))
     images: str = option("", "job=predict: a folder of pictures.")

@@ -10,19 +10,18 @@ from typing import Any
 import tensorflow as tf
 import tqdm
 
-from official.data.coco_classes import COCO_CATEGORIES
 from official.data.image_folder import open_folder
-from official.data.mask_files import VOC_CLASSES
 from official.data.source import Category, DataError
 from official.evaluation import coco_metrics
 from official.evaluation.drawing import write_png
 from official.experiment import Experiment
+from official.jobs.class_names import named_classes
 from official.jobs.handing_over import export_once
 from official.jobs.opening import (
     open_eval, open_labeled, open_model, open_unlabeled, read_options, settled, timed, trained_checkpoint,
 )  # fmt: skip
 from official.models.backbones import build_backbone
-from official.models.import_checkpoint import read_network, read_weights
+from official.models.import_checkpoint import class_channels, read_network, read_weights
 from official.models.statistics import model_statistics
 from official.models.weights import LICENCE_NOTE, assign_weights, differences, write_weights
 from official.self_training import inspect_labels as inspection
@@ -191,14 +190,16 @@ def import_checkpoint(experiment: Experiment) -> dict[str, Any]:
 
 def _import_network(experiment: Experiment) -> dict[str, Any]:
     """A released detector or segmenter as a run that evaluate, predict, export and pseudo_label take."""
-    tasks = {"detection": COCO_CATEGORIES, "segmentation": tuple(Category(i, name) for i, name in enumerate(VOC_CLASSES))}
-    if experiment.model.task not in tasks:
-        raise DataError(f"a whole network is a detector or a segmenter, not --task={experiment.model.task}; give --output=FILE.npz")
-    path, handover = experiment.handover.checkpoint, dataclasses.replace(experiment.handover, checkpoint="")
-    experiment = settled(dataclasses.replace(experiment, handover=handover))  # the run's own checkpoint is what it brings
+    task_name = experiment.model.task
+    if task_name not in ("detection", "segmentation"):
+        raise DataError(f"a whole network is a detector or a segmenter, not --task={task_name}; give --output=FILE.npz")
+    path, names = experiment.handover.checkpoint, experiment.handover.classes
+    channels = class_channels(path, task_name)
+    categories, note = named_classes(task_name, channels, names)
+    experiment = settled(_as_trained(experiment))
     set_up_runtime(experiment.runtime)
     folder = RunFolder(experiment)
-    task = build_task(experiment, tasks[experiment.model.task])
+    task = build_task(experiment, categories)
     model = task.build_model()
     weights = read_network(path, model, [category.id for category in task.categories])
     count = assign_weights(model, weights)
@@ -208,10 +209,30 @@ def _import_network(experiment: Experiment) -> dict[str, Any]:
     _print_variables(model)
     print(
         f"{count} variables from {weights.origin}\nnot used: {', '.join(weights.unused) or 'nothing'}\n"
-        f"batch norm epsilon: as the flags say\ncheckpoint {checkpoint}\n{LICENCE_NOTE}"
+        f"batch norm epsilon: as the flags say\n{note}\n{_LEGACY[task_name]}\ncheckpoint {checkpoint}\n{LICENCE_NOTE}"
     )
-    content = {"origin": weights.origin, "variables": count, "unused": list(weights.unused), "sha256": weights.fingerprint()}
+    content = {
+        "origin": weights.origin, "variables": count, "unused": list(weights.unused), "sha256": weights.fingerprint(),
+        "channels": channels, "classes": len(task.categories),
+    }  # fmt: skip
     return folder.summarize({"imported": content, "checkpoint": checkpoint})
+
+
+_LEGACY = {
+    "detection": "resizes as TF1 did and decodes boxes with the original's +1, as this network was trained and scored: "
+    "--legacy_resize --legacy_decoding are flags of this run now",
+    "segmentation": "resizes as TF1 did, as this network was trained: --legacy_resize is a flag of this run now",
+}
+
+
+def _as_trained(experiment: Experiment) -> Experiment:
+    """With the flags of the stack that the network comes from; the run's own checkpoint is what it brings."""
+    return dataclasses.replace(
+        experiment,
+        data=dataclasses.replace(experiment.data, legacy_resize=True),
+        decoding=dataclasses.replace(experiment.decoding, legacy_decoding=experiment.model.task == "detection"),
+        handover=dataclasses.replace(experiment.handover, checkpoint="", classes=""),
+    )
 
 
 def _print_variables(model: tf.keras.Model) -> None:

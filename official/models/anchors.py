@@ -114,18 +114,27 @@ def encode_boxes(boxes: tf.Tensor, anchors: tf.Tensor) -> tf.Tensor:
     return tf.concat([offsets, tf.math.log(size / anchor_size)], axis=-1)
 
 
-def decode_boxes(codes: tf.Tensor, anchors: tf.Tensor) -> tf.Tensor:
+def decode_boxes(codes: tf.Tensor, anchors: tf.Tensor, *, legacy: bool = False) -> tf.Tensor:
     """The inverse of `encode_boxes`, with dh and dw capped at ln(1000/16).
 
-    The original decodes with a +1 pixel convention that its encoder does not use; here both agree.
+    Args:
+      codes: float32 [..., 4]; anchors: float32 [..., 4].
+      legacy: decodes as the original does, with a convention that its encoder does not have: a box's sides are its
+        corners' differences plus one pixel, so anchors are taken a pixel longer and the far corner a pixel nearer.
+
+    Returns:
+      float32 [..., 4] yxyx pixels.
+
     keras-cv's model decodes with a module constant instead of its encoder's variances.
+    Source of `legacy`: tensorflow/tpu .../utils/box_utils.py:294-350.
     """
+    if legacy:
+        pixel = tf.constant([0.0, 0.0, 1.0, 1.0])
+        return decode_boxes(codes, anchors + pixel) - pixel
     anchor_centre, anchor_size = _centre_and_size(anchors)
     centre = codes[..., :2] * anchor_size + anchor_centre
     size = tf.exp(tf.minimum(codes[..., 2:], MAX_LOG_SCALE)) * anchor_size
     return tf.concat([centre - 0.5 * size, centre + 0.5 * size], axis=-1)
-
-
 
 
 def encode_targets(

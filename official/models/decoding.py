@@ -26,6 +26,8 @@ class DetectionDecoder:
         paper (Bodla et al. 2017) it is exp(-iou^2 / sigma): 0.3 here is 0.6 there.
       max_detections: per image (original: 100).
       top_k: candidates per level before NMS, over all classes.
+      legacy_size: above 0, boxes are decoded as in the original (`decode_boxes`) and cut off at legacy_size - 1,
+        the last pixel of the network's input; it must be the side of that.
       bounding_box_format: of the boxes returned; keras-cv asks its decoders for it.
     """
 
@@ -34,6 +36,7 @@ class DetectionDecoder:
     soft_nms_sigma: float = 0.0
     max_detections: int = 100
     top_k: int = 1000
+    legacy_size: int = 0
     bounding_box_format: str = "yxyx"
 
     def __call__(
@@ -69,7 +72,8 @@ class DetectionDecoder:
         logits = tf.split(tf.cast(outputs["classification"], tf.float32), sizes, axis=1)
         found = [self._level_candidates(*level) for level in zip(codes, logits, anchors)]
         boxes, scores, classes = (tf.concat(parts, axis=1) for parts in zip(*found))
-        boxes = tf.clip_by_value(boxes, 0.0, tf.concat([extents, extents], axis=-1)[:, None, :])
+        limits = tf.minimum(extents, self.legacy_size - 1.0) if self.legacy_size else extents
+        boxes = tf.clip_by_value(boxes, 0.0, tf.concat([limits, limits], axis=-1)[:, None, :])
         return boxes, tf.where(_has_area(boxes), tf.sigmoid(scores), 0.0), classes
 
     def _level_candidates(self, codes, logits, anchors):
@@ -84,7 +88,7 @@ class DetectionDecoder:
         scores, flat = tf.math.top_k(pairs, min(self.top_k, pairs.shape[1]))
         anchor_index = tf.gather(kept, flat // num_classes, batch_dims=1)
         boxes = decode_boxes(
-            tf.gather(codes, anchor_index, batch_dims=1), tf.gather(anchors, anchor_index)
+            tf.gather(codes, anchor_index, batch_dims=1), tf.gather(anchors, anchor_index), legacy=self.legacy_size > 0
         )
         return boxes, scores, flat % num_classes
 

@@ -5,6 +5,8 @@
     TF1 checkpoint of SimCLR             ResNet50_1x/model.ckpt-225206            [0, 1]         0.9, 1e-5
     TF2 checkpoint of SimCLR             ckpt-250228, or a SavedModel folder      [0, 1]         0.9, 1e-5
     TF1 checkpoint of a detector         spinenet-143-ssl/model.ckpt              mean, std      as the run
+    TF1 checkpoint of a ResNet           resnet50/conv2d/kernel …                 mean, std      as the run
+      (of tensorflow/tpu's classifiers)  conv2d/kernel …                          mean, std      0.9, 1e-5
     keras.applications EfficientNet      a .h5, with or without head              mean, std      0.99, 1e-3
     keras-cv ResNet                      a .h5 or .weights.h5                     [0, 1]         0.99, 1.001e-5
     a run of this project                its folder, or an exported model.keras   as the run      as the run
@@ -13,30 +15,27 @@
 The scale of the pixels travels with the weights: a backbone gets a layer in front that makes it
 (official/models/input_scale.py). Where the epsilon of batch norm differs, the difference goes into the
 moving variances, which gives the same features, and is reported; momenta are the run's own.
-Nothing that a file contains is executed: .npz is read without pickles, and a .keras with a Lambda
-layer is refused before it is opened.
+Nothing that a file contains is executed, and nothing but what is wanted is read: see
+official/models/weight_files.py.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import glob
 import os
-import re
-import zipfile
-from typing import Callable, Sequence
+from typing import Callable, Iterator, Sequence
 
-import numpy as np
 import tensorflow as tf
 
 from official.files import read_json
 from official.models import import_released, import_simclr
 from official.models.import_efficientnet import read_efficientnet
-from official.models.input_scale import scale_of
-from official.models.kerascv_backbones import KerasCVBackbone, stock_backbone
-from official.models.weights import (
-    Weights, WeightsError, assign_weights, differences, epsilon_of, read_npz, variable_name, wanted,
-)  # fmt: skip
+from official.models.import_keras import read_h5, read_keras
+from official.models.import_resnet import read_resnet, scope_of_resnet
+from official.models.weight_files import open_checkpoint
+from official.models.weights import Weights, WeightsError, assign_weights, differences, read_npz, variable_name
 
 keras = tf.keras
 
@@ -54,15 +53,11 @@ def read_weights(path: str, backbone: keras.Model) -> Weights:
         raise WeightsError(f"{path} is an address; nothing is fetched here: download the file, unpack it, and give its path")
     for matches, read in _KINDS:
         if matches(path):
-            try:
+            with _named(path):
                 return read(path, backbone)
-            except WeightsError:
-                raise
-            except Exception as error:  # h5py, zipfile, numpy and TensorFlow raise many kinds
-                raise WeightsError(f"{path} cannot be read ({type(error).__name__}: {str(error)[:200]})") from error
     raise WeightsError(
         f"{path}: no weights there, or of an unknown kind; what can be read is a checkpoint prefix (model.ckpt) of "
-        "EfficientNet or SimCLR, a .h5 of keras.applications or keras-cv, a run folder or an exported model.keras "
+        "EfficientNet, ResNet, SpineNet or SimCLR, a .h5 of keras.applications or keras-cv, a run folder or an exported model.keras "
         "of this project, or an imported .npz"
     )
 
@@ -76,12 +71,31 @@ def read_network(path: str, model: keras.Model, class_ids: Sequence[int]) -> Wei
     Raises:
       WeightsError: absent, damaged, or of another network.
     """
+    with _named(path):
+        return import_released.read_network(path, open_checkpoint(checkpoint_prefix(path)), model, class_ids)
+
+
+def class_channels(path: str, task: str) -> int:
+    """How many classes the head in a checkpoint of the original stack has, its background included.
+
+    Args:
+      task: "detection" or "segmentation".
+
+    Raises:
+      WeightsError: absent, damaged, or without such a head.
+    """
+    with _named(path):
+        return import_released.class_channels(path, open_checkpoint(checkpoint_prefix(path)), task)
+
+
+@contextlib.contextmanager
+def _named(path: str) -> Iterator[None]:
+    """Turns what goes wrong inside into a WeightsError that names the file."""
     try:
-        reader = tf.train.load_checkpoint(checkpoint_prefix(path))
-        return import_released.read_network(path, reader, model, class_ids)
+        yield
     except WeightsError:
         raise
-    except Exception as error:  # TensorFlow raises many kinds
+    except Exception as error:  # h5py, zipfile, numpy and TensorFlow raise many kinds
         raise WeightsError(f"{path} cannot be read ({type(error).__name__}: {str(error)[:200]})") from error
 
 
@@ -154,68 +168,14 @@ def _is_checkpoint(path: str) -> bool:
 
 
 def _read_checkpoint(path: str, backbone: keras.Model) -> Weights:
-    reader = tf.train.load_checkpoint(checkpoint_prefix(path))
-    there = reader.get_variable_to_shape_map()
-    if import_simclr.is_tf1(there) or import_simclr.GRAPH in there:
-        return import_simclr.read_simclr(path, reader, backbone)
-    if import_released.SPINENET in there:
-        return import_released.read_backbone(path, reader, backbone)
-    return read_efficientnet(path, reader, there, backbone)
-
-
-# --- keras.applications, keras-cv ------------------------------------------------------------------
-
-
-def _read_h5(path: str, backbone: keras.Model) -> Weights:
-    import h5py
-
-    kind = {}
-    if isinstance(backbone, KerasCVBackbone):
-        kind = {"normalization": "unit", "epsilon": epsilon_of(backbone)}
-    if path.endswith(".weights.h5") and kind:
-        return _read_keras_cv(path, backbone, kind)
-    found: dict[str, np.ndarray] = {}
-
-    def visit(name, item):
-        if isinstance(item, h5py.Dataset):
-            layer, variable = name.split("/")[-2:]
-            found[f"{layer}/{variable.split(':')[0]}"] = np.array(item)
-
-    with h5py.File(path, "r") as file:
-        file.visititems(visit)
-    return wanted(found, backbone, f"Keras weights {path}", **kind)
-
-
-def _read_keras_cv(path: str, backbone: KerasCVBackbone, kind: dict) -> Weights:
-    """Keras' newer files number the layers, so keras-cv's own model of that name reads them."""
-    stock = stock_backbone(backbone.variant, backbone.get_config()["width"])
-    stock.load_weights(path)
-    return wanted({variable_name(v): v.numpy() for v in stock.variables}, backbone, f"keras-cv weights {path}", **kind)
-
-
-# --- this project ----------------------------------------------------------------------------------
-
-
-def _read_keras(path: str, backbone: keras.Model) -> Weights:
-    with zipfile.ZipFile(path) as file:
-        config = file.read("config.json").decode()
-    if re.search(r'"class_name":\s*"(Lambda|__lambda__)"', config):
-        raise WeightsError(f"{path} holds a Lambda layer, that is code; it is refused")
-    model = keras.models.load_model(path, compile=False, safe_mode=True)
-    found = {variable_name(v): v.numpy() for v in model.variables}
-    parts = _all_layers(model)
-    mine = {layer.name for layer in backbone.layers}
-    norms = [part for part in parts if isinstance(part, keras.layers.BatchNormalization) and part.name in mine]
-    kind = {"normalization": scale_of(model), "epsilon": float(norms[0].epsilon) if norms else 1e-3}
-    return wanted(found, backbone, f"model {path}", **kind)
-
-
-def _all_layers(model: keras.Model) -> list:
-    """Layers of a model and of the models in it."""
-    found = []
-    for layer in model.layers:
-        found += _all_layers(layer) if isinstance(layer, keras.Model) else [layer]
-    return found
+    file = open_checkpoint(checkpoint_prefix(path))
+    if import_simclr.is_tf1(file.arrays) or import_simclr.GRAPH in file.arrays:
+        return import_simclr.read_simclr(path, file, backbone)
+    if import_released.SPINENET in file.arrays:
+        return import_released.read_backbone(path, file, backbone)
+    if scope_of_resnet(file.arrays) is not None:
+        return read_resnet(path, file, backbone)
+    return read_efficientnet(path, file, backbone)
 
 
 def _is_run(path: str) -> bool:
@@ -228,14 +188,14 @@ def _read_run(path: str, backbone: keras.Model) -> Weights:
     if not os.path.isfile(exported):
         raise WeightsError(f"{path} has no export/model.keras: the run is not finished; run it to its end, or --job=export")
     flags = read_json(os.path.join(path, "run.json")).get("flags", {})
-    weights = _read_keras(exported, backbone)
+    weights = read_keras(exported, backbone)
     return dataclasses.replace(weights, origin=f"run {path} ({flags.get('task')}, {flags.get('backbone')})")
 
 
 _KINDS: tuple[tuple[Callable[[str], bool], Callable], ...] = (
     (_is_run, _read_run),
     (_is_checkpoint, _read_checkpoint),
-    (lambda path: path.endswith(".h5") and os.path.isfile(path), _read_h5),
+    (lambda path: path.endswith(".h5") and os.path.isfile(path), read_h5),
     (lambda path: path.endswith(".npz") and os.path.isfile(path), read_npz),
-    (lambda path: path.endswith(".keras") and os.path.isfile(path), _read_keras),
+    (lambda path: path.endswith(".keras") and os.path.isfile(path), read_keras),
 )

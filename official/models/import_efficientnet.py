@@ -5,11 +5,14 @@ Source: tensorflow/tpu models/official/efficientnet/efficientnet_model.py (layer
 
 from __future__ import annotations
 
+import dataclasses
 import re
+from typing import Iterable
 
 import tensorflow as tf
 
-from official.models.weights import Weights, WeightsError, variable_name
+from official.models.weight_files import WeightFile
+from official.models.weights import Weights, WeightsError, shapes_of, take, variable_name
 
 keras = tf.keras
 EMA = "/ExponentialMovingAverage"
@@ -25,7 +28,7 @@ def tf1_names(backbone: keras.Model, model_name: str) -> dict[str, str]:
     return {name: f"{model_name}/{_tf1_name(name, number)}" for name in map(variable_name, backbone.variables)}
 
 
-def model_name(path: str, there: dict) -> str:
+def model_name(path: str, there: Iterable[str]) -> str:
     """The scope that a checkpoint has its EfficientNet in, such as "efficientnet-b7".
 
     Raises:
@@ -34,8 +37,8 @@ def model_name(path: str, there: dict) -> str:
     models = {name.split("/")[0] for name in there if re.match(r"efficientnet-\w+/stem/", name)}
     if len(models) != 1:
         raise WeightsError(
-            f"{path} is no EfficientNet checkpoint (it has no efficientnet-*/stem), none of SimCLR (no base_model/conv2d) and "
-            f"none of SpineNet (no spinenet/conv2d), but holds {sorted(there)[:3]}"
+            f"{path} is no EfficientNet checkpoint (it has no efficientnet-*/stem), none of SimCLR (no base_model/conv2d), "
+            f"SpineNet (no spinenet/conv2d) or ResNet (no resnet*/conv2d), but holds {sorted(there)[:3]}"
         )
     return models.pop()
 
@@ -64,21 +67,18 @@ def _tf1_name(name: str, number: dict[str, int]) -> str:
     return f"blocks_{number[block]}/{places[part]}/{variable}"
 
 
-def read_efficientnet(path: str, reader, there: dict, backbone: keras.Model) -> Weights:
-    """Reads a checkpoint.
+def read_efficientnet(path: str, file: WeightFile, backbone: keras.Model) -> Weights:
+    """Reads a checkpoint; the averages where it has them, for they are what was published.
 
     Args:
-      path: for messages; reader: an open checkpoint; there: its variables' shapes by name.
+      path: for messages; file: the open checkpoint.
 
     Raises:
       WeightsError: it is none of EfficientNet.
     """
-    table = tf1_names(backbone, model_name(path, there))
-    values, used = {}, set()
-    for ours, theirs in table.items():
-        name = theirs + EMA if theirs + EMA in there else theirs  # the averages are what was published
-        if name in there:
-            values[ours] = reader.get_tensor(name)
-            used |= {theirs, theirs + EMA}
-    unused = tuple(sorted(name for name in there if name not in used and "/RMSProp" not in name and "/Momentum" not in name))
-    return Weights(values, f"TF1 checkpoint {path}", unused)
+    there = file.arrays
+    plain = tf1_names(backbone, model_name(path, there))
+    table = {ours: theirs + EMA if theirs + EMA in there else theirs for ours, theirs in plain.items()}
+    weights = take(file, table, shapes_of(backbone), f"TF1 checkpoint {path}", without=("/RMSProp", "/Momentum"))
+    averaged = set(plain.values())
+    return dataclasses.replace(weights, unused=tuple(name for name in weights.unused if name not in averaged))

@@ -4,28 +4,34 @@
     spinenet-143-best, spinenet-190-best   their teachers
     efficientnet-b7-nasfpn-teacher, -ssl   NAS-FPN segmenter, PASCAL VOC's 21 classes
     efficientnet-l2-nasfpn-teacher, -ssl
+    anybody's                              RetinaNet with FPN on EfficientNet or ResNet, other numbers of classes
 
 A file does not say its batch norm's epsilon; it is the run's (1e-3 in the released files' configs,
-1e-4 for the two SpineNet teachers). The class channels that the run has no class for, background
-among them, are left out.
+1e-4 for the two SpineNet teachers and by default). How many classes it has follows from the shapes of its heads.
+A detector's class channels that the run has no class for, background among them, are left out.
 
-Source: tensorflow/tpu models/official/detection/modeling/architecture/{spinenet,heads,nasfpn}.py,
-whose layers are numbered within their variable scope in order of creation.
+Source: tensorflow/tpu models/official/detection/modeling/architecture/{spinenet,heads,nasfpn,fpn}.py,
+whose layers are numbered within their variable scope in order of creation, where they have no names.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Iterable, Iterator, Sequence
+from typing import Collection, Container, Iterable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from official.models.import_efficientnet import model_name, tf1_names
-from official.models.weights import Weights, WeightsError, epsilon_of, numbered_table, variable_name
+from official.models.import_resnet import OPTIMIZER, numbered_table, resnet_table, scope_of_resnet
+from official.models.weight_files import WeightFile
+from official.models.weights import Weights, WeightsError, epsilon_of, shapes_of, take
 
 keras = tf.keras
 SPINENET = "spinenet/conv2d/kernel"
+CLASS_BIAS, BOX_BIAS = "retinanet/class_net/class-predict/bias", "retinanet/box_net/box-predict/bias"
+SEGMENT_BIAS = "segmentation/conv2d/bias"
+_PREDICTOR = ("classification_predictor/kernel", "classification_predictor/bias")
 _BLOCK_PARTS = ("shortcut", "1", "2", "3")
 _RESAMPLE_PARTS = ("squeeze", "down", "match")
 
@@ -57,90 +63,116 @@ def _spinenet_scopes(layers: set[str]) -> Iterator[tuple[str, list[str]]]:
         yield f"{scope}/scale_permuted_block_{block}", group(block)
 
 
-# Ours -> theirs, for what is not a backbone. Source: heads.py:411-556, 1063-1160; nasfpn.py:130-370.
+# Ours -> theirs, for what is not a backbone. Where theirs are several, a file has one of them: the segmenter's
+# convolutions were renamed on 2020-04-13. Source: heads.py:411-556, 1063-1160; nasfpn.py:130-370; fpn.py:88-135.
 _PATTERNS = (
-    (r"classification_conv_(\d+)/", r"retinanet/class_net/class-\1/"),
-    (r"classification_bn_(\d+)_level_(\d+)/", r"retinanet/class_net/class-\1-\2/"),
-    (r"classification_predictor/", "retinanet/class_net/class-predict/"),
-    (r"box_conv_(\d+)/", r"retinanet/box_net/box-\1/"),
-    (r"box_bn_(\d+)_level_(\d+)/", r"retinanet/box_net/box-\1-\2/"),
-    (r"box_predictor/", "retinanet/box_net/box-predict/"),
-    (r"nas_lateral_bn_(\d+)/", r"resample_l\1/bn/"),
-    (r"nas_lateral_(\d+)/", r"resample_l\1/{conv}/"),
-    (r"nas_(\d+)_node_(\d+)_(conv|bn)/", r"fpn_cells/cell_\1/sub_policy{policy}/op_after_combine\2/\3/"),
-    (r"head_conv_(\d+)/", r"segmentation/class-\1/"),
-    (r"head_bn_(\d+)/", r"segmentation/class-\1-bn/"),
-    (r"classifier/", "segmentation/conv2d/"),
+    (r"classification_conv_(\d+)/", (r"retinanet/class_net/class-\1/",)),
+    (r"classification_bn_(\d+)_level_(\d+)/", (r"retinanet/class_net/class-\1-\2/",)),
+    (r"classification_predictor/", ("retinanet/class_net/class-predict/",)),
+    (r"box_conv_(\d+)/", (r"retinanet/box_net/box-\1/",)),
+    (r"box_bn_(\d+)_level_(\d+)/", (r"retinanet/box_net/box-\1-\2/",)),
+    (r"box_predictor/", ("retinanet/box_net/box-predict/",)),
+    (r"fpn_lateral_(\d)/", (r"fpn/l\1/",)),
+    (r"fpn_conv_([2-5])/", (r"fpn/post_hoc_d\1/",)),
+    (r"fpn_conv_([6-8])/", (r"fpn/p\1/",)),
+    (r"fpn_bn_(\d)/", (r"fpn/p\1-bn/",)),
+    (r"nas_lateral_bn_(\d+)/", (r"resample_l\1/bn/",)),
+    (r"nas_lateral_(\d+)/", (r"resample_l\1/{conv}/",)),
+    (r"nas_(\d+)_node_(\d+)_(conv|bn)/", (r"fpn_cells/cell_\1/sub_policy{policy}/op_after_combine\2/\3/",)),
+    (r"head_conv_(\d+)/", (r"segmentation/conv-\1/", r"segmentation/class-\1/")),
+    (r"head_bn_(\d+)/", (r"segmentation/conv-\1-bn/", r"segmentation/class-\1-bn/")),
+    (r"classifier/", ("segmentation/conv2d/",)),
 )
 
 
-def heads_table(names: Sequence[str]) -> dict[str, str]:
-    """Variable names of pyramid and heads -> names in a checkpoint; what has no place there is left out."""
+def heads_table(names: Collection[str], there: Container[str] = ()) -> dict[str, str]:
+    """Variable names of pyramid and heads -> names in a checkpoint; what has no place there is left out.
+
+    Args:
+      there: the checkpoint's names, which decide between two namings.
+    """
     conv = "separable_conv2d" if any("depthwise" in n and n.startswith("nas_") for n in names) else "conv2d"
     found = {}
     for name in names:
-        for ours, theirs in _PATTERNS:
+        for ours, several in _PATTERNS:
             match = re.match(ours, name)
             if match:
-                policy = int(match.group(2)) - 5 if "{policy}" in theirs else 0  # nodes are numbered after P3..P7
-                found[name] = match.expand(theirs).format(conv=conv, policy=policy) + name[match.end():]
+                policy = int(match.group(2)) - 5 if "{policy}" in several[0] else 0  # nodes are numbered after P3..P7
+                theirs = [match.expand(t).format(conv=conv, policy=policy) + name[match.end():] for t in several]
+                found[name] = next((name for name in theirs if name in there), theirs[0])
                 break
     return found
 
 
-def read_backbone(path: str, reader, backbone: keras.Model) -> Weights:
+def read_backbone(path: str, file: WeightFile, backbone: keras.Model) -> Weights:
     """A SpineNet out of a checkpoint of a detector.
 
     Raises:
       WeightsError: the backbone is another.
     """
-    return _read(reader, _spinenet_names(path, backbone), f"SpineNet checkpoint {path}", epsilon_of(backbone))
+    table = _spinenet_names(path, backbone)
+    return take(file, table, shapes_of(backbone), f"SpineNet checkpoint {path}", without=OPTIMIZER, epsilon=epsilon_of(backbone))
 
 
 def _spinenet_names(path: str, backbone: keras.Model) -> dict[str, str]:
-    names = [variable_name(v) for v in backbone.variables]
+    names = shapes_of(backbone)
     if "endpoint_3_conv/kernel" not in names:
         raise WeightsError(f"{path} is of a SpineNet; it needs --backbone=spinenet-49 (or -49s, -96, -143, -190)")
     return spinenet_table(names)
 
 
-def read_network(path: str, reader, model: keras.Model, class_ids: Sequence[int]) -> Weights:
+def _backbone_table(path: str, there: Container[str], backbone: keras.Model) -> dict[str, str]:
+    """Names of a SpineNet, ResNet or EfficientNet."""
+    if SPINENET in there:
+        return _spinenet_names(path, backbone)
+    if scope_of_resnet(there):
+        return resnet_table(path, there, backbone)
+    return tf1_names(backbone, model_name(path, there))
+
+
+def class_channels(path: str, file: WeightFile, task: str) -> int:
+    """How many classes the head of a detector or segmenter has, its background included.
+
+    Raises:
+      WeightsError: no such head.
+    """
+    if task == "segmentation" and SEGMENT_BIAS in file.arrays:
+        return file.arrays[SEGMENT_BIAS].shape[0]
+    if task == "detection" and CLASS_BIAS in file.arrays and BOX_BIAS in file.arrays:
+        anchors, rest = divmod(file.arrays[BOX_BIAS].shape[0], 4)
+        if anchors and not rest and file.arrays[CLASS_BIAS].shape[0] % anchors == 0:
+            return file.arrays[CLASS_BIAS].shape[0] // anchors
+    wanted = {"detection": f"RetinaNet's head ({CLASS_BIAS})", "segmentation": f"segmenter's head ({SEGMENT_BIAS})"}[task]
+    raise WeightsError(f"{path} has no {wanted}; it holds {sorted(file.arrays)[:3]}")
+
+
+def read_network(path: str, file: WeightFile, model: keras.Model, class_ids: Sequence[int]) -> Weights:
     """A whole detector or segmenter, heads included.
 
     Args:
-      path: for messages; reader: an open checkpoint.
-      model: a RetinaNet on SpineNet, or a segmenter on an EfficientNet with NAS-FPN.
+      path: for messages; file: the open checkpoint.
+      model: a RetinaNet on SpineNet, or with FPN on EfficientNet or ResNet; or a segmenter.
       class_ids: of a detector, the original's class number of every class of the model.
 
     Raises:
       WeightsError: another kind of network, or too few classes in the file.
     """
-    there = reader.get_variable_to_shape_map()
-    table = heads_table([variable_name(v) for v in model.variables])
-    if SPINENET in there:
-        table.update(_spinenet_names(path, model.backbone))
-    else:
-        table.update(tf1_names(model.backbone, model_name(path, there)))
-    weights = _read(reader, table, f"checkpoint {path}", epsilon_of(model))
-    for name in ("classification_predictor/kernel", "classification_predictor/bias"):
+    shapes, there = shapes_of(model), file.arrays
+    table = {**heads_table(shapes, there), **_backbone_table(path, there, model.backbone)}
+    anchors = shapes["box_predictor/bias"][0] // 4 if "box_predictor/bias" in shapes else 0
+    if anchors:
+        count = class_channels(path, file, "detection")
+        if max(class_ids) >= count:
+            raise WeightsError(f"{path} has {count} classes, background included; there is none of number {max(class_ids)}")
+        shapes.update({name: (*shapes[name][:-1], anchors * count) for name in _PREDICTOR})
+    weights = take(file, table, shapes, f"checkpoint {path}", without=OPTIMIZER, epsilon=epsilon_of(model))
+    for name in _PREDICTOR if anchors else ():
         if name in weights.values:
-            anchors = weights.values["box_predictor/bias"].shape[0] // 4
-            weights.values[name] = _chosen_classes(weights.values[name], anchors, class_ids, path)
+            weights.values[name] = _chosen_classes(weights.values[name], anchors, class_ids)
     return weights
 
 
-def _chosen_classes(value: np.ndarray, anchors: int, class_ids: Sequence[int], path: str) -> np.ndarray:
+def _chosen_classes(value: np.ndarray, anchors: int, class_ids: Sequence[int]) -> np.ndarray:
     """Channels [..., anchors * all classes] -> [..., anchors * chosen classes]."""
-    count = value.shape[-1] // anchors
-    if max(class_ids) >= count:
-        raise WeightsError(f"{path} has {count} classes, background included; there is none of number {max(class_ids)}")
-    by_class = value.reshape(*value.shape[:-1], anchors, count)[..., list(class_ids)]
+    by_class = value.reshape(*value.shape[:-1], anchors, -1)[..., list(class_ids)]
     return by_class.reshape(*value.shape[:-1], anchors * len(class_ids))
-
-
-def _read(reader, table: dict[str, str], origin: str, epsilon: float) -> Weights:
-    there = reader.get_variable_to_shape_map()
-    values = {ours: reader.get_tensor(theirs) for ours, theirs in table.items() if theirs in there}
-    used = set(table.values())
-    unused = tuple(sorted(n for n in there if n not in used and n != "global_step" and not n.endswith("/Momentum")))
-    return Weights(values, origin, unused, "imagenet", epsilon)

@@ -7,6 +7,8 @@ travels with the network, into checkpoints and exports.
 
 from __future__ import annotations
 
+from typing import Any, Sequence
+
 import numpy as np
 import tensorflow as tf
 
@@ -57,9 +59,19 @@ def scale_of(model: keras.Model) -> str:
             inside = scale_of(layer)
             if inside != "imagenet":
                 return inside
-        if layer.name == LAYER:
+    return scale_of_layers([layer.get_config() for layer in model.layers if layer.name == LAYER])
+
+
+def scale_of_layers(configs: Sequence[dict[str, Any]]) -> str:
+    """The same from layers' configs.
+
+    Raises:
+      ValueError: a layer of that name with other numbers.
+    """
+    for config in configs:
+        if config["name"] == LAYER:
             for name, constants in SCALES.items():
-                if constants and np.allclose([layer.scale, layer.offset], _constants(name), rtol=1e-5):
+                if constants and np.allclose([config["scale"], config["offset"]], _constants(name), rtol=1e-5):
                     return name
-            raise ValueError(f"the layer {LAYER} of {model.name} has an unknown scale {layer.scale}")
+            raise ValueError(f"the layer {LAYER} has an unknown scale {config['scale']}")
     return "imagenet"

@@ -6,22 +6,19 @@ import dataclasses
 import hashlib
 import json
 import os
-from typing import Sequence
+from typing import Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from official.files import sync_folder
 from official.models.input_scale import SCALES, scale_of
+from official.models.weight_files import WeightFile, WeightsError, open_npz
 
 keras = tf.keras
 META = "__meta__"
 BATCH_NORM = ("gamma", "beta", "moving_mean", "moving_variance")
 LICENCE_NOTE = "Weights keep the licence of their origin; the public EfficientNet and SimCLR checkpoints are Apache 2.0."
-
-
-class WeightsError(ValueError):
-    """A weight file that cannot be used; the message names file and variable."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,21 +51,6 @@ class Weights:
 def variable_name(variable: tf.Variable) -> str:
     """The name without its output number."""
     return variable.name.split(":")[0]
-
-
-def numbered_table(scope: str, layers: Sequence[str]) -> dict[str, str]:
-    """TF1 names of convolutions, each with its batch norm, that one variable scope numbers in order of creation.
-
-    Args:
-      layers: without "_conv" and "_bn", such as "stage2_block0_1".
-    """
-    found = {}
-    for number, layer in enumerate(layers):
-        suffix = f"_{number}" if number else ""
-        found[f"{layer}_conv/kernel"] = f"{scope}/conv2d{suffix}/kernel"
-        for part in BATCH_NORM:
-            found[f"{layer}_bn/{part}"] = f"{scope}/batch_normalization{suffix}/{part}"
-    return found
 
 
 def assign_weights(backbone: keras.Model, weights: Weights) -> int:
@@ -147,24 +129,48 @@ def read_npz(path: str, backbone: keras.Model) -> Weights:
     """Reads what `write_weights` wrote.
 
     Raises:
-      WeightsError: another file, an unknown scale of pixels, or damage.
+      WeightsError: another file, one of another backbone, an unknown scale of pixels, or damage.
     """
-    with np.load(path, allow_pickle=False) as file:
-        if META not in file:
+    with open_npz(path) as file:
+        if META not in file.arrays:
             raise WeightsError(f"{path} was not written by --job=import_checkpoint: it has no {META}")
-        note = json.loads(str(file[META]))
-        found = {name: file[name] for name in file.files if name != META}
-    kind = {"normalization": note["normalization"], "epsilon": note.get("epsilon", 1e-3)}
-    if kind["normalization"] not in SCALES:
-        raise WeightsError(f"{path} wants pixels on the scale {kind['normalization']!r}, which is unknown here")
-    weights = wanted(found, backbone, f"{path} ({note['origin']})", **kind)
-    if Weights(found, "").fingerprint() != note["sha256"]:
+        note = json.loads(file.read_text(META))
+        others = sorted(set(file.arrays) - {META} - set(shapes_of(backbone)))
+        if others:  # the fingerprint is of all that is there, and what nobody wants is not read
+            raise WeightsError(f"{path} is of another backbone: it has {len(others)} variables that this one lacks: {others[:5]}")
+        kind = {"normalization": note["normalization"], "epsilon": note.get("epsilon", 1e-3)}
+        if kind["normalization"] not in SCALES:
+            raise WeightsError(f"{path} wants pixels on the scale {kind['normalization']!r}, which is unknown here")
+        table = {name: name for name in file.arrays if name != META}
+        weights = take(file, table, shapes_of(backbone), f"{path} ({note['origin']})", **kind)
+    if weights.fingerprint() != note["sha256"]:
         raise WeightsError(f"{path} is damaged: its values do not have the fingerprint that it states")
     return weights
 
 
-def wanted(found: dict[str, np.ndarray], backbone: keras.Model, origin: str, **kind) -> Weights:
-    """What a file holds of the backbone's variables; the rest is `unused`. Args: kind: normalization, epsilon."""
-    names = set(map(variable_name, backbone.variables))
-    values = {name: value for name, value in found.items() if name in names}
-    return Weights(values, origin, tuple(sorted(set(found) - names)), **kind)
+def shapes_of(model: keras.Model) -> dict[str, tuple[int, ...]]:
+    """The shapes of a model's variables by name."""
+    return {variable_name(variable): tuple(variable.shape) for variable in model.variables}
+
+
+def take(
+    file: WeightFile, table: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]], origin: str,
+    *, without: Sequence[str] = (), normalization: str = "imagenet", epsilon: float = 1e-3,
+) -> Weights:  # fmt: skip
+    """Reads from an open file what a model has a place for, all shapes before the first value.
+
+    Args:
+      table: the model's names -> the file's; those that the file lacks are left out, `assign_weights` names them.
+      shapes: of what is wanted, by the model's names.
+      without: pieces of names in the file that `unused` does not tell of (optimizer, step).
+
+    Raises:
+      WeightsError: another shape; values that are no finite real numbers.
+    """
+    there = {ours: theirs for ours, theirs in table.items() if theirs in file.arrays}
+    for ours, theirs in there.items():
+        file.check(theirs, shapes[ours])
+    values = {ours: file.read(theirs, shapes[ours]) for ours, theirs in there.items()}
+    used = set(there.values())
+    unused = (name for name in file.arrays if name not in used and not any(piece in name for piece in without))
+    return Weights(values, origin, tuple(sorted(unused)), normalization, epsilon)

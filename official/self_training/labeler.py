@@ -17,7 +17,7 @@ from official.training.recovery import StopRequest
 # Flags that decide what a label is, so that a store made with others is refused.
 DECISIVE_OPTIONS = (
     "score_floor", "nms_iou", "soft_nms_sigma", "max_detections", "pre_nms_top_k", "image_size",
-    "legacy_resize", "precision", "label_shard_size", "label_scales", "label_flip",
+    "legacy_resize", "legacy_decoding", "precision", "label_shard_size", "label_scales", "label_flip",
     "label_temperature",
 )  # fmt: skip
 

@@ -72,6 +72,7 @@ class DetectionTask(Task):
             soft_nms_sigma=options.soft_nms_sigma,
             max_detections=options.max_detections,
             top_k=options.pre_nms_top_k,
+            legacy_size=self.experiment.model.image_size if options.legacy_decoding else 0,
         )
 
     # --- training --------------------------------------------------------------------------------

@@ -105,3 +105,11 @@ def test_decoding_inverts_encoding_and_caps_the_size():
     np.testing.assert_allclose(lib.decode_boxes(codes, anchors), boxes, atol=1e-3)
     huge = lib.decode_boxes(tf.constant([[0.0, 0, 50, 50]]), tf.constant([[0.0, 0, 16, 16]])).numpy()
     np.testing.assert_allclose(huge, [[8 - 500, 8 - 500, 8 + 500, 8 + 500]], rtol=1e-4)
+
+
+def test_legacy_decoding_by_hand():
+    """The original's +1: an anchor of rows 0 to 9 is 10 high, and twice that about its centre 5 ends at -5 + 20 - 1."""
+    anchors = tf.constant([[0.0, 0.0, 9.0, 19.0]] * 3)
+    codes = tf.constant([[0.0, 0.0, 0.0, 0.0], [0.1, -0.05, 0.0, 0.0], [0.0, 0.0, np.log(2.0), 0.0]])
+    expected = [[0, 0, 9, 19], [1, -1, 10, 18], [-5, 0, 14, 19]]
+    np.testing.assert_allclose(lib.decode_boxes(codes, anchors, legacy=True), expected, atol=1e-5)

@@ -118,3 +118,13 @@ def test_a_batch_of_one_without_a_loop_is_the_same(outputs):
     decoder, extents = DetectionDecoder(score_threshold=0.2), tf.fill([1, 2], 64.0)
     for name, value in decoder.single(first, levels, extents).items():
         np.testing.assert_array_equal(value, decoder(first, levels, extents)[name])
+
+
+def test_legacy_decoding_ends_at_the_last_pixel():
+    """The original cuts boxes off at 63 of an input of 64; a picture that ends before that has its own end."""
+    level = tf.constant([[-8.0, -8.0, 80.0, 80.0]])
+    raw = {"box": tf.zeros([2, 1, 4]), "classification": tf.ones([2, 1, 1])}
+    extents = tf.constant([[64.0, 64.0], [64.0, 40.0]])
+    boxes = DetectionDecoder(legacy_size=64)(raw, [level], extents)["boxes"]
+    np.testing.assert_array_equal(boxes[:, 0], [[0, 0, 63, 63], [0, 0, 63, 40]])
+    np.testing.assert_array_equal(DetectionDecoder()(raw, [level], extents)["boxes"][:, 0], [[0, 0, 64, 64], [0, 0, 64, 40]])

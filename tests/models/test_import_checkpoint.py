@@ -135,15 +135,11 @@ def test_imported_file_round_trips_and_notices_damage(theirs, ours, tmp_path):
         read_weights(npz, ours)
 
 
-def test_pickles_and_lambdas_are_refused(ours, tmp_path):
+def test_pickles_are_refused(ours, tmp_path):
     evil = str(tmp_path / "evil.npz")
     np.savez(evil, **{"__meta__": np.array({"run": print}, dtype=object)})
-    with pytest.raises(WeightsError, match="cannot be read"):
+    with pytest.raises(WeightsError, match="__meta__ is no note"):
         read_weights(evil, ours)
-    model = keras.Sequential([keras.Input((2,)), keras.layers.Lambda(lambda x: x + 1)])
-    model.save(str(tmp_path / "lambda.keras"))
-    with pytest.raises(WeightsError, match="Lambda layer, that is code"):
-        read_weights(str(tmp_path / "lambda.keras"), ours)
 
 
 def test_exported_model_of_this_project(tmp_path):

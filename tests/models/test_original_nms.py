@@ -13,6 +13,7 @@ from tests.golden.vectors import load
 VECTORS, INDEX = load("nms")
 LEVELS = [16 * 16 * 9, 8 * 8 * 9, 4 * 4 * 9, 2 * 2 * 9, 9]
 SIZE = INDEX["image_size"]
+LEGACY = {"plain_decode": 0, "original": SIZE}
 
 
 def ours(case, **options):
@@ -46,22 +47,22 @@ def test_the_default_settings_are_the_originals():
     assert ours == (INDEX["nms_iou_threshold"], INDEX["score_threshold"], INDEX["max_total_size"], 0.0)
 
 
+@pytest.mark.parametrize("variant", ["plain_decode", "original"])
 @pytest.mark.parametrize("case", ["sparse", "clustered"])
-def test_detections(case):
-    expected = theirs(case, "plain_decode")
-    assert (
-        len(expected[0])
-        == {r["case"]: r["count"] for r in INDEX["results"] if r["variant"] == "plain_decode"}[case]
-    )
-    assert_equal(ours(case), expected)
+def test_detections(case, variant):
+    """By default with our convention of decoding, with --legacy_decoding with the original's."""
+    expected = theirs(case, variant)
+    assert len(expected[0]) == {r["case"]: r["count"] for r in INDEX["results"] if r["variant"] == variant}[case]
+    assert_equal(ours(case, legacy_size=LEGACY[variant]), expected)
 
 
-def test_a_box_without_area_is_dropped():
+@pytest.mark.parametrize("variant", ["plain_decode", "original"])
+def test_a_box_without_area_is_dropped(variant):
     """`crowded`: one of the original's 100 detections lies outside the image; the others are ours."""
-    boxes, scores, classes = theirs("crowded", "plain_decode")
+    boxes, scores, classes = theirs("crowded", variant)
     real = ((boxes[:, 2:] - boxes[:, :2]) > 0).all(axis=1)
     assert len(boxes) == 100 and (~real).sum() == 1
-    found = ours("crowded")
+    found = ours("crowded", legacy_size=LEGACY[variant])
     assert len(found[0]) == 100  # the next one takes its place
     assert_equal(tuple(part[:99] for part in found), (boxes[real], scores[real], classes[real]))
     assert found[1][99] <= scores.min()

@@ -1,10 +1,10 @@
-"""The original's networks once more, out of TF1 layers that TF1 itself names; run as a program of its own.
+"""The original's SpineNet detector once more, out of TF1 layers that TF1 itself names; run as a program of its own.
 
 TF1 layers in a process disturb the Keras models that it has, so the tests start this one:
-`python -m tests.models.tf1_networks detector|segmenter FOLDER` writes FOLDER/model.ckpt with random values, and
+`python -m tests.models.tf1_networks FOLDER` writes FOLDER/model.ckpt with random values, and
 FOLDER/case.npz with an input and what the network says of it. Tiny, but whole.
 
-Source: tensorflow/tpu models/official/detection/modeling/architecture/{spinenet,heads,nasfpn,nn_blocks,nn_ops}.py.
+Source: tensorflow/tpu models/official/detection/modeling/architecture/{spinenet,heads,nn_blocks,nn_ops}.py.
 """
 
 import os
@@ -13,20 +13,15 @@ import sys
 import numpy as np
 import tensorflow as tf
 
-from official.models.efficientnet import build_efficientnet
-from official.models.import_efficientnet import tf1_names
-from official.models.weights import variable_name
-
 v1 = tf.compat.v1
 SCALING = dict(endpoint_filters=26, filter_scale=0.1, resample_alpha=0.5, repeats=2)
 HEAD = dict(head_filters=8, head_convs=2)
-WIDTH, SIZE = 24, 128
+SIZE = 128
 FILTERS = {2: 64, 3: 128, 4: 256, 5: 256, 6: 256, 7: 256}
 
 # Level, kind, parents, output of the blocks 2 to 16: Figure 8 of arXiv 1912.05027 as released, spinenet.py:53-69.
 TOPOLOGY = """2 B 0 1 -, 4 R 0 1 -, 3 B 2 3 -, 4 B 2 4 -, 6 R 3 5 -, 4 B 3 5 -, 5 R 6 7 -, 7 R 6 8 -,
 5 B 8 9 -, 5 B 8 10 -, 4 B 5 10 O, 3 B 4 10 O, 5 B 7 12 O, 7 B 5 14 O, 6 B 12 14 O"""
-CELL = "4 a 1 3 -, 4 s 1 5 -, 3 s 0 6 O, 4 s 6 7 O, 5 a 7 8 O, 7 a 6 9 O, 6 a 9 10 O"  # nasfpn.py:42-50
 
 
 class Detector:
@@ -112,60 +107,6 @@ class Detector:
             return {"classification": self.tower(features, "class", 91), "box": self.tower(features, "box", 4)}
 
 
-class Segmenter(Detector):
-    """NAS-FPN twice, all levels summed at stride 4, two convolutions and the classifier."""
-
-    def norm(self, x, name=None, act=True):
-        x = super().norm(x, name, act=False)
-        return tf.nn.relu(x) if act else x
-
-    def changed(self, x, level, target, name):
-        with v1.variable_scope(f"resample_{name}"):
-            if x.shape[-1] != WIDTH:
-                x = self.norm(v1.layers.separable_conv2d(x, WIDTH, 1, padding="same"), name="bn", act=False)
-            if level < target:
-                x = v1.layers.max_pooling2d(x, 2 ** (target - level), 2 ** (target - level), "same")
-            for _ in range(level - target):
-                x = tf.repeat(tf.repeat(x, 2, axis=1), 2, axis=2)
-            return x
-
-    def cell(self, maps):
-        levels, used = [3, 4, 5, 6, 7], [0] * 5
-        for i, spec in enumerate(CELL.split(",")):
-            level, combine, a, b, output = spec.split()
-            level, a, b = int(level), int(a), int(b)
-            with v1.variable_scope(f"sub_policy{i}"):
-                first = self.changed(maps[a], levels[a], level, f"0_{a}_{len(maps)}")
-                second = self.changed(maps[b], levels[b], level, f"1_{b}_{len(maps)}")
-                used[a], used[b] = used[a] + 1, used[b] + 1
-                if combine == "a":
-                    first, second = (first, second) if levels[a] >= levels[b] else (second, first)
-                    second = second * tf.sigmoid(tf.reduce_max(first, axis=[1, 2], keepdims=True))
-                x = first + second
-                for j in range(len(maps)):
-                    if output == "O" and not used[j] and levels[j] == level:
-                        x, used[j] = x + maps[j], 1
-                with v1.variable_scope(f"op_after_combine{len(maps)}"):
-                    x = v1.layers.separable_conv2d(tf.nn.relu(x), WIDTH, 3, padding="same", name="conv")
-                    x = self.norm(x, name="bn", act=False)
-            maps, levels, used = [*maps, x], [*levels, level], [*used, 0]
-        return [maps[levels.index(level, 7)] for level in range(3, 8)]
-
-    def segmenter(self, features):
-        maps = [self.changed(features[level], level, level, f"l{level}") for level in (3, 4, 5)]
-        for level in (6, 7):
-            maps.append(self.changed(maps[-1], level - 1, level, f"p{level}"))
-        with v1.variable_scope("fpn_cells"):
-            for i in range(2):
-                with v1.variable_scope(f"cell_{i}"):
-                    maps = self.cell(maps)
-        x = tf.add_n([v1.image.resize_bilinear(y, [SIZE // 4, SIZE // 4]) for y in maps])
-        with v1.variable_scope("segmentation"):
-            for i in range(2):
-                x = self.norm(v1.layers.conv2d(x, WIDTH, 3, padding="same", name=f"class-{i}"), name=f"class-{i}-bn")
-            return v1.layers.conv2d(x, 21, 1, padding="same")
-
-
 def write(folder, session):
     """Random values in every variable of the graph, batch norm's statistics among them, and a checkpoint as TF1 leaves one."""
     generator, variables = np.random.default_rng(3), v1.global_variables()
@@ -192,20 +133,5 @@ def detector(folder):
         np.savez(os.path.join(folder, "case.npz"), images=images, **session.run(outputs))
 
 
-def segmenter(folder):
-    """Pyramid and head of a segmenter on features; its EfficientNet is there by name alone."""
-    backbone = build_efficientnet("efficientnet-b0", width=0.25, depth=0.25)
-    shapes = {variable_name(v): v.shape for v in backbone.variables}
-    widths = [backbone.get_layer(backbone.pyramid_level_inputs[f"P{level}"]).output.shape[-1] for level in (3, 4, 5)]
-    generator = np.random.default_rng(1)
-    features = {f"P{level}": generator.normal(size=(1, *(SIZE >> level,) * 2, width)).astype(np.float32) for level, width in zip((3, 4, 5), widths)}
-    with tf.Graph().as_default(), v1.Session() as session:
-        outputs = Segmenter().segmenter({int(name[1]): tf.constant(value) for name, value in features.items()})
-        for ours, theirs in tf1_names(backbone, "efficientnet-b7").items():
-            v1.get_variable(theirs, shapes[ours])
-        write(folder, session)
-        np.savez(os.path.join(folder, "case.npz"), logits=session.run(outputs), **features)
-
-
 if __name__ == "__main__":
-    {"detector": detector, "segmenter": segmenter}[sys.argv[1]](sys.argv[2])
+    detector(sys.argv[1])
