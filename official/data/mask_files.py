@@ -26,18 +26,24 @@ VOC_CLASSES = (
 VOC_MASK_FOLDERS = ("SegmentationClass", "SegmentationClassAug")
 
 
-def read_class_map(path_or_bytes: str | bytes) -> np.ndarray | str:
-    """Uint8 [H, W] class indices of a palette or greyscale picture, or the reason why it has none."""
+def read_class_map(path_or_bytes: str | bytes, size: tuple[int, int] | None = None) -> np.ndarray | str:
+    """Uint8 [H, W] class indices of a palette or greyscale PNG, or the reason why it has none.
+
+    Args:
+      size: the (height, width) that it must have; another is found out without a pixel being decoded.
+    """
     try:
         file = io.BytesIO(path_or_bytes) if isinstance(path_or_bytes, bytes) else path_or_bytes
-        with Image.open(file) as image:
+        with Image.open(file, formats=["PNG"]) as image:  # of Pillow's other decoders some are old and few are needed
+            if size is not None and image.size[::-1] != tuple(size):
+                return f"mask is {image.height} x {image.width}, its image {size[0]} x {size[1]}"
             if image.mode not in ("P", "L", "1", "I", "I;16", "I;16B"):
                 return f"mask is a colour picture (mode {image.mode}), not class indices; make it greyscale or palette"
             values = np.asarray(image)
     except FileNotFoundError:
         return "mask is absent"
     except Exception as error:  # Pillow raises many kinds for broken files
-        return f"mask is not a readable picture ({type(error).__name__}: {str(error)[:80]})"
+        return f"mask is not a readable PNG ({type(error).__name__}: {str(error)[:80]})"
     if values.size and (values.max() > IGNORE or values.min() < 0):
         return f"mask has label {int(values.max())}; 8 bits hold at most 254 and 255 for ignore"
     return values.astype(np.uint8)
@@ -45,10 +51,7 @@ def read_class_map(path_or_bytes: str | bytes) -> np.ndarray | str:
 
 def sized_class_map(path_or_bytes: str | bytes, size: tuple[int, int]) -> np.ndarray | str:
     """`read_class_map` of a mask that must have its picture's (height, width)."""
-    values = read_class_map(path_or_bytes)
-    if not isinstance(values, str) and values.shape != tuple(size):
-        return f"mask is {values.shape[0]} x {values.shape[1]}, its picture {size[0]} x {size[1]}"
-    return values
+    return read_class_map(path_or_bytes, size)
 
 
 SCORE_LEVELS = 256

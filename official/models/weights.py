@@ -142,7 +142,7 @@ def read_npz(path: str, backbone: keras.Model) -> Weights:
         if kind["normalization"] not in SCALES:
             raise WeightsError(f"{path} wants pixels on the scale {kind['normalization']!r}, which is unknown here")
         table = {name: name for name in file.arrays if name != META}
-        weights = take(file, table, shapes_of(backbone), f"{path} ({note['origin']})", **kind)
+        weights = take(file, table, shapes_of(backbone), f"{path} ({note['origin']})", without=(META,), **kind)
     if weights.fingerprint() != note["sha256"]:
         raise WeightsError(f"{path} is damaged: its values do not have the fingerprint that it states")
     return weights

@@ -2,13 +2,15 @@
 
 import json
 import os
+import struct
+import zlib
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
 
-from official.data.mask_files import read_class_map, stored_limit, stored_score
+from official.data.mask_files import read_class_map, sized_class_map, stored_limit, stored_score
 from official.data.source import DataError
 from official.data.sources import ReadOptions, open_source
 from official.data.tfrecord import write_tfrecords
@@ -92,7 +94,7 @@ def test_bad_masks_are_skipped_counted_and_named(tmp_path):
     found = open_source(f"masks:{tmp_path}/i,{tmp_path}/m", MASKS)
     assert len(found) == 1
     reasons = " | ".join(found.report.counts)
-    for part in ("colour picture", "label 700", "3 x 8, its picture 6 x 8", "not a readable picture", "mask is absent"):
+    for part in ("colour picture", "label 700", "3 x 8, its image 6 x 8", "not a readable PNG", "mask is absent"):
         assert part in reasons
     with pytest.raises(DataError, match="5 of 6 images cannot be used"):
         open_source(f"masks:{tmp_path}/i,{tmp_path}/m", ReadOptions(label_kind="masks"))
@@ -174,3 +176,19 @@ def test_tfds_masks(tmp_path):
     assert len(found) == 3 and len(found.categories) == max(int(mask_of(source, i).max()) for i in range(3)) + 1
     for i in range(3):
         np.testing.assert_array_equal(mask_of(found, i), mask_of(source, int(found.ids[i].split(".")[0])))
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "BMP", "GIF", "PPM"])
+def test_a_mask_is_a_png_whatever_its_name(tmp_path, kind):
+    """Pillow would open them all, and some of its decoders are seldom looked at."""
+    path = str(tmp_path / "a.png")
+    Image.fromarray(np.zeros((6, 8), np.uint8)).save(path, format=kind)
+    assert "not a readable PNG" in read_class_map(path)
+
+
+def test_a_mask_of_another_size_is_not_decoded():
+    """A header that claims 9,000 x 9,000 over no pixels at all: its size is the reason, not its end."""
+    header = struct.pack(">IIBBBBB", 9000, 9000, 8, 0, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", b""), (b"IEND", b"")]
+    parts = [struct.pack(">I", len(c)) + n + c + struct.pack(">I", zlib.crc32(n + c)) for n, c in chunks]
+    assert sized_class_map(b"\x89PNG\r\n\x1a\n" + b"".join(parts), (6, 8)) == "mask is 9000 x 9000, its image 6 x 8"
