@@ -26,17 +26,9 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 TABLE = os.path.join(ROOT, "tests", "mutants.txt")
 LEFT_OUT = (".git", "__pycache__", ".pytest_cache", ".venv", "venv", "runs", "weights")
 PYTEST = (
-    "-x",
-    "-q",
-    "--no-header",
-    "-o",
-    "addopts=",
-    "-p",
-    "no:xdist",
-    "-p",
-    "no:cacheprovider",
+    "-x", "-q", "--no-header", "-o", "addopts=", "-m", "not slow", "-p", "no:xdist", "-p", "no:cacheprovider",
     "--import-mode=importlib",
-)
+)  # fmt: skip
 PASSED, FAILED = 0, 1  # pytest's exit codes; others mean that no test could judge
 
 
@@ -239,7 +231,9 @@ def print_mutant(job: Job) -> None:
 
 
 def print_plain(job: Job) -> None:
-    if job.code != PASSED:
+    if job.code == PASSED:
+        print(f"passes   {job.seconds:6.1f} s  {job.tests[0].split('::')[0]}", flush=True)
+    else:
         print(f"FAILS without a mutant: {' '.join(job.tests)}\n{job.said[-3000:]}", flush=True)
 
 

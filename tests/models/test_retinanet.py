@@ -51,7 +51,7 @@ def test_p6_comes_from_p5_and_p7_from_rectified_p6(model):
 
     assert feeder("fpn_conv_6") == "fpn_conv_5"
     assert feeder("fpn_conv_7") == "fpn_relu_7"
-    assert feeder("fpn_relu_7") == "fpn_conv_6"
+    assert feeder("fpn_relu_7") == "fpn_conv_6" and model.get_layer("fpn_relu_7").activation is keras.activations.relu
 
 
 def test_initial_weights(model):

@@ -11,6 +11,8 @@ import pytest
 import tensorflow as tf
 
 from losses.contrastive import nt_xent
+from official.data.example import denormalize
+from official.data.pipeline import example_reader
 from official.data.source import Category
 from official.experiment import Experiment, Model, experiment_from
 from official.models.backbones import build_backbone
@@ -147,6 +149,7 @@ def test_other_backbones(name):
             layer.survival_probability for layer in backbone.layers if isinstance(layer, StochasticDepth)
         ]
         assert min(drops) == pytest.approx(0.6)
+        assert backbone.get_config()["filter_scale"] == 0.1
 
 
 # --- augmentation ------------------------------------------------------------------------------------
@@ -240,6 +243,19 @@ def test_where_logits_and_labels_meet(method, legacy, expected):
     np.testing.assert_array_equal(whole, mask)
 
 
+@pytest.mark.parametrize("legacy", [True, False])
+def test_the_kernel_that_logits_are_enlarged_with(legacy):
+    """For the loss: as TF1 or as TF2 resizes."""
+    logits = tf.random.stateless_normal([1, 8, 8, 5], [3, 4], stddev=4.0)
+    resize = tf.compat.v1.image.resize_bilinear if legacy else tf.image.resize
+    labels = tf.random.stateless_uniform([1, 32, 32], [5, 6], 0, 5, tf.int32)
+    options = dict(task="segmentation", image_size=32, max_level=5, pyramid="fpn", legacy_resize=legacy)
+    task = task_of(**options)
+    found = task.loss_sums({"logits": logits}, {"labels": labels})["class_loss"]
+    expected = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, resize(logits, [32, 32]))
+    assert float(found) == pytest.approx(float(tf.reduce_sum(expected)), rel=1e-5)
+
+
 def test_temperature_of_the_contrastive_loss():
     projections = tf.random.stateless_normal([6, 2, 4], [1, 2])
     for temperature in (0.1, 0.5):
@@ -277,3 +293,57 @@ def test_defaults_are_not_what_these_tests_use():
     """A test with the default value would not notice that an option is ignored."""
     defaults = Experiment().flags()
     assert all(defaults[name] != value for name, value in NETWORK.items())
+
+
+# --- the kernel that pixels are resized with ---------------------------------------------------------
+
+
+class Seen(Exception):
+    """Carries the images that a network would have been given."""
+
+
+def judged(task, source, monkeypatch):
+    """The images that a task gives to a network when it judges or labels."""
+
+    def seen(*_):
+        def run(images, *_):
+            raise Seen(images)
+
+        return run
+
+    module = f"official.tasks.{task.name}"
+    monkeypatch.setattr(
+        f"{module}.{'detection_function' if task.name == 'detection' else 'logits_function'}", seen
+    )
+    with pytest.raises(Seen) as caught:
+        list(task.predict(None, source, 0, 2))
+    return caught.value.args[0].numpy()
+
+
+@pytest.mark.parametrize("name", ["detection", "segmentation", "classification"])
+def test_legacy_resize_is_the_kernel_of_training_and_of_judging(name, monkeypatch):
+    """Doubled without half-pixel centres every second pixel is one of the image's own; with them none is."""
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3)).astype(np.uint8)
+    noise = dict(sizes=np.full((2, 2), 32), read_image=lambda index: tf.constant(pixels))
+    source = dataclasses.replace(tiny.scenes_source(count=2), **noise)
+    if name == "segmentation":
+        source = source.with_masks(lambda index: tf.zeros([32, 32], tf.uint8), source.categories)
+    elif name == "classification":
+        source = source.with_classes([0, 1], source.categories)
+    for legacy in (True, False):
+        options = dict(task=name, augment="none", image_size=64, legacy_resize=legacy)
+        task = build_task(tiny.experiment(**options), source.categories)
+        if name == "classification":
+            task.augment = dataclasses.replace(task.augment, crop=False, flip=False)
+        training = task.preparation()(example_reader(source)(tf.constant(0, tf.int64)), tf.constant([1, 2]))
+        for image in (training["images"].numpy(), judged(task, source, monkeypatch)[0]):
+            assert image.shape == (64, 64, 3)
+            assert whole_pixels(image, pixels, name) == legacy
+
+
+def whole_pixels(image, pixels, name):
+    """Whether every second pixel of a doubled image is one of its own; a centre crop is of 28 pixels."""
+    found = denormalize(tf.constant(image)).numpy().astype(int)
+    if name == "classification":
+        return bool(np.abs(found[::16, ::16] - pixels[2:30, 2:30][::7, ::7]).max() <= 1)
+    return bool(np.abs(found[::2, ::2] - pixels).max() <= 1)
