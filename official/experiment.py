@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from typing import Any
+from typing import Any, Iterable, Mapping
 
 
 def option(default: Any, help: str, *, choices: tuple = (), lower: float | None = None, upper: float | None = None):
@@ -261,6 +261,10 @@ NOT_FINGERPRINTED = frozenset(
 ) | {field.name for field in dataclasses.fields(Handover)}
 
 
+# Flags of the machine that a run was trained on; a job on the finished run may be elsewhere.
+MACHINE = frozenset(("strategy", "num_devices", "tpu", "threads"))
+
+
 @dataclasses.dataclass(frozen=True)
 class Experiment:
     """Everything that decides a run."""
@@ -275,10 +279,16 @@ class Experiment:
     decoding: Decoding = Decoding()
     runtime: Runtime = Runtime()
     handover: Handover = Handover()
+    # Names of the options that somebody gave; a trained network may decide the others.
+    given: frozenset[str] = dataclasses.field(default=frozenset(), compare=False, repr=False)
 
     def flags(self) -> dict[str, Any]:
         """Every option by its flag's name."""
         return {k: v for group in GROUPS for k, v in dataclasses.asdict(getattr(self, group)).items()}
+
+    def with_flags(self, values: Mapping[str, Any]) -> Experiment:
+        """A copy with other values; what counts as given stays."""
+        return experiment_from({**self.flags(), **values}, given=self.given) if values else self
 
     def decisive_flags(self) -> dict[str, Any]:
         """The options that decide the numbers."""
@@ -290,17 +300,20 @@ class Experiment:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def experiment_from(values: dict[str, Any]) -> Experiment:
+def experiment_from(values: Mapping[str, Any], given: Iterable[str] | None = None) -> Experiment:
     """Builds an experiment from option values by name; the others keep their defaults.
+
+    Args:
+      given: names of those that somebody gave, see `Experiment.given`; all of `values` by default.
 
     Raises:
       ValueError: a name that is no option.
     """
-    values = dict(values)
+    given, values = frozenset(values if given is None else given), dict(values)
     groups = {}
     for name, group in GROUPS.items():
         own = {field.name for field in dataclasses.fields(group)} & set(values)
         groups[name] = group(**{key: values.pop(key) for key in own})
     if values:
         raise ValueError(f"no such option: {sorted(values)}")
-    return Experiment(**groups)
+    return Experiment(**groups, given=given)

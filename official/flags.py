@@ -7,7 +7,7 @@ from typing import Sequence
 
 from absl import flags
 
-from official.experiment import GROUPS, Experiment, experiment_from
+from official.experiment import GROUPS, MACHINE, Experiment, experiment_from
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
@@ -33,7 +33,9 @@ def experiment_from_flagfile(path: str, **overrides) -> Experiment:
         values(["program", f"--flagfile={path}"])
     except flags.Error as error:
         raise ValueError(f"{path}: {error}") from error
-    return experiment_from({**{name: values[name].value for name in Experiment().flags()}, **overrides})
+    names = Experiment().flags()
+    given = {name for name in names if values[name].present} | set(overrides)
+    return experiment_from({**{name: values[name].value for name in names}, **overrides}, given)
 
 
 def _define(field: dataclasses.Field, values: flags.FlagValues) -> None:
@@ -55,14 +57,14 @@ def experiment_from_flags(jobs_on_a_run: Sequence[str] = ()) -> Experiment:
     """The `Experiment` that the parsed command line describes.
 
     Args:
-      jobs_on_a_run: jobs that take the flags not given on the command line from --model_dir.
+      jobs_on_a_run: jobs that take the flags not given on the command line from --model_dir, but for the machine's.
     """
     names = Experiment().flags()
     values = {name: flags.FLAGS[name].value for name in names}
+    given = {name for name in names if flags.FLAGS[name].present}
     if values["job"] in jobs_on_a_run:
         from official.training.run_folder import saved_flags
 
-        given = {name for name in names if flags.FLAGS[name].present}
-        saved = {k: v for k, v in saved_flags(values["model_dir"]).items() if k not in given | {"job", "model_dir"}}
-        values.update(saved)
-    return experiment_from(values)
+        own = given | MACHINE | {"job", "model_dir"}
+        values.update({k: v for k, v in saved_flags(values["model_dir"]).items() if k not in own})
+    return experiment_from(values, given)

@@ -19,12 +19,12 @@ NOTE = "export.json"
 
 
 def export_once(
-    task: Task, experiment: Experiment, weights_sha256: str, load: Callable[[], tf.keras.Model]
+    experiment: Experiment, weights_sha256: str, load: Callable[[], tuple[Task, tf.keras.Model]]
 ) -> tuple[dict[str, str], bool]:
     """Exports to `<model_dir>/export`, unless these very weights and flags are there.
 
     Args:
-      weights_sha256: of what `load` gives; load: is called only if it is needed.
+      weights_sha256: of the model; load: gives its task and itself, is called only if it is needed.
 
     Returns:
       The paths by kind, and whether they were written now.
@@ -40,7 +40,8 @@ def export_once(
         for path in glob.glob(glob.escape(folder) + left):
             shutil.rmtree(path, ignore_errors=True)
     temporary, old = f"{folder}.tmp{os.getpid()}", f"{folder}.old{os.getpid()}"
-    files = {kind: os.path.relpath(path, temporary) for kind, path in task.export(load(), temporary).items()}
+    task, model = load()
+    files = {kind: os.path.relpath(path, temporary) for kind, path in task.export(model, temporary).items()}
     write_json(os.path.join(temporary, NOTE), {"key": key, "weights_sha256": weights_sha256, "files": files})
     for part, _, _ in os.walk(temporary):
         sync_folder(part)

@@ -18,36 +18,36 @@ from official.experiment import Experiment
 from official.jobs.class_names import named_classes
 from official.jobs.handing_over import export_once
 from official.jobs.opening import (
-    open_eval, open_labeled, open_model, open_unlabeled, read_options, settled, timed, trained_checkpoint,
+    open_eval, open_labeled, open_model, open_unlabeled, read_options, settled, timed, trained_model,
 )  # fmt: skip
 from official.models.backbones import build_backbone
-from official.models.import_checkpoint import class_channels, read_network, read_weights
+from official.models.import_checkpoint import class_channels, read_network
 from official.models.statistics import model_statistics
 from official.models.weights import LICENCE_NOTE, assign_weights, differences, write_weights
 from official.self_training import inspect_labels as inspection
 from official.self_training.label_store import LabelStore
 from official.self_training.loop import SelfTraining
 from official.tasks.registry import build_task
+from official.trained_model import adopted, described
 from official.training.distribution import local_strategy, set_up_runtime
-from official.training.recovery import IMPORTED, Checkpoints, checkpoint_steps, weights_sha256
+from official.training.loading import starting_weights
+from official.training.recovery import IMPORTED, Checkpoints, weights_sha256
 from official.training.run_folder import RunFolder
 
 
 def pseudo_label(experiment: Experiment) -> dict[str, Any]:
     """Labels `--unlabeled_data` with the run's teacher (or --checkpoint)."""
-    teacher = os.path.join(experiment.runtime.model_dir, "teacher")
-    if not experiment.handover.checkpoint and checkpoint_steps(os.path.join(teacher, "checkpoints")):
-        experiment = dataclasses.replace(experiment, handover=dataclasses.replace(experiment.handover, checkpoint=teacher))
     folder = RunFolder(experiment)
     strategy = local_strategy(experiment.runtime)
     set_up_runtime(experiment.runtime)
-    task = build_task(experiment, folder.categories())
+    teacher = trained_model(experiment, "teacher")
+    experiment = adopted(experiment, teacher, because=teacher.path)
     rest = open_labeled(experiment)[1] if experiment.data.unlabeled_data == "rest" else None
     source = open_unlabeled(experiment, rest)
     folder.note_source("unlabeled", source)
-    loop = SelfTraining(task, experiment, strategy, source, source, None)
+    loop = SelfTraining(build_task(experiment, teacher.categories), experiment, strategy, source, source, None)
     with timed(folder, "pseudo_label"):
-        manifest = loop.make_labels(trained_checkpoint(experiment))
+        manifest = loop.make_labels(teacher.path)
     numbers: dict[str, Any] = {"finished": manifest is not None}
     if manifest is None:
         print("this worker's shards are done; the manifest is written when the others' are")
@@ -82,8 +82,8 @@ def evaluate(experiment: Experiment) -> dict[str, Any]:
     """Scores the trained model, or with --detections an existing COCO results file."""
     if experiment.handover.detections:
         return _evaluate_files(experiment)
-    folder, task, model, checkpoint = open_model(experiment)
-    source = open_eval(experiment, task)
+    folder, task, model, found = open_model(experiment)
+    source = open_eval(task.experiment, task)
     if source is None:
         raise DataError("--eval_data is needed")
     with timed(folder, "evaluate"):
@@ -92,7 +92,7 @@ def evaluate(experiment: Experiment) -> dict[str, Any]:
     return folder.summarize(
         {
             "evaluation": metrics,
-            "checkpoint": checkpoint,
+            "checkpoint": found.path,
             "weights_sha256": weights_sha256(model.variables),
             "skipped_inputs": {"eval": dict(source.report.counts)},
         }
@@ -114,7 +114,7 @@ def predict(experiment: Experiment) -> dict[str, Any]:
     """Detects on a folder: a COCO results JSON and the pictures with boxes drawn."""
     if not experiment.handover.images:
         raise DataError("--images is needed: a folder of pictures")
-    folder, task, model, checkpoint = open_model(experiment)
+    folder, task, model, trained = open_model(experiment)
     options = read_options(experiment)
     source = open_folder(
         experiment.handover.images,
@@ -128,16 +128,16 @@ def predict(experiment: Experiment) -> dict[str, Any]:
         found = tqdm.tqdm(task.predict(model, source, 0, len(source)), "predicting", len(source), unit=" images")
         numbers = task.write_predictions(source, found, output)
     print(f"{len(source)} images: {numbers}; {output}")
-    content = {"images": len(source), **numbers, "output": output, "checkpoint": checkpoint}
+    content = {"images": len(source), **numbers, "output": output, "checkpoint": trained.path}
     return folder.summarize({"predictions": content, "skipped_inputs": {"images": dict(source.report.counts)}})
 
 
 def export(experiment: Experiment) -> dict[str, Any]:
     """Writes the run's model as .keras, SavedModel and, with --tflite, TFLite."""
-    folder, task, model, checkpoint = open_model(experiment, all_devices=False)
-    paths, _ = export_once(task, experiment, weights_sha256(model.variables), lambda: model)
+    folder, task, model, found = open_model(experiment, all_devices=False)
+    paths, _ = export_once(task.experiment, weights_sha256(model.variables), lambda: (task, model))
     print("\n".join(f"{kind:<12} {path}" for kind, path in paths.items()))
-    return folder.summarize({"export": paths, "checkpoint": checkpoint})
+    return folder.summarize({"export": paths, "checkpoint": found.path})
 
 
 def model_stats(experiment: Experiment) -> dict[str, Any]:
@@ -172,7 +172,7 @@ def import_checkpoint(experiment: Experiment) -> dict[str, Any]:
         raise DataError("job=import_checkpoint needs --checkpoint=FILE, and --output=FILE.npz or, for a whole network, none")
     if not handover.output:
         return _import_network(experiment)
-    weights = read_weights(handover.checkpoint, build_backbone(experiment.model))
+    weights = starting_weights(handover.checkpoint, experiment.training.weights_dir, experiment.model)
     backbone = build_backbone(dataclasses.replace(experiment.model, input_normalization=weights.normalization))
     count = assign_weights(backbone, weights)
     write_weights(handover.output, weights)
@@ -205,16 +205,18 @@ def _import_network(experiment: Experiment) -> dict[str, Any]:
     count = assign_weights(model, weights)
     folder.claim()
     folder.note_categories(task.categories)
-    checkpoint = Checkpoints(os.path.join(folder.path, IMPORTED, "checkpoints"), {"model": model}).save(1)
+    content = {
+        "origin": weights.origin, "variables": count, "unused": list(weights.unused), "sha256": weights.fingerprint(),
+        "channels": channels, "classes": len(task.categories),
+    }  # fmt: skip
+    known = described(experiment, task.categories, phase=IMPORTED, step=1, steps=1, averaged=False, origin=content)
+    keeper = Checkpoints(os.path.join(folder.path, IMPORTED, "checkpoints"), {"model": model})
+    checkpoint = keeper.save(1, description=known.to_json())
     _print_variables(model)
     print(
         f"{count} variables from {weights.origin}\nnot used: {', '.join(weights.unused) or 'nothing'}\n"
         f"batch norm epsilon: as the flags say\n{note}\n{_LEGACY[task_name]}\ncheckpoint {checkpoint}\n{LICENCE_NOTE}"
     )
-    content = {
-        "origin": weights.origin, "variables": count, "unused": list(weights.unused), "sha256": weights.fingerprint(),
-        "channels": channels, "classes": len(task.categories),
-    }  # fmt: skip
     return folder.summarize({"imported": content, "checkpoint": checkpoint})
 
 

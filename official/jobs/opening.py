@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
+import os
 import time
 from typing import Iterator
 
@@ -13,14 +13,13 @@ import tensorflow as tf
 from official.data.source import DataError, Source, labeled_subset, listed_subset
 from official.data.sources import ReadOptions, open_source
 from official.experiment import Experiment
-from official.models.backbones import build_backbone
-from official.models.import_checkpoint import normalization_of
-from official.self_training.loop import load_weights
-from official.tasks.registry import TASKS, build_task
+from official.tasks.registry import TASKS
 from official.tasks.task import Task
+from official.trained_model import BACKBONE, DECIDING, DECODING, TrainedModel, adopted
 from official.training.distribution import local_strategy, set_up_runtime
-from official.training.recovery import find_checkpoint
-from official.training.run_folder import RunFolder, saved_flags
+from official.training.loading import find_model, is_run, load_model, starting_weights
+from official.training.recovery import last_checkpoint
+from official.training.run_folder import RunFolder, begun_phases, saved_flags
 
 
 def read_options(experiment: Experiment, label_kind: str = "") -> ReadOptions:
@@ -79,20 +78,55 @@ def open_joint(experiment: Experiment) -> Source | None:
 
 
 def settled(experiment: Experiment) -> Experiment:
-    """The experiment with the scale of the pixels that its starting weights want.
+    """The experiment with what its starting weights decide: the network's flags that were not given, the scale of the pixels.
 
-    A run folder that exists has settled it already.
+    --teacher decides the network of a student that starts from it, and what the control starts from; --init_checkpoint
+    the whole network; --init=RUN the size of the backbone. A run folder that has begun has settled it already.
+
+    Raises:
+      ValueError: nothing trained there, or another network than the flags that were given describe.
     """
+    options = experiment.training
+    saved = saved_flags(experiment.runtime.model_dir)
+    foreign = options.teacher or options.init_checkpoint or is_run(options.init)
+    if saved and foreign and begun_phases(experiment.runtime.model_dir):
+        return experiment.with_flags({name: saved[name] for name in _SETTLED if name in saved and _open(experiment, name)})
+    if options.teacher:
+        experiment = _settled_by_teacher(experiment, find_model(options.teacher, "--teacher"))
+    if options.init_checkpoint:
+        model = find_model(options.init_checkpoint, "--init_checkpoint")
+        experiment = adopted(experiment, model, because=f"--init_checkpoint={options.init_checkpoint}")
+    elif is_run(options.init):
+        model = find_model(options.init, "--init")
+        experiment = adopted(experiment, model, because=f"--init={options.init}", names=BACKBONE)
+    return _with_scale(experiment, saved.get("input_normalization", "auto"))
+
+
+_SETTLED = (*DECIDING, *DECODING, "image_size", "init", "init_checkpoint")
+
+
+def _open(experiment: Experiment, name: str) -> bool:
+    return name not in experiment.given or experiment.flags()[name] == "auto"
+
+
+def _settled_by_teacher(experiment: Experiment, teacher: TrainedModel) -> Experiment:
+    options = experiment.training
+    if options.student_init == "teacher":
+        remedy = ", or start the student elsewhere (--student_init=scratch)"
+        experiment = adopted(experiment, teacher, because=f"--teacher={options.teacher}", remedy=remedy)
+    same = {n: teacher.origin[n] for n in ("init", "init_checkpoint") if _open(experiment, n) and n in teacher.origin}
+    return experiment.with_flags(same if options.control else {})
+
+
+def _with_scale(experiment: Experiment, saved: str) -> Experiment:
     if experiment.model.input_normalization != "auto":
         return experiment
-    scale = saved_flags(experiment.runtime.model_dir).get("input_normalization")
-    if scale in (None, "auto"):
-        training = experiment.training
+    options, scale = experiment.training, saved
+    if scale == "auto":
         scale = "imagenet"
-        if training.init != "random" and not training.init_checkpoint:
-            backbone = build_backbone(experiment.model)
-            scale = normalization_of(training.init, training.weights_dir, backbone, experiment.model.backbone)
-    return dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, input_normalization=scale))
+        if options.init != "random" and not options.init_checkpoint:
+            scale = starting_weights(options.init, options.weights_dir, experiment.model).normalization
+    return experiment.with_flags({"input_normalization": scale})
 
 
 def read_id_list(path: str) -> list[str]:
@@ -135,22 +169,32 @@ def timed(folder: RunFolder, name: str) -> Iterator[None]:
     folder.seconds[name] = round(time.time() - started, 2)
 
 
-def trained_checkpoint(experiment: Experiment) -> str:
-    """The checkpoint folder of --checkpoint, or of the run itself; see `find_checkpoint`."""
-    return find_checkpoint(experiment.handover.checkpoint or experiment.runtime.model_dir)
+def trained_model(experiment: Experiment, phase: str = "") -> TrainedModel:
+    """What --checkpoint names, or else what the run itself has trained; see `find_checkpoint`.
+
+    Args:
+      phase: of the run itself, that is taken where it has been trained.
+    """
+    named, run = experiment.handover.checkpoint, experiment.runtime.model_dir
+    if not named and phase and last_checkpoint(os.path.join(run, phase)):
+        run = os.path.join(run, phase)
+    return find_model(named or run, "--checkpoint" if named else "--model_dir")
 
 
-def open_model(experiment: Experiment, *, all_devices: bool = True) -> tuple[RunFolder, Task, tf.keras.Model, str]:
-    """The run folder, its task, its trained model, and the checkpoint that the model is from.
+def open_model(experiment: Experiment, *, all_devices: bool = True) -> tuple[RunFolder, Task, tf.keras.Model, TrainedModel]:
+    """The run folder, the task and the network of the trained model, and its description.
 
     Args:
       all_devices: builds the model for all the devices that the options name.
+
+    Raises:
+      ValueError: nothing trained, or another network than the flags that were given describe.
     """
     folder = RunFolder(experiment)
     strategy = local_strategy(experiment.runtime) if all_devices else tf.distribute.get_strategy()
     set_up_runtime(experiment.runtime)
-    task = build_task(experiment, folder.categories())
-    checkpoint = trained_checkpoint(experiment)
+    found = trained_model(experiment)
+    experiment = adopted(experiment, found, because=found.path)
     with strategy.scope():
-        model = load_weights(task, checkpoint)
-    return folder, task, model, checkpoint
+        task, model = load_model(found, experiment, resized=True)
+    return folder, task, model, found

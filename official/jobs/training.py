@@ -14,10 +14,12 @@ from official.evaluation.drawing import sheet, write_png
 from official.experiment import Experiment
 from official.jobs.handing_over import export_once
 from official.jobs.opening import open_eval, open_joint, open_training, open_unlabeled, settled, timed
-from official.self_training.loop import SelfTraining, load_weights
+from official.self_training.loop import SelfTraining
 from official.tasks.registry import TASKS, build_task
+from official.tasks.task import Task
+from official.trained_model import describe
 from official.training.distribution import build_strategy, is_chief, set_up_runtime
-from official.training.recovery import find_checkpoint
+from official.training.loading import load_model
 from official.training.run_folder import RunFolder
 
 
@@ -25,8 +27,6 @@ def _open_loop(
     experiment: Experiment, folder: RunFolder, strategy: tf.distribute.Strategy, *, unlabeled: bool
 ) -> SelfTraining:
     set_up_runtime(experiment.runtime)
-    for path in filter(None, (experiment.training.teacher, experiment.training.init_checkpoint)):
-        find_checkpoint(path)  # a wrong one must not claim the folder
     folder.claim(chief=is_chief(strategy))
     with timed(folder, "open_data"):
         labeled, rest = open_training(experiment)
@@ -76,7 +76,7 @@ def self_train(experiment: Experiment) -> dict[str, Any]:
         summary["student"] = loop.train_student(pseudo, summary["teacher"]["checkpoint"])
     if experiment.training.control:
         with timed(folder, "control"):
-            summary["control"] = loop.train_control()
+            summary["control"] = loop.train_control(summary["teacher"]["checkpoint"])
     if is_chief(loop.strategy):
         with timed(folder, "hand_over"):
             student = _Loaded(loop, summary["student"])
@@ -107,11 +107,11 @@ class _Loaded:
         self.loop, self.phase = loop, phase
 
     @functools.cached_property
-    def model(self) -> tf.keras.Model:
-        return load_weights(self.loop.task, self.phase["checkpoint"])
+    def opened(self) -> tuple[Task, tf.keras.Model]:
+        return load_model(describe(self.phase["checkpoint"]), self.loop.experiment)
 
     def export(self) -> tuple[dict[str, str], bool]:
-        return export_once(self.loop.task, self.loop.experiment, self.phase["weights_sha256"], lambda: self.model)
+        return export_once(self.loop.experiment, self.phase["weights_sha256"], lambda: self.opened)
 
 
 def linear_eval(experiment: Experiment) -> dict[str, Any]:
@@ -200,8 +200,8 @@ def _teacher_beside_student(loop: SelfTraining, summary: dict[str, Any], student
         return path
     count = min(8, len(loop.evaluation))
     pictures, captions = [], []
-    models = [load_weights(loop.task, summary["teacher"]["checkpoint"]), student.model]
-    found = [list(loop.task.predict(model, loop.evaluation, 0, count)) for model in models]
+    opened = [load_model(describe(summary["teacher"]["checkpoint"]), loop.experiment), student.opened]
+    found = [list(task.predict(model, loop.evaluation, 0, count)) for task, model in opened]
     for i in range(count):
         image = loop.evaluation.read_image(tf.constant(i, tf.int64)).numpy()
         rows = [loop.task.human_labels(loop.evaluation, i)] + [loop.task.shown(objects[i]) for objects in found]

@@ -9,11 +9,11 @@
       (of tensorflow/tpu's classifiers)  conv2d/kernel …                          mean, std      0.9, 1e-5
     keras.applications EfficientNet      a .h5, with or without head              mean, std      0.99, 1e-3
     keras-cv ResNet                      a .h5 or .weights.h5                     [0, 1]         0.99, 1.001e-5
-    a run of this project                its folder, or an exported model.keras   as the run      as the run
+    a run of this project                an exported model.keras                  as the run      as the run
     a file of --job=import_checkpoint    .npz                                     as its origin   as its origin
 
-The scale of the pixels travels with the weights: a backbone gets a layer in front that makes it
-(official/models/input_scale.py). Where the epsilon of batch norm differs, the difference goes into the
+A run folder itself is read by official/training/loading.py. The scale of the pixels travels with the
+weights: a backbone gets a layer in front that makes it (official/models/input_scale.py). Where the epsilon of batch norm differs, the difference goes into the
 moving variances, which gives the same features, and is reported; momenta are the run's own.
 Nothing that a file contains is executed, and nothing but what is wanted is read: see
 official/models/weight_files.py.
@@ -22,14 +22,12 @@ official/models/weight_files.py.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import glob
 import os
 from typing import Callable, Iterator, Sequence
 
 import tensorflow as tf
 
-from official.files import read_json
 from official.models import import_released, import_simclr
 from official.models.import_efficientnet import read_efficientnet
 from official.models.import_keras import read_h5, read_keras
@@ -99,9 +97,8 @@ def _named(path: str) -> Iterator[None]:
         raise WeightsError(f"{path} cannot be read ({type(error).__name__}: {str(error)[:200]})") from error
 
 
-def initialize_backbone(model: keras.Model, init: str, weights_dir: str, backbone: str) -> dict:
-    """Sets a model's backbone to what --init names; prints and returns what was set and what was not."""
-    weights = read_weights(weights_file(init, weights_dir, backbone), model.backbone)
+def initialize_backbone(model: keras.Model, init: str, weights: Weights) -> dict:
+    """Sets a model's backbone to the weights that --init names; prints and returns what was set and what was not."""
     count = assign_weights(model.backbone, weights)
     own = {id(v) for v in model.backbone.variables}
     others = [v for v in model.variables if id(v) not in own]
@@ -178,22 +175,7 @@ def _read_checkpoint(path: str, backbone: keras.Model) -> Weights:
     return read_efficientnet(path, file, backbone)
 
 
-def _is_run(path: str) -> bool:
-    return os.path.isfile(os.path.join(path, "run.json"))
-
-
-def _read_run(path: str, backbone: keras.Model) -> Weights:
-    """The model that a run of this project handed over."""
-    exported = os.path.join(path, "export", "model.keras")
-    if not os.path.isfile(exported):
-        raise WeightsError(f"{path} has no export/model.keras: the run is not finished; run it to its end, or --job=export")
-    flags = read_json(os.path.join(path, "run.json")).get("flags", {})
-    weights = read_keras(exported, backbone)
-    return dataclasses.replace(weights, origin=f"run {path} ({flags.get('task')}, {flags.get('backbone')})")
-
-
 _KINDS: tuple[tuple[Callable[[str], bool], Callable], ...] = (
-    (_is_run, _read_run),
     (_is_checkpoint, _read_checkpoint),
     (lambda path: path.endswith(".h5") and os.path.isfile(path), read_h5),
     (lambda path: path.endswith(".npz") and os.path.isfile(path), read_npz),

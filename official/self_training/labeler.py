@@ -29,6 +29,7 @@ def label_source(
     store: LabelStore,
     experiment: Experiment,
     teacher_sha256: str,
+    network: dict[str, Any] | None = None,
 ) -> dict[str, Any] | None:
     """Writes the labels of every picture of `source` that this worker is responsible for.
 
@@ -36,7 +37,9 @@ def label_source(
     share the shards by `shard_index` and `num_shards`; whoever finds all of them writes the manifest.
 
     Args:
+      experiment: the teacher's, see `TrainedModel.experiment`.
       teacher_sha256: fingerprint of the teacher's weights.
+      network: what else decides the teacher's outputs, see `TrainedModel.deciding`.
 
     Returns:
       The manifest, or None while other workers' shards are missing.
@@ -54,6 +57,7 @@ def label_source(
             "task": task.name,
             "kind": task.label_kind,
             "teacher_sha256": teacher_sha256,
+            "network": network or {},
             "flags": {name: flags[name] for name in DECISIVE_OPTIONS},
             "data": source.word,
             "images_to_label": len(source),

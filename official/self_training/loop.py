@@ -3,35 +3,45 @@
     teacher   labels alone, `teacher_steps`
     labels    every unlabelled picture, once
     student   starts from the teacher, human and pseudo labels together, `student_steps`
-    control   labels alone, teacher's plus student's steps: what the student must be compared with
+    control   labels alone: what the student must be compared with
 
 Every phase leaves its result in its folder, so a run that is started again skips what is done.
+
+What makes the control *fair*: it differs from the student in one thing, it sees no pseudo label. It is the same
+network from the same first weights as the teacher (--init, --init_checkpoint), trained
+  - as many steps as went into the student: the teacher's own, those of the teachers before it included (also of a
+    --teacher that was trained elsewhere), plus the student's;
+  - with the student's augmentation (--student_augment), the teacher's batch size and learning rate;
+  - on the teacher's schedule stretched over those steps: --decay_boundaries and --decay_every, which are meant for the
+    teacher's steps, are multiplied by all steps / teacher's steps (a cosine has no step of its own to stretch).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
-from typing import Any
+from typing import Any, Callable
 
 import numpy as np
 import tensorflow as tf
 
 from official.data.source import Source
-from official.files import read_json, write_json
 from official.experiment import Experiment
+from official.files import write_json
 from official.models.import_checkpoint import initialize_backbone
 from official.self_training.label_store import LabelStore
 from official.self_training.labeler import label_source
 from official.tasks.augmentation import student_options
 from official.tasks.registry import build_task
 from official.tasks.task import Task
+from official.trained_model import ModelError, TrainedModel, check_classes, describe
 from official.training.distribution import is_chief, judging_scope
-from official.training.recovery import find_checkpoint, restore_checkpoint, weights_sha256
-from official.training.run_phase import RESULT, PhaseRun, kept_metrics
+from official.training.loading import fill_joint_head, fill_model, find_model, load_model, starting_weights
+from official.training.recovery import weights_sha256
+from official.training.run_phase import PhaseRun, kept_metrics, read_result, write_result
 from official.training.summaries import Summaries
-from official.training.trainer import Phase
-from official.training.weight_average import WeightAverage
+from official.training.trainer import Phase, Trainer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,61 +58,62 @@ class SelfTraining:
 
     def train_teacher(self) -> dict[str, Any]:
         """Trains on labels alone, from `--init_checkpoint` or what `--init` says; or takes and judges `--teacher`."""
-        if self.experiment.training.teacher:
-            return self._given_teacher(find_checkpoint(self.experiment.training.teacher))
-        steps = self.experiment.training.teacher_steps
-        return self._run(self._supervised("teacher", steps), self._initial_weights("teacher"))
+        options = self.experiment.training
+        if options.teacher:
+            return self._given_teacher(find_model(options.teacher, "--teacher"))
+        return self._run(self._supervised("teacher", options.teacher_steps), *self._start("teacher"))
 
-    def _given_teacher(self, checkpoint: str) -> dict[str, Any]:
-        """The result of a teacher that nobody has to train.
+    def _given_teacher(self, teacher: TrainedModel) -> dict[str, Any]:
+        """The result of a teacher that nobody has to train, judged as the network that it was trained as.
 
         Raises:
-          ValueError: it knows other classes.
+          ModelError: it knows other classes.
         """
         folder = os.path.join(self.experiment.runtime.model_dir, "teacher")
-        done = read_json(os.path.join(folder, RESULT))
+        done = read_result(folder)
         if done:
             return done
-        self._check_classes(checkpoint)
+        check_classes(teacher, self.task.categories, f"--teacher={self.experiment.training.teacher}")
         with judging_scope(self.strategy):
-            model = load_weights(self.task, checkpoint)
-        result = {"steps": 0, "seconds": 0.0, "images_seen": 0, "skipped_steps": 0, "checkpoint": checkpoint}
+            task, model = load_model(teacher, self.experiment)
+        result = {"steps": 0, "seconds": 0.0, "images_seen": 0, "skipped_steps": 0, "checkpoint": os.path.abspath(teacher.path)}
         result["weights_sha256"] = weights_sha256(model.variables)
-        if is_chief(self.strategy):
-            if self.evaluation is not None:
-                metrics = self.task.evaluate(model, self.evaluation, os.path.join(folder, "evaluation"), "evaluating teacher")
-                result.update(kept_metrics(self.task, metrics))
-            write_json(os.path.join(folder, RESULT), result)
-        return result
+        chief = is_chief(self.strategy)
+        if chief and self.evaluation is not None:
+            metrics = task.evaluate(model, self.evaluation, os.path.join(folder, "evaluation"), "evaluating teacher")
+            result.update(kept_metrics(task, metrics))
+        return write_result(folder, result, chief=chief)
 
-    def _check_classes(self, checkpoint: str) -> None:
-        run = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(checkpoint))))
-        known = [c["name"] for c in read_json(os.path.join(run, "run.json")).get("categories", [])]
-        wanted = [category.name for category in self.task.categories]
-        if known and known != wanted:
-            raise ValueError(f"--teacher: {run} knows the classes {known}, the labelled data have {wanted}")
+    def train_control(self, teacher_checkpoint: str) -> dict[str, Any]:
+        """Trains on labels alone; see the module for what is fair."""
+        teacher, options = describe(teacher_checkpoint), self.experiment.training
+        before = teacher.total_steps or options.teacher_steps
+        steps = before + options.student_steps
+        if not teacher.total_steps:
+            print(f"control: how long the teacher was trained is not known; --teacher_steps={before} stands for it")
+        phase = self._supervised("control", steps, stretch=steps / before)
+        start, origin = self._start("control")
+        there = {name: teacher.origin.get(name, origin[name]) for name in origin}
+        if there != origin:
+            print(f"WARNING: the control is not fair: it starts from {origin}, the teacher from {there}")
+        return self._as_student()._run(phase, start, origin)
 
-    def train_control(self) -> dict[str, Any]:
-        """Trains on labels alone by the teacher's recipe, for teacher's plus student's steps."""
-        options = self.experiment.training
-        steps = options.teacher_steps + options.student_steps
-        return self._run(self._supervised("control", steps), self._initial_weights("control"))
-
-    def _supervised(self, name: str, steps: int) -> Phase:
-        """A phase on labels alone; teacher and control take one batch size: they differ in length alone."""
+    def _supervised(self, name: str, steps: int, **more: Any) -> Phase:
+        """A phase on labels alone; teacher and control take one batch size."""
         own = self.experiment.training.teacher_batch_size > 0
         flag = "teacher_batch_size" if own else "batch_size"
-        return Phase(name, steps, self.labeled, joint=self.joint, batch_flag=flag)
+        return Phase(name, steps, self.labeled, joint=self.joint, batch_flag=flag, **more)
 
     def make_labels(self, checkpoint: str) -> dict[str, Any] | None:
         """Labels the unlabelled pictures with the model in a checkpoint folder; returns the manifest."""
         store = self.label_store()
         if not is_chief(self.strategy):
             return store.wait()
+        teacher = describe(checkpoint)
         with judging_scope(self.strategy):
-            model = load_weights(self.task, checkpoint)
+            task, model = load_model(teacher, self.experiment)
         sha256 = weights_sha256(model.variables)
-        return label_source(self.task, model, self.unlabeled, store, self.experiment, sha256)
+        return label_source(task, model, self.unlabeled, store, task.experiment, sha256, teacher.deciding())
 
     def read_labels(self) -> tuple[Source, dict[str, Any]]:
         """The pseudo-labelled source at the run's thresholds, and its numbers for the summary."""
@@ -127,49 +138,55 @@ class SelfTraining:
 
     def train_student(self, pseudo: Source, teacher_checkpoint: str) -> dict[str, Any]:
         """Trains on human and pseudo labels together, from the teacher by default."""
-        options = self.experiment.training
-
-        def from_teacher(model):
-            restore_weights(self.task, model, teacher_checkpoint)
-
+        options, teacher = self.experiment.training, describe(teacher_checkpoint)
         if options.student_init == "teacher":
-            start = from_teacher
+            start, origin = functools.partial(_from_teacher, teacher), teacher.origin
         else:
-            init = options.init if options.student_init == "scratch" else options.student_init
-            start = self._initial_weights("student", init)
+            init = "" if options.student_init == "scratch" else options.student_init
+            start, origin = self._start("student", init)
         rate = self.experiment.optimizer.student_learning_rate
-        phase = Phase("student", options.student_steps, self.labeled, pseudo, rate, self.joint)
-        student = student_options(self.experiment)
-        return dataclasses.replace(self, experiment=student, task=build_task(student, self.task.categories))._run(phase, start)
+        phase = Phase("student", options.student_steps, self.labeled, pseudo, rate, self.joint, teacher.total_steps or None)
+        origin = {**origin, "student_init": options.student_init, "teacher": teacher.fingerprint()}
+        return self._as_student()._run(phase, start, origin)
+
+    def _as_student(self) -> SelfTraining:
+        """The same run with the student's augmentation."""
+        experiment = student_options(self.experiment)
+        return dataclasses.replace(self, experiment=experiment, task=build_task(experiment, self.task.categories))
 
     def label_store(self) -> LabelStore:
         """The store that this run writes and reads."""
         folder = self.experiment.pseudo_labels.label_store
         return LabelStore(folder or os.path.join(self.experiment.runtime.model_dir, "pseudo_labels"))
 
-    def _run(self, phase: Phase, initialize) -> dict[str, Any]:
-        return PhaseRun(self.task, self.experiment, phase, self.evaluation, self.strategy, initialize).run()
+    def _run(self, phase: Phase, initialize: Callable | None, origin: dict[str, Any]) -> dict[str, Any]:
+        return PhaseRun(self.task, self.experiment, phase, self.evaluation, self.strategy, initialize, origin).run()
 
-    def _initial_weights(self, phase: str, init: str = ""):
-        """A function that gives a new model its first weights, or None for random ones.
+    def _start(self, phase: str, init: str = "") -> tuple[Callable[[Trainer], None] | None, dict[str, Any]]:
+        """What gives a new trainer its first weights (None: they stay random), and what to call it.
 
         Args:
           phase: whose folder the report of what was set goes to.
           init: replaces --init, and --init_checkpoint with it.
         """
         options = self.experiment.training
-        if options.init_checkpoint and not init:
-            return lambda model: restore_weights(self.task, model, find_checkpoint(options.init_checkpoint))
-        init = init or options.init
-        if init == "random":
-            return None
+        whole, init = ("", init) if init else (options.init_checkpoint, options.init)
+        origin = {"init": _absolute(init), "init_checkpoint": _absolute(whole)}
+        if whole:
+            return functools.partial(self._from_whole, whole), origin
+        return (None if init == "random" else functools.partial(self._from_file, phase, init)), origin
 
-        def from_file(model):
-            report = initialize_backbone(model, init, options.weights_dir, self.experiment.model.backbone)
-            if is_chief(self.strategy):
-                write_json(os.path.join(self.experiment.runtime.model_dir, phase, "initialized.json"), report)
+    def _from_whole(self, path: str, trainer: Trainer) -> None:
+        model = find_model(path, "--init_checkpoint")
+        check_classes(model, self.task.categories, f"--init_checkpoint={path}")
+        _from_teacher(model, trainer)
 
-        return from_file
+    def _from_file(self, phase: str, init: str, trainer: Trainer) -> None:
+        model = trainer.model
+        weights = starting_weights(init, self.experiment.training.weights_dir, self.experiment.model, model.backbone)
+        report = initialize_backbone(model, init, weights)
+        if is_chief(self.strategy):
+            write_json(os.path.join(self.experiment.runtime.model_dir, phase, "initialized.json"), report)
 
     def _show_labels(self, pseudo: Source, store: LabelStore) -> None:
         folder = os.path.join(self.experiment.runtime.model_dir, "student", "logs")
@@ -193,22 +210,22 @@ class SelfTraining:
         return self.task.human_labels(pseudo, index)
 
 
-def load_weights(task: Task, checkpoint: str) -> tf.keras.Model:
-    """A new model with the weights of a checkpoint folder."""
-    model = task.build_model()
-    restore_weights(task, model, checkpoint)
-    return model
+def _from_teacher(teacher: TrainedModel, trainer: Trainer) -> None:
+    """Gives a trainer a whole network's weights, in joint training with its classification head.
+
+    Raises:
+      ModelError: the head knows other classes.
+    """
+    if trainer.joint_model is not None and teacher.joint_classes:
+        classes = tuple(category.name for category in trainer.phase.joint.categories)
+        if classes != teacher.joint_classes:
+            raise ModelError(f"{teacher.path} was trained jointly on the classes {teacher.joint_classes}, --joint_data has {classes}")
+        fill_joint_head(teacher, trainer.joint_model)
+    fill_model(teacher, trainer.model)
 
 
-def restore_weights(task: Task, model: tf.keras.Model, checkpoint: str) -> None:
-    """Puts the weights of a checkpoint folder into a model: the averaged ones where the run keeps an average."""
-    decay = task.experiment.optimizer.weight_average
-    if not decay:
-        restore_checkpoint(tf.train.Checkpoint(model=model), checkpoint, partial=True)
-        return
-    average = WeightAverage(model, decay)
-    restore_checkpoint(tf.train.Checkpoint(weight_average=average), checkpoint, partial=True)
-    average.put_into(model)
+def _absolute(path: str) -> str:
+    return os.path.abspath(path) if os.path.exists(path) else path
 
 
 def parse_thresholds(text: str) -> dict[str, float]:

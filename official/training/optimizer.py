@@ -210,12 +210,16 @@ def adapted(name: str) -> bool:
     return "kernel" in name and "head_supervised" not in name
 
 
-def build_optimizer(options: Options, total_steps: int, *, learning_rate: float = 0.0) -> keras.optimizers.Optimizer:
+def build_optimizer(
+    options: Options, total_steps: int, *, learning_rate: float = 0.0, stretch: float = 1.0
+) -> keras.optimizers.Optimizer:  # fmt: skip
     """The optimizer that the options describe.
 
     Args:
       total_steps: of this phase.
       learning_rate: replaces `options.learning_rate` when above 0.
+      stretch: multiplies --decay_boundaries and --decay_every, for a phase that is that much longer than the one that
+        they are meant for.
     """
     schedule = WarmupSchedule(
         learning_rate or options.learning_rate,
@@ -223,9 +227,9 @@ def build_optimizer(options: Options, total_steps: int, *, learning_rate: float 
         schedule=options.schedule,
         warmup_steps=min(options.warmup_steps, total_steps),
         warmup_learning_rate=options.warmup_learning_rate,
-        boundaries=_numbers(options.decay_boundaries),
+        boundaries=[round(boundary * stretch) for boundary in _numbers(options.decay_boundaries)],
         rates=_numbers(options.decay_rates),
-        decay_every=options.decay_every,
+        decay_every=round(options.decay_every * stretch),
         decay_factor=options.decay_factor,
     )
     if options.optimizer == "adam":

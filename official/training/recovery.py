@@ -1,7 +1,8 @@
 """Nothing on disk is half-written, and nothing that was done is lost.
 
 A checkpoint is a folder `step_00001000` that appears by one rename when all of it is on disk. It
-holds weights, optimizer, loss averages and guard; data order and random draws follow from (seed,
+holds weights, optimizer, loss averages and guard, and what belongs to the weights
+(official/trained_model.py); data order and random draws follow from (seed,
 step), so the step is all that they need.
 """
 
@@ -17,9 +18,11 @@ import numpy as np
 import tensorflow as tf
 
 from official.files import read_json, sync_folder, write_json
+from official.trained_model import DESCRIPTION
 
 STATE = "state"
 META = "checkpoint.json"
+RESULT = "result.json"  # of a finished phase
 IMPORTED = "imported"  # the phase folder of a network that job=import_checkpoint brought
 PHASES = ("student", "teacher", IMPORTED)  # whose checkpoint stands for a run, the first that is there
 
@@ -95,14 +98,22 @@ class Checkpoints:
         """The folder of one checkpoint."""
         return os.path.join(self.folder, f"step_{step:08d}")
 
-    def save(self, step: int, meta: Mapping[str, Any] | None = None) -> str:
-        """Writes a checkpoint, atomically, and removes those that are no longer kept."""
+    def save(
+        self, step: int, meta: Mapping[str, Any] | None = None, description: Mapping[str, Any] | None = None
+    ) -> str:  # fmt: skip
+        """Writes a checkpoint, atomically, and removes those that are no longer kept.
+
+        Args:
+          meta: goes into `checkpoint.json`; description: of the network, goes into `model.json`.
+        """
         owner = "chief" if self.chief else f"worker_{os.getpid()}"
         temporary = os.path.join(self.folder, f".tmp_{owner}_{step:08d}")
         self.checkpoint.write(os.path.join(temporary, STATE))
         if not self.chief:
             shutil.rmtree(temporary, ignore_errors=True)
             return self.path(step)
+        if description is not None:
+            write_json(os.path.join(temporary, DESCRIPTION), description)
         write_json(os.path.join(temporary, META), {"step": step, **(meta or {})})
         sync_folder(temporary)
         final = self.path(step)
@@ -119,6 +130,10 @@ class Checkpoints:
             return 0
         restore_checkpoint(self.checkpoint, self.path(steps[-1]))
         return steps[-1]
+
+    def meta(self, step: int) -> dict[str, Any]:
+        """What `save` was given for a checkpoint, and its score."""
+        return read_json(os.path.join(self.path(step), META))
 
     def note_score(self, step: int, score: float) -> None:
         """Records a checkpoint's score, which decides the best one."""
@@ -178,16 +193,57 @@ def weights_sha256(variables: list[tf.Variable]) -> str:
 
 
 def find_checkpoint(path: str) -> str:
-    """The checkpoint folder that `path` means: a run (its student, else teacher, else imported network), a phase, or itself.
+    """The checkpoint folder that `path` means.
+
+    A run stands for the first of its *finished* phases: its student, else its teacher (which may be elsewhere),
+    else its imported network. A phase that was named stands for its last checkpoint, finished or not.
 
     Raises:
-      ValueError: nothing trained there.
+      ValueError: nothing trained there, or a run in which nothing is finished; says what could be named instead.
     """
-    for part in (*(os.path.join(phase, "checkpoints") for phase in PHASES), "checkpoints", ""):
-        folder = os.path.join(path, part)
-        steps = checkpoint_steps(folder)
-        if steps:
-            return os.path.join(folder, f"step_{steps[-1]:08d}")
-    if os.path.isfile(os.path.join(path, META)):
-        return path
+    begun = []
+    for phase in PHASES:
+        folder = os.path.join(path, phase)
+        last = last_checkpoint(folder)
+        if phase_finished(folder):
+            return last
+        if last:
+            begun.append(folder)
+    last = last_checkpoint(path)
+    if last:
+        return last
+    if begun:
+        raise ValueError(f"{path}: no phase of this run is finished; name what to take of it: {' or '.join(begun)}")
     raise ValueError(f"no checkpoint in {path}; it should be a run folder, a phase of one, or a folder step_...")
+
+
+def last_checkpoint(folder: str) -> str:
+    """The last checkpoint of a phase folder or of a folder of checkpoints, or `folder` itself if it is one; "" for none."""
+    result = read_json(os.path.join(folder, RESULT))
+    for inside in (os.path.join(folder, "checkpoints"), folder):
+        steps = checkpoint_steps(inside)
+        if steps:
+            return os.path.join(inside, f"step_{steps[-1]:08d}")
+    if os.path.isfile(os.path.join(folder, META)):
+        return folder
+    return result_checkpoint(os.path.dirname(os.path.abspath(folder)), result) if result else ""
+
+
+def phase_finished(folder: str) -> bool:
+    """Whether a phase has a last checkpoint that nothing follows."""
+    last = last_checkpoint(folder)
+    if not last or os.path.basename(folder) == IMPORTED:
+        return bool(last)
+    if os.path.isfile(os.path.join(folder, RESULT)):
+        return True
+    return bool(read_json(os.path.join(last, DESCRIPTION)).get("finished"))
+
+
+def result_checkpoint(run: str, result: Mapping[str, Any]) -> str:
+    """The checkpoint folder that a phase's result names: of the run itself where it has it, else of another run.
+
+    Own ones are relative to the run (earlier versions wrote the path that the run had then).
+    """
+    named = result["checkpoint"]
+    inside = os.path.join(run, *os.path.normpath(named).split(os.sep)[-3:])
+    return inside if os.path.isdir(inside) else named

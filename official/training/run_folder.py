@@ -11,8 +11,9 @@ from typing import Any, Sequence
 from official.data.source import Category, Source
 from official.experiment import Experiment, experiment_from
 from official.files import read_json, write_json
+from official.trained_model import RUN
+from official.training.recovery import PHASES, last_checkpoint
 
-RUN = "run.json"
 SUMMARY = "summary.json"
 PACKAGES = ("tensorflow", "keras", "keras-cv", "tensorflow-addons", "tensorflow-datasets", "numpy", "pycocotools")
 
@@ -105,6 +106,12 @@ class RunFolder:
         for name in (f"summary_{runtime.job}.json", SUMMARY):
             write_json(os.path.join(self.path, name), summary)
         return summary
+
+
+def begun_phases(model_dir: str) -> list[str]:
+    """The phases of a run that have left something: "teacher", "labels", "student", "control", "imported"."""
+    trained = [phase for phase in (*PHASES, "control") if last_checkpoint(os.path.join(model_dir, phase))]
+    return trained + (["labels"] if os.path.isfile(os.path.join(model_dir, "pseudo_labels", "plan.json")) else [])
 
 
 def versions() -> dict[str, str]:

@@ -16,24 +16,30 @@ from official.experiment import Experiment
 from official.tasks.task import Task
 from official.training.distribution import is_chief, judging_scope, several_workers
 from official.files import read_json, write_json
-from official.training.recovery import Checkpoints, StopRequest, weights_sha256
+from official.trained_model import TrainedModel, described
+from official.training.recovery import RESULT, Checkpoints, StopRequest, result_checkpoint, weights_sha256
 from official.training.summaries import Summaries
 from official.training.trainer import Phase, Trainer
 
-RESULT = "result.json"
 CHECK_EVERY = 10  # steps between looks at the guard and updates of the progress bar
 
 
 @dataclasses.dataclass
 class PhaseRun:
-    """A phase in its folder `<model_dir>/<name>`: checkpoints, logs, evaluation, result.json."""
+    """A phase in its folder `<model_dir>/<name>`: checkpoints, logs, evaluation, result.json.
+
+    Attributes:
+      initialize: gives a new trainer its first weights; None: they stay random.
+      origin: what it starts from, for the description of its checkpoints.
+    """
 
     task: Task
     experiment: Experiment
     phase: Phase
     eval_source: Source | None
     strategy: tf.distribute.Strategy
-    initialize: Callable[[tf.keras.Model], None] | None = None
+    initialize: Callable[[Trainer], None] | None = None
+    origin: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def run(self) -> dict[str, Any]:
         """Trains what is left, evaluates, and returns the result (also when it was there already).
@@ -43,7 +49,7 @@ class PhaseRun:
           NonFiniteError: see `Trainer.check`; the last good checkpoint is kept.
         """
         self.folder = os.path.join(self.experiment.runtime.model_dir, self.phase.name)
-        done = read_json(os.path.join(self.folder, RESULT))
+        done = read_result(self.folder)
         if done:
             return done
         self.chief = is_chief(self.strategy)
@@ -54,17 +60,35 @@ class PhaseRun:
             keep=self.experiment.runtime.keep_checkpoints,
             chief=self.chief,
         )
-        if not self.checkpoints.restore_latest() and self.initialize:
-            self.initialize(self.trainer.model)
+        restored = self.checkpoints.restore_latest()
+        self.seconds_before = float(self.checkpoints.meta(restored).get("seconds", 0.0)) if restored else 0.0
+        self.started = time.time()
+        if not restored and self.initialize:
+            self.initialize(self.trainer)
             if self.trainer.weight_average is not None:
                 self.trainer.weight_average.start_from(self.trainer.model)
         self.summaries = Summaries(os.path.join(self.folder, "logs"), chief=self.chief)
         self.summaries.flags(self.experiment.flags())
-        started = time.time()
         self._train()
-        seconds = time.time() - started
+        seconds = self._seconds()
         metrics = self._judge(self.phase.steps)
         return self._finish(metrics, seconds)
+
+    def _seconds(self) -> float:
+        """Of training, those of earlier starts (up to the checkpoint that this one went on from) included."""
+        return round(self.seconds_before + time.time() - self.started, 2)
+
+    def _save(self, step: int) -> None:
+        self.checkpoints.save(step, {"seconds": self._seconds()}, self._description(step).to_json())
+
+    def _description(self, step: int) -> TrainedModel:
+        joint = self.phase.joint if self.trainer.joint_model is not None else None
+        before = self.phase.earlier_steps
+        return described(
+            self.experiment, self.task.categories, phase=self.phase.name, step=step, steps=self.phase.steps,
+            averaged=self.trainer.weight_average is not None, total_steps=0 if before is None else before + step,
+            joint_classes=tuple(c.name for c in joint.categories) if joint else (), origin=self.origin,
+        )  # fmt: skip
 
     # --- training ---------------------------------------------------------------------------------
 
@@ -97,14 +121,14 @@ class PhaseRun:
         judge = options.eval_every and step % options.eval_every == 0 and step < self.phase.steps
         if step % options.checkpoint_every == 0 or step == self.phase.steps or judge:
             self.trainer.check(metrics)
-            self.checkpoints.save(step)
+            self._save(step)
         if judge:
             self._judge(step)
 
     def _check_stop(self, stop: StopRequest, step: int, metrics: dict) -> None:
         if stop.signal_number and step < self.phase.steps:
             self.trainer.check(metrics)
-            self.checkpoints.save(step)
+            self._save(step)
             self.summaries.flush()
             stop.check(f"{self.phase.name} saved at step {step} of {self.phase.steps}")
 
@@ -181,12 +205,23 @@ class PhaseRun:
             "seconds": round(seconds, 2),
             "images_seen": self.phase.steps * sum(self.trainer.batch_sizes.values()),
             "skipped_steps": int(self.trainer.guard.skipped.numpy()),
-            "checkpoint": self.checkpoints.path(self.phase.steps),
+            "checkpoint": os.path.relpath(self.checkpoints.path(self.phase.steps), os.path.dirname(self.folder)),
         }
         self.summaries.flush()
-        if self.chief:
-            write_json(os.path.join(self.folder, RESULT), result)
-        return result
+        return write_result(self.folder, result, chief=self.chief)
+
+
+def read_result(folder: str) -> dict[str, Any]:
+    """What a finished phase left, {} if it is not finished; its "checkpoint" is a path that can be opened."""
+    result = read_json(os.path.join(folder, RESULT))
+    return {**result, "checkpoint": result_checkpoint(os.path.dirname(folder), result)} if result else {}
+
+
+def write_result(folder: str, result: dict[str, Any], *, chief: bool = True) -> dict[str, Any]:
+    """Writes what a finished phase leaves ("checkpoint" relative to the run, or absolute); returns it as `read_result` does."""
+    if chief:
+        write_json(os.path.join(folder, RESULT), result)
+    return {**result, "checkpoint": result_checkpoint(os.path.dirname(folder), result)}
 
 
 def kept_metrics(task: Task, metrics: dict[str, Any]) -> dict[str, Any]:

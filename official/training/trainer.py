@@ -46,6 +46,8 @@ class Phase:
       joint: a source with classes of pictures for joint training, or None.
       learning_rate: replaces the optimizer's when above 0.
       batch_flag: the option that sizes the human stream: "batch_size" or "teacher_batch_size".
+      earlier_steps: those of the teachers before it; None: not known.
+      stretch: factor on the schedule's boundaries and decay interval, which are meant for another number of steps.
     """
 
     name: str
@@ -55,6 +57,8 @@ class Phase:
     learning_rate: float = 0.0
     joint: Source | None = None
     batch_flag: str = "batch_size"
+    earlier_steps: int | None = 0
+    stretch: float = 1.0
 
 
 class NonFiniteError(RuntimeError):
@@ -91,7 +95,7 @@ class Trainer:
                 self.tasks["joint"] = joint_task(experiment, phase.joint)
                 self.joint_model = self.tasks["joint"].build_model(self.model.backbone)
             self.optimizer = build_optimizer(
-                experiment.optimizer, phase.steps, learning_rate=phase.learning_rate
+                experiment.optimizer, phase.steps, learning_rate=phase.learning_rate, stretch=phase.stretch
             )
             self.variables = self._trained_variables()
             self.optimizer.build(self.variables)

@@ -18,6 +18,8 @@ from official.self_training.label_kinds import ClassLabels
 from official.self_training.label_store import LabelStore
 from official.tasks.classification import softmax, top_accuracy
 from official.tasks.registry import build_task
+from official.trained_model import describe
+from official.training.loading import load_model
 from tests import tiny
 
 NAMES = ("disc", "ring", "square", "triangle", "cross")
@@ -68,11 +70,9 @@ def test_evaluation_is_the_share_of_right_predictions(finished, tmp_path):
 def test_the_averaged_weights_are_what_is_judged(finished):
     """With the plain weights of the same checkpoint in their place the numbers behind the result differ."""
     _, experiment, summary = finished
-    from official.self_training.loop import load_weights
-
-    task = build_task(experiment, tuple(Category(i + 1, n) for i, n in enumerate(NAMES)))
-    plain = build_task(experiment_from({**experiment.flags(), "weight_average": 0.0}), task.categories)
-    a, b = (load_weights(t, summary["teacher"]["checkpoint"]) for t in (task, plain))
+    kept = describe(summary["teacher"]["checkpoint"])
+    assert kept.averaged
+    a, b = (load_model(model, experiment)[1] for model in (kept, dataclasses.replace(kept, averaged=False)))
     assert any((x.numpy() != y.numpy()).any() for x, y in zip(a.variables, b.variables))
 
 

@@ -1,0 +1,105 @@
+"""The one way from a checkpoint folder to a network: found, described, built from its description, filled.
+
+    find_model   a run, a phase or a checkpoint folder -> its description (official/trained_model.py)
+    load_model   a description -> a task and a network with the weights
+    fill_model   the same weights into a network that is there (a student's)
+"""
+
+from __future__ import annotations
+
+import os
+
+import tensorflow as tf
+
+from official.experiment import Experiment, Model
+from official.files import read_json
+from official.models.backbones import build_backbone
+from official.models.import_checkpoint import read_weights, weights_file
+from official.models.weights import Weights, epsilon_of, variable_name, wanted
+from official.tasks.registry import build_task
+from official.tasks.task import Task
+from official.trained_model import RUN, SIZE, ModelError, TrainedModel, describe
+from official.training.recovery import find_checkpoint, restore_checkpoint
+from official.training.weight_average import WeightAverage
+
+
+def find_model(path: str, flag: str) -> TrainedModel:
+    """What `path` means (see `find_checkpoint`); says so if its phase is not finished.
+
+    Args:
+      flag: that named it, for messages.
+
+    Raises:
+      ValueError: nothing trained there, or nothing finished where a run was named.
+    """
+    model = describe(find_checkpoint(path))
+    if not model.finished:
+        print(f"{flag}: {model.path} is at step {model.step} of {model.steps}; its {model.phase} is not finished")
+    return model
+
+
+def load_model(model: TrainedModel, experiment: Experiment, *, resized: bool = False) -> tuple[Task, tf.keras.Model]:
+    """The task and the network that a description tells of, with the weights of its checkpoint.
+
+    Args:
+      experiment: what is not the network's own (batch sizes, thresholds, threads).
+      resized: for the experiment's --image_size instead of the one that it was trained on.
+    """
+    own = model.experiment(experiment)
+    if resized:
+        own = own.with_flags({SIZE: experiment.model.image_size})
+    task = build_task(own, model.categories)
+    network = task.build_model()
+    fill_model(model, network)
+    return task, network
+
+
+def fill_model(model: TrainedModel, network: tf.keras.Model) -> None:
+    """Puts a checkpoint's weights into a network: the averaged ones where it keeps an average."""
+    if not model.averaged:
+        restore_checkpoint(tf.train.Checkpoint(model=network), model.path, partial=True)
+        return
+    average = WeightAverage(network, 0.5)  # the decay does not matter: it is read and put into the network
+    restore_checkpoint(tf.train.Checkpoint(weight_average=average), model.path, partial=True)
+    average.put_into(network)
+
+
+def fill_joint_head(model: TrainedModel, joint_network: tf.keras.Model) -> None:
+    """Puts the classification head of joint training into a network; its backbone gets the weights that are not averaged."""
+    restore_checkpoint(tf.train.Checkpoint(joint_model=joint_network), model.path, partial=True)
+
+
+# --- backbones for --init -------------------------------------------------------------------------
+
+
+def is_run(path: str) -> bool:
+    """Whether `path` is a run folder of this project."""
+    return os.path.isfile(os.path.join(path, RUN))
+
+
+def starting_weights(init: str, weights_dir: str, options: Model, backbone: tf.keras.Model | None = None) -> Weights:
+    """The backbone weights that --init names: of a finished run, or of a file (`import_checkpoint.read_weights`).
+
+    Args:
+      backbone: names the variables that are wanted; by default one that `options` describe.
+
+    Raises:
+      ValueError: absent, not finished, damaged, or of a kind that is not known.
+    """
+    backbone = backbone or build_backbone(options)
+    if not is_run(init):
+        return read_weights(weights_file(init, weights_dir, options.backbone), backbone)
+    model = _finished(init)
+    network = load_model(model, Experiment())[1].backbone
+    found = {variable_name(v): v.numpy() for v in network.variables}
+    origin = f"run {init} ({model.flags['task']}, {model.flags['backbone']}, {model.phase} at step {model.step})"
+    return wanted(found, backbone, origin, normalization=model.flags["input_normalization"], epsilon=epsilon_of(network))
+
+
+def _finished(run: str) -> TrainedModel:
+    try:
+        return describe(find_checkpoint(run))
+    except ModelError:
+        raise
+    except ValueError as error:
+        raise ModelError(f"--init={run}: {error}") from error
