@@ -25,7 +25,7 @@ from official.models.import_checkpoint import class_channels, read_network
 from official.models.statistics import model_statistics
 from official.models.weights import LICENCE_NOTE, assign_weights, differences, write_weights
 from official.self_training import inspect_labels as inspection
-from official.self_training.label_store import LabelStore
+from official.self_training.label_store import LabelStore, parse_thresholds
 from official.self_training.loop import SelfTraining
 from official.tasks.registry import build_task
 from official.trained_model import adopted, described
@@ -63,17 +63,20 @@ def inspect_labels(experiment: Experiment) -> dict[str, Any]:
     place = experiment.pseudo_labels.label_store or os.path.join(folder.path, "pseudo_labels")
     store = LabelStore(place)
     manifest = store.manifest()
-    print(inspection.describe(store))
+    options = experiment.pseudo_labels
+    thresholds = (options.score_threshold, parse_thresholds(options.class_thresholds))
+    limits = store.limits(*thresholds)
+    print(inspection.describe(store, limits))
     output = experiment.handover.output or os.path.join(folder.path, "pictures")
     os.makedirs(output, exist_ok=True)
-    exported = store.export(output, experiment.pseudo_labels.score_threshold)
-    picture = None
+    exported = store.export(output, *thresholds)
     rest = open_labeled(experiment)[1] if experiment.data.unlabeled_data == "rest" else None
     source = open_unlabeled(experiment, rest)
     task = build_task(experiment, store.categories())
-    sheet_picture = inspection.draw_sheet(store, source, task, experiment.pseudo_labels.score_threshold)
+    sheet_picture = inspection.draw_sheet(store, source, task, options.score_threshold, limits)
     picture = write_png(os.path.join(output, "pseudo_labels.png"), sheet_picture)
-    print(f"pictures: {picture}\nlabels at score >= {experiment.pseudo_labels.score_threshold}: {exported}")
+    own = f" ({options.class_thresholds})" if options.class_thresholds else ""
+    print(f"pictures: {picture}\nlabels at score >= {options.score_threshold}{own}: {exported}")
     content = {name: manifest[name] for name in ("images", "boxes", "pixels", "skipped") if name in manifest}
     return folder.summarize({"pseudo_labels": content, "pictures": picture, "exported": exported})
 

@@ -19,7 +19,8 @@ from official.trained_model import BACKBONE, DECIDING, DECODING, TrainedModel, a
 from official.training.distribution import local_strategy, set_up_runtime
 from official.training.loading import find_model, is_run, load_model, starting_weights
 from official.training.recovery import last_checkpoint
-from official.training.run_folder import RunFolder, begun_phases, saved_flags
+from official.training.phases import begun_phases
+from official.training.run_folder import RunFolder, saved_flags
 
 
 def read_options(experiment: Experiment, label_kind: str = "") -> ReadOptions:
@@ -165,8 +166,10 @@ def open_eval(experiment: Experiment, task: Task) -> Source | None:
 def timed(folder: RunFolder, name: str) -> Iterator[None]:
     """Adds the seconds of a part of a job to the summary."""
     started = time.time()
-    yield
-    folder.seconds[name] = round(time.time() - started, 2)
+    try:
+        yield
+    finally:
+        folder.spend(name, time.time() - started)
 
 
 def trained_model(experiment: Experiment, phase: str = "") -> TrainedModel:

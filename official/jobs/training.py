@@ -73,10 +73,10 @@ def self_train(experiment: Experiment) -> dict[str, Any]:
         loop.make_labels(summary["teacher"]["checkpoint"])
         pseudo, summary["pseudo_labels"] = loop.read_labels()
     with timed(folder, "student"):
-        summary["student"] = loop.train_student(pseudo, summary["teacher"]["checkpoint"])
+        summary["student"] = loop.train_student(pseudo, summary["teacher"])
     if experiment.training.control:
         with timed(folder, "control"):
-            summary["control"] = loop.train_control(summary["teacher"]["checkpoint"])
+            summary["control"] = loop.train_control(summary["teacher"])
     if is_chief(loop.strategy):
         with timed(folder, "hand_over"):
             student = _Loaded(loop, summary["student"])
@@ -127,6 +127,8 @@ def linear_eval(experiment: Experiment) -> dict[str, Any]:
 
 def _end_of_training(folder: RunFolder, loop: SelfTraining, summary: dict[str, Any]) -> dict[str, Any]:
     phases = [name for name in ("teacher", "control", "student") if name in summary]
+    for name in phases:  # a start that was killed could not note its own
+        folder.seconds[name] = max(folder.seconds.get(name, 0.0), summary[name]["seconds"])
     summary["images_seen"] = sum(summary[name]["images_seen"] for name in phases)
     if not is_chief(loop.strategy):
         return summary

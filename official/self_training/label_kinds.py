@@ -18,7 +18,7 @@ from official.data.source import Annotations, DataError, Source
 from official.data.tfrecord import MASK_KEY, add_mask, encode_example, record_offsets, record_reader
 from official.evaluation.drawing import VOC_PALETTE
 from official.experiment import PseudoLabels
-from official.files import write_json
+from official.files import output_names, write_bytes, write_json
 
 SCORE_BINS = 20
 SCORE_KEY = "image/segmentation/score/encoded"
@@ -47,9 +47,9 @@ class _Labels:
         """The `sureness` of a picture that may as well be left out."""
         return threshold
 
-    def shown_from(self, threshold: float) -> float:
-        """Down to which score labels are drawn."""
-        return threshold
+    def shown_from(self, limits: np.ndarray) -> np.ndarray:
+        """Down to which score the labels of every class are drawn."""
+        return limits
 
     def used_scores(self, source: Source) -> np.ndarray:
         """Scores of the labels in use, for a histogram; none where they are not kept in memory."""
@@ -65,9 +65,9 @@ class BoxLabels(_Labels):
 
     name, noun, none = "boxes", "boxes", "no box"
 
-    def shown_from(self, threshold: float) -> float:
+    def shown_from(self, limits: np.ndarray) -> np.ndarray:
         """Unsure boxes are drawn too."""
-        return min(threshold, 0.3)
+        return np.minimum(limits, 0.3)
 
     def encode(self, row: dict[str, Any], names: Sequence[str]) -> tf.train.Example:
         """One picture's labels, without its pixels, in the layout of the original stack."""
@@ -220,14 +220,11 @@ class MaskLabels(_Labels):
         return labelled, any_sure, numbers
 
     def export(self, store, folder: str, limits: np.ndarray) -> str:
-        """Writes palette PNGs of the pictures' own sizes, as VOC tools read them; returns the folder."""
+        """Writes palette PNGs of the images' own sizes, named after the images, as VOC tools read them; returns the folder."""
         out = os.path.join(folder, "pseudo_masks")
-        for row in store.rows():
-            name = os.path.splitext(os.path.basename(row["file_name"]) or row["id"])[0] + ".png"
+        for row, name in zip(store.rows(), output_names(store.names(), ".png")):
             mask = enlarge_nearest(self.at(row, limits)["mask"], row["size"])
-            os.makedirs(out, exist_ok=True)
-            with open(os.path.join(out, name), "wb") as file:
-                file.write(encode_class_map(mask, VOC_PALETTE))
+            write_bytes(os.path.join(out, name), encode_class_map(mask, VOC_PALETTE))
         return out
 
 
@@ -332,6 +329,12 @@ class ClassLabels(_Labels):
 
 
 KINDS = {kind.name: kind for kind in (BoxLabels(), MaskLabels(), ClassLabels())}
+
+
+def record_name(record: bytes) -> str:
+    """File name, or else the id, of the image that a stored record is of."""
+    row = _common(tf.train.Example.FromString(record).features.feature)
+    return row["file_name"] or row["id"]
 
 
 def _common(feature) -> dict[str, Any]:

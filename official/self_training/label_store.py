@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from official.data.source import Category, Source
-from official.self_training.label_kinds import KINDS, LabelError as LabelError
+from official.self_training.label_kinds import KINDS, LabelError as LabelError, record_name
 from official.files import read_json, sync_folder, write_json
 
 FORMAT_VERSION = 1
@@ -49,12 +49,14 @@ class LabelStore:
         plan = {"format_version": FORMAT_VERSION, **plan}
         before = read_json(os.path.join(self.folder, PLAN))
         if before and before != json.loads(json.dumps(plan)):
-            differing = sorted(k for k in {*before, *plan} if before.get(k) != plan.get(k))
-            raise LabelError(
-                f"{self.folder} holds labels made in another way: "
-                + "; ".join(f"{k}: {before.get(k)!r} there, {plan.get(k)!r} now" for k in differing)
-                + ". Use another --model_dir or --label_store, or remove the folder."
-            )
+            differing = _plan_differences(before, json.loads(json.dumps(plan)))
+            if differing:
+                raise LabelError(
+                    f"{self.folder} holds labels made in another way: "
+                    + "; ".join(f"{k}: {a!r} there, {b!r} now" for k, (a, b) in differing.items())
+                    + ". Use another --model_dir or --label_store, or remove the folder."
+                )
+            return
         write_json(os.path.join(self.folder, PLAN), plan)
 
     def plan(self) -> dict[str, Any]:
@@ -134,6 +136,11 @@ class LabelStore:
                 raise LabelError(f"{path} is missing or damaged; remove its .json and run --job=pseudo_label again")
         return manifest
 
+    def fingerprint(self) -> str:
+        """Sixteen hex digits over the labels of a finished store."""
+        shards = [meta["sha256"] for meta in read_json(os.path.join(self.folder, MANIFEST)).get("shards", [])]
+        return hashlib.sha256("".join(shards).encode()).hexdigest()[:16]
+
     def categories(self) -> tuple[Category, ...]:
         """The classes of the labels."""
         return tuple(Category(c["id"], c["name"]) for c in self.plan()["categories"])
@@ -145,9 +152,15 @@ class LabelStore:
     def rows(self) -> Iterable[dict[str, Any]]:
         """Every picture's stored labels, in order; see `write_shard`."""
         kind = self.kind()
+        return (kind.parse(record) for record in self._records())
+
+    def names(self) -> list[str]:
+        """The file name (else the id) of every image, in order."""
+        return [record_name(record) for record in self._records()]
+
+    def _records(self) -> Iterable[bytes]:
         for shard in range(len(self.manifest()["shards"])):
-            for record in tf.data.TFRecordDataset(self.shard_path(shard)).as_numpy_iterator():
-                yield kind.parse(record)
+            yield from tf.data.TFRecordDataset(self.shard_path(shard)).as_numpy_iterator()
 
     def limits(self, threshold: float, class_thresholds: dict[str, float] | None = None) -> np.ndarray:
         """The threshold of every class; `class_thresholds` overrides it by name.
@@ -188,10 +201,10 @@ class LabelStore:
             raise LabelError(self.explain_nothing(threshold))
         return labelled, any_label, numbers
 
-    def export(self, folder: str, threshold: float) -> str:
-        """Writes the labels at a threshold in a form that other tools open; returns the path."""
+    def export(self, folder: str, threshold: float, class_thresholds: dict[str, float] | None = None) -> str:
+        """Writes the labels at the thresholds (see `limits`) in a form that other tools open; returns the path."""
         os.makedirs(folder, exist_ok=True)
-        return self.kind().export(self, folder, self.limits(threshold))
+        return self.kind().export(self, folder, self.limits(threshold, class_thresholds))
 
     def explain_nothing(self, threshold: float) -> str:
         """Why nothing is left: the score histogram and thresholds that would keep some."""
@@ -207,6 +220,23 @@ class LabelStore:
             lines.append(f"a threshold of {value:.3f} would keep a {what} in {share:.0%} of the pictures")
         lines.append("Train the teacher longer, or lower --score_threshold.")
         return "\n".join(lines)
+
+
+def _plan_differences(there: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """What makes labels others, flag by flag.
+
+    Where the images are ("data") may change, their ids say which they are. What an earlier version did not note is
+    taken as it is now.
+    """
+    found = {}
+    for name in sorted({*there, *now} - {"data"}):
+        a, b = there.get(name), now.get(name)
+        if name in ("network", "flags"):
+            a, b = a or {}, b or {}
+            found.update({k: (a[k], b[k]) for k in sorted({*a} & {*b}) if a[k] != b[k]})
+        elif a != b:
+            found[name] = (a, b)
+    return found
 
 
 def _added(totals: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
@@ -236,3 +266,24 @@ def _checksum(path: str) -> str:
         for block in iter(lambda: file.read(1 << 20), b""):
             digest.update(block)
     return digest.hexdigest()
+
+
+def parse_thresholds(text: str) -> dict[str, float]:
+    """`disc=0.6,ring=0.4` -> {"disc": 0.6, "ring": 0.4}.
+
+    Raises:
+      LabelError: an entry that is not NAME=NUMBER, a number outside [0, 1], or a class twice.
+    """
+    found: dict[str, float] = {}
+    for entry in filter(None, text.split(",")):
+        name, _, value = (part.strip() for part in entry.partition("="))
+        try:
+            number = float(value)
+        except ValueError:
+            raise LabelError(f"--class_thresholds: {entry!r} is not NAME=NUMBER") from None
+        if not 0.0 <= number <= 1.0:  # also false for nan
+            raise LabelError(f"--class_thresholds: {entry!r} is not a score from 0 to 1")
+        if name in found:
+            raise LabelError(f"--class_thresholds names {name!r} twice")
+        found[name] = number
+    return found

@@ -30,7 +30,7 @@ from official.data.source import Source
 from official.experiment import Experiment
 from official.files import write_json
 from official.models.import_checkpoint import initialize_backbone
-from official.self_training.label_store import LabelStore
+from official.self_training.label_store import LabelStore, parse_thresholds
 from official.self_training.labeler import label_source
 from official.tasks.augmentation import student_options
 from official.tasks.registry import build_task
@@ -39,7 +39,7 @@ from official.trained_model import ModelError, TrainedModel, check_classes, desc
 from official.training.distribution import is_chief, judging_scope
 from official.training.loading import fill_joint_head, fill_model, find_model, load_model, starting_weights
 from official.training.recovery import weights_sha256
-from official.training.run_phase import PhaseRun, kept_metrics, read_result, write_result
+from official.training.run_phase import MADE_FROM, PhaseRun, kept_metrics, read_result, write_result
 from official.training.summaries import Summaries
 from official.training.trainer import Phase, Trainer
 
@@ -84,9 +84,9 @@ class SelfTraining:
             result.update(kept_metrics(task, metrics))
         return write_result(folder, result, chief=chief)
 
-    def train_control(self, teacher_checkpoint: str) -> dict[str, Any]:
-        """Trains on labels alone; see the module for what is fair."""
-        teacher, options = describe(teacher_checkpoint), self.experiment.training
+    def train_control(self, teacher_result: dict[str, Any]) -> dict[str, Any]:
+        """Trains on labels alone, as the module says; the argument is what `train_teacher` returned."""
+        teacher, options = describe(teacher_result["checkpoint"]), self.experiment.training
         before = teacher.total_steps or options.teacher_steps
         steps = before + options.student_steps
         if not teacher.total_steps:
@@ -136,17 +136,20 @@ class SelfTraining:
         self._show_labels(pseudo, store)
         return pseudo, numbers
 
-    def train_student(self, pseudo: Source, teacher_checkpoint: str) -> dict[str, Any]:
-        """Trains on human and pseudo labels together, from the teacher by default."""
-        options, teacher = self.experiment.training, describe(teacher_checkpoint)
+    def train_student(self, pseudo: Source, teacher_result: dict[str, Any]) -> dict[str, Any]:
+        """Trains on human and pseudo labels together, from the teacher (what `train_teacher` returned) by default."""
+        options, teacher = self.experiment.training, describe(teacher_result["checkpoint"])
         if options.student_init == "teacher":
             start, origin = functools.partial(_from_teacher, teacher), teacher.origin
         else:
             init = "" if options.student_init == "scratch" else options.student_init
             start, origin = self._start("student", init)
-        rate = self.experiment.optimizer.student_learning_rate
-        phase = Phase("student", options.student_steps, self.labeled, pseudo, rate, self.joint, teacher.total_steps or None)
-        origin = {**origin, "student_init": options.student_init, "teacher": teacher.fingerprint()}
+        phase = Phase(
+            "student", options.student_steps, self.labeled, pseudo, joint=self.joint,
+            learning_rate=self.experiment.optimizer.student_learning_rate, earlier_steps=teacher.total_steps or None,
+        )  # fmt: skip
+        made_from = {"teacher": teacher_result["weights_sha256"], "labels": self.label_store().fingerprint()}
+        origin = {**origin, "student_init": options.student_init, MADE_FROM: made_from}
         return self._as_student()._run(phase, start, origin)
 
     def _as_student(self) -> SelfTraining:
@@ -226,19 +229,3 @@ def _from_teacher(teacher: TrainedModel, trainer: Trainer) -> None:
 
 def _absolute(path: str) -> str:
     return os.path.abspath(path) if os.path.exists(path) else path
-
-
-def parse_thresholds(text: str) -> dict[str, float]:
-    """`disc=0.6,ring=0.4` -> {"disc": 0.6, "ring": 0.4}.
-
-    Raises:
-      ValueError: an entry without a number.
-    """
-    found = {}
-    for entry in filter(None, text.split(",")):
-        name, _, value = entry.partition("=")
-        try:
-            found[name.strip()] = float(value)
-        except ValueError:
-            raise ValueError(f"class_thresholds: {entry!r} is not NAME=NUMBER") from None
-    return found

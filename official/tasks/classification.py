@@ -18,7 +18,7 @@ from official.evaluation import drawing
 from official.evaluation.mean_iou import ConfusionMatrix
 from official.experiment import Experiment
 from official.export import export_classifier
-from official.files import write_json
+from official.files import output_names, write_json
 from official.models.backbones import build_backbone
 from official.models.classifier import Classifier
 from official.models.replicas import logits_function
@@ -138,15 +138,14 @@ class ClassificationTask(Task):
 
     def write_predictions(self, source: Source, found: Iterable[dict], output: str) -> dict[str, Any]:
         """`predictions.json`: per picture its file, class, score and the five likeliest; and `drawn/`."""
-        rows, counts = [], np.zeros(len(self.categories), np.int64)
+        rows, counts, names = [], np.zeros(len(self.categories), np.int64), output_names(source.ids, ".png")
         for i, objects in enumerate(found):
             order = np.argsort(-objects["probabilities"])[:5]
             likeliest = {self.class_names[k]: round(float(objects["probabilities"][k]), 6) for k in order}
             rows.append({"file_name": str(source.ids[i]), "class": self.class_names[objects["class"]],
                          "score": round(objects["score"], 6), "likeliest": likeliest})  # fmt: skip
             image = source.read_image(tf.constant(i, tf.int64)).numpy()
-            name = str(source.ids[i]).replace(os.sep, "__") + ".png"
-            drawing.write_png(os.path.join(output, "drawn", name), self.draw(image, objects))
+            drawing.write_png(os.path.join(output, "drawn", names[i]), self.draw(image, objects))
             counts[objects["class"]] += 1
         os.makedirs(output, exist_ok=True)
         write_json(os.path.join(output, "predictions.json"), rows)

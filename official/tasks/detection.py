@@ -17,7 +17,7 @@ from official.data.source import Category, Source
 from official.evaluation import coco_metrics, drawing
 from official.experiment import Experiment
 from official.export import export_detector
-from official.files import write_json
+from official.files import output_names, write_json
 from official.models.anchors import encode_targets
 from official.models.decoding import DetectionDecoder
 from official.models.backbones import build_backbone
@@ -154,11 +154,10 @@ class DetectionTask(Task):
 
     def write_predictions(self, source: Source, found: Iterable[dict], output: str) -> dict[str, Any]:
         """`detections.json` (COCO results), `images.json` (what its ids mean) and `drawn/`."""
-        kept = []
+        kept, names = [], output_names(source.ids, ".png")
         for i, objects in enumerate(found):
             image = source.read_image(tf.constant(i, tf.int64)).numpy()
-            name = str(source.ids[i]).replace(os.sep, "__") + ".png"
-            drawing.write_png(os.path.join(output, "drawn", name), self.draw(image, self.shown(objects)))
+            drawing.write_png(os.path.join(output, "drawn", names[i]), self.draw(image, self.shown(objects)))
             kept.append(objects)
         results = coco_metrics.results(source, kept)
         images = [{"id": i, "file_name": str(n)} for i, n in zip(source.coco_image_ids(), source.ids)]

@@ -18,7 +18,7 @@ from official.evaluation import drawing
 from official.evaluation.mean_iou import ConfusionMatrix
 from official.experiment import Experiment
 from official.export import class_probabilities, export_segmenter
-from official.files import write_json
+from official.files import output_names, write_bytes, write_json
 from official.models.backbones import build_backbone
 from official.models.replicas import logits_function, spread
 from official.models.segmenter import Segmenter
@@ -174,14 +174,12 @@ class SegmentationTask(Task):
 
     def write_predictions(self, source: Source, found: Iterable[dict], output: str) -> dict[str, Any]:
         """`masks/` with palette PNGs of class indices, and `drawn/`."""
-        os.makedirs(os.path.join(output, "masks"), exist_ok=True)
-        pixels = np.zeros(len(self.categories), np.int64)
+        pixels, names = np.zeros(len(self.categories), np.int64), output_names(source.ids, ".png")
         for i, objects in enumerate(found):
-            name = os.path.splitext(str(source.ids[i]).replace(os.sep, "__"))[0] + ".png"
-            with open(os.path.join(output, "masks", name), "wb") as file:
-                file.write(encode_class_map(objects["mask"], drawing.VOC_PALETTE))
+            mask = encode_class_map(objects["mask"], drawing.VOC_PALETTE)
+            write_bytes(os.path.join(output, "masks", names[i]), mask)
             image = source.read_image(tf.constant(i, tf.int64)).numpy()
-            drawing.write_png(os.path.join(output, "drawn", name), self.draw(image, objects))
+            drawing.write_png(os.path.join(output, "drawn", names[i]), self.draw(image, objects))
             pixels += np.bincount(objects["mask"].ravel(), minlength=len(pixels))
         return {"pixels": dict(zip(self.class_names, pixels.tolist()))}
 

@@ -8,13 +8,16 @@ import platform
 import time
 from typing import Any, Sequence
 
+from official.data.fingerprints import difference, image_digests
 from official.data.source import Category, Source
 from official.experiment import Experiment, experiment_from
 from official.files import read_json, write_json
-from official.trained_model import RUN
-from official.training.recovery import PHASES, last_checkpoint
+from official.trained_model import RUN, class_difference
+from official.training.phases import ROLES, begun_phases, changed_flags, spoiled, way_out
 
 SUMMARY = "summary.json"
+SECONDS = "seconds.json"
+GOES_ON = ("self_train", "train", "linear_eval")  # jobs that one start need not end
 PACKAGES = ("tensorflow", "keras", "keras-cv", "tensorflow-addons", "tensorflow-datasets", "numpy", "pycocotools")
 
 
@@ -31,43 +34,67 @@ class RunFolder:
             raise ValueError("--model_dir is needed: the folder that a run writes to and continues from")
         self.experiment = experiment
         self.path = experiment.runtime.model_dir
+        self.chief = True
         self.started = time.time()
-        self.seconds: dict[str, float] = {}
+        kept = read_json(os.path.join(self.path, SECONDS)) if self._keeps_seconds() else {}
+        self.seconds: dict[str, float] = kept.get(experiment.runtime.job, {})
+        self.before = self.seconds.pop("total", 0.0)
 
     def claim(self, *, chief: bool = True) -> None:
-        """Records the flags, or checks that they are those that the folder was made with.
+        """Records the flags; where the folder has begun, they must describe all that has (official/training/phases.py).
 
         Raises:
-          FlagsDiffer: shows every difference.
+          FlagsDiffer: shows every difference, and what to do.
         """
+        self.chief = chief
         saved = read_json(os.path.join(self.path, RUN))
-        if saved:
-            there, now = saved["decisive_flags"], self.experiment.decisive_flags()
-            differing = [name for name in sorted({*there, *now}) if there.get(name) != now.get(name)]
-            if differing:
-                lines = [f"  --{n}: {there.get(n)!r} there, {now.get(n)!r} now" for n in differing]
-                raise FlagsDiffer(
-                    f"{self.path} was made with other flags:\n" + "\n".join(lines)
-                    + "\nUse the same flags to continue it, or another --model_dir."
-                )
-        elif chief:
+        changed = changed_flags(saved["decisive_flags"], self.experiment) if "decisive_flags" in saved else {}
+        begun = begun_phases(self.path) if changed else []
+        lost = spoiled(changed, begun)
+        if lost:
+            lines = [f"  --{n}: {a!r} there, {b!r} now{_of(n, lost)}" for n, (a, b) in sorted(changed.items())]
+            raise FlagsDiffer(
+                f"{self.path} was made with other flags:\n" + "\n".join(lines)
+                + "\nUse the same flags to continue it. To keep what is still valid and make the rest anew, give these flags "
+                f"with\n  {way_out(self.path, lost, saved['flags'])}"
+            )  # fmt: skip
+        if begun:
+            flags = " ".join(f"--{name}={now}" for name, (_, now) in sorted(changed.items()))
+            print(f"{self.path}: going on from {', '.join(begun)} with {flags}")
+        if chief and saved.get("flags") != self.experiment.flags():
             os.makedirs(self.path, exist_ok=True)
-            write_json(
-                os.path.join(self.path, RUN),
-                {
-                    "fingerprint": self.experiment.fingerprint(),
-                    "decisive_flags": self.experiment.decisive_flags(),
-                    "flags": self.experiment.flags(),
-                    "versions": versions(),
-                    "seed": self.experiment.runtime.seed,
-                },
-            )
+            self._write_run(saved)
+
+    def _write_run(self, saved: dict[str, Any]) -> None:
+        content = {
+            "fingerprint": self.experiment.fingerprint(),
+            "decisive_flags": self.experiment.decisive_flags(),
+            "flags": self.experiment.flags(),
+            "versions": versions(),
+            "seed": self.experiment.runtime.seed,
+        }
+        write_json(os.path.join(self.path, RUN), {**saved, **content})
 
     def note_categories(self, categories: Sequence[Category]) -> None:
-        """Records the classes, for jobs that open no labelled data."""
+        """Records the classes, for jobs that open no labelled data.
+
+        Raises:
+          FlagsDiffer: something was trained here on other classes.
+        """
         path = os.path.join(self.path, RUN)
-        saved = {**read_json(path), "categories": [{"id": c.id, "name": c.name} for c in categories]}
-        write_json(path, saved)
+        saved = read_json(path)
+        there = [Category(c["id"], c["name"]) for c in saved.get("categories", [])]
+        if there and there != list(categories) and self._depends("labeled"):
+            raise FlagsDiffer(
+                f"{self.path} was made from data with other classes:\n{class_difference(there, categories)}\n"
+                "Its weights mean the old ones. Give it the data that it was made from, or use another --model_dir."
+            )
+        if there != list(categories):
+            write_json(path, {**saved, "categories": [{"id": c.id, "name": c.name} for c in categories]})
+
+    def _depends(self, role: str) -> list[str]:
+        """The phases that have begun and depend on a data set."""
+        return [phase for phase in begun_phases(self.path) if phase in ROLES[role]]
 
     def categories(self) -> tuple[Category, ...]:
         """The recorded classes.
@@ -81,15 +108,46 @@ class RunFolder:
         return tuple(Category(c["id"], c["name"]) for c in saved)
 
     def note_source(self, role: str, source: Source) -> None:
-        """Writes the ids that a role ("labeled", "unlabeled", "eval") reads, and what was skipped."""
-        folder = os.path.join(self.path, "data")
-        os.makedirs(folder, exist_ok=True)
+        """Writes the ids that a role ("labeled", "unlabeled", "eval", "joint") reads, and what was skipped.
+
+        Raises:
+          FlagsDiffer: what has begun here was made from other images or labels.
+        """
+        place = os.path.join(self.path, "data", role)
+        ids, digests = [str(i) for i in source.ids], image_digests(source)
+        there, before = read_json(f"{place}_ids.json"), read_json(f"{place}_digests.json")
+        differing = difference(there, ids, before or (), digests) if there else ""
+        begun = self._depends(role) if differing else []
+        if begun:
+            raise FlagsDiffer(
+                f"{source.word}: not the images that {self.path} was made from ({', '.join(begun)}):\n{differing}\n"
+                "Put them back to continue it, or use another --model_dir."
+            )
+        os.makedirs(os.path.dirname(place), exist_ok=True)
+        for name, content in (("ids", ids), ("digests", digests)):
+            if differing or not read_json(f"{place}_{name}.json"):
+                write_json(f"{place}_{name}.json", content)
         report = source.report
-        write_json(os.path.join(folder, f"{role}_ids.json"), [str(i) for i in source.ids])
-        write_json(
-            os.path.join(folder, f"{role}_skipped.json"),
-            {"data": source.word, "counts": dict(report.counts), "entries": report.entries},
-        )
+        skipped = {"data": source.word, "counts": dict(report.counts), "entries": report.entries}
+        write_json(f"{place}_skipped.json", skipped)
+
+    # --- time -------------------------------------------------------------------------------------
+
+    def spend(self, part: str, seconds: float) -> None:
+        """Adds to the seconds of a part of a job; those of a training job count over all its starts."""
+        self.seconds[part] = round(self.seconds.get(part, 0.0) + seconds, 2)
+        if self._keeps_seconds() and os.path.isfile(os.path.join(self.path, RUN)):
+            self._note_seconds()
+
+    def _keeps_seconds(self) -> bool:
+        return self.chief and self.experiment.runtime.job in GOES_ON
+
+    def _all_seconds(self) -> dict[str, float]:
+        return {**self.seconds, "total": round(self.before + time.time() - self.started, 2)}
+
+    def _note_seconds(self) -> None:
+        kept = read_json(os.path.join(self.path, SECONDS))
+        write_json(os.path.join(self.path, SECONDS), {**kept, self.experiment.runtime.job: self._all_seconds()})
 
     def summarize(self, content: dict[str, Any]) -> dict[str, Any]:
         """Writes `summary.json`, and a copy under the job's own name, atomically."""
@@ -99,19 +157,20 @@ class RunFolder:
             "flags_fingerprint": self.experiment.fingerprint(),
             "versions": versions(),
             "seed": runtime.seed,
-            "seconds": {**self.seconds, "total": round(time.time() - self.started, 2)},
+            "seconds": self._all_seconds(),
             **content,
         }
         os.makedirs(self.path, exist_ok=True)
+        if self._keeps_seconds():
+            self._note_seconds()
         for name in (f"summary_{runtime.job}.json", SUMMARY):
             write_json(os.path.join(self.path, name), summary)
         return summary
 
 
-def begun_phases(model_dir: str) -> list[str]:
-    """The phases of a run that have left something: "teacher", "labels", "student", "control", "imported"."""
-    trained = [phase for phase in (*PHASES, "control") if last_checkpoint(os.path.join(model_dir, phase))]
-    return trained + (["labels"] if os.path.isfile(os.path.join(model_dir, "pseudo_labels", "plan.json")) else [])
+def _of(flag: str, lost: dict[str, list[str]]) -> str:
+    phases = [phase for phase, names in lost.items() if flag in names]
+    return f" ({', '.join(phases)})" if phases else ""
 
 
 def versions() -> dict[str, str]:

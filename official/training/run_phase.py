@@ -16,11 +16,14 @@ from official.experiment import Experiment
 from official.tasks.task import Task
 from official.training.distribution import is_chief, judging_scope, several_workers
 from official.files import read_json, write_json
-from official.trained_model import TrainedModel, described
-from official.training.recovery import RESULT, Checkpoints, StopRequest, result_checkpoint, weights_sha256
+from official.trained_model import ModelError, TrainedModel, describe, described
+from official.training.recovery import (
+    RESULT, Checkpoints, StopRequest, last_checkpoint, result_checkpoint, weights_sha256,
+)  # fmt: skip
 from official.training.summaries import Summaries
 from official.training.trainer import Phase, Trainer
 
+MADE_FROM = "made_from"  # in a description's origin: fingerprints of the teacher and of the labels
 CHECK_EVERY = 10  # steps between looks at the guard and updates of the progress bar
 
 
@@ -49,6 +52,7 @@ class PhaseRun:
           NonFiniteError: see `Trainer.check`; the last good checkpoint is kept.
         """
         self.folder = os.path.join(self.experiment.runtime.model_dir, self.phase.name)
+        self._check_origin()
         done = read_result(self.folder)
         if done:
             return done
@@ -73,6 +77,17 @@ class PhaseRun:
         seconds = self._seconds()
         metrics = self._judge(self.phase.steps)
         return self._finish(metrics, seconds)
+
+    def _check_origin(self) -> None:
+        """Raises ModelError where the phase has begun with another teacher or other labels."""
+        last, now = last_checkpoint(self.folder), self.origin.get(MADE_FROM, {})
+        there = describe(last).origin.get(MADE_FROM, now) if last and now else now
+        differing = [name for name in now if there.get(name) != now[name]]
+        if differing:
+            raise ModelError(
+                f"{self.folder} was made from another {' and other '.join(differing)} than are given now "
+                f"({there} there, {now} now). Give it those again, or use another --model_dir."
+            )
 
     def _seconds(self) -> float:
         """Of training, those of earlier starts (up to the checkpoint that this one went on from) included."""
