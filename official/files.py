@@ -37,9 +37,9 @@ def read_json(path: str) -> Any:
 
 
 def output_names(names: Sequence[str], ending: str) -> list[str]:
-    """A relative path for the file that belongs to each name, all different, none outside the folder that it is joined to.
+    """A relative path for the file that belongs to each name, all different, none outside the folder it is joined to.
 
-    `a/1.jpg` becomes `a/1` + ending; where two names differ in their endings alone these stay (`1.jpg.png`, `1.png.png`).
+    `a/1.jpg` becomes `a/1` + ending; where names differ in their endings alone these stay (`1.jpg.png`, `1.png.png`).
     Names may be from elsewhere: absolute ones lose the folder that all have in common, `..` is spelled out.
 
     Args:

@@ -1,4 +1,4 @@
-"""A trained network with all that belongs to it: `model.json`, written with every checkpoint, read and checked here.
+"""A trained network with all that belongs to it: `model.json`, written with every checkpoint, checked here.
 
 Weights alone do not say what they compute: the same numbers with another anchor size, another activation or
 another scale of the pixels are another detector. So every checkpoint folder holds a description (it appears
@@ -17,7 +17,7 @@ from typing import Any, Mapping, Sequence
 
 from official import __version__
 from official.data.source import Category
-from official.experiment import GROUPS, Experiment, Model, experiment_from
+from official.experiment import Experiment, Model, experiment_from
 from official.files import read_json
 
 DESCRIPTION = "model.json"
@@ -28,7 +28,7 @@ FORMAT_VERSION = 1
 TRAINING_ONLY = frozenset(
     ("survival_probability", "batch_norm_momentum", "backbone_batch_norm_momentum", "zero_last_gamma", "dropout")
 )
-NETWORK = (*(field.name for field in dataclasses.fields(Model)), "legacy_resize")
+NETWORK = (*(field.name for field in dataclasses.fields(Model)), "legacy_resize", "legacy_decoding")
 # A convolutional network takes any size; a size that is given is a wish, not a contradiction.
 SIZE = "image_size"
 DECIDING = tuple(name for name in NETWORK if name not in TRAINING_ONLY and name != SIZE)
@@ -80,7 +80,7 @@ class TrainedModel:
 
     def to_json(self) -> dict[str, Any]:
         """The content of `model.json`."""
-        content = dataclasses.asdict(self)
+        content = json.loads(json.dumps(dataclasses.asdict(self)))  # lists in place of tuples, as it will be read
         del content["path"]
         return {"format_version": FORMAT_VERSION, **content, "finished": self.finished}
 
@@ -100,8 +100,9 @@ class TrainedModel:
 
 
 def described(
-    experiment: Experiment, categories: Sequence[Category], *, phase: str, step: int, steps: int, averaged: bool, **more: Any
-) -> TrainedModel:
+    experiment: Experiment, categories: Sequence[Category],
+    *, phase: str, step: int, steps: int, averaged: bool, **more: Any,
+) -> TrainedModel:  # fmt: skip
     """The description of a network that `experiment` trains; `more` as the attributes."""
     flags = experiment.flags()
     flags = {name: flags[name] for name in (*NETWORK, *DECODING)}
@@ -116,8 +117,8 @@ def described(
 def describe(path: str) -> TrainedModel:
     """What the checkpoint folder `path` holds.
 
-    A checkpoint of an earlier version has no description; what belongs to it is then read from the `run.json` of its run,
-    and said.
+    A checkpoint of an earlier version has no description; what belongs to it is then read from the `run.json`
+    of its run, and said.
 
     Raises:
       ModelError: neither is there, or it cannot be read.
@@ -133,7 +134,8 @@ def describe(path: str) -> TrainedModel:
 
 def _from_json(content: Mapping[str, Any], path: str) -> TrainedModel:
     if content["format_version"] > FORMAT_VERSION:
-        raise ModelError(f"{path} was written by version {content['project_version']}; this is {__version__}: use that one")
+        version = content["project_version"]
+        raise ModelError(f"{path} was written by version {version}; this is {__version__}: use that one")
     fields = {field.name for field in dataclasses.fields(TrainedModel)} & set(content)
     values = {name: content[name] for name in fields}
     values["flags"] = _known_flags(content["flags"], path)
@@ -151,9 +153,9 @@ def _known_flags(saved: Mapping[str, Any], path: str) -> dict[str, Any]:
     known = Experiment().flags()
     strange = sorted(set(saved) - set(known))
     if strange:
-        raise ModelError(f"{path} was made with {strange}, which this version ({__version__}) does not know: use a newer one")
+        raise ModelError(f"{path} was made with {strange}, which version {__version__} does not know: use a newer one")
     for name, value in saved.items():
-        if isinstance(value, bool) != isinstance(known[name], bool) or isinstance(value, str) != isinstance(known[name], str):
+        if any(isinstance(value, kind) != isinstance(known[name], kind) for kind in (bool, str)):
             raise ModelError(f"{path}: {name}={value!r} in its {DESCRIPTION} is no value of --{name}")
     return {name: saved.get(name, known[name]) for name in (*NETWORK, *DECODING)}
 
@@ -167,14 +169,15 @@ def _from_run(path: str) -> TrainedModel:
     run = read_json(os.path.join(os.path.dirname(phase_folder), RUN))
     if "categories" not in run:
         raise ModelError(
-            f"{path} does not say which network its weights belong to: it has no {DESCRIPTION}, and no run folder is around "
-            f"it. Put it back where it was trained (<run folder>/<phase>/checkpoints/step_…), beside that run's {RUN}."
+            f"{path} does not say which network its weights belong to: it has no {DESCRIPTION}, and no run folder "
+            f"is around it. Put it back where it was trained, <run folder>/<phase>/checkpoints/step_…"
         )
     known = set(Experiment().flags())
     experiment = experiment_from({name: value for name, value in run["flags"].items() if name in known})
     phase = os.path.basename(phase_folder)
     step = int(os.path.basename(os.path.abspath(path)).removeprefix("step_"))
-    steps = read_json(os.path.join(phase_folder, "result.json")).get("steps", step if phase == "imported" else step + 1)
+    ended = step if phase == "imported" else step + 1
+    steps = read_json(os.path.join(phase_folder, "result.json")).get("steps", ended)
     print(f"{path} is of an earlier version: what belongs to it is taken from the {RUN} of its run")
     return described(
         experiment, _categories(run["categories"]), phase=phase, step=step, steps=steps, averaged=_keeps_average(path),
@@ -198,6 +201,8 @@ def _earlier_total(experiment: Experiment, phase: str, step: int) -> int:
 
 # --- flags and descriptions -----------------------------------------------------------------------
 
+_OPEN = ("input_normalization", "auto")  # a value that leaves it to the weights
+
 
 def adopted(
     experiment: Experiment, model: TrainedModel, *, because: str, names: Sequence[str] = DECIDING, remedy: str = ""
@@ -213,13 +218,13 @@ def adopted(
     """
     now = experiment.flags()
     loose = (*DECODING, SIZE) if names is DECIDING else ()
-    free = {n for n in (*names, *loose) if n not in experiment.given or (n, now[n]) == ("input_normalization", "auto")}
+    free = {n for n in (*names, *loose) if n not in experiment.given or (n, now[n]) == _OPEN}
     contradicted = [n for n in names if n not in free and now[n] != model.flags[n]]
     if contradicted:
         rows = "".join(f"\n  --{n}: {model.flags[n]!r} there, {now[n]!r} given" for n in contradicted)
         raise ModelError(f"{because} is another network than the flags describe:{rows}\nLeave these flags out{remedy}.")
     taken = {n: model.flags[n] for n in free if now[n] != model.flags[n]}
-    shown = {n: v for n, v in taken.items() if (n, now[n]) != ("input_normalization", "auto")}
+    shown = {n: v for n, v in taken.items() if (n, now[n]) != _OPEN}
     if shown:
         print(f"from {because}: " + " ".join(f"--{n}={v}" for n, v in sorted(shown.items())))
     return experiment.with_flags(taken)

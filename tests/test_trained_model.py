@@ -174,10 +174,19 @@ def test_averages_belong_to_the_checkpoint_and_not_to_the_flags(finished):
     for a, b in zip(*(network.get_weights() for network in found)):
         np.testing.assert_array_equal(a, b)
     assert any((a != b).any() for a, b in zip(found[0].get_weights(), raw.get_weights()))
+
+
+def test_a_backbone_to_start_from_is_the_one_that_the_run_is_judged_by(finished, tmp_path):
+    folder, flags, _ = finished
+    model = find_model(folder, "x")
+    network = load_model(model, experiment_from(flags))[1]
     weights = starting_weights(folder, "", model.experiment(experiment_from(flags)).model)
-    own = {v.name.split(":")[0]: v.numpy() for v in found[0].backbone.variables}
+    own = {v.name.split(":")[0]: v.numpy() for v in network.backbone.variables}
     assert weights.normalization == "unit" and set(weights.values) == set(own)
     assert all((weights.values[name] == value).all() for name, value in own.items())
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(ModelError, match="--init=.*no checkpoint in"):
+        starting_weights(str(tmp_path), "", experiment_from(flags).model)
 
 
 # --- finished or not --------------------------------------------------------------------------------

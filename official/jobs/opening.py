@@ -79,7 +79,7 @@ def open_joint(experiment: Experiment) -> Source | None:
 
 
 def settled(experiment: Experiment) -> Experiment:
-    """The experiment with what its starting weights decide: the network's flags that were not given, the scale of the pixels.
+    """The experiment with what its starting weights decide: network flags that were not given, the scale of the pixels.
 
     --teacher decides the network of a student that starts from it, and what the control starts from; --init_checkpoint
     the whole network; --init=RUN the size of the backbone. A run folder that has begun has settled it already.
@@ -91,7 +91,7 @@ def settled(experiment: Experiment) -> Experiment:
     saved = saved_flags(experiment.runtime.model_dir)
     foreign = options.teacher or options.init_checkpoint or is_run(options.init)
     if saved and foreign and begun_phases(experiment.runtime.model_dir):
-        return experiment.with_flags({name: saved[name] for name in _SETTLED if name in saved and _open(experiment, name)})
+        return experiment.with_flags({n: saved[n] for n in _SETTLED if n in saved and _open(experiment, n)})
     if options.teacher:
         experiment = _settled_by_teacher(experiment, find_model(options.teacher, "--teacher"))
     if options.init_checkpoint:
@@ -184,7 +184,9 @@ def trained_model(experiment: Experiment, phase: str = "") -> TrainedModel:
     return find_model(named or run, "--checkpoint" if named else "--model_dir")
 
 
-def open_model(experiment: Experiment, *, all_devices: bool = True) -> tuple[RunFolder, Task, tf.keras.Model, TrainedModel]:
+def open_model(
+    experiment: Experiment, *, all_devices: bool = True
+) -> tuple[RunFolder, Task, tf.keras.Model, TrainedModel]:  # fmt: skip
     """The run folder, the task and the network of the trained model, and its description.
 
     Args:

@@ -13,10 +13,10 @@
     a file of --job=import_checkpoint    .npz                                     as its origin   as its origin
 
 A run folder itself is read by official/training/loading.py. The scale of the pixels travels with the
-weights: a backbone gets a layer in front that makes it (official/models/input_scale.py). Where the epsilon of batch norm differs, the difference goes into the
-moving variances, which gives the same features, and is reported; momenta are the run's own.
-Nothing that a file contains is executed, and nothing but what is wanted is read: see
-official/models/weight_files.py.
+weights: a backbone gets a layer in front that makes it (official/models/input_scale.py). Where the epsilon of
+batch norm differs, the difference goes into the moving variances, which gives the same features, and is reported;
+momenta are the run's own. Nothing that a file contains is executed, and nothing but what is wanted
+is read: see official/models/weight_files.py.
 """
 
 from __future__ import annotations

@@ -220,7 +220,7 @@ class MaskLabels(_Labels):
         return labelled, any_sure, numbers
 
     def export(self, store, folder: str, limits: np.ndarray) -> str:
-        """Writes palette PNGs of the images' own sizes, named after the images, as VOC tools read them; returns the folder."""
+        """Writes palette PNGs of the images' own sizes and names, as VOC tools read them; returns the folder."""
         out = os.path.join(folder, "pseudo_masks")
         for row, name in zip(store.rows(), output_names(store.names(), ".png")):
             mask = enlarge_nearest(self.at(row, limits)["mask"], row["size"])

@@ -76,8 +76,8 @@ class SelfTraining:
         check_classes(teacher, self.task.categories, f"--teacher={self.experiment.training.teacher}")
         with judging_scope(self.strategy):
             task, model = load_model(teacher, self.experiment)
-        result = {"steps": 0, "seconds": 0.0, "images_seen": 0, "skipped_steps": 0, "checkpoint": os.path.abspath(teacher.path)}
-        result["weights_sha256"] = weights_sha256(model.variables)
+        result = {"steps": 0, "seconds": 0.0, "images_seen": 0, "skipped_steps": 0}
+        result |= {"checkpoint": os.path.abspath(teacher.path), "weights_sha256": weights_sha256(model.variables)}
         chief = is_chief(self.strategy)
         if chief and self.evaluation is not None:
             metrics = task.evaluate(model, self.evaluation, os.path.join(folder, "evaluation"), "evaluating teacher")
@@ -222,7 +222,9 @@ def _from_teacher(teacher: TrainedModel, trainer: Trainer) -> None:
     if trainer.joint_model is not None and teacher.joint_classes:
         classes = tuple(category.name for category in trainer.phase.joint.categories)
         if classes != teacher.joint_classes:
-            raise ModelError(f"{teacher.path} was trained jointly on the classes {teacher.joint_classes}, --joint_data has {classes}")
+            raise ModelError(
+                f"{teacher.path} was trained jointly on the classes {teacher.joint_classes}, --joint_data has {classes}"
+            )
         fill_joint_head(teacher, trainer.joint_model)
     fill_model(teacher, trainer.model)
 

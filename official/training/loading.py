@@ -12,10 +12,9 @@ import os
 import tensorflow as tf
 
 from official.experiment import Experiment, Model
-from official.files import read_json
 from official.models.backbones import build_backbone
 from official.models.import_checkpoint import read_weights, weights_file
-from official.models.weights import Weights, epsilon_of, variable_name, wanted
+from official.models.weights import Weights, epsilon_of, shapes_of, variable_name
 from official.tasks.registry import build_task
 from official.tasks.task import Task
 from official.trained_model import RUN, SIZE, ModelError, TrainedModel, describe
@@ -65,7 +64,7 @@ def fill_model(model: TrainedModel, network: tf.keras.Model) -> None:
 
 
 def fill_joint_head(model: TrainedModel, joint_network: tf.keras.Model) -> None:
-    """Puts the classification head of joint training into a network; its backbone gets the weights that are not averaged."""
+    """Puts the classification head of joint training into a network; its backbone gets weights that are not averaged."""
     restore_checkpoint(tf.train.Checkpoint(joint_model=joint_network), model.path, partial=True)
 
 
@@ -91,9 +90,14 @@ def starting_weights(init: str, weights_dir: str, options: Model, backbone: tf.k
         return read_weights(weights_file(init, weights_dir, options.backbone), backbone)
     model = _finished(init)
     network = load_model(model, Experiment())[1].backbone
-    found = {variable_name(v): v.numpy() for v in network.variables}
-    origin = f"run {init} ({model.flags['task']}, {model.flags['backbone']}, {model.phase} at step {model.step})"
-    return wanted(found, backbone, origin, normalization=model.flags["input_normalization"], epsilon=epsilon_of(network))
+    found, wanted = {variable_name(v): v.numpy() for v in network.variables}, shapes_of(backbone)
+    return Weights(
+        values={name: value for name, value in found.items() if name in wanted},
+        origin=f"run {init} ({model.flags['task']}, {model.flags['backbone']}, {model.phase} at step {model.step})",
+        unused=tuple(sorted(set(found) - set(wanted))),
+        normalization=model.flags["input_normalization"],
+        epsilon=epsilon_of(network),
+    )
 
 
 def _finished(run: str) -> TrainedModel:

@@ -2,12 +2,12 @@
 
     teacher ──> labels ──> student          control (needs the teacher's steps alone)
 
-A run that is started again with other flags goes on if everything that has begun is still what the flags describe: with a
-finished teacher another --alpha, --score_threshold or --student_steps is taken as long as the student has not begun,
+A run that is started again with other flags goes on if everything that has begun is still what the flags describe:
+with a finished teacher another --alpha, --score_threshold or --student_steps is taken as long as the student has not begun,
 and --control may be added at any time. Where something that has begun would have to be made anew, the run stops and
 says which flags of the command take what is still valid into a new folder. It never removes or overwrites work that
-is done, and never puts it aside either: a flag that was mistyped in the command that should go on is more likely than a wish
-to start afresh.
+is done, and never puts it aside either: a flag that was mistyped in the command that should go on is more likely
+than a wish to start afresh.
 """
 
 from __future__ import annotations

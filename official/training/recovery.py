@@ -218,7 +218,7 @@ def find_checkpoint(path: str) -> str:
 
 
 def last_checkpoint(folder: str) -> str:
-    """The last checkpoint of a phase folder or of a folder of checkpoints, or `folder` itself if it is one; "" for none."""
+    """The last checkpoint of a phase or of a folder of checkpoints, or `folder` itself if it is one; "" for none."""
     result = read_json(os.path.join(folder, RESULT))
     for inside in (os.path.join(folder, "checkpoints"), folder):
         steps = checkpoint_steps(inside)
@@ -240,7 +240,7 @@ def phase_finished(folder: str) -> bool:
 
 
 def result_checkpoint(run: str, result: Mapping[str, Any]) -> str:
-    """The checkpoint folder that a phase's result names: of the run itself where it has it, else of another run.
+    """The checkpoint folder that a phase's result names: the run's own where it has it, else another run's.
 
     Own ones are relative to the run (earlier versions wrote the path that the run had then).
     """

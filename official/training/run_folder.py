@@ -55,8 +55,8 @@ class RunFolder:
             lines = [f"  --{n}: {a!r} there, {b!r} now{_of(n, lost)}" for n, (a, b) in sorted(changed.items())]
             raise FlagsDiffer(
                 f"{self.path} was made with other flags:\n" + "\n".join(lines)
-                + "\nUse the same flags to continue it. To keep what is still valid and make the rest anew, give these flags "
-                f"with\n  {way_out(self.path, lost, saved['flags'])}"
+                + "\nUse the same flags to continue it. To keep what is still valid and make the rest anew, give these "
+                f"flags with\n  {way_out(self.path, lost, saved['flags'])}"
             )  # fmt: skip
         if begun:
             flags = " ".join(f"--{name}={now}" for name, (_, now) in sorted(changed.items()))

@@ -233,7 +233,7 @@ def read_result(folder: str) -> dict[str, Any]:
 
 
 def write_result(folder: str, result: dict[str, Any], *, chief: bool = True) -> dict[str, Any]:
-    """Writes what a finished phase leaves ("checkpoint" relative to the run, or absolute); returns it as `read_result` does."""
+    """Writes what a finished phase leaves, "checkpoint" relative to the run or absolute; returns it as `read_result`."""
     if chief:
         write_json(os.path.join(folder, RESULT), result)
     return {**result, "checkpoint": result_checkpoint(os.path.dirname(folder), result)}

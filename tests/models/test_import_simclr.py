@@ -229,9 +229,3 @@ def test_keras_cv_files(tmp_path, ending):
     assign_weights(backbone, weights)
     expected = stock(PIXELS / 255).numpy()
     np.testing.assert_allclose(backbone(normalize(PIXELS)), expected, rtol=2e-3, atol=2e-3 * np.abs(expected).max())
-
-
-def test_a_run_that_is_not_finished(tmp_path):
-    (tmp_path / "run.json").write_text(json.dumps({"flags": {}}))
-    with pytest.raises(WeightsError, match="the run is not finished"):
-        read_weights(str(tmp_path), ours())
