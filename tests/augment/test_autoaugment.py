@@ -72,8 +72,16 @@ def test_randaugment_draws_uniformly_and_always_applies(monkeypatch):
 
 @pytest.mark.parametrize("version", POLICIES)
 def test_policies_run_and_repeat(version):
-    """The same key gives the same bits, other keys other pictures; the shape stays."""
-    run = tf.function(lambda key: autoaugment(dict(EXAMPLE), key, version=version))
+    """The same key gives the same bits, other keys other pictures; the shape stays.
+
+    Compiled for v0 alone: of the larger ones only the number of branches is new, and
+    tests/augment/test_original_ops.py compiles every operation.
+    """
+
+    def run(key):
+        return autoaugment(dict(EXAMPLE), key, version=version)
+
+    run = tf.function(run) if version == "v0" else run
     found = [run(tf.constant([5, k])) for k in range(25)]
     again = run(tf.constant([5, 3]))
     np.testing.assert_array_equal(found[3]["image"], again["image"])

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 import augment
 from augment.jitter import flip, random_flip, resize_and_crop
+from tests.golden.vectors import forced
 
 
 def example(height, width, boxes=((1, 2, 5, 8),), classes=None):
@@ -47,6 +48,13 @@ def test_rounded_size_gives_two_scales():
     """30 x 47 into 64: round(30 * 64 / 47) = 41 rows, so y scales by 41 / 30 and x by 64 / 47."""
     found = resize_and_crop(example(30, 47), None, output_size=64)
     np.testing.assert_allclose(found["scale"], [41 / 30, 64 / 47], rtol=1e-6)
+
+
+def test_the_longer_side_is_rounded_before_the_scale_is_taken():
+    """100 x 70 to 0.6245 of 100: 62, so 43.4 -> 43 columns (of 62.45 they would be 43.715 -> 44)."""
+    with forced([0.1245, 0.0, 0.0]):
+        found = resize_and_crop(example(100, 70), KEY, output_size=100, jitter_min=0.5, jitter_max=1.5)
+    assert found["extent"].numpy().tolist() == [62, 43]
 
 
 def test_identity_when_the_size_is_right():
