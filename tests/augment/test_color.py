@@ -58,6 +58,27 @@ def test_contrast_quirk_by_hand():
     assert (color.contrast(large, 0.5).numpy() == 177).all()
 
 
+def test_the_grey_of_contrast_is_the_number_of_pixels_over_256():
+    """255, 256 and 511 pixels: 0, 1 and 1."""
+    for height, width, grey in ((15, 17, 0), (16, 16, 1), (7, 73, 1)):
+        assert (color.contrast(constant(90, height, width), 0.0).numpy() == grey).all()
+
+
+def test_equalize_needs_255_pixels_below_the_brightest():
+    """255 of 10 and one of 20: the step is 255 // 255 = 1, the table 0, 255. With 254 it is 0: no change."""
+    for count, expected in ((255, {0, 255}), (254, {10, 20})):
+        row = np.full((1, count + 1, 3), 10, np.uint8)
+        row[0, 0] = 20
+        assert set(np.unique(color.equalize(tf.constant(row)))) == expected
+
+
+def test_levels_are_cut_to_whole_arguments():
+    """Posterize at 7: 2.8 -> 2 bits. Solarize at 7: 179.2 -> 179."""
+    pixels = IMAGE.numpy()
+    np.testing.assert_array_equal(at_level("Posterize", 7.0), pixels & 0b11000000)
+    np.testing.assert_array_equal(at_level("Solarize", 7.0), np.where(pixels < 179, pixels, 255 - pixels))
+
+
 def test_solarize_add_by_hand():
     image = tf.constant([[[0, 100, 127], [128, 200, 255]]], tf.uint8)
     assert color.solarize_add(image, 110).numpy().tolist() == [[[110, 210, 237], [128, 200, 255]]]

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from augment import ops, patches
 from augment.geometry import Settings
+from tests.golden.vectors import forced
 
 INSIDE = [name for name in ops.OPERATIONS if name.endswith("_Only_BBoxes")]
 GENERATOR = np.random.default_rng(5)
@@ -89,6 +90,15 @@ def test_bbox_cutout_is_centred_in_the_box():
         rows, columns = np.nonzero(after["image"].numpy()[..., 0])
         assert rows.max() - rows.min() + 1 == 14 and columns.max() - columns.min() + 1 == 22
         assert 20 <= rows.min() + 7 <= 40 and 25 <= columns.min() + 11 <= 55
+
+
+def test_bbox_cutout_reaches_the_last_row_and_column():
+    """The highest draw puts the centre on row 40, column 55: rows 40 -7 .. +6, columns 55 -11 .. +10."""
+    boxes, black = tf.constant([[20, 25, 40, 55]], tf.float32), tf.zeros([90, 90, 3], tf.uint8)
+    with forced([0.0, 0.999, 0.999]):
+        after = patches.bbox_cutout(example(black, boxes), 0.75, tf.constant([8, 8]))
+    rows, columns = np.nonzero(after["image"].numpy()[..., 0])
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (33, 46, 44, 65)
 
 
 def test_constants_are_settings():
