@@ -28,13 +28,13 @@ FORMAT_VERSION = 1
 TRAINING_ONLY = frozenset(
     ("survival_probability", "batch_norm_momentum", "backbone_batch_norm_momentum", "zero_last_gamma", "dropout")
 )
-NETWORK = (*(field.name for field in dataclasses.fields(Model)), "legacy_resize", "legacy_decoding")
+NETWORK = (*(field.name for field in dataclasses.fields(Model)), "legacy_resize")
 # A convolutional network takes any size; a size that is given is a wish, not a contradiction.
 SIZE = "image_size"
 DECIDING = tuple(name for name in NETWORK if name not in TRAINING_ONLY and name != SIZE)
 BACKBONE = ("backbone", "backbone_width", "backbone_depth")
 # From outputs to boxes: what the network was judged with; a flag that is given replaces it.
-DECODING = ("nms_iou", "soft_nms_sigma", "max_detections", "pre_nms_top_k", "eval_score_threshold")
+DECODING = ("legacy_decoding", "nms_iou", "soft_nms_sigma", "max_detections", "pre_nms_top_k", "eval_score_threshold")
 
 
 class ModelError(ValueError):

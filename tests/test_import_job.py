@@ -11,9 +11,11 @@ import tensorflow as tf
 
 from official import jobs
 from official.data.coco_classes import COCO_CATEGORIES
-from official.data.source import DataError
+from official.data.source import Category, DataError
 from official.experiment import experiment_from
+from official.export import Serving, _detect_one
 from official.jobs.class_names import named_classes
+from official.tasks.registry import build_task
 from official.training.run_folder import saved_flags
 from tests import tiny
 from tests.models.test_import_released import FLAGS, ORIGINAL, ROOT
@@ -47,7 +49,7 @@ def test_the_command(tmp_path):
     flags = [f"--{name}={value}" for name, value in FLAGS["retinanet_b0"].items()]
     command = [sys.executable, "main.py", "--job=import_checkpoint", f"--checkpoint={ORIGINAL}/retinanet_b0", f"--model_dir={run}"]
     done = subprocess.run([*command, *flags, f"--classes={names}"], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "--legacy_resize --legacy_decoding are flags of this run now" in done.stdout
+    assert "this run has the flags --legacy_resize --legacy_decoding now" in done.stdout
     assert f"classes: 5 channels named by {names}" in done.stdout
     saved = saved_flags(run)
     assert saved["legacy_resize"] and saved["legacy_decoding"] and not saved["checkpoint"] and not saved["classes"]
@@ -73,12 +75,33 @@ def test_a_detector_predicts_as_the_original_decodes(tmp_path, photos, capsys):
     assert all(np.abs(np.subtract(with_one[key], without[key])).max() > 1e-3 for key in shared)
 
 
+def test_flags_that_were_given_stay(tmp_path, capsys):
+    flags = {**FLAGS["retinanet_b0"], "legacy_decoding": False, "model_dir": str(tmp_path / "run"), "job": "import_checkpoint"}
+    jobs.run(experiment_from({**flags, "checkpoint": os.path.join(ORIGINAL, "retinanet_b0")}))
+    assert "this run has the flags --legacy_resize now" in capsys.readouterr().out
+    saved = saved_flags(str(tmp_path / "run"))
+    assert saved["legacy_resize"] and not saved["legacy_decoding"]
+
+
+def test_exports_decode_as_the_run_does():
+    """The SavedModel's and TFLite's function: boxes end at the last pixel, as the task's own decoder has them."""
+    task = build_task(tiny.experiment(**FLAGS["retinanet_b0"], legacy_decoding=True), [Category(i, str(i)) for i in range(1, 6)])
+    model = task.build_model()
+    serving = Serving(model, task.decoder(0.0), list("abcde"), True)
+    images = tf.random.stateless_normal([1, 128, 128, 3], [1, 2])
+    served = serving._result(images, tf.constant([[128.0, 128.0]]), tf.constant([[1.0, 1.0, 128.0, 128.0]]))
+    found = task.decoder(0.0)(model({"images": images}), model.anchors(), tf.constant([[128.0, 128.0]]))
+    np.testing.assert_allclose(served["boxes"], found["boxes"], atol=1e-4)
+    np.testing.assert_allclose(_detect_one(serving, images)["boxes"], found["boxes"], atol=1e-4)
+    assert float(tf.reduce_max(served["boxes"])) == 127.0
+
+
 def test_a_segmenter_is_a_run_too(tmp_path, photos, capsys):
     run = str(tmp_path / "run")
     imported = import_run("nasfpn_segmenter", run)["imported"]
     assert imported["channels"] == imported["classes"] == 4
     printed = capsys.readouterr().out
-    assert "called background ... class_3" in printed and "--legacy_resize is a flag of this run now" in printed
+    assert "called background ... class_3" in printed and "this run has the flags --legacy_resize now" in printed
     assert saved_flags(run)["legacy_resize"] and not saved_flags(run)["legacy_decoding"]
     predict(run, photos, output=str(tmp_path / "out"))
     assert os.listdir(tmp_path / "out" / "masks")

@@ -22,7 +22,8 @@ from typing import Any, Callable
 
 from official.experiment import Experiment
 from official.jobs.on_data import gallery, write_scenes_job, write_tfrecords_job
-from official.jobs.on_model import evaluate, export, import_checkpoint, inspect_labels, model_stats, predict, pseudo_label
+from official.jobs.importing import import_checkpoint
+from official.jobs.on_model import evaluate, export, inspect_labels, model_stats, predict, pseudo_label
 from official.jobs.compare_pretraining import compare_pretraining
 from official.jobs.training import linear_eval, self_train, train
 

@@ -7,7 +7,6 @@ import json
 import os
 from typing import Any
 
-import tensorflow as tf
 import tqdm
 
 from official.data.image_folder import open_folder
@@ -15,23 +14,18 @@ from official.data.source import Category, DataError
 from official.evaluation import coco_metrics
 from official.evaluation.drawing import write_png
 from official.experiment import Experiment
-from official.jobs.class_names import named_classes
 from official.jobs.handing_over import export_once
 from official.jobs.opening import (
-    open_eval, open_labeled, open_model, open_unlabeled, read_options, settled, timed, trained_model,
+    open_eval, open_labeled, open_model, open_unlabeled, read_options, timed, trained_model,
 )  # fmt: skip
-from official.models.backbones import build_backbone
-from official.models.import_checkpoint import class_channels, read_network
 from official.models.statistics import model_statistics
-from official.models.weights import LICENCE_NOTE, assign_weights, differences, write_weights
 from official.self_training import inspect_labels as inspection
 from official.self_training.label_store import LabelStore, parse_thresholds
 from official.self_training.loop import SelfTraining
 from official.tasks.registry import build_task
-from official.trained_model import adopted, described
+from official.trained_model import adopted
 from official.training.distribution import local_strategy, set_up_runtime
-from official.training.loading import starting_weights
-from official.training.recovery import IMPORTED, Checkpoints, weights_sha256
+from official.training.recovery import weights_sha256
 from official.training.run_folder import RunFolder
 
 
@@ -163,83 +157,3 @@ def model_stats(experiment: Experiment) -> dict[str, Any]:
         f"{found['parameters'] / 1e6:.2f} M trainable parameters{unused}, {found['multiply_adds'] / 1e9:.1f} B multiply-adds"
     )
     return folder.summarize({"model": found})
-
-
-def import_checkpoint(experiment: Experiment) -> dict[str, Any]:
-    """Turns somebody's backbone weights (--checkpoint) into a weight file (--output), and says what went where.
-
-    Without --output, a whole network of the original detection stack becomes a finished run in --model_dir.
-    """
-    folder, handover = RunFolder(experiment), experiment.handover
-    if not handover.checkpoint or (handover.output and not handover.output.endswith(".npz")):
-        raise DataError("job=import_checkpoint needs --checkpoint=FILE, and --output=FILE.npz or, for a whole network, none")
-    if not handover.output:
-        return _import_network(experiment)
-    weights = starting_weights(handover.checkpoint, experiment.training.weights_dir, experiment.model)
-    backbone = build_backbone(dataclasses.replace(experiment.model, input_normalization=weights.normalization))
-    count = assign_weights(backbone, weights)
-    write_weights(handover.output, weights)
-    _print_variables(backbone)
-    print(
-        f"{count} variables of {experiment.model.backbone} from {weights.origin} -> {handover.output}\n"
-        f"not used: {', '.join(weights.unused) or 'nothing'}\npixels on the scale {weights.normalization!r}, "
-        f"batch norm epsilon {weights.epsilon:g}\nfingerprint {weights.fingerprint()}\n{LICENCE_NOTE}"
-    )
-    for note in differences(backbone, weights):
-        print(note)
-    content = {"origin": weights.origin, "normalization": weights.normalization, "variables": count, "unused": list(weights.unused), "sha256": weights.fingerprint()}
-    return folder.summarize({"imported": content, "output": handover.output})
-
-
-def _import_network(experiment: Experiment) -> dict[str, Any]:
-    """A released detector or segmenter as a run that evaluate, predict, export and pseudo_label take."""
-    task_name = experiment.model.task
-    if task_name not in ("detection", "segmentation"):
-        raise DataError(f"a whole network is a detector or a segmenter, not --task={task_name}; give --output=FILE.npz")
-    path, names = experiment.handover.checkpoint, experiment.handover.classes
-    channels = class_channels(path, task_name)
-    categories, note = named_classes(task_name, channels, names)
-    experiment = settled(_as_trained(experiment))
-    set_up_runtime(experiment.runtime)
-    folder = RunFolder(experiment)
-    task = build_task(experiment, categories)
-    model = task.build_model()
-    weights = read_network(path, model, [category.id for category in task.categories])
-    count = assign_weights(model, weights)
-    folder.claim()
-    folder.note_categories(task.categories)
-    content = {
-        "origin": weights.origin, "variables": count, "unused": list(weights.unused), "sha256": weights.fingerprint(),
-        "channels": channels, "classes": len(task.categories),
-    }  # fmt: skip
-    known = described(experiment, task.categories, phase=IMPORTED, step=1, steps=1, averaged=False, origin=content)
-    keeper = Checkpoints(os.path.join(folder.path, IMPORTED, "checkpoints"), {"model": model})
-    checkpoint = keeper.save(1, description=known.to_json())
-    _print_variables(model)
-    print(
-        f"{count} variables from {weights.origin}\nnot used: {', '.join(weights.unused) or 'nothing'}\n"
-        f"batch norm epsilon: as the flags say\n{note}\n{_LEGACY[task_name]}\ncheckpoint {checkpoint}\n{LICENCE_NOTE}"
-    )
-    return folder.summarize({"imported": content, "checkpoint": checkpoint})
-
-
-_LEGACY = {
-    "detection": "resizes as TF1 did and decodes boxes with the original's +1, as this network was trained and scored: "
-    "--legacy_resize --legacy_decoding are flags of this run now",
-    "segmentation": "resizes as TF1 did, as this network was trained: --legacy_resize is a flag of this run now",
-}
-
-
-def _as_trained(experiment: Experiment) -> Experiment:
-    """With the flags of the stack that the network comes from; the run's own checkpoint is what it brings."""
-    return dataclasses.replace(
-        experiment,
-        data=dataclasses.replace(experiment.data, legacy_resize=True),
-        decoding=dataclasses.replace(experiment.decoding, legacy_decoding=experiment.model.task == "detection"),
-        handover=dataclasses.replace(experiment.handover, checkpoint="", classes=""),
-    )
-
-
-def _print_variables(model: tf.keras.Model) -> None:
-    for variable in model.variables:
-        print(f"{variable.name:<48} {tuple(variable.shape)}")

@@ -10,10 +10,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from official import jobs
 from official.data.coco_classes import COCO_CATEGORIES
 from official.data.source import Category
-from official.experiment import experiment_from
 from official.export import stock_model
 from official.models.backbones import build_backbone
 from official.models.efficientnet import build_efficientnet
@@ -24,7 +22,6 @@ from official.models.retinanet import RetinaNet
 from official.models.spinenet import SpineNetBackbone
 from official.models.weights import WeightsError, assign_weights, variable_name
 from official.tasks.registry import build_task
-from official.training.run_folder import saved_flags
 from tests import tiny
 
 keras = tf.keras

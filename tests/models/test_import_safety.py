@@ -18,8 +18,8 @@ import tensorflow as tf
 
 from official.models import import_resnet
 from official.models.import_checkpoint import read_weights
-from official.models.weight_files import open_h5
-from official.models.weights import Weights, WeightsError, assign_weights, read_npz, write_weights
+from official.models.weight_files import StoredArray, WeightFile, open_h5
+from official.models.weights import Weights, WeightsError, assign_weights, read_npz, take, write_weights
 
 keras = tf.keras
 FEW = 20_000_000  # bytes that a refusal may take
@@ -318,6 +318,15 @@ def test_a_keras_archive_that_unfolds(backbone, values, tmp_path):
     refuse(path, backbone, r"is \(2000000000,\), the model's is \(3, 3, 3, 4\)")
     write_keras(path, values, config=b"[" * 200_000)
     refuse(path, backbone, "cannot be read .RecursionError")
+
+
+def test_every_shape_is_looked_at_before_the_first_value():
+    """The last of a thousand variables may be the one that does not fit."""
+    read = []
+    arrays = {name: StoredArray(shape, np.dtype("f4"), 16, lambda name=name: read.append(name)) for name, shape in (("a", (4,)), ("b", (3,)))}
+    with pytest.raises(WeightsError, match="b is .3,., the model's is .4,."):
+        take(WeightFile("file", arrays), {"x": "a", "y": "b"}, {"x": (4,), "y": (4,)}, "")
+    assert read == []
 
 
 def test_a_checkpoint_that_claims_more_than_it_has(backbone, values, tmp_path, five_names):

@@ -1,6 +1,5 @@
 """SimCLR and keras-cv weights: files of the true format and names with random values, checked on a second forward pass."""
 
-import json
 import os
 
 import numpy as np
