@@ -32,7 +32,7 @@ from official.models import import_released, import_simclr
 from official.models.import_efficientnet import read_efficientnet
 from official.models.import_keras import read_h5, read_keras
 from official.models.import_resnet import read_resnet, scope_of_resnet
-from official.models.weight_files import open_checkpoint
+from official.models.weight_files import WeightFile, open_checkpoint
 from official.models.weights import Weights, WeightsError, assign_weights, differences, read_npz, variable_name
 
 keras = tf.keras
@@ -70,7 +70,7 @@ def read_network(path: str, model: keras.Model, class_ids: Sequence[int]) -> Wei
       WeightsError: absent, damaged, or of another network.
     """
     with _named(path):
-        return import_released.read_network(path, open_checkpoint(checkpoint_prefix(path)), model, class_ids)
+        return import_released.read_network(path, _network_file(path), model, class_ids)
 
 
 def class_channels(path: str, task: str) -> int:
@@ -83,7 +83,16 @@ def class_channels(path: str, task: str) -> int:
       WeightsError: absent, damaged, or without such a head.
     """
     with _named(path):
-        return import_released.class_channels(path, open_checkpoint(checkpoint_prefix(path)), task)
+        return import_released.class_channels(path, _network_file(path), task)
+
+
+def _network_file(path: str) -> WeightFile:
+    if not _is_checkpoint(path):
+        raise WeightsError(
+            f"{path} is no checkpoint of TensorFlow (there is no {path}.index, nor one .index in a folder of that name); "
+            "a whole network is read from such a one alone, of other files the backbone: give --output=FILE.npz"
+        )
+    return open_checkpoint(checkpoint_prefix(path))
 
 
 @contextlib.contextmanager

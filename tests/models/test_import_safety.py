@@ -368,3 +368,20 @@ def test_our_own_file_is_read_back(backbone, values, tmp_path):
     assert all(np.array_equal(again.values[name], value) for name, value in values.items())
     with pytest.raises(WeightsError, match="another size of model"):
         read_npz(str(tmp_path / "w.npz"), network(5))
+
+
+def test_every_kind_of_layer_that_a_model_of_ours_may_have(tmp_path):
+    """Keras writes the file, with two layers of a class, models in models, and variables that options leave out."""
+    layers, images = keras.layers, keras.Input((8, 8, 3))
+    x = layers.SeparableConv2D(4, 3, name="a")(layers.BatchNormalization(scale=False, name="b")(images))
+    x = layers.DepthwiseConv2D(3, use_bias=False, name="c")(layers.SeparableConv2D(5, 3, use_bias=False, name="d")(x))
+    inner = keras.Model(images, layers.BatchNormalization(center=False, name="e")(x), name="inner")
+    x = layers.Conv2D(2, 1, name="f")(layers.Conv2D(3, 1, use_bias=False, name="g")(inner(images)))
+    model = keras.Model(images, layers.Dense(2, name="i")(layers.Dense(3, use_bias=False, name="h")(layers.Flatten()(x))))
+    generator = np.random.default_rng(0)
+    for variable in model.variables:
+        variable.assign(generator.uniform(1, 2, variable.shape))
+    model.save(str(tmp_path / "w.keras"))
+    weights = read_weights(str(tmp_path / "w.keras"), model)
+    assert weights.unused == () and len(weights.values) == len(model.variables) == 18
+    assert all(np.array_equal(weights.values[v.name.split(":")[0]], v) for v in model.variables)
