@@ -144,8 +144,8 @@ class Training:
     pseudo_batch_size: int = option(256, "Pseudo-labelled pictures per student step, over all replicas.", lower=1)
     teacher_batch_size: int = option(
         0,
-        "Human-labelled images per step of the teacher, and of the control, which is the teacher's recipe "
-        "for longer; 0: --batch_size.",
+        "Human-labelled images per step of the teacher, and of the control, whose steps hold labels alone, too; "
+        "0: --batch_size.",
         lower=0,
     )
     teacher_steps: int = option(45_000, "Steps of the teacher.", lower=1)

@@ -22,7 +22,9 @@ def test_old_texts_occur_once_and_new_ones_are_python(file):
         text = opened.read()
     for mutant in (m for m in TABLE if m.file == file):
         assert mutant.tests, mutant.name
-        assert ast.dump(ast.parse(mutant.applied_to(text))) != ast.dump(ast.parse(text)), mutant.name
+        changed = mutant.applied_to(text)
+        if file.endswith(".py"):
+            assert ast.dump(ast.parse(changed)) != ast.dump(ast.parse(text)), mutant.name
 
 
 @pytest.mark.parametrize("file", sorted({test.split("::")[0] for m in TABLE for test in m.tests}))
