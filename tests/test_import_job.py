@@ -1,4 +1,4 @@
-"""job=import_checkpoint on the original's own checkpoints, by the real command, and what the run then does."""
+"""job=import_checkpoint on the original's own checkpoints, and what the run then does."""
 
 import json
 import os
@@ -32,7 +32,13 @@ def photos(tmp_path_factory):
 
 
 def import_run(name, run, **more):
-    flags = {**FLAGS[name], **more, "job": "import_checkpoint", "checkpoint": os.path.join(ORIGINAL, name), "model_dir": run}
+    flags = {
+        **FLAGS[name],
+        **more,
+        "job": "import_checkpoint",
+        "checkpoint": os.path.join(ORIGINAL, name),
+        "model_dir": run,
+    }
     flags.pop("legacy_resize", None)
     return jobs.run(experiment_from(flags))
 
@@ -47,12 +53,25 @@ def test_the_command(tmp_path):
     run, names = str(tmp_path / "run"), tmp_path / "names.txt"
     names.write_text("cat\ndog\n\nowl\nelk\nfox\n")
     flags = [f"--{name}={value}" for name, value in FLAGS["retinanet_b0"].items()]
-    command = [sys.executable, "main.py", "--job=import_checkpoint", f"--checkpoint={ORIGINAL}/retinanet_b0", f"--model_dir={run}"]
-    done = subprocess.run([*command, *flags, f"--classes={names}"], cwd=ROOT, capture_output=True, text=True, check=True)
+    command = [
+        sys.executable,
+        "main.py",
+        "--job=import_checkpoint",
+        f"--checkpoint={ORIGINAL}/retinanet_b0",
+        f"--model_dir={run}",
+    ]
+    done = subprocess.run(
+        [*command, *flags, f"--classes={names}"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert "this run has the flags --legacy_resize --legacy_decoding now" in done.stdout
     assert f"classes: 5 channels named by {names}" in done.stdout
     saved = saved_flags(run)
-    assert saved["legacy_resize"] and saved["legacy_decoding"] and not saved["checkpoint"] and not saved["classes"]
+    assert (
+        saved["legacy_resize"]
+        and saved["legacy_decoding"]
+        and not saved["checkpoint"]
+        and not saved["classes"]
+    )
     with open(os.path.join(run, "run.json"), encoding="utf-8") as file:
         assert [c["name"] for c in json.load(file)["categories"]] == ["cat", "dog", "owl", "elk", "fox"]
 
@@ -76,7 +95,12 @@ def test_a_detector_predicts_as_the_original_decodes(tmp_path, photos, capsys):
 
 
 def test_flags_that_were_given_stay(tmp_path, capsys):
-    flags = {**FLAGS["retinanet_b0"], "legacy_decoding": False, "model_dir": str(tmp_path / "run"), "job": "import_checkpoint"}
+    flags = {
+        **FLAGS["retinanet_b0"],
+        "legacy_decoding": False,
+        "model_dir": str(tmp_path / "run"),
+        "job": "import_checkpoint",
+    }
     jobs.run(experiment_from({**flags, "checkpoint": os.path.join(ORIGINAL, "retinanet_b0")}))
     assert "this run has the flags --legacy_resize now" in capsys.readouterr().out
     saved = saved_flags(str(tmp_path / "run"))
@@ -84,8 +108,11 @@ def test_flags_that_were_given_stay(tmp_path, capsys):
 
 
 def test_exports_decode_as_the_run_does():
-    """The SavedModel's and TFLite's function: boxes end at the last pixel, as the task's own decoder has them."""
-    task = build_task(tiny.experiment(**FLAGS["retinanet_b0"], legacy_decoding=True), [Category(i, str(i)) for i in range(1, 6)])
+    """The SavedModel's and TFLite's function: boxes end at the last pixel, as from the task's own decoder."""
+    task = build_task(
+        tiny.experiment(**FLAGS["retinanet_b0"], legacy_decoding=True),
+        [Category(i, str(i)) for i in range(1, 6)],
+    )
     model = task.build_model()
     serving = Serving(model, task.decoder(0.0), list("abcde"), True)
     images = tf.random.stateless_normal([1, 128, 128, 3], [1, 2])
@@ -101,7 +128,9 @@ def test_a_segmenter_is_a_run_too(tmp_path, photos, capsys):
     imported = import_run("nasfpn_segmenter", run)["imported"]
     assert imported["channels"] == imported["classes"] == 4
     printed = capsys.readouterr().out
-    assert "called background ... class_3" in printed and "this run has the flags --legacy_resize now" in printed
+    assert (
+        "called background ... class_3" in printed and "this run has the flags --legacy_resize now" in printed
+    )
     assert saved_flags(run)["legacy_resize"] and not saved_flags(run)["legacy_decoding"]
     predict(run, photos, output=str(tmp_path / "out"))
     assert os.listdir(tmp_path / "out" / "masks")
@@ -118,7 +147,12 @@ def test_classes(tmp_path):
         ("detection", 4, {"categories": [{"id": 4, "name": "b"}]}, "ids of 1 to 3, not .4"),
         ("detection", 4, {"categories": [{"id": 0, "name": "b"}]}, "ids of 1 to 3, not .0"),
         ("detection", 4, {"categories": [{"id": 1, "name": "b"}, {"id": 2, "name": "b"}]}, "different names"),
-        ("segmentation", 4, {"categories": [{"id": 1, "name": "b"}]}, "names 1 classes, the head has 4, 0 to 3"),
+        (
+            "segmentation",
+            4,
+            {"categories": [{"id": 1, "name": "b"}]},
+            "names 1 classes, the head has 4, 0 to 3",
+        ),
         ("detection", 4, {}, "neither names"),
     ):
         path.write_text(json.dumps(content))
@@ -133,8 +167,17 @@ def test_classes(tmp_path):
 
 def test_what_is_no_network(tmp_path):
     with pytest.raises(DataError, match="a detector or a segmenter, not --task=classification"):
-        jobs.run(tiny.experiment(task="classification", job="import_checkpoint", checkpoint="x", model_dir=str(tmp_path / "run")))
+        jobs.run(
+            tiny.experiment(
+                task="classification",
+                job="import_checkpoint",
+                checkpoint="x",
+                model_dir=str(tmp_path / "run"),
+            )
+        )
     with pytest.raises(ValueError, match="has no RetinaNet's head"):
         checkpoint = os.path.join(ORIGINAL, "nasfpn_segmenter")
-        jobs.run(tiny.experiment(job="import_checkpoint", checkpoint=checkpoint, model_dir=str(tmp_path / "run")))
+        jobs.run(
+            tiny.experiment(job="import_checkpoint", checkpoint=checkpoint, model_dir=str(tmp_path / "run"))
+        )
     assert not os.path.exists(tmp_path / "run" / "run.json")

@@ -29,34 +29,43 @@ def named_classes(task: str, channels: int, path: str) -> tuple[tuple[Category, 
         raise DataError(f"the head has {channels} channels, that is no class")
     if path:
         return _named_by(path, numbers), f"classes: {len(numbers)} channels named by {path}"
+    others = "--classes=FILE names others"
     if (task, channels) == ("detection", COCO_CATEGORIES[-1].id + 1):
-        return COCO_CATEGORIES, f"classes: COCO's {len(COCO_CATEGORIES)}, for a head of {channels} channels; --classes=FILE names others"
+        return COCO_CATEGORIES, f"classes: COCO's {len(COCO_CATEGORIES)}, for {channels} channels; {others}"
     if (task, channels) == ("segmentation", len(VOC_CLASSES)):
-        return tuple(map(Category, numbers, VOC_CLASSES)), f"classes: PASCAL VOC's {channels}; --classes=FILE names others"
+        return tuple(map(Category, numbers, VOC_CLASSES)), f"classes: PASCAL VOC's {channels}; {others}"
     generic = tuple(Category(i, f"class_{i}" if i else "background") for i in numbers)
-    return generic, (
-        f"classes: nobody named the head's {len(generic)}, so they are called {generic[0].name} ... {generic[-1].name}; "
-        "name them with --classes=FILE"
-    )
+    called = f"they are called {generic[0].name} ... {generic[-1].name}"
+    return generic, f"classes: nobody named the head's {len(generic)}, so {called}; name them with --classes=FILE"
 
 
 def _named_by(path: str, numbers: range) -> tuple[Category, ...]:
     try:
         with open(path, encoding="utf-8") as file:
-            found = _from_coco(json.load(file)) if path.endswith(".json") else _from_lines(file.read(), numbers)
+            found = (
+                _from_coco(json.load(file)) if path.endswith(".json") else _from_lines(file.read(), numbers)
+            )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"--classes={path}: neither names, one a line, nor a COCO JSON ({error})") from error
-    some_may_lack = path.endswith(".json") and numbers[0] > 0  # COCO's own ids have gaps; a pixel must be something
+    # COCO's own ids have gaps; a pixel must be something.
+    some_may_lack = path.endswith(".json") and numbers[0] > 0
     if len(found) != len(numbers) and not (some_may_lack and 0 < len(found) < len(numbers)):
-        raise DataError(f"--classes={path} names {len(found)} classes, the head has {len(numbers)}, {numbers[0]} to {numbers[-1]}")
+        raise DataError(
+            f"--classes={path} names {len(found)} classes, "
+            f"the head has {len(numbers)}, {numbers[0]} to {numbers[-1]}"
+        )
     ids, names = {c.id for c in found}, {c.name for c in found}
     if not ids <= set(numbers) or len(ids) != len(found) or len(names) != len(found):
-        raise DataError(f"--classes={path}: needs different names, and different ids of {numbers[0]} to {numbers[-1]}, not {sorted(ids)[:5]}")
+        raise DataError(
+            f"--classes={path}: needs different names, and different ids of {numbers[0]} to {numbers[-1]},"
+            f" not {sorted(ids)[:5]}"
+        )
     return found
 
 
 def _from_coco(content: dict) -> tuple[Category, ...]:
-    return tuple(sorted((Category(int(c["id"]), str(c["name"])) for c in content["categories"]), key=lambda c: c.id))
+    found = (Category(int(c["id"]), str(c["name"])) for c in content["categories"])
+    return tuple(sorted(found, key=lambda category: category.id))
 
 
 def _from_lines(text: str, numbers: range) -> tuple[Category, ...]:

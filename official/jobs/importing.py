@@ -1,4 +1,4 @@
-"""The job import_checkpoint: somebody's weights become a file for --init, a released network a finished run."""
+"""The job import_checkpoint: others' weights become a file for --init, a released network a finished run."""
 
 from __future__ import annotations
 
@@ -24,20 +24,26 @@ from official.training.run_folder import RunFolder
 
 
 def import_checkpoint(experiment: Experiment) -> dict[str, Any]:
-    """Turns somebody's backbone weights (--checkpoint) into a weight file (--output), and says what went where.
+    """Turns others' backbone weights (--checkpoint) into a weight file (--output), and says what went where.
 
     Without --output, a whole network of the original detection stack becomes a finished run in --model_dir.
     """
     handover = experiment.handover
     if not handover.checkpoint or (handover.output and not handover.output.endswith(".npz")):
-        raise DataError("job=import_checkpoint needs --checkpoint=FILE, and --output=FILE.npz or, for a whole network, none")
+        raise DataError(
+            "job=import_checkpoint needs --checkpoint=FILE, and --output=FILE.npz or, for a whole network, none"
+        )
     return _import_backbone(experiment) if handover.output else _import_network(experiment)
 
 
 def _import_backbone(experiment: Experiment) -> dict[str, Any]:
     folder, output = RunFolder(experiment), experiment.handover.output
-    weights = starting_weights(experiment.handover.checkpoint, experiment.training.weights_dir, experiment.model)
-    backbone = build_backbone(dataclasses.replace(experiment.model, input_normalization=weights.normalization))
+    weights = starting_weights(
+        experiment.handover.checkpoint, experiment.training.weights_dir, experiment.model
+    )
+    backbone = build_backbone(
+        dataclasses.replace(experiment.model, input_normalization=weights.normalization)
+    )
     count = assign_weights(backbone, weights)
     write_weights(output, weights)
     _print_variables(backbone)
@@ -56,7 +62,9 @@ def _import_network(experiment: Experiment) -> dict[str, Any]:
     """A released detector or segmenter as a run that evaluate, predict, export and pseudo_label take."""
     path, task_name = experiment.handover.checkpoint, experiment.model.task
     if task_name not in _QUIRKS:
-        raise DataError(f"a whole network is a detector or a segmenter, not --task={task_name}; give --output=FILE.npz")
+        raise DataError(
+            f"a whole network is a detector or a segmenter, not --task={task_name}; give --output=FILE.npz"
+        )
     channels = class_channels(path, task_name)
     categories, names_note = named_classes(task_name, channels, experiment.handover.classes)
     experiment, flags_note = _as_trained(experiment)
@@ -65,7 +73,11 @@ def _import_network(experiment: Experiment) -> dict[str, Any]:
     folder = RunFolder(experiment)
     model = build_task(experiment, categories).build_model()
     weights = read_network(path, model, [category.id for category in categories])
-    content = {**_content(weights, assign_weights(model, weights)), "channels": channels, "classes": len(categories)}
+    content = {
+        **_content(weights, assign_weights(model, weights)),
+        "channels": channels,
+        "classes": len(categories),
+    }
     folder.claim()
     folder.note_categories(categories)
     known = described(experiment, categories, phase=IMPORTED, step=1, steps=1, averaged=False, origin=content)
@@ -73,31 +85,44 @@ def _import_network(experiment: Experiment) -> dict[str, Any]:
     checkpoint = keeper.save(1, description=known.to_json())
     _print_variables(model)
     print(
-        f"{content['variables']} variables from {weights.origin}\nnot used: {', '.join(weights.unused) or 'nothing'}\n"
-        f"batch norm epsilon: as the flags say\n{names_note}\n{flags_note}\ncheckpoint {checkpoint}\n{LICENCE_NOTE}"
+        f"{content['variables']} variables from {weights.origin}\n"
+        f"not used: {', '.join(weights.unused) or 'nothing'}\nbatch norm epsilon: as the flags say\n"
+        f"{names_note}\n{flags_note}\ncheckpoint {checkpoint}\n{LICENCE_NOTE}"
     )
     return folder.summarize({"imported": content, "checkpoint": checkpoint})
 
 
 # How the original's networks were trained and scored, by task: flag -> what it does.
 _QUIRKS = {
-    "detection": {"legacy_resize": "resizes as TF1 did", "legacy_decoding": "decodes boxes with the original's +1"},
+    "detection": {
+        "legacy_resize": "resizes as TF1 did",
+        "legacy_decoding": "decodes boxes with the original's +1",
+    },
     "segmentation": {"legacy_resize": "resizes as TF1 did"},
 }
 
 
 def _as_trained(experiment: Experiment) -> tuple[Experiment, str]:
-    """With the flags of the stack that the network comes from, but for those that were given; and what to say of it."""
-    quirks = {flag: text for flag, text in _QUIRKS[experiment.model.task].items() if flag not in experiment.given}
-    done = experiment.with_flags({**{flag: True for flag in quirks}, "checkpoint": "", "classes": ""})  # these two are of the job
+    """With the flags of the network's own stack, but for those that were given; and what to say of it."""
+    quirks = {
+        flag: text for flag, text in _QUIRKS[experiment.model.task].items() if flag not in experiment.given
+    }
+    of_the_job = {"checkpoint": "", "classes": ""}  # and not of the run that it makes
+    done = experiment.with_flags({**{flag: True for flag in quirks}, **of_the_job})
     if not quirks:
         return done, "resizes and decodes as the flags say"
     flags = " ".join(f"--{flag}" for flag in quirks)
-    return done, f"{' and '.join(quirks.values())}, as this network was trained and scored: this run has the flags {flags} now"
+    what = " and ".join(quirks.values())
+    return done, f"{what}, as this network was trained and scored: this run has the flags {flags} now"
 
 
 def _content(weights: Weights, variables: int) -> dict[str, Any]:
-    return {"origin": weights.origin, "variables": variables, "unused": list(weights.unused), "sha256": weights.fingerprint()}
+    return {
+        "origin": weights.origin,
+        "variables": variables,
+        "unused": list(weights.unused),
+        "sha256": weights.fingerprint(),
+    }
 
 
 def _print_variables(model: tf.keras.Model) -> None:

@@ -13,10 +13,10 @@
     a file of --job=import_checkpoint    .npz                                     as its origin   as its origin
 
 A run folder itself is read by official/training/loading.py. The scale of the pixels travels with the
-weights: a backbone gets a layer in front that makes it (official/models/input_scale.py). Where the epsilon of
-batch norm differs, the difference goes into the moving variances, which gives the same features, and is reported;
-momenta are the run's own. Nothing that a file contains is executed, and nothing but what is wanted
-is read: see official/models/weight_files.py.
+weights: a backbone gets a layer in front that makes it (official/models/input_scale.py). Where the epsilon
+of batch norm differs, the difference goes into the moving variances, which gives the same features, and is
+reported; momenta are the run's own. Nothing that a file contains is executed, and nothing but what is
+wanted is read: see official/models/weight_files.py.
 """
 
 from __future__ import annotations
@@ -33,7 +33,14 @@ from official.models.import_efficientnet import read_efficientnet
 from official.models.import_keras import read_h5, read_keras
 from official.models.import_resnet import read_resnet, scope_of_resnet
 from official.models.weight_files import WeightFile, open_checkpoint
-from official.models.weights import Weights, WeightsError, assign_weights, differences, read_npz, variable_name
+from official.models.weights import (
+    Weights,
+    WeightsError,
+    assign_weights,
+    differences,
+    read_npz,
+    variable_name,
+)
 
 keras = tf.keras
 
@@ -48,15 +55,17 @@ def read_weights(path: str, backbone: keras.Model) -> Weights:
       WeightsError: absent, damaged, or of a kind that is not known.
     """
     if "://" in path:
-        raise WeightsError(f"{path} is an address; nothing is fetched here: download the file, unpack it, and give its path")
+        raise WeightsError(
+            f"{path} is an address; nothing is fetched here: download the file, unpack it, and give its path"
+        )
     for matches, read in _KINDS:
         if matches(path):
             with _named(path):
                 return read(path, backbone)
     raise WeightsError(
-        f"{path}: no weights there, or of an unknown kind; what can be read is a checkpoint prefix (model.ckpt) of "
-        "EfficientNet, ResNet, SpineNet or SimCLR, a .h5 of keras.applications or keras-cv, a run folder or an exported model.keras "
-        "of this project, or an imported .npz"
+        f"{path}: no weights there, or of an unknown kind; what can be read is a checkpoint prefix"
+        " (model.ckpt) of EfficientNet, ResNet, SpineNet or SimCLR, a .h5 of keras.applications or keras-cv,"
+        " a run folder or an exported model.keras of this project, or an imported .npz"
     )
 
 
@@ -89,8 +98,9 @@ def class_channels(path: str, task: str) -> int:
 def _network_file(path: str) -> WeightFile:
     if not _is_checkpoint(path):
         raise WeightsError(
-            f"{path} is no checkpoint of TensorFlow (there is no {path}.index, nor one .index in a folder of that name); "
-            "a whole network is read from such a one alone, of other files the backbone: give --output=FILE.npz"
+            f"{path} is no checkpoint of TensorFlow (there is no {path}.index, nor one .index in a folder of"
+            " that name); a whole network is read from such a one alone, of other files the backbone: give"
+            " --output=FILE.npz"
         )
     return open_checkpoint(checkpoint_prefix(path))
 
@@ -107,12 +117,15 @@ def _named(path: str) -> Iterator[None]:
 
 
 def initialize_backbone(model: keras.Model, init: str, weights: Weights) -> dict:
-    """Sets a model's backbone to the weights that --init names; prints and returns what was set and what was not."""
+    """Sets a model's backbone to the weights that --init names; prints and returns what was set."""
     count = assign_weights(model.backbone, weights)
     own = {id(v) for v in model.backbone.variables}
     others = [v for v in model.variables if id(v) not in own]
     notes = differences(model.backbone, weights)
-    print(f"{count} backbone variables from {weights.origin}; {len(others)} others start at random" + "".join(f"\n  {note}" for note in notes))
+    print(
+        f"{count} backbone variables from {weights.origin}; {len(others)} others start at random"
+        + "".join(f"\n  {note}" for note in notes)
+    )
     return {
         "init": init,
         "origin": weights.origin,
@@ -136,9 +149,13 @@ def normalization_of(init: str, weights_dir: str, backbone: keras.Model, name: s
 
 
 NAMED = {
-    "imagenet": "the AutoAugment or RandAugment EfficientNet checkpoint (ckptsaug/<backbone>.tar.gz or randaug/…) of "
-    "tensorflow/tpu models/official/efficientnet",
-    "imagenet++": "the Noisy Student checkpoint (noisystudent/noisy_student_<backbone>.tar.gz) of the same page",
+    "imagenet": (
+        "the AutoAugment or RandAugment EfficientNet checkpoint (ckptsaug/<backbone>.tar.gz or randaug/…) of "
+        "tensorflow/tpu models/official/efficientnet"
+    ),
+    "imagenet++": (
+        "the Noisy Student checkpoint (noisystudent/noisy_student_<backbone>.tar.gz) of the same page"
+    ),
     "simclr": "a SimCLR checkpoint (v1: ResNet50_1x; v2: pretrained/r50_1x_sk0) of google-research/simclr",
 }
 
@@ -154,14 +171,15 @@ def weights_file(init: str, weights_dir: str, backbone: str) -> str:
     path = os.path.join(weights_dir, f"{backbone}_{init}.npz")
     if not os.path.isfile(path):
         raise WeightsError(
-            f"--init={init}: no {path}. On a machine with network fetch {NAMED[init]}, unpack it, and run "
-            f"python main.py --job=import_checkpoint --backbone={backbone} --checkpoint=…/model.ckpt --output={path} --model_dir=RUN"
+            f"--init={init}: no {path}. On a machine with network fetch {NAMED[init]}, unpack it, and run"
+            f" python main.py --job=import_checkpoint --backbone={backbone} --checkpoint=…/model.ckpt"
+            f" --output={path} --model_dir=RUN"
         )
     return path
 
 
 def checkpoint_prefix(path: str) -> str:
-    """`path` itself, or what the folder `path` holds: the variables of a SavedModel, or the only checkpoint in it."""
+    """`path` itself, or what the folder `path` holds: a SavedModel's variables, or its only checkpoint."""
     inside = os.path.join(path, "variables", "variables")
     if os.path.isfile(inside + ".index"):
         return inside

@@ -23,9 +23,18 @@ def tf1_names(backbone: keras.Model, model_name: str) -> dict[str, str]:
 
     Source: tensorflow/tpu models/official/efficientnet/efficientnet_model.py (layers in order of creation).
     """
-    blocks = sorted({m.group(1) for m in (re.match(r"block(\d+[a-z]+)_", variable_name(v)) for v in backbone.variables) if m}, key=_block_order)
+    blocks = sorted(
+        {
+            m.group(1)
+            for m in (re.match(r"block(\d+[a-z]+)_", variable_name(v)) for v in backbone.variables)
+            if m
+        },
+        key=_block_order,
+    )
     number = {block: i for i, block in enumerate(blocks)}
-    return {name: f"{model_name}/{_tf1_name(name, number)}" for name in map(variable_name, backbone.variables)}
+    return {
+        name: f"{model_name}/{_tf1_name(name, number)}" for name in map(variable_name, backbone.variables)
+    }
 
 
 def model_name(path: str, there: Iterable[str]) -> str:
@@ -37,8 +46,9 @@ def model_name(path: str, there: Iterable[str]) -> str:
     models = {name.split("/")[0] for name in there if re.match(r"efficientnet-\w+/stem/", name)}
     if len(models) != 1:
         raise WeightsError(
-            f"{path} is no EfficientNet checkpoint (it has no efficientnet-*/stem), none of SimCLR (no base_model/conv2d), "
-            f"SpineNet (no spinenet/conv2d) or ResNet (no resnet*/conv2d), but holds {sorted(there)[:3]}"
+            f"{path} is no EfficientNet checkpoint (it has no efficientnet-*/stem), none of SimCLR (no"
+            " base_model/conv2d), SpineNet (no spinenet/conv2d) or ResNet (no resnet*/conv2d), but holds"
+            f" {sorted(there)[:3]}"
         )
     return models.pop()
 
@@ -79,6 +89,8 @@ def read_efficientnet(path: str, file: WeightFile, backbone: keras.Model) -> Wei
     there = file.arrays
     plain = tf1_names(backbone, model_name(path, there))
     table = {ours: theirs + EMA if theirs + EMA in there else theirs for ours, theirs in plain.items()}
-    weights = take(file, table, shapes_of(backbone), f"TF1 checkpoint {path}", without=("/RMSProp", "/Momentum"))
+    weights = take(
+        file, table, shapes_of(backbone), f"TF1 checkpoint {path}", without=("/RMSProp", "/Momentum")
+    )
     averaged = set(plain.values())
     return dataclasses.replace(weights, unused=tuple(name for name in weights.unused if name not in averaged))

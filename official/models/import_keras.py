@@ -1,9 +1,9 @@
 """Weights out of Keras' files, read as data: no layer of a file is ever built.
 
 Three formats. The old .h5 names every array by layer and variable. The newer .weights.h5 and the
-model.weights.h5 inside a .keras name them by the layer's class and its place among those of its class, and the
-variable's place in the layer: `layers/conv2d_3/vars/0`. Which name that is follows from the list of layers: of the
-config.json inside a .keras, or of a network that we built.
+model.weights.h5 inside a .keras name them by the layer's class and its place among those of its class, and
+the variable's place in the layer: `layers/conv2d_3/vars/0`. Which name that is follows from the list of
+layers: of the config.json inside a .keras, or of a network that we built.
 
 Source of the newer layout: keras/src/saving/saving_lib.py of Keras 2.15 (`_save_container_state`).
 """
@@ -42,12 +42,16 @@ def read_keras(path: str, backbone: keras.Model) -> Weights:
     with zipfile.ZipFile(path) as archive:
         layers = list(_layers(json.loads(read_member(archive, "config.json"))))
         mine = {layer.name for layer in backbone.layers}
-        norms = [c for c, _ in layers if c["class_name"] == "BatchNormalization" and c["config"]["name"] in mine]
+        norms = [
+            c for c, _ in layers if c["class_name"] == "BatchNormalization" and c["config"]["name"] in mine
+        ]
         epsilon = float(norms[0]["config"]["epsilon"]) if norms else 1e-3
         scale = scale_of_layers([config["config"] for config, _ in layers])
         with open_h5_member(path, archive, "model.weights.h5") as file:
             table = _wanted(_newer_table(layers), backbone)
-            return take(file, table, shapes_of(backbone), f"model {path}", normalization=scale, epsilon=epsilon)
+            return take(
+                file, table, shapes_of(backbone), f"model {path}", normalization=scale, epsilon=epsilon
+            )
 
 
 def _wanted(table: dict[str, str], backbone: keras.Model) -> dict[str, str]:
@@ -83,7 +87,7 @@ def _is_newer(file: WeightFile) -> bool:
 
 
 def _layers(config: dict[str, Any], folder: str = "") -> Iterator[tuple[dict[str, Any], str]]:
-    """Every layer's config in a model's, each with the name of its group in the file; models in it are looked into."""
+    """Every layer's config in a model's and in models inside it, each with its group's name in the file."""
     numbers: dict[str, int] = {}
     for layer in config["config"]["layers"]:
         kind = _snake_case(layer["class_name"])
@@ -111,13 +115,18 @@ def _newer_table(layers: Iterable[tuple[dict[str, Any], str]]) -> dict[str, str]
     return found
 
 
-# Variables of a layer's class in their order in the file, each with the option that must be on for it to be there.
+# Variables of a class of layers in the file's order, each with the option that must be on for it to be there.
 _VARIABLES = {
     "Conv2D": (("kernel", ""), ("bias", "use_bias")),
     "DepthwiseConv2D": (("depthwise_kernel", ""), ("bias", "use_bias")),
     "SeparableConv2D": (("depthwise_kernel", ""), ("pointwise_kernel", ""), ("bias", "use_bias")),
     "Dense": (("kernel", ""), ("bias", "use_bias")),
-    "BatchNormalization": (("gamma", "scale"), ("beta", "center"), ("moving_mean", ""), ("moving_variance", "")),
+    "BatchNormalization": (
+        ("gamma", "scale"),
+        ("beta", "center"),
+        ("moving_mean", ""),
+        ("moving_variance", ""),
+    ),
 }
 
 
@@ -126,7 +135,7 @@ def _variables(class_name: str, config: dict[str, Any]) -> list[str]:
 
 
 def _table_of_stock(backbone: KerasCVBackbone) -> dict[str, str]:
-    """The names in a file of keras-cv's own model of that kind and size, which we build and give nothing to load."""
+    """The names in a file of keras-cv's own model of that size; we build one, and it loads nothing."""
     stock = stock_backbone(backbone.variant, backbone.get_config()["width"])
     layers = [{"class_name": type(layer).__name__, "config": layer.get_config()} for layer in stock.layers]
     return _newer_table(_layers({"config": {"layers": layers}}))

@@ -4,11 +4,11 @@
     spinenet-143-best, spinenet-190-best   their teachers
     efficientnet-b7-nasfpn-teacher, -ssl   NAS-FPN segmenter, PASCAL VOC's 21 classes
     efficientnet-l2-nasfpn-teacher, -ssl
-    anybody's                              RetinaNet with FPN on EfficientNet or ResNet, other numbers of classes
+    anybody's                              RetinaNet with FPN on EfficientNet or ResNet, other classes
 
 A file does not say its batch norm's epsilon; it is the run's (1e-3 in the released files' configs,
-1e-4 for the two SpineNet teachers and by default). How many classes it has follows from the shapes of its heads.
-A detector's class channels that the run has no class for, background among them, are left out.
+1e-4 for the two SpineNet teachers and by default). How many classes it has follows from the shapes of its
+heads. A detector's class channels that the run has no class for, background among them, are left out.
 
 Source: tensorflow/tpu models/official/detection/modeling/architecture/{spinenet,heads,nasfpn,fpn}.py,
 whose layers are numbered within their variable scope in order of creation, where they have no names.
@@ -38,7 +38,9 @@ _RESAMPLE_PARTS = ("squeeze", "down", "match")
 
 def spinenet_table(names: Iterable[str]) -> dict[str, str]:
     """A SpineNet's variable names -> names in a checkpoint."""
-    layers = {name.split("/")[0].removesuffix("_conv") for name in names if name.split("/")[0].endswith("_conv")}
+    layers = {
+        name.split("/")[0].removesuffix("_conv") for name in names if name.split("/")[0].endswith("_conv")
+    }
     found: dict[str, str] = {}
     for scope, members in _spinenet_scopes(layers):
         found.update(numbered_table(scope, members))
@@ -49,7 +51,9 @@ def _spinenet_scopes(layers: set[str]) -> Iterator[tuple[str, list[str]]]:
     """Variable scopes, each with its layers in order of creation."""
 
     def group(block: int) -> list[str]:
-        repeats = 1 + max(int(m.group(1)) for m in (re.match(rf"block{block}_(\d+)_", layer) for layer in layers) if m)
+        repeats = 1 + max(
+            int(m.group(1)) for m in (re.match(rf"block{block}_(\d+)_", layer) for layer in layers) if m
+        )
         wanted = [f"block{block}_{repeat}_{part}" for repeat in range(repeats) for part in _BLOCK_PARTS]
         return [layer for layer in wanted if layer in layers]
 
@@ -59,12 +63,15 @@ def _spinenet_scopes(layers: set[str]) -> Iterator[tuple[str, list[str]]]:
         scope = f"spinenet/sub_policy{block - 2}"
         for parent in (0, 1):
             wanted = [f"block{block}_parent{parent}_{part}" for part in _RESAMPLE_PARTS]
-            yield f"{scope}/resample_with_alpha_resample_{block - 2}_{parent}", [layer for layer in wanted if layer in layers]
+            yield f"{scope}/resample_with_alpha_resample_{block - 2}_{parent}", [
+                layer for layer in wanted if layer in layers
+            ]
         yield f"{scope}/scale_permuted_block_{block}", group(block)
 
 
-# Ours -> theirs, for what is not a backbone. Where theirs are several, a file has one of them: the segmenter's
-# convolutions were renamed on 2020-04-13. Source: heads.py:411-556, 1063-1160; nasfpn.py:130-370; fpn.py:88-135.
+# Ours -> theirs, for what is not a backbone. Where theirs are several, a file has one of them: the
+# segmenter's convolutions were renamed on 2020-04-13.
+# Source: heads.py:411-556, 1063-1160; nasfpn.py:130-370; fpn.py:88-135.
 _PATTERNS = (
     (r"classification_conv_(\d+)/", (r"retinanet/class_net/class-\1/",)),
     (r"classification_bn_(\d+)_level_(\d+)/", (r"retinanet/class_net/class-\1-\2/",)),
@@ -97,8 +104,11 @@ def heads_table(names: Collection[str], there: Container[str] = ()) -> dict[str,
         for ours, several in _PATTERNS:
             match = re.match(ours, name)
             if match:
-                policy = int(match.group(2)) - 5 if "{policy}" in several[0] else 0  # nodes are numbered after P3..P7
-                theirs = [match.expand(t).format(conv=conv, policy=policy) + name[match.end():] for t in several]
+                # NAS-FPN's nodes are numbered after P3..P7.
+                policy = int(match.group(2)) - 5 if "{policy}" in several[0] else 0
+                theirs = [
+                    match.expand(t).format(conv=conv, policy=policy) + name[match.end() :] for t in several
+                ]
                 found[name] = next((name for name in theirs if name in there), theirs[0])
                 break
     return found
@@ -111,13 +121,22 @@ def read_backbone(path: str, file: WeightFile, backbone: keras.Model) -> Weights
       WeightsError: the backbone is another.
     """
     table = _spinenet_names(path, backbone)
-    return take(file, table, shapes_of(backbone), f"SpineNet checkpoint {path}", without=OPTIMIZER, epsilon=epsilon_of(backbone))
+    return take(
+        file,
+        table,
+        shapes_of(backbone),
+        f"SpineNet checkpoint {path}",
+        without=OPTIMIZER,
+        epsilon=epsilon_of(backbone),
+    )
 
 
 def _spinenet_names(path: str, backbone: keras.Model) -> dict[str, str]:
     names = shapes_of(backbone)
     if "endpoint_3_conv/kernel" not in names:
-        raise WeightsError(f"{path} is of a SpineNet; it needs --backbone=spinenet-49 (or -49s, -96, -143, -190)")
+        raise WeightsError(
+            f"{path} is of a SpineNet; it needs --backbone=spinenet-49 (or -49s, -96, -143, -190)"
+        )
     return spinenet_table(names)
 
 
@@ -142,7 +161,10 @@ def class_channels(path: str, file: WeightFile, task: str) -> int:
         anchors, rest = divmod(file.arrays[BOX_BIAS].shape[0], 4)
         if anchors and not rest and file.arrays[CLASS_BIAS].shape[0] % anchors == 0:
             return file.arrays[CLASS_BIAS].shape[0] // anchors
-    wanted = {"detection": f"RetinaNet's head ({CLASS_BIAS})", "segmentation": f"segmenter's head ({SEGMENT_BIAS})"}[task]
+    wanted = {
+        "detection": f"RetinaNet's head ({CLASS_BIAS})",
+        "segmentation": f"segmenter's head ({SEGMENT_BIAS})",
+    }[task]
     raise WeightsError(f"{path} has no {wanted}; it holds {sorted(file.arrays)[:3]}")
 
 
@@ -163,7 +185,9 @@ def read_network(path: str, file: WeightFile, model: keras.Model, class_ids: Seq
     if anchors:
         count = class_channels(path, file, "detection")
         if max(class_ids) >= count:
-            raise WeightsError(f"{path} has {count} classes, background included; there is none of number {max(class_ids)}")
+            raise WeightsError(
+                f"{path} has {count} classes, background included; there is none of number {max(class_ids)}"
+            )
         shapes.update({name: (*shapes[name][:-1], anchors * count) for name in _PREDICTOR})
     weights = take(file, table, shapes, f"checkpoint {path}", without=OPTIMIZER, epsilon=epsilon_of(model))
     for name in _PREDICTOR if anchors else ():

@@ -23,7 +23,7 @@ OPTIMIZER = ("Momentum", "global_step")
 
 
 def numbered_table(scope: str, layers: Sequence[str]) -> dict[str, str]:
-    """TF1 names of convolutions, each with its batch norm, that one variable scope numbers in order of creation.
+    """TF1 names of convolutions, each with its batch norm, that one scope numbers in order of creation.
 
     Args:
       scope: "" for none.
@@ -44,7 +44,9 @@ def layers_in_order(names: Iterable[str]) -> list[str]:
     Args:
       names: of the backbone's variables, such as "stage2_block0_1_conv/kernel".
     """
-    layers = {name.split("/")[0].removesuffix("_conv") for name in names if name.split("/")[0].endswith("_conv")}
+    layers = {
+        name.split("/")[0].removesuffix("_conv") for name in names if name.split("/")[0].endswith("_conv")
+    }
 
     def order(layer):
         found = re.match(r"stage(\d+)_block(\d+)_(shortcut|\d)", layer)
@@ -57,8 +59,12 @@ def layers_in_order(names: Iterable[str]) -> list[str]:
 
 
 def scope_of_resnet(there: Iterable[str]) -> str | None:
-    """The variable scope that a checkpoint has a ResNet in, "" for the classifiers'; None where it has none."""
-    scopes = {name.removesuffix("conv2d/kernel").rstrip("/") for name in there if re.fullmatch(r"(resnet\d+/)?conv2d/kernel", name)}
+    """The scope that a checkpoint has a ResNet in, "" for the classifiers'; None where it has none."""
+    scopes = {
+        name.removesuffix("conv2d/kernel").rstrip("/")
+        for name in there
+        if re.fullmatch(r"(resnet\d+/)?conv2d/kernel", name)
+    }
     return max(scopes) if scopes else None
 
 
@@ -70,7 +76,9 @@ def resnet_table(path: str, there: Container[str], backbone: tf.keras.Model) -> 
     """
     scope, names = scope_of_resnet(there), shapes_of(backbone)
     if "stage2_block0_1_conv/kernel" not in names:
-        raise WeightsError(f"{path} is of a {scope or 'ResNet'}; it needs --backbone=resnet-50 (or -101, -152)")
+        raise WeightsError(
+            f"{path} is of a {scope or 'ResNet'}; it needs --backbone=resnet-50 (or -101, -152)"
+        )
     return numbered_table(scope or "", layers_in_order(names))
 
 

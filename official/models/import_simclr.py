@@ -64,7 +64,8 @@ class ObjectGraph:
 
     def __init__(self, file: WeightFile):
         """Args: file: an open checkpoint."""
-        self.nodes = trackable_object_graph_pb2.TrackableObjectGraph.FromString(file.arrays[GRAPH].load()).nodes
+        graph = trackable_object_graph_pb2.TrackableObjectGraph.FromString(file.arrays[GRAPH].load())
+        self.nodes = graph.nodes
 
     def key(self, path: str) -> str | None:
         """The checkpoint key of the variable at `path` from the root, or None."""
@@ -104,13 +105,14 @@ def read_simclr(path: str, file: WeightFile, backbone: tf.keras.Model) -> Weight
     graph = None if tf1 else ObjectGraph(file)
     if graph and graph.root_of_resnet() is None:
         raise WeightsError(
-            f"{path} is a TF2 checkpoint, but not of SimCLR's ResNet; of a run of this project give the run folder, "
-            "or use --init_checkpoint"
+            f"{path} is a TF2 checkpoint, but not of SimCLR's ResNet; of a run of this project give the run"
+            " folder, or use --init_checkpoint"
         )
     if not any(name.startswith("stage2_block0") for name in names):
         raise WeightsError(f"{path} is a SimCLR ResNet; it needs --backbone=resnet-50 (or -101, -152)")
     table = dict(_found_tf2(graph, names)) if graph else tf1_table(names)
     return take(
-        file, table, names, f"SimCLR {'TF1' if tf1 else 'TF2'} checkpoint {path}", normalization="unit", epsilon=EPSILON,
+        file, table, names, f"SimCLR {'TF1' if tf1 else 'TF2'} checkpoint {path}",
+        normalization="unit", epsilon=EPSILON,
         without=("Momentum", "OBJECT_GRAPH", "OPTIMIZER_SLOT", "global_step", "save_counter"),
     )  # fmt: skip

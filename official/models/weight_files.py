@@ -73,7 +73,8 @@ class WeightFile:
         array = self.arrays[name]
         if tuple(array.shape) != tuple(shape):
             raise WeightsError(
-                f"{self.path}: {name} is {tuple(array.shape)}, the model's is {tuple(shape)}; it is of another size of model"
+                f"{self.path}: {name} is {tuple(array.shape)}, the model's is {tuple(shape)}; it is of"
+                " another size of model"
             )
         if not (np.issubdtype(array.dtype, np.floating) or array.dtype.name == "bfloat16"):
             raise WeightsError(f"{self.path}: {name} holds {array.dtype.name}, not real numbers")
@@ -90,7 +91,9 @@ class WeightFile:
             values = np.asarray(self.arrays[name].load()).astype(np.float32)
         broken = values.size - int(np.isfinite(values).sum())
         if broken:
-            raise WeightsError(f"{self.path}: {name} has {broken} of {values.size} values that are NaN or infinite")
+            raise WeightsError(
+                f"{self.path}: {name} has {broken} of {values.size} values that are NaN or infinite"
+            )
         return values
 
     def read_text(self, name: str) -> str:
@@ -108,7 +111,9 @@ class WeightFile:
     def _check_size(self, name: str) -> None:
         array = self.arrays[name]
         if array.stored is not None and array.claimed > array.stored:
-            raise WeightsError(f"{self.path}: {name} claims {array.claimed:,} bytes, the file has {array.stored:,} for it")
+            raise WeightsError(
+                f"{self.path}: {name} claims {array.claimed:,} bytes, the file has {array.stored:,} for it"
+            )
 
 
 # --- TensorFlow ------------------------------------------------------------------------------------
@@ -122,7 +127,12 @@ def open_checkpoint(prefix: str) -> WeightFile:
     return WeightFile(
         prefix,
         {
-            name: StoredArray(tuple(shape), np.dtype(dtypes[name].as_numpy_dtype), there, lambda name=name: reader.get_tensor(name))
+            name: StoredArray(
+                tuple(shape),
+                np.dtype(dtypes[name].as_numpy_dtype),
+                there,
+                lambda name=name: reader.get_tensor(name),
+            )
             for name, shape in reader.get_variable_to_shape_map().items()
         },
     )
@@ -135,7 +145,9 @@ def open_checkpoint(prefix: str) -> WeightFile:
 def open_npz(path: str) -> Iterator[WeightFile]:
     """An .npz, without pickles."""
     with zipfile.ZipFile(path) as archive:
-        yield WeightFile(path, {info.filename.removesuffix(".npy"): _npy(archive, info) for info in archive.infolist()})
+        yield WeightFile(
+            path, {info.filename.removesuffix(".npy"): _npy(archive, info) for info in archive.infolist()}
+        )
 
 
 def _npy(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> StoredArray:
@@ -145,7 +157,10 @@ def _npy(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> StoredArray:
 
     with archive.open(info) as file:
         if np.lib.format.read_magic(file) != (1, 0):  # later ones may have headers of gigabytes
-            raise WeightsError(f"{archive.filename}: {info.filename} is of a version of .npy that NumPy writes for no plain array")
+            raise WeightsError(
+                f"{archive.filename}: {info.filename} is of a version of .npy that NumPy writes for no plain"
+                " array"
+            )
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)
         return StoredArray(shape, dtype, info.file_size - file.tell(), load)
 
@@ -166,7 +181,9 @@ def _h5_arrays(file: h5py.File, path: str) -> dict[str, StoredArray]:
     def visit(name, item):
         if isinstance(item, h5py.Dataset) and item.shape is not None:
             if item.external or item.is_virtual:
-                raise WeightsError(f"{path}: {name} takes its values from another file; such a file is refused")
+                raise WeightsError(
+                    f"{path}: {name} takes its values from another file; such a file is refused"
+                )
             found[name] = StoredArray(item.shape, item.dtype, _h5_stored(item), lambda: item[()])
 
     file.visititems(visit)
@@ -206,7 +223,9 @@ def open_h5_member(path: str, archive: zipfile.ZipFile, name: str) -> Iterator[W
         raise WeightsError(f"{path} has no {name}; save the model with Keras' own format of weights")
     info = archive.getinfo(name)
     if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
-        raise WeightsError(f"{path}: {name} is compressed, which Keras does not do; pack it again without compression")
+        raise WeightsError(
+            f"{path}: {name} is compressed, which Keras does not do; pack it again without compression"
+        )
     with open(path, "rb") as raw, h5py.File(_Window(raw, _start_of(raw, info), info.file_size), "r") as file:
         yield WeightFile(path, _h5_arrays(file, path))
 
@@ -235,7 +254,9 @@ class _Window(io.RawIOBase):
         return self._place
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._place = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._length}[whence])
+        self._place = max(
+            0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._length}[whence]
+        )
         return self._place
 
     def readinto(self, buffer) -> int:

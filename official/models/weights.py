@@ -18,7 +18,9 @@ from official.models.weight_files import WeightFile, WeightsError, open_npz
 keras = tf.keras
 META = "__meta__"
 BATCH_NORM = ("gamma", "beta", "moving_mean", "moving_variance")
-LICENCE_NOTE = "Weights keep the licence of their origin; the public EfficientNet and SimCLR checkpoints are Apache 2.0."
+LICENCE_NOTE = (
+    "Weights keep the licence of their origin; the public EfficientNet and SimCLR checkpoints are Apache 2.0."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +66,9 @@ def assign_weights(backbone: keras.Model, weights: Weights) -> int:
     """
     missing = [name for name in map(variable_name, backbone.variables) if name not in weights.values]
     if missing:
-        raise WeightsError(f"{weights.origin} lacks {len(missing)} of {len(backbone.variables)} variables: {missing[:5]}")
+        raise WeightsError(
+            f"{weights.origin} lacks {len(missing)} of {len(backbone.variables)} variables: {missing[:5]}"
+        )
     for variable in backbone.variables:
         value = weights.values[variable_name(variable)]
         if tuple(value.shape) != tuple(variable.shape):
@@ -75,8 +79,8 @@ def assign_weights(backbone: keras.Model, weights: Weights) -> int:
     wanted = scale_of(backbone)
     if weights.normalization != wanted:
         raise WeightsError(
-            f"{weights.origin} wants pixels on the scale {weights.normalization!r}, the model is built for {wanted!r}: "
-            f"use --input_normalization={weights.normalization}"
+            f"{weights.origin} wants pixels on the scale {weights.normalization!r}, the model is built for"
+            f" {wanted!r}: use --input_normalization={weights.normalization}"
         )
     for variable in backbone.variables:
         name = variable_name(variable)
@@ -89,21 +93,28 @@ def assign_weights(backbone: keras.Model, weights: Weights) -> int:
 
 def epsilon_of(backbone: keras.Model) -> float:
     """Of the backbone's batch norm; all its layers have the same."""
-    return next(float(layer.epsilon) for layer in backbone.layers if isinstance(layer, keras.layers.BatchNormalization))
+    return next(
+        float(layer.epsilon)
+        for layer in backbone.layers
+        if isinstance(layer, keras.layers.BatchNormalization)
+    )
 
 
 def differences(backbone: keras.Model, weights: Weights) -> list[str]:
     """What a reader should know about how the weights were used."""
     notes = []
     if weights.normalization != "imagenet":
-        notes.append(f"the backbone brings pixels to the scale {weights.normalization!r}, as the weights want them")
+        notes.append(
+            f"the backbone brings pixels to the scale {weights.normalization!r}, as the weights want them"
+        )
     difference = weights.epsilon - epsilon_of(backbone)
     if abs(difference) > 1e-9:
         names = [n for n in weights.values if n.endswith("/moving_variance")]
         lost = sum(int((weights.values[n] + difference < 0).sum()) for n in names)
         notes.append(
-            f"batch norm epsilon {weights.epsilon:g} in the weights, {epsilon_of(backbone):g} here: the difference is in the "
-            f"moving variances" + (f"; {lost} channels had less variance than that" if lost else "")
+            f"batch norm epsilon {weights.epsilon:g} in the weights, {epsilon_of(backbone):g} here: the"
+            " difference is in the moving variances"
+            + (f"; {lost} channels had less variance than that" if lost else "")
         )
     return notes
 
@@ -137,12 +148,19 @@ def read_npz(path: str, backbone: keras.Model) -> Weights:
         note = json.loads(file.read_text(META))
         others = sorted(set(file.arrays) - {META} - set(shapes_of(backbone)))
         if others:  # the fingerprint is of all that is there, and what nobody wants is not read
-            raise WeightsError(f"{path} is of another backbone: it has {len(others)} variables that this one lacks: {others[:5]}")
+            raise WeightsError(
+                f"{path} is of another backbone: it has {len(others)} variables that this one lacks:"
+                f" {others[:5]}"
+            )
         kind = {"normalization": note["normalization"], "epsilon": note.get("epsilon", 1e-3)}
         if kind["normalization"] not in SCALES:
-            raise WeightsError(f"{path} wants pixels on the scale {kind['normalization']!r}, which is unknown here")
+            raise WeightsError(
+                f"{path} wants pixels on the scale {kind['normalization']!r}, which is unknown here"
+            )
         table = {name: name for name in file.arrays if name != META}
-        weights = take(file, table, shapes_of(backbone), f"{path} ({note['origin']})", without=(META,), **kind)
+        weights = take(
+            file, table, shapes_of(backbone), f"{path} ({note['origin']})", without=(META,), **kind
+        )
     if weights.fingerprint() != note["sha256"]:
         raise WeightsError(f"{path} is damaged: its values do not have the fingerprint that it states")
     return weights
@@ -160,7 +178,7 @@ def take(
     """Reads from an open file what a model has a place for, all shapes before the first value.
 
     Args:
-      table: the model's names -> the file's; those that the file lacks are left out, `assign_weights` names them.
+      table: the model's names -> the file's; what the file lacks is left out, `assign_weights` names it.
       shapes: of what is wanted, by the model's names.
       without: pieces of names in the file that `unused` does not tell of (optimizer, step).
 
@@ -172,5 +190,7 @@ def take(
         file.check(theirs, shapes[ours])
     values = {ours: file.read(theirs, shapes[ours]) for ours, theirs in there.items()}
     used = set(there.values())
-    unused = (name for name in file.arrays if name not in used and not any(piece in name for piece in without))
+    unused = (
+        name for name in file.arrays if name not in used and not any(piece in name for piece in without)
+    )
     return Weights(values, origin, tuple(sorted(unused)), normalization, epsilon)

@@ -1,4 +1,4 @@
-"""The original's own checkpoints: its names, read by us, give its outputs (tests/golden/original, see the README there)."""
+"""The original's own checkpoints: its names, read by us, give its outputs (tests/golden/original)."""
 
 import json
 import os
@@ -27,20 +27,33 @@ from tests import tiny
 keras = tf.keras
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 ORIGINAL = os.path.join(ROOT, "tests", "golden", "original")
-SMALL = dict(backbone_width=0.25, backbone_depth=0.25, backbone="efficientnet-b0", fpn_filters=16, survival_probability=1.0)
+SMALL = dict(
+    backbone_width=0.25,
+    backbone_depth=0.25,
+    backbone="efficientnet-b0",
+    fpn_filters=16,
+    survival_probability=1.0,
+)
 # How the original's networks are called here; the numbers are those that they were built with.
 FLAGS = {
-    "retinanet_b0": dict(**SMALL, head_filters=16, head_convs=2, max_level=7, image_size=128, anchor_scale=4.0),
+    "retinanet_b0": dict(
+        **SMALL, head_filters=16, head_convs=2, max_level=7, image_size=128, anchor_scale=4.0,
+    ),
     "spinenet_detector": dict(
-        backbone="spinenet-49", backbone_width=0.1, backbone_depth=1.0, head_filters=16, head_convs=2, activation="swish",
-        batch_norm_epsilon=1e-3, max_level=7, image_size=128, survival_probability=1.0, anchor_scale=4.0,
+        backbone="spinenet-49", backbone_width=0.1, backbone_depth=1.0, head_filters=16, head_convs=2,
+        activation="swish", batch_norm_epsilon=1e-3, max_level=7, image_size=128, survival_probability=1.0,
+        anchor_scale=4.0,
     ),
     "nasfpn_segmenter": dict(
-        **SMALL, task="segmentation", pyramid="nas_fpn", pyramid_repeats=2, segmentation_convs=3, batch_norm_epsilon=1e-3,
-        max_level=7, image_size=128, legacy_resize=True,
+        **SMALL, task="segmentation", pyramid="nas_fpn", pyramid_repeats=2, segmentation_convs=3,
+        batch_norm_epsilon=1e-3, max_level=7, image_size=128, legacy_resize=True,
     ),
 }  # fmt: skip
-IDS = {"retinanet_b0": [1, 2, 3, 4, 5], "spinenet_detector": [1, 2, 3, 4, 5], "nasfpn_segmenter": [0, 1, 2, 3]}
+IDS = {
+    "retinanet_b0": [1, 2, 3, 4, 5],
+    "spinenet_detector": [1, 2, 3, 4, 5],
+    "nasfpn_segmenter": [0, 1, 2, 3],
+}
 
 
 def network(name, ids=None):
@@ -90,7 +103,11 @@ def test_the_exported_network_too(imported):
 
 
 def test_the_number_of_classes_is_the_files():
-    for name, task, channels in (("retinanet_b0", "detection", 6), ("spinenet_detector", "detection", 6), ("nasfpn_segmenter", "segmentation", 4)):
+    for name, task, channels in (
+        ("retinanet_b0", "detection", 6),
+        ("spinenet_detector", "detection", 6),
+        ("nasfpn_segmenter", "segmentation", 4),
+    ):
         assert class_channels(os.path.join(ORIGINAL, name), task) == channels
     with pytest.raises(WeightsError, match="has no segmenter's head"):
         class_channels(os.path.join(ORIGINAL, "retinanet_b0"), "segmentation")
@@ -108,19 +125,30 @@ def test_chosen_classes_keep_their_channels():
 def rewritten(name, folder, rename):
     """The checkpoint with other names."""
     reader = tf.train.load_checkpoint(os.path.join(ORIGINAL, name, "model.ckpt"))
-    return write_checkpoint(folder, {rename(n): reader.get_tensor(n) for n in reader.get_variable_to_shape_map()})
+    return write_checkpoint(
+        folder, {rename(n): reader.get_tensor(n) for n in reader.get_variable_to_shape_map()}
+    )
 
 
 def write_checkpoint(folder, values):
     os.makedirs(folder, exist_ok=True)
     prefix = os.path.join(folder, "model.ckpt")
-    tf.raw_ops.SaveV2(prefix=prefix, tensor_names=list(values), shape_and_slices=[""] * len(values), tensors=list(values.values()))
+    tf.raw_ops.SaveV2(
+        prefix=prefix,
+        tensor_names=list(values),
+        shape_and_slices=[""] * len(values),
+        tensors=list(values.values()),
+    )
     return prefix
 
 
 def test_a_segmenter_named_as_before_april_2020(tmp_path):
     """heads.py called the layers class-N and class-N-bn then."""
-    path = rewritten("nasfpn_segmenter", str(tmp_path), lambda name: name.replace("segmentation/conv-", "segmentation/class-"))
+    path = rewritten(
+        "nasfpn_segmenter",
+        str(tmp_path),
+        lambda name: name.replace("segmentation/conv-", "segmentation/class-"),
+    )
     model = network("nasfpn_segmenter")
     assert assign_weights(model, read_network(path, model, IDS["nasfpn_segmenter"])) == len(model.variables)
     assert_same_outputs(model, case_of("nasfpn_segmenter"))
@@ -169,7 +197,7 @@ def test_retinanet_on_resnet(resnet14_file):
 
 
 def test_resnet50_has_the_originals_names_and_shapes(resnet_names):
-    """Every one of the original's 265 variables has a place of its shape, with the scope and without (the classifiers')."""
+    """Each of the original's 265 variables has a place of its shape, with the scope and without."""
     from official.models.import_resnet import resnet_table
 
     theirs = {name: tuple(shape) for name, shape in resnet_names["resnet50"].items()}
@@ -183,7 +211,11 @@ def test_resnet50_has_the_originals_names_and_shapes(resnet_names):
 
 
 def test_a_classifiers_resnet_has_another_epsilon(resnet_names, tmp_path):
-    shapes = {n.removeprefix("resnet14/"): s for n, s in resnet_names["retinanet_resnet14"].items() if n.startswith("resnet14/")}
+    shapes = {
+        n.removeprefix("resnet14/"): s
+        for n, s in resnet_names["retinanet_resnet14"].items()
+        if n.startswith("resnet14/")
+    }
     path = write_checkpoint(str(tmp_path), {name: value_of(name, shape) for name, shape in shapes.items()})
     backbone = ResNetBackbone(blocks=(1, 1, 1, 1))
     weights = read_weights(path, backbone)
@@ -196,7 +228,7 @@ def test_a_classifiers_resnet_has_another_epsilon(resnet_names, tmp_path):
 
 
 def test_names_by_hand():
-    """Those of the public SpineNet-49S checkpoint: 13 unnumbered-scope layers, endpoints of P3..P7 last; and a second repeat."""
+    """The public SpineNet-49S checkpoint's: 13 layers in the outer scope, endpoints last; a second repeat."""
     names = [variable_name(v) for v in SpineNetBackbone(filter_scale=0.05, endpoint_filters=4).variables]
     table = spinenet_table(names)
     assert table["stem_conv/kernel"] == "spinenet/conv2d/kernel"
@@ -205,8 +237,14 @@ def test_names_by_hand():
     assert table["block1_0_1_conv/kernel"] == "spinenet/conv2d_5/kernel"
     assert table["endpoint_3_conv/kernel"] == "spinenet/conv2d_8/kernel"
     assert table["endpoint_7_bn/moving_mean"] == "spinenet/batch_normalization_12/moving_mean"
-    assert table["block14_parent0_match_conv/kernel"] == "spinenet/sub_policy12/resample_with_alpha_resample_12_0/conv2d_2/kernel"
-    assert table["block3_0_2_bn/beta"] == "spinenet/sub_policy1/scale_permuted_block_3/batch_normalization_1/beta"
+    assert (
+        table["block14_parent0_match_conv/kernel"]
+        == "spinenet/sub_policy12/resample_with_alpha_resample_12_0/conv2d_2/kernel"
+    )
+    assert (
+        table["block3_0_2_bn/beta"]
+        == "spinenet/sub_policy1/scale_permuted_block_3/batch_normalization_1/beta"
+    )
     assert len(set(table.values())) == len(table)
     again = spinenet_table([*names, *(f"block0_1_{i}_conv/kernel" for i in (1, 2, 3))])
     assert again["block0_1_2_conv/kernel"] == "spinenet/conv2d_6/kernel"
@@ -215,7 +253,8 @@ def test_names_by_hand():
 
 def test_heads_by_hand():
     names = [
-        "classification_bn_2_level_5/gamma", "box_predictor/bias", "nas_6_node_11_conv/pointwise_kernel", "head_bn_0/beta",
+        "classification_bn_2_level_5/gamma", "box_predictor/bias", "nas_6_node_11_conv/pointwise_kernel",
+        "head_bn_0/beta",
         "fpn_conv_5/kernel", "fpn_conv_6/kernel", "other/kernel",
     ]  # fmt: skip
     assert heads_table(names, ["segmentation/class-0-bn/beta"]) == {
@@ -232,7 +271,10 @@ def test_what_does_not_fit_is_named(imported, tmp_path):
     name, model, _ = imported
     folder = os.path.join(ORIGINAL, name)
     if name == "nasfpn_segmenter":
-        other = build_task(tiny.experiment(**{**FLAGS[name], "segmentation_convs": 4}), [Category(i, str(i)) for i in range(4)]).build_model()
+        other = build_task(
+            tiny.experiment(**{**FLAGS[name], "segmentation_convs": 4}),
+            [Category(i, str(i)) for i in range(4)],
+        ).build_model()
         with pytest.raises(WeightsError, match="lacks 6 of .*head_conv_3/kernel"):
             assign_weights(other, read_network(folder, other, range(4)))
         return
@@ -245,7 +287,9 @@ def test_what_does_not_fit_is_named(imported, tmp_path):
         return
     with pytest.raises(WeightsError, match="needs --backbone=spinenet"):
         read_weights(folder, build_efficientnet("efficientnet-b0", width=0.25, depth=0.25))
-    with pytest.raises(WeightsError, match="nowhere is no checkpoint of TensorFlow .there is no .*nowhere.index"):
+    with pytest.raises(
+        WeightsError, match="nowhere is no checkpoint of TensorFlow .there is no .*nowhere.index"
+    ):
         read_network(str(tmp_path / "nowhere"), model, [1])
 
 
@@ -267,10 +311,22 @@ def test_a_spinenet_with_two_repeats(tmp_path):
     """Out of TF1 layers that TF1 itself names, with COCO's 91 channels."""
     from tests.models.tf1_networks import HEAD, SCALING
 
-    subprocess.run([sys.executable, "-m", "tests.models.tf1_networks", str(tmp_path)], cwd=ROOT, check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", "tests.models.tf1_networks", str(tmp_path)],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
     with np.load(tmp_path / "case.npz") as file:
         case = dict(file)
-    model = RetinaNet(SpineNetBackbone(**SCALING, batch_norm_epsilon=1e-3), 80, image_size=128, activation="swish", batch_norm_epsilon=1e-3, **HEAD)
+    model = RetinaNet(
+        SpineNetBackbone(**SCALING, batch_norm_epsilon=1e-3),
+        80,
+        image_size=128,
+        activation="swish",
+        batch_norm_epsilon=1e-3,
+        **HEAD,
+    )
     ids = [category.id for category in COCO_CATEGORIES]
     weights = read_network(str(tmp_path), model, ids)
     assert assign_weights(model, weights) == len(model.variables) and weights.unused == ()

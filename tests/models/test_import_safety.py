@@ -1,7 +1,7 @@
 """Weight files made to do harm: nothing in them runs, nothing unfolds, nothing that is no number gets in.
 
-Every file is made here. Where Keras itself would run what the file says, that is shown first, so that a test cannot pass
-for the lack of a threat.
+Every file is made here. Where Keras itself would run what the file says, that is shown first, so that a test
+cannot pass for the lack of a threat.
 """
 
 import io
@@ -30,7 +30,9 @@ def network(filters=4):
     """A backbone of five variables."""
     images = keras.Input((8, 8, 3), name="images")
     x = keras.layers.Conv2D(filters, 3, use_bias=False, name="stem_conv")(images)
-    return keras.Model(images, keras.layers.BatchNormalization(epsilon=1e-3, name="stem_bn")(x), name="backbone")
+    return keras.Model(
+        images, keras.layers.BatchNormalization(epsilon=1e-3, name="stem_bn")(x), name="backbone"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +72,12 @@ def write_h5(path, values):
 
 def write_npz(path, values):
     """As write_weights does, with a right fingerprint; of values that it would refuse, too."""
-    note = {"origin": "a test", "sha256": Weights(values, "").fingerprint(), "normalization": "imagenet", "epsilon": 1e-3}
+    note = {
+        "origin": "a test",
+        "sha256": Weights(values, "").fingerprint(),
+        "normalization": "imagenet",
+        "epsilon": 1e-3,
+    }
     np.savez(path, **{"__meta__": np.array(json.dumps(note))}, **values)
     return path
 
@@ -79,7 +86,12 @@ def write_checkpoint(path, values):
     """With the names of a detector's ResNet."""
     names = import_resnet.numbered_table("resnet50", ["stem"])
     tensors = {names[name]: value for name, value in values.items()}
-    tf.raw_ops.SaveV2(prefix=str(path), tensor_names=list(tensors), shape_and_slices=[""] * len(tensors), tensors=list(tensors.values()))
+    tf.raw_ops.SaveV2(
+        prefix=str(path),
+        tensor_names=list(tensors),
+        shape_and_slices=[""] * len(tensors),
+        tensors=list(tensors.values()),
+    )
     return path
 
 
@@ -110,7 +122,9 @@ def five_names(monkeypatch):
 @pytest.fixture(params=sorted(WRITERS))
 def kind(request, tmp_path, five_names):
     """(a function that writes values, path)."""
-    return lambda values: WRITERS[request.param](str(tmp_path / request.param), values), str(tmp_path / request.param)
+    return lambda values: WRITERS[request.param](str(tmp_path / request.param), values), str(
+        tmp_path / request.param
+    )
 
 
 def test_a_harmless_file_is_read(kind, backbone, values):
@@ -122,12 +136,12 @@ def test_a_harmless_file_is_read(kind, backbone, values):
 
 
 @pytest.mark.parametrize("name, value, message", [
-    (GAMMA, np.float32([1, np.nan, 1, 1]), r"(gamma|gamma:0|vars/0) has 1 of 4 values that are NaN or infinite"),
+    (GAMMA, np.float32([1, np.nan, 1, 1]), r"(gamma|gamma:0|vars/0) has 1 of 4 values that are NaN"),
     (GAMMA, np.float32([1, np.inf, -np.inf, 1]), "has 2 of 4 values that are NaN or infinite"),
     (GAMMA, np.float64([1, 1e300, 1, 1]), "has 1 of 4 values that are NaN or infinite"),
     (GAMMA, np.complex64([1, 1j, 1, 1]), "holds complex64, not real numbers"),
     (GAMMA, np.int32([1, 2, 3, 4]), "holds int32, not real numbers"),
-    (KERNEL, np.zeros((3, 3, 3, 5), np.float32), r"is \(3, 3, 3, 5\), the model's is \(3, 3, 3, 4\); it is of another size"),
+    (KERNEL, np.zeros((3, 3, 3, 5), np.float32), r"is \(3, 3, 3, 5\), the model's is \(3, 3, 3, 4\)"),
 ])  # fmt: skip
 def test_what_is_no_weight_is_refused_by_name(kind, backbone, values, name, value, message):
     write, path = kind
@@ -178,7 +192,11 @@ class _Evil:
 def test_a_pickle_in_a_model_is_not_opened(backbone, tmp_path):
     """Keras opens model.weights.npz with pickles allowed."""
     marker, buffer = tmp_path / "written", io.BytesIO()
-    np.savez(buffer, __root__=np.array({"0": _Evil(str(marker))}, dtype=object), other=np.array(_Evil(str(marker)), dtype=object))
+    np.savez(
+        buffer,
+        __root__=np.array({"0": _Evil(str(marker))}, dtype=object),
+        other=np.array(_Evil(str(marker)), dtype=object),
+    )
     path = str(tmp_path / "w.keras")
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("config.json", json.dumps(keras.saving.serialize_keras_object(network())))
@@ -235,13 +253,17 @@ def test_an_h5_that_claims_gigabytes(backbone, values, tmp_path):
     claiming(path, place, (3, 3, 3, 4), chunks=(3, 3, 3, 4), compression="gzip", fillvalue=7.0)
     refuse(path, backbone, "claims 432 bytes, the file has 0 for it")
     claiming(write_h5(path, values), "other/other/kernel:0", (2_000_000_000,))
-    assert read_weights(path, backbone).unused == ("other/other/kernel:0",)  # nobody wants it, nobody reads it
+    assert read_weights(path, backbone).unused == (
+        "other/other/kernel:0",
+    )  # nobody wants it, nobody reads it
 
 
 def test_a_big_network_that_a_file_only_claims(tmp_path):
-    """Right names and shapes, 8 GB, in a file of two KB: the model is not built here, its shapes are given."""
+    """Right names and shapes, 8 GB, in a file of two KB; no model of that size is built here."""
     path = claiming(str(tmp_path / "w.h5"), "stem_conv/kernel:0", (2_000_000_000,))
-    with open_h5(path) as file, pytest.raises(WeightsError, match="claims 8,000,000,000 bytes, the file has 0"):
+    with open_h5(path) as file, pytest.raises(
+        WeightsError, match="claims 8,000,000,000 bytes, the file has 0"
+    ):
         file.read("stem_conv/kernel:0", (2_000_000_000,))
 
 
@@ -252,7 +274,12 @@ def test_values_from_another_file_are_not_fetched(backbone, values, tmp_path, ou
     with h5py.File(path, "a") as file:
         del file["stem_conv/stem_conv/kernel:0"]
         if outside == "external":
-            file.create_dataset("stem_conv/stem_conv/kernel:0", (3, 3, 3, 4), "f4", external=[(str(tmp_path / "secret"), 0, 432)])
+            file.create_dataset(
+                "stem_conv/stem_conv/kernel:0",
+                (3, 3, 3, 4),
+                "f4",
+                external=[(str(tmp_path / "secret"), 0, 432)],
+            )
         else:
             layout = h5py.VirtualLayout((3, 3, 3, 4), "f4")
             layout[...] = h5py.VirtualSource(str(tmp_path / "other.h5"), "kernel", (3, 3, 3, 4))
@@ -323,7 +350,10 @@ def test_a_keras_archive_that_unfolds(backbone, values, tmp_path):
 def test_every_shape_is_looked_at_before_the_first_value():
     """The last of a thousand variables may be the one that does not fit."""
     read = []
-    arrays = {name: StoredArray(shape, np.dtype("f4"), 16, lambda name=name: read.append(name)) for name, shape in (("a", (4,)), ("b", (3,)))}
+    arrays = {
+        name: StoredArray(shape, np.dtype("f4"), 16, lambda name=name: read.append(name))
+        for name, shape in (("a", (4,)), ("b", (3,)))
+    }
     with pytest.raises(WeightsError, match="b is .3,., the model's is .4,."):
         take(WeightFile("file", arrays), {"x": "a", "y": "b"}, {"x": (4,), "y": (4,)}, "")
     assert read == []
@@ -371,13 +401,17 @@ def test_our_own_file_is_read_back(backbone, values, tmp_path):
 
 
 def test_every_kind_of_layer_that_a_model_of_ours_may_have(tmp_path):
-    """Keras writes the file, with two layers of a class, models in models, and variables that options leave out."""
+    """Keras writes it: two layers of a class, a model in a model, variables that options leave out."""
     layers, images = keras.layers, keras.Input((8, 8, 3))
     x = layers.SeparableConv2D(4, 3, name="a")(layers.BatchNormalization(scale=False, name="b")(images))
-    x = layers.DepthwiseConv2D(3, use_bias=False, name="c")(layers.SeparableConv2D(5, 3, use_bias=False, name="d")(x))
+    x = layers.DepthwiseConv2D(3, use_bias=False, name="c")(
+        layers.SeparableConv2D(5, 3, use_bias=False, name="d")(x)
+    )
     inner = keras.Model(images, layers.BatchNormalization(center=False, name="e")(x), name="inner")
     x = layers.Conv2D(2, 1, name="f")(layers.Conv2D(3, 1, use_bias=False, name="g")(inner(images)))
-    model = keras.Model(images, layers.Dense(2, name="i")(layers.Dense(3, use_bias=False, name="h")(layers.Flatten()(x))))
+    model = keras.Model(
+        images, layers.Dense(2, name="i")(layers.Dense(3, use_bias=False, name="h")(layers.Flatten()(x)))
+    )
     generator = np.random.default_rng(0)
     for variable in model.variables:
         variable.assign(generator.uniform(1, 2, variable.shape))
