@@ -43,6 +43,11 @@ def hashed(*words: int | tf.Tensor) -> tf.Tensor:
     return bits
 
 
+def hashed_key(*words: int | tf.Tensor) -> tf.Tensor:
+    """int32 [2], a key for TensorFlow's stateless draws; all 64 bits depend on the words."""
+    return tf.bitcast(tf.stack([hashed(half, *words) for half in (0, 1)]), tf.int32)
+
+
 def _halves(word: int | tf.Tensor) -> list[tf.Tensor]:
     if isinstance(word, int):
         word = tf.constant((word + 2**63) % 2**64 - 2**63, tf.int64)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
+from typing import Sequence
 
 import tensorflow as tf
+
+from official.hashing import hashed, mixed, named_seed
 
 keras = tf.keras
 
@@ -142,15 +146,15 @@ def statistics_kept():
 
 
 @contextlib.contextmanager
-def step_randomness(seed: tf.Tensor, slots: tf.Tensor, total: int):
-    """While active, `StochasticDepth` and `Dropout` draw as a pure function of (seed, slot).
+def step_randomness(words: Sequence[int | tf.Tensor], slots: tf.Tensor, total: int):
+    """While active, `StochasticDepth` and `Dropout` draw as a pure function of (words, layer, view, slot).
 
     Args:
-      seed: int32 [2], usually (run seed, step).
+      words: integers that name the draws, usually the run's seed, the step and the stream; hashed, never added.
       slots: int32 [batch], the place of each example of this replica in the global joint batch.
       total: the number of examples in the global joint batch.
     """
-    _step.randomness = (seed, slots, total)
+    _step.randomness = ((hashed(0, *words), hashed(1, *words)), slots, total)
     try:
         yield
     finally:
@@ -162,42 +166,34 @@ def _uniform(examples: int | tf.Tensor, shape: list[int], index: int) -> tf.Tens
     active = getattr(_step, "randomness", None)
     if active is None:
         return tf.random.uniform([examples, *shape])
-    seed, slots, total = active
+    keys, slots, total = active
     views = max(1, examples // slots.shape[0]) if isinstance(examples, int) else 1
-    parts = []
-    for view in range(views):
-        place = seed + tf.constant([index + 1 + 100_003 * view, 0], seed.dtype)
-        parts.append(tf.gather(hashed_uniform(place, [total, *shape]), slots))
-    return tf.concat(parts, axis=0)
+    draws = [hashed_uniform(_of_layer(keys, index, view), [total, *shape]) for view in range(views)]
+    return tf.concat([tf.gather(part, slots) for part in draws], axis=0)
 
 
-def hashed_uniform(seed: tf.Tensor, shape: list[int]) -> tf.Tensor:
-    """Float32 draws in [0, 1), a pure function of (seed, position) with the same bits on every device and under XLA.
+def _of_layer(keys: tuple[tf.Tensor, tf.Tensor], index: int, view: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """The step's keys for one view of one layer; the layer is hashed in Python, which keeps the step's graph small."""
+    name = named_seed(index, view)
+    halves = (name % 2**32, name // 2**32)
+    return tuple(tf.bitwise.bitwise_xor(key, tf.constant(half, tf.uint32)) for key, half in zip(keys, halves))
+
+
+def hashed_uniform(keys: tuple[tf.Tensor, tf.Tensor], shape: list[int]) -> tf.Tensor:
+    """Float32 draws in [0, 1), a pure function of (keys, position) with the same bits on every device and under XLA.
 
     TensorFlow's own stateless Philox gives other numbers when XLA compiles it. This is a counter
-    through the finaliser of MurmurHash3, once per word of the seed.
+    through the finaliser of MurmurHash3, once per key; with two of them no stream is a shifted other one.
 
     Args:
-      seed: int32 [2].
+      keys: two uint32 scalars, see `official.hashing.hashed`.
       shape: of the result, static.
     """
-    count = 1
-    for side in shape:
-        count *= side
-    words = tf.unstack(tf.bitcast(tf.cast(seed, tf.int32), tf.uint32))
-    bits = tf.cast(tf.range(count), tf.uint32)
-    for word in words:
-        bits = _mixed(bits + tf.constant(0x9E3779B9, tf.uint32) + _mixed(word))
+    bits = tf.cast(tf.range(math.prod(shape)), tf.uint32)
+    for key in keys:
+        bits = mixed(bits + key)
     unit = tf.cast(tf.bitwise.right_shift(bits, tf.constant(8, tf.uint32)), tf.float32) * 2.0**-24
     return tf.reshape(unit, shape)
-
-
-def _mixed(bits: tf.Tensor) -> tf.Tensor:
-    """MurmurHash3's 32-bit finaliser: a bijection in which every input bit moves every output bit."""
-    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
-        bits = tf.bitwise.bitwise_xor(bits, tf.bitwise.right_shift(bits, tf.constant(shift, tf.uint32)))
-        bits = bits * tf.constant(factor, tf.uint32)
-    return tf.bitwise.bitwise_xor(bits, tf.bitwise.right_shift(bits, tf.constant(16, tf.uint32)))
 
 
 @keras.saving.register_keras_serializable("self_training")

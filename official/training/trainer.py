@@ -232,14 +232,14 @@ class Trainer:
         """One pass over the task's streams joined, and one over the classified pictures; outputs by stream."""
         parts = {name: part["images"] for name, part in batch.items() if name != "joint"}
         sizes = [part.shape[0] for part in parts.values()]
-        seed = tf.stack([self.experiment.runtime.seed, tf.cast(self.optimizer.iterations, tf.int32)])
-        with step_randomness(seed, *self._slots(sizes)):
+        words = (self.experiment.runtime.seed, tf.cast(self.optimizer.iterations, tf.int32))
+        with step_randomness((*words, 0), *self._slots(sizes)):
             joined = self.model({"images": tf.concat(list(parts.values()), axis=0)}, training=True)
         split = {key: tf.split(value, sizes) for key, value in joined.items()}
         outputs = {name: {k: v[i] for k, v in split.items()} for i, name in enumerate(parts)}
         if "joint" in batch:
             images = batch["joint"]["images"]
-            with step_randomness(seed + tf.constant([7919, 0]), *self._slots([images.shape[0]])), statistics_kept():
+            with step_randomness((*words, 1), *self._slots([images.shape[0]])), statistics_kept():
                 outputs["joint"] = self.joint_model({"images": images}, training=True)
         return outputs
 

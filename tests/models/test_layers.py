@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from official.models.layers import StochasticDepth, SyncBatchNormalization, UpsampleBilinear, UpsampleNearest, hashed_uniform, legacy_upsample, step_randomness
+from official.hashing import hashed
+from official.models.layers import (
+    StochasticDepth, SyncBatchNormalization, UpsampleBilinear, UpsampleNearest, _uniform, hashed_uniform, legacy_upsample, step_randomness,
+)  # fmt: skip
 
 keras = tf.keras
 
@@ -99,27 +102,31 @@ def test_stochastic_depth_drops_per_example_and_keeps_the_mean():
 
 def test_stochastic_depth_is_a_function_of_seed_and_slot():
     layer, x = StochasticDepth(0.5, index=3), tf.ones([8, 1, 1, 1])
-    with step_randomness(tf.constant([1, 7]), tf.range(8), 8):
+    with step_randomness((1, 7), tf.range(8), 8):
         whole = layer(x, training=True).numpy()
-    with step_randomness(tf.constant([1, 7]), tf.constant([4, 5, 6, 7]), 8):
+    with step_randomness((1, 7), tf.constant([4, 5, 6, 7]), 8):
         half = layer(x[:4], training=True).numpy()
-    with step_randomness(tf.constant([1, 8]), tf.range(8), 8):
+    with step_randomness((1, 8), tf.range(8), 8):
         next_step = layer(x, training=True).numpy()
     np.testing.assert_array_equal(whole[4:], half)
     assert (whole != next_step).any()
 
 
+def stream(*words, shape=(4096,)):
+    return hashed_uniform((hashed(0, *words), hashed(1, *words)), list(shape))
+
+
 def test_draws_are_the_same_under_xla():
     """TensorFlow's Philox is not: that is why the layers have draws of their own."""
     for shape in ([5], [17, 3]):
-        plain = tf.function(lambda seed: hashed_uniform(seed, shape))  # noqa: B023
-        compiled = tf.function(lambda seed: hashed_uniform(seed, shape), jit_compile=True)  # noqa: B023
-        np.testing.assert_array_equal(plain(tf.constant([3, -7])), compiled(tf.constant([3, -7])))
+        plain = tf.function(lambda step: stream(3, step, shape=shape))  # noqa: B023
+        compiled = tf.function(lambda step: stream(3, step, shape=shape), jit_compile=True)  # noqa: B023
+        np.testing.assert_array_equal(plain(tf.constant(-7)), compiled(tf.constant(-7)))
 
 
 def test_draws_are_uniform_and_independent():
     """Mean, deviation, chi-square over 64 bins (p = 0.001: 103), and no correlation between seeds or neighbours."""
-    rows = np.stack([hashed_uniform(tf.constant([0, step]), [4096]).numpy() for step in range(16)])
+    rows = np.stack([stream(0, step).numpy() for step in range(16)])
     assert 0 <= rows.min() and rows.max() < 1
     assert abs(rows.mean() - 0.5) < 0.004 and abs(rows.std() - 12**-0.5) < 0.003
     counts = np.histogram(rows, bins=64, range=(0, 1))[0]
@@ -127,15 +134,51 @@ def test_draws_are_uniform_and_independent():
     correlations = np.corrcoef(rows)[np.triu_indices(16, 1)]
     assert np.abs(correlations).max() < 0.07
     assert np.abs(np.corrcoef(rows[0, :-1], rows[0, 1:])[0, 1]) < 0.06
-    shifted = hashed_uniform(tf.constant([1, 0]), [4096]).numpy()
+    shifted = stream(1, 0).numpy()
     assert np.abs(np.corrcoef(rows[0], shifted)[0, 1]) < 0.06
+
+
+SLOTS, INDICES = 128, (0, 1, 2, 3, 10_000, 100_003)
+
+
+def layer_streams(seed, step, joint):
+    """The draws [layers * views, SLOTS] that a step's layers see; the last index has two views."""
+    with step_randomness((seed, step, joint), tf.range(SLOTS), SLOTS):
+        return tf.concat([tf.reshape(_uniform(2 * SLOTS, [], index), [2, SLOTS]) for index in INDICES], axis=0)
+
+
+@pytest.fixture(scope="module")
+def all_streams():
+    """[streams, SLOTS] of 4 seeds, 4 steps, the main and the joint pass, 6 layers and 2 views."""
+    run = tf.function(layer_streams)
+    names = [(tf.constant(seed), tf.constant(step), tf.constant(joint)) for seed in range(4) for step in range(4) for joint in (0, 1)]
+    return np.concatenate([run(*name).numpy() for name in names])
+
+
+def test_no_two_layers_steps_seeds_or_views_draw_the_same(all_streams):
+    """384 streams: no two equal, none another one shifted, no correlation (|r| of the 73,536 pairs below 5.5 deviations).
+
+    Where seed, layer and view are added, layer 3 of seed 0 is layer 2 of seed 1.
+    """
+    assert len(all_streams) == 4 * 4 * 2 * len(INDICES) * 2
+    values = np.round(all_streams * 2**24).astype(np.int64)
+    shared = values.size - len(np.unique(values))
+    assert shared < 140  # 49,152 draws of 2^24: 72 by chance, 128 more for every pair of streams that is one
+    pairs = np.corrcoef(all_streams)[np.triu_indices(len(all_streams), 1)]
+    assert np.abs(pairs).max() < 5.5 / SLOTS**0.5
+    assert abs(pairs.std() * SLOTS**0.5 - 1) < 0.05  # as broad as chance makes it
+
+
+def test_layers_draw_the_same_under_xla(all_streams):
+    found = tf.function(layer_streams, jit_compile=True)(tf.constant(0), tf.constant(0), tf.constant(0))
+    np.testing.assert_array_equal(found, all_streams[: 2 * len(INDICES)])
 
 
 def test_stochastic_depth_is_the_same_under_xla():
     layer, ones = StochasticDepth(0.5, index=3), tf.ones([16, 1, 1, 1])
 
     def dropped():
-        with step_randomness(tf.constant([1, 2]), tf.range(16), 16):
+        with step_randomness((1, 2), tf.range(16), 16):
             return layer(ones, training=True)
 
     plain = tf.function(dropped)().numpy()
