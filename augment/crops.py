@@ -1,7 +1,7 @@
 """Crops of whole pictures, for classification and contrastive learning.
 
 Source: tensorflow/tpu models/official/efficientnet/preprocessing.py:96-203 (classification);
-google-research/simclr data_util.py:298-320 (views).
+google-research/noisystudent preprocessing.py:71-128; google-research/simclr data_util.py:194-320, 420-460.
 """
 
 from __future__ import annotations
@@ -15,15 +15,19 @@ from augment.geometry import IMAGE_SETTINGS, Settings
 from augment.jitter import random_flip
 from augment.randaugment import SETS, randaugment
 
-CENTRE_FRACTION = 0.875  # of the shorter side, when a picture is judged
+STYLES = ("efficientnet", "noisy_student", "simclr")  # whose crops; see `centre_frame` and `random_resized_crop`
 _WHOLE = ((0.0, 0.0, 1.0, 1.0),)
+_SMALL = 32  # pixels: SimCLR judges CIFAR's images uncropped
 
 
 def random_resized_crop(
     image: tf.Tensor, key: tf.Tensor, size: int, *, area: tuple[float, float] = (0.08, 1.0),
-    aspect: tuple[float, float] = (3.0 / 4.0, 4.0 / 3.0), attempts: int = 10, legacy_resize: bool = False,
+    aspect: tuple[float, float] = (3.0 / 4.0, 4.0 / 3.0), style: str = "efficientnet", legacy_resize: bool = False,
 ) -> tf.Tensor:  # fmt: skip
     """A random part of the picture, resized to a square with bicubic interpolation.
+
+    Where no part of that kind is found in 10 attempts it is the centre, as `centre_frame` has it. SimCLR makes
+    100 attempts and then takes the whole picture.
 
     Args:
       image: uint8 or float [H, W, 3].
@@ -31,32 +35,58 @@ def random_resized_crop(
       size: side of the result in pixels.
       area: the part's share of the picture.
       aspect: its width over its height.
-      attempts: how often a part of that kind is looked for; after that it is the centre crop.
+      style: one of `STYLES`.
       legacy_resize: sample as TF1 did, without half-pixel centres.
 
     Returns:
       float32 [size, size, 3]; bicubic interpolation may leave the range of the input a little.
     """
-    shape = tf.shape(image)
+    shape, simclr = tf.shape(image), style == "simclr"
     begin, extent, _ = tf.image.stateless_sample_distorted_bounding_box(
         shape, tf.constant([_WHOLE]), key, min_object_covered=0.1, aspect_ratio_range=aspect, area_range=area,
-        max_attempts=attempts, use_image_if_no_bounding_boxes=True,
+        max_attempts=100 if simclr else 10, use_image_if_no_bounding_boxes=True,
     )  # fmt: skip
-    whole = tf.reduce_all(extent[:2] == shape[:2])
-    top_left, sides = tf.cond(whole, lambda: centre_frame(shape), lambda: (begin[:2], extent[:2]))
+    top_left, sides = begin[:2], extent[:2]
+    if not simclr:
+        whole = tf.reduce_all(sides == shape[:2])
+        top_left, sides = tf.cond(whole, lambda: centre_frame(shape, size, style), lambda: (begin[:2], extent[:2]))
     return _cut(image, top_left, sides, size, legacy_resize)
 
 
-def centre_frame(shape: tf.Tensor, fraction: float = CENTRE_FRACTION) -> tuple[tf.Tensor, tf.Tensor]:
-    """(top left, sides), int32 [2] each, of the centred square with `fraction` of the shorter side."""
-    side = tf.cast(tf.round(fraction * tf.cast(tf.reduce_min(shape[:2]), tf.float32)), tf.int32)
-    side = tf.maximum(side, 1)
+def centre_frame(shape: tf.Tensor, size: int, style: str = "efficientnet") -> tuple[tf.Tensor, tf.Tensor]:
+    """(top left, sides), int32 [2] each, of the square in the centre that a picture is judged by.
+
+    Its share of the shorter side is size / (size + padding), rounded down, with a padding of round(size / 7)
+    (EfficientNet) or 32 (Noisy Student); SimCLR's is 0.875, rounded to the nearest, halves to even, and 1 for
+    inputs of at most 32 pixels.
+
+    Args:
+      shape: int32 [2 or more], height and width first.
+      size: side of the network's input.
+      style: one of `STYLES`.
+
+    Raises:
+      ValueError: another style.
+    """
+    shorter = tf.cast(tf.reduce_min(shape[:2]), tf.float32)
+    if style not in STYLES:
+        raise ValueError(f"crop style {style!r} is none of {', '.join(STYLES)}")
+    if style == "simclr":
+        share = tf.round((1.0 if size <= _SMALL else 0.875) * shorter)
+    else:
+        padding = 32 if style == "noisy_student" else round(size / 7)
+        share = size / (size + padding) * shorter
+    side = tf.maximum(tf.cast(share, tf.int32), 1)
     return (shape[:2] - side + 1) // 2, tf.stack([side, side])
 
 
-def centre_crop(image: tf.Tensor, size: int, *, fraction: float = CENTRE_FRACTION, legacy_resize: bool = False) -> tf.Tensor:
-    """The centre of the picture as float32 [size, size, 3]; see `random_resized_crop`."""
-    return _cut(image, *centre_frame(tf.shape(image), fraction), size, legacy_resize)
+def centre_crop(image: tf.Tensor, size: int, *, style: str = "efficientnet", legacy_resize: bool = False) -> tf.Tensor:
+    """The centre of the picture, with pixels in 0..255, as float32 [size, size, 3].
+
+    As `random_resized_crop` it may leave the range a little; in SimCLR's style it is clipped to it.
+    """
+    pixels = _cut(image, *centre_frame(tf.shape(image), size, style), size, legacy_resize)
+    return tf.clip_by_value(pixels, 0.0, 255.0) if style == "simclr" else pixels
 
 
 def _cut(image, top_left, sides, size, legacy_resize):
@@ -68,7 +98,7 @@ def _cut(image, top_left, sides, size, legacy_resize):
 
 @dataclasses.dataclass(frozen=True)
 class PicturePolicy:
-    """Random resized crop, flip, then AutoAugment or RandAugment on the cropped uint8 picture.
+    """Random resized crop, flip, then AutoAugment or RandAugment on the cropped picture, cut to uint8 for them alone.
 
     Attributes:
       crop: False takes the centre.
@@ -77,7 +107,7 @@ class PicturePolicy:
       autoaugment: a key of `augment.autoaugment.POLICIES` ("imagenet" is the published one), "" for none.
       randaugment_layers, randaugment_magnitude: of the sixteen operations; 0 layers for none.
       settings: constants of the operations.
-      legacy_resize: see `random_resized_crop`.
+      style, legacy_resize: see `random_resized_crop`.
     """
 
     crop: bool = True
@@ -87,24 +117,38 @@ class PicturePolicy:
     randaugment_layers: int = 0
     randaugment_magnitude: float = 10.0
     settings: Settings = IMAGE_SETTINGS
+    style: str = "efficientnet"
     legacy_resize: bool = False
 
     def augment(self, image: tf.Tensor, key: tf.Tensor, size: int) -> tf.Tensor:
-        """uint8 [H, W, 3] and an int32 [2] key to uint8 [size, size, 3]."""
+        """uint8 [H, W, 3] and an int32 [2] key to float32 [size, size, 3].
+
+        Whole numbers in 0..255 after AutoAugment or RandAugment. Without them nothing is rounded, and bicubic
+        interpolation may leave the range a little, but in SimCLR's style.
+        """
         keys = tf.unstack(tf.random.experimental.stateless_split(key, 3, alg="philox"))
-        if self.crop:
-            area = (self.smallest_area, 1.0)
-            pixels = random_resized_crop(image, keys[0], size, area=area, legacy_resize=self.legacy_resize)
-        else:
-            pixels = centre_crop(image, size, legacy_resize=self.legacy_resize)
+        pixels = self._crop(image, keys[0], size)
         if self.flip:
             pixels = random_flip({"image": pixels}, keys[1])["image"]
-        example = {"image": tf.cast(tf.clip_by_value(pixels, 0.0, 255.0), tf.uint8)}
+        learned = self.autoaugment or self.randaugment_layers
+        if learned or self.style == "simclr":
+            pixels = tf.clip_by_value(pixels, 0.0, 255.0)
+        return tf.cast(self._operations(tf.cast(pixels, tf.uint8), keys[2]), tf.float32) if learned else pixels
+
+    def _crop(self, image: tf.Tensor, key: tf.Tensor, size: int) -> tf.Tensor:
+        if not self.crop:
+            return centre_crop(image, size, style=self.style, legacy_resize=self.legacy_resize)
+        area = (self.smallest_area, 1.0)
+        return random_resized_crop(image, key, size, area=area, style=self.style, legacy_resize=self.legacy_resize)
+
+    def _operations(self, pixels: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
+        """uint8 [S, S, 3] to the same."""
+        example = {"image": pixels}
         if self.autoaugment:
-            example = autoaugment(example, keys[2], version=self.autoaugment, settings=self.settings)
+            example = autoaugment(example, key, version=self.autoaugment, settings=self.settings)
         if self.randaugment_layers:
             example = randaugment(
-                example, keys[2], layers=self.randaugment_layers, magnitude=self.randaugment_magnitude,
+                example, key, layers=self.randaugment_layers, magnitude=self.randaugment_magnitude,
                 operations=SETS["image"][0], settings=self.settings,
             )  # fmt: skip
-        return tf.ensure_shape(example["image"], [size, size, 3])
+        return tf.ensure_shape(example["image"], pixels.shape)

@@ -47,7 +47,7 @@ class ViewPolicy:
         keys = tf.unstack(tf.random.experimental.stateless_split(key, 7, alg="philox"))
         pixels = tf.cast(image, tf.float32) / 255.0
         pixels = random_resized_crop(
-            pixels, keys[0], size, area=(self.smallest_area, 1.0), attempts=100, legacy_resize=self.legacy_resize
+            pixels, keys[0], size, area=(self.smallest_area, 1.0), style="simclr", legacy_resize=self.legacy_resize
         )
         pixels = random_flip({"image": pixels}, keys[1])["image"]
         if self.strength > 0.0:

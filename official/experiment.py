@@ -36,6 +36,13 @@ class Data:
     max_skipped_fraction: float = option(0.1, "Unusable share of a data set above which a run fails.", lower=0.0, upper=1.0)
     max_image_pixels: int = option(100_000_000, "A picture whose header claims more is skipped.", lower=1)
     check_images: str = option("full", "How a picture is checked before the run: every pixel, or header and end.", choices=("full", "header"))
+    crop_style: str = option(
+        "auto",
+        "Classification, contrastive: whose crops. The centre that an image is judged by is size / (size + round(size / 7)) of its "
+        "shorter side (efficientnet), size / (size + 32) (noisy_student), or 0.875 (simclr, which also clips its pixels, and "
+        "takes the whole image where no random crop fits); auto: simclr for task=contrastive and job=linear_eval, else efficientnet.",
+        choices=("auto", "efficientnet", "noisy_student", "simclr"),
+    )
     legacy_resize: bool = option(False, "Resize as TF1 did, without half-pixel centres: pictures, and a segmenter's maps and logits.")
 
 
@@ -112,7 +119,7 @@ class Loss:
     label_smoothing: float = option(0.0, "Of class targets, in segmentation and classification.", lower=0.0, upper=1.0)
     temperature: float = option(0.1, "Contrastive: divides the similarities of NT-Xent.", lower=1e-3)
     joint_weight: float = option(0.0, "Joint training: weight of the classification loss on --joint_data (the paper: 0.5 alone, 0.2 with self-training); 0: off.", lower=0.0)
-    weight_decay: float = option(1e-4, "L2 on kernels: weight_decay * 0.5 * sum of squares.", lower=0.0)
+    weight_decay: float = option(1e-4, "L2 on kernels: weight_decay * 0.5 * sum of squares; classification, contrastive: on all but batch norm, unless --optimizer=lars.", lower=0.0)
     decay_batch_norm: bool = option(False, "Weight decay also on batch norm's scale and shift (the paper's ResNet-101 study).")
 
 
@@ -128,7 +135,7 @@ class Optimizer:
     warmup_learning_rate: float = option(0.0032, "Where the warm-up starts.", lower=0.0)
     decay_boundaries: str = option("", "step schedule: steps, comma separated.")
     decay_rates: str = option("", "step schedule: learning rate from each boundary on, comma separated.")
-    decay_every: int = option(0, "exponential schedule: steps between decays (EfficientNet: 2.4 epochs).", lower=0)
+    decay_every: float = option(0.0, "exponential schedule: steps between decays, may be broken (EfficientNet: 2.4 epochs).", lower=0.0)
     decay_factor: float = option(0.97, "exponential schedule: factor of every decay.", lower=0.0, upper=1.0)
     momentum: float = option(0.9, "Of the momentum, nesterov, rmsprop and lars optimizers.", lower=0.0, upper=1.0)
     lars_coefficient: float = option(0.001, "lars: trust coefficient.", lower=0.0)

@@ -141,6 +141,10 @@ class SegmentationServing(Placing):
 class ClassificationServing(Placing):
     """The SavedModel of a classifier: encoded pictures in, probabilities out."""
 
+    def __init__(self, model: keras.Model, class_names: Sequence[str], crop_style: str, legacy_resize: bool):
+        super().__init__(model, class_names, legacy_resize)
+        self.crop_style = crop_style
+
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
     def from_bytes(self, image_bytes):
         """JPEG, PNG, GIF or BMP bytes [B]; see `_result`."""
@@ -153,7 +157,7 @@ class ClassificationServing(Placing):
         return self._result(tf.map_fn(self._crop, images, fn_output_signature=tf.float32))
 
     def _crop(self, image):
-        return normalize(centre_crop(image, self.size, legacy_resize=self.legacy_resize))
+        return normalize(centre_crop(image, self.size, style=self.crop_style, legacy_resize=self.legacy_resize))
 
     def _result(self, images):
         """probabilities float32 [B, C], classes int32 [B], scores [B], class_names string [B]."""
@@ -168,11 +172,12 @@ class ClassificationServing(Placing):
 
 
 def export_classifier(
-    model: keras.Model, folder: str, class_names: Sequence[str], *, legacy_resize: bool = False, tflite: bool = False
-) -> dict[str, str]:
+    model: keras.Model, folder: str, class_names: Sequence[str], *, crop_style: str = "efficientnet",
+    legacy_resize: bool = False, tflite: bool = False,
+) -> dict[str, str]:  # fmt: skip
     """Writes `model.keras`, `saved_model/`, `labels.json` and, if asked, `model.tflite` (logits)."""
-    serving = ClassificationServing(model, class_names, legacy_resize)
-    paths = _export(serving, folder, model, class_names, "logits: float32 [batch, classes]", "the centre crop")
+    serving = ClassificationServing(model, class_names, crop_style, legacy_resize)
+    paths = _export(serving, folder, model, class_names, "logits: float32 [batch, classes]", f"the centre crop ({crop_style}'s)")
     if tflite:
         paths["tflite"] = _write_tflite(folder, _tflite(serving, lambda images: serving.network(images, training=False)))
     return paths

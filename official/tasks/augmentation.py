@@ -50,8 +50,16 @@ def picture_augmentation(experiment: Experiment) -> PicturePolicy:
         randaugment_layers=layers,
         randaugment_magnitude=options.randaugment_magnitude,
         settings=_settings(options, "image"),
+        style=crop_style(experiment),
         legacy_resize=experiment.data.legacy_resize,
     )
+
+
+def crop_style(experiment: Experiment) -> str:
+    """--crop_style, with `auto` resolved: SimCLR's for its pre-training and linear evaluation, else EfficientNet's."""
+    if experiment.data.crop_style != "auto":
+        return experiment.data.crop_style
+    return "simclr" if experiment.model.task == "contrastive" or experiment.model.linear_probe else "efficientnet"
 
 
 def student_options(experiment: Experiment) -> Experiment:

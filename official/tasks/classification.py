@@ -22,7 +22,7 @@ from official.files import output_names, write_json
 from official.models.backbones import build_backbone
 from official.models.classifier import Classifier
 from official.models.replicas import logits_function
-from official.tasks.augmentation import picture_augmentation
+from official.tasks.augmentation import crop_style, picture_augmentation
 from official.tasks.task import Task, Tensors
 
 MOST_DRAWN = 40  # classes in a confusion picture
@@ -41,6 +41,8 @@ class ClassificationTask(Task):
         self.categories = tuple(categories)
         self.class_names = [category.name for category in self.categories]
         self.augment = picture_augmentation(experiment)
+        self.crop_style = crop_style(experiment)
+        self.decays_biases = experiment.optimizer.optimizer != "lars"  # which leaves biases out
 
     # --- training ---------------------------------------------------------------------------------
 
@@ -85,10 +87,11 @@ class ClassificationTask(Task):
 
     def _logits(self, model: Classifier, source: Source, first: int, last: int) -> Iterator[np.ndarray]:
         """Logits [C] of pictures first..last - 1, centre-cropped, in order."""
-        size, data = self.experiment.model.image_size, self.experiment.data
+        size, legacy_resize = self.experiment.model.image_size, self.experiment.data.legacy_resize
 
         def prepare(example):
-            return {"images": normalize(centre_crop(example["image"], size, legacy_resize=data.legacy_resize))}
+            crop = centre_crop(example["image"], size, style=self.crop_style, legacy_resize=legacy_resize)
+            return {"images": normalize(crop)}
 
         dataset = pipeline.inference_dataset(
             source, prepare=prepare, batch_size=self.experiment.decoding.eval_batch_size, first=first, last=last,
@@ -153,7 +156,10 @@ class ClassificationTask(Task):
 
     def export(self, model: Classifier, folder: str) -> dict[str, str]:
         data, handover = self.experiment.data, self.experiment.handover
-        return export_classifier(model, folder, self.class_names, legacy_resize=data.legacy_resize, tflite=handover.tflite)
+        return export_classifier(
+            model, folder, self.class_names, crop_style=self.crop_style,
+            legacy_resize=data.legacy_resize, tflite=handover.tflite,
+        )  # fmt: skip
 
     # --- pictures ---------------------------------------------------------------------------------
 

@@ -27,11 +27,14 @@ from official.evaluation import drawing
 from official.experiment import Experiment
 from official.export import export_backbone
 from official.files import write_json
+from official.hashing import hashed_key, named_seed
 from official.models.backbones import build_backbone
 from official.models.classifier import ContrastiveModel
 from official.models.replicas import spread
+from official.tasks.augmentation import crop_style
 from official.tasks.task import Task, Tensors
 
+_EVALUATION = named_seed("contrastive evaluation")
 _NO_LABELS = "task=contrastive learns features and finds no classes; train a task with --init=<this run folder>, or judge it with --job=linear_eval"
 
 
@@ -46,6 +49,8 @@ class ContrastiveTask(Task):
         """Args: categories: of the pictures, for the linear evaluation; empty for none."""
         self.experiment = experiment
         self.categories = tuple(categories)
+        self.crop_style = crop_style(experiment)
+        self.decays_biases = experiment.optimizer.optimizer != "lars"  # which leaves biases out
         self.metrics = ("contrast_accuracy", *(("probe_top1",) if categories else ()))
         options = experiment.augment
         self.views = ViewPolicy(
@@ -66,19 +71,20 @@ class ContrastiveTask(Task):
             batch_norm_momentum=options.batch_norm_momentum,
         )
 
-    def _two_views(self, image: tf.Tensor, key: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
-        """Float32 [S, S, 6], normalised."""
-        seed, views = self.experiment.runtime.seed, []
-        for number in range(2):
-            own = tf.random.experimental.stateless_fold_in(key, number)
-            batch_key = tf.stack([tf.constant(2 * seed + number), tf.cast(step, tf.int32)])
-            views.append(normalize(255.0 * self.views.view(image, own, batch_key, self.experiment.model.image_size)))
+    def _two_views(self, image: tf.Tensor, key: tf.Tensor, *batch: int | tf.Tensor) -> tf.Tensor:
+        """Float32 [S, S, 6], normalised; `batch` are integers that name the draws which a batch shares."""
+        views = []
+        for number, own in enumerate(tf.unstack(tf.random.experimental.stateless_split(key, 2, alg="philox"))):
+            view = self.views.view(image, own, hashed_key(number, *batch), self.experiment.model.image_size)
+            views.append(normalize(255.0 * view))
         return tf.concat(views, axis=-1)
 
     def preparation(self) -> pipeline.Preparation:
+        seed = self.experiment.runtime.seed
+
         def prepare(example, key):
-            label = example.get("class", tf.constant(-1))
-            return {"images": self._two_views(example["image"], key, example["step"]), "index": example["index"], "class": label}
+            views = self._two_views(example["image"], key, seed, example["step"])
+            return {"images": views, "index": example["index"], "class": example.get("class", tf.constant(-1))}
 
         return prepare
 
@@ -103,14 +109,15 @@ class ContrastiveTask(Task):
     # --- on a trained model -----------------------------------------------------------------------
 
     def evaluate(self, model: ContrastiveModel, source: Source, output_dir: str, progress: str = "") -> dict:
-        """How often a view finds its other view among those of a batch, and top-1 of the online linear evaluation."""
-        size = self.experiment.model.image_size
+        """How often a view is nearest to its own other view of those of a batch, and the online linear evaluation's top-1."""
+        size, legacy_resize = self.experiment.model.image_size, self.experiment.data.legacy_resize
 
         def prepare(example):
-            key = tf.stack([tf.constant(20_201), tf.cast(example["index"], tf.int32)])
-            centre = normalize(centre_crop(example["image"], size, legacy_resize=self.experiment.data.legacy_resize))
-            views = self._two_views(example["image"], key, example["index"])
-            return {"images": views, "centres": tf.concat([centre, centre], axis=-1)}
+            # The same views in every evaluation, whatever the run's seed.
+            words = (_EVALUATION, example["index"])
+            views = self._two_views(example["image"], hashed_key(*words), *words)
+            centre = centre_crop(example["image"], size, style=self.crop_style, legacy_resize=legacy_resize)
+            return {"images": views, "centres": tf.concat([normalize(centre)] * 2, axis=-1)}
 
         dataset = pipeline.inference_dataset(
             source, prepare=prepare, batch_size=self.experiment.decoding.eval_batch_size, threads=self.experiment.runtime.threads

@@ -1,10 +1,18 @@
 """Random and centre crops: where they lie, what is done to their pixels."""
 
+import json
+import os
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from augment.crops import PicturePolicy, centre_crop, centre_frame, random_resized_crop
+from augment.autoaugment import autoaugment
+from augment.crops import STYLES, PicturePolicy, centre_crop, centre_frame, random_resized_crop
+from augment.geometry import IMAGE_SETTINGS
+from augment.randaugment import IMAGE_OPERATIONS, randaugment
+
+GOLDEN = os.path.join(os.path.dirname(__file__), "..", "golden", "crops_original.npz")
 
 # Each pixel says where it is: rows in the first channel, columns in the second.
 ROWS, COLUMNS = np.mgrid[0:60, 0:80].astype(np.float32)
@@ -38,19 +46,68 @@ def test_the_same_key_gives_the_same_crop():
     assert (a == b).all() and (a != c).any()
 
 
-def test_where_no_crop_fits_it_is_the_centre():
-    """A strip of 4 x 400 pixels has no part with an aspect of 3/4..4/3 and a tenth of its area."""
-    strip = tf.constant(np.tile(np.arange(400, dtype=np.float32)[None, :, None], (4, 1, 3)))
-    found = random_resized_crop(strip, tf.constant([0, 0]), 4, area=(0.5, 1.0)).numpy()
-    assert 196 < found.min() and found.max() < 204
+STRIP = tf.constant(np.tile(np.arange(400, dtype=np.float32)[None, :, None], (4, 1, 3)))
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_where_no_crop_fits(style):
+    """A strip of 4 x 400 pixels has no part with an aspect of 3/4..4/3 and half its area: the centre, for SimCLR all of it."""
+    found = random_resized_crop(STRIP, tf.constant([0, 0]), 40, area=(0.5, 1.0), style=style, legacy_resize=True).numpy()
+    if style == "simclr":
+        expected = tf.compat.v1.image.resize_bicubic(STRIP[None], [40, 40])[0]
+    else:  # the shorter side of 4 gives a square of int(40 / 46 * 4) or int(40 / 72 * 4) pixels in the middle
+        side = {"efficientnet": 3, "noisy_student": 2}[style]
+        top, left = (4 - side + 1) // 2, (400 - side + 1) // 2
+        expected = tf.compat.v1.image.resize_bicubic(STRIP[None, top : top + side, left : left + side], [40, 40])[0]
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
+def test_simclr_tries_a_hundred_times():
+    """On 20 x 60 pixels few aspects allow 0.435 of the area: ten attempts often find none (the originals' max_attempts)."""
+    image = tf.constant(np.random.default_rng(3).uniform(0, 255, (20, 60, 3)), tf.float32)
+    instead = {"efficientnet": centre_crop(image, 40), "simclr": tf.image.resize(image, [40, 40], "bicubic")}
+    missed = {}
+    for style, fallback in instead.items():
+        found = [random_resized_crop(image, tf.constant([8, k]), 40, area=(0.435, 1.0), style=style) for k in range(30)]
+        missed[style] = sum(np.allclose(f, fallback, atol=1e-3) for f in found)
+    assert missed["efficientnet"] > 10 and missed["simclr"] < 5
+
+
+@pytest.fixture(scope="module")
+def original():
+    """What the three originals cut out, see tests/golden/README.md."""
+    with np.load(GOLDEN, allow_pickle=False) as file:
+        return {**json.loads(str(file["index"])), **{name: file[name] for name in file.files if name != "index"}}
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_centre_frames_are_the_originals(original, style):
+    for size, expected in zip(original["sizes"], original[f"frames_{style}"].transpose(1, 0, 2)):
+        run = tf.function(lambda shape: tf.concat(centre_frame(shape, size, style), 0))  # noqa: B023
+        found = [run(tf.constant([*shape, 3])).numpy() for shape in original["shapes"]]
+        np.testing.assert_array_equal(found, expected, err_msg=f"{style} {size}")
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_centre_crops_are_the_originals(original, style):
+    """Black and white noise, so that bicubic interpolation leaves 0..255: SimCLR clips, the others do not."""
+    found = centre_crop(tf.constant(original["image"]), original["crop_size"], style=style, legacy_resize=True).numpy()
+    np.testing.assert_allclose(found[..., 0], original[f"out_{style}"], atol=1e-3)
+    assert (found.min() < -50 and found.max() > 300) == (style != "simclr")
 
 
 def test_centre_crop_by_hand():
-    """60 x 80: a square of 0.875 * 60 = 52.5 -> 52 pixels, rows 4..55, columns 14..65."""
-    top_left, sides = centre_frame(tf.constant([60, 80, 3]))
-    assert sides.numpy().tolist() == [52, 52] and top_left.numpy().tolist() == [4, 14]
+    """60 x 80 at 52 px. EfficientNet: int(52 / 59 * 60) = 52, Noisy Student: int(52 / 84 * 60) = 37, SimCLR: 52.5 -> 52."""
+    for style, side, top_left in (("efficientnet", 52, [4, 14]), ("noisy_student", 37, [12, 22]), ("simclr", 52, [4, 14])):
+        corner, sides = centre_frame(tf.constant([60, 80, 3]), 52, style)
+        assert sides.numpy().tolist() == [side, side] and corner.numpy().tolist() == top_left
     found = centre_crop(PLACES, 52).numpy()
     np.testing.assert_allclose(found, PLACES.numpy()[4:56, 14:66], atol=1e-4)
+    # SimCLR does not crop for inputs of 32 pixels (CIFAR), and no side is less than a pixel.
+    assert centre_frame(tf.constant([32, 40, 3]), 32, "simclr")[1].numpy().tolist() == [32, 32]
+    assert centre_frame(tf.constant([1, 9, 3]), 224)[1].numpy().tolist() == [1, 1]
+    with pytest.raises(ValueError, match="'other' is none of efficientnet"):
+        centre_frame(tf.constant([60, 80, 3]), 52, "other")
 
 
 def picture():
@@ -60,18 +117,51 @@ def picture():
 @pytest.mark.parametrize("options", [{}, {"autoaugment": "imagenet"}, {"randaugment_layers": 2}, {"crop": False, "flip": False}])
 def test_policies_keep_type_and_size_and_repeat(options):
     policy = PicturePolicy(**options)
-    run = tf.function(lambda key: policy.augment(picture(), key, 24))
-    found = [run(tf.constant([3, k])).numpy() for k in range(6)]
-    assert all(f.dtype == np.uint8 and f.shape == (24, 24, 3) for f in found)
-    again = run(tf.constant([3, 0])).numpy()
+    found = [policy.augment(picture(), tf.constant([3, k]), 24).numpy() for k in range(6)]
+    assert all(f.dtype == np.float32 and f.shape == (24, 24, 3) for f in found)
+    again = policy.augment(picture(), tf.constant([3, 0]), 24).numpy()
     assert (found[0] == again).all()
     assert any((found[0] != f).any() for f in found[1:]) == (options.get("crop") is not False)
+
+
+def resized_crop(key, attempts):
+    """The crop of a policy's first key by stock functions of TF1."""
+    image = picture()
+    begin, extent, _ = tf.image.stateless_sample_distorted_bounding_box(
+        tf.shape(image), tf.zeros([1, 0, 4]), tf.random.experimental.stateless_split(key, 3, alg="philox")[0], min_object_covered=0.1,
+        aspect_ratio_range=(3 / 4, 4 / 3), area_range=(0.08, 1.0), max_attempts=attempts, use_image_if_no_bounding_boxes=True,
+    )  # fmt: skip
+    return tf.compat.v1.image.resize_bicubic(tf.slice(image, begin, extent)[None], [24, 24])[0].numpy()
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_without_operations_nothing_is_rounded(style):
+    """Neither EfficientNet nor Noisy Student casts or clips a training crop; SimCLR clips it. Cut to uint8 it would be 0.5 darker."""
+    policy = PicturePolicy(style=style, flip=False, legacy_resize=True)
+    found = np.stack([policy.augment(picture(), tf.constant([3, k]), 24) for k in range(8)])
+    expected = np.stack([resized_crop(tf.constant([3, k]), 100 if style == "simclr" else 10) for k in range(8)])
+    np.testing.assert_allclose(found, np.clip(expected, 0, 255) if style == "simclr" else expected, atol=1e-3)
+    assert (expected.min() < 0) and (np.clip(found, 0, 255) - np.trunc(np.clip(found, 0, 255))).mean() == pytest.approx(0.47, abs=0.05)
+
+
+@pytest.mark.parametrize("options", [{"autoaugment": "v0"}, {"randaugment_layers": 2}])
+def test_operations_see_whole_numbers(options):
+    """Both originals clip and cut to uint8 before AutoAugment or RandAugment, and go on in float after."""
+    for k in range(3):
+        key = tf.constant([3, k])
+        plain = PicturePolicy().augment(picture(), key, 24)
+        example = {"image": tf.cast(tf.clip_by_value(plain, 0.0, 255.0), tf.uint8)}
+        last = tf.random.experimental.stateless_split(key, 3, alg="philox")[2]
+        if "autoaugment" in options:
+            expected = autoaugment(example, last, version="v0", settings=IMAGE_SETTINGS)
+        else:
+            expected = randaugment(example, last, layers=2, operations=IMAGE_OPERATIONS, settings=IMAGE_SETTINGS)
+        np.testing.assert_array_equal(PicturePolicy(**options).augment(picture(), key, 24), expected["image"])
 
 
 def test_flip_is_even():
     policy = PicturePolicy(crop=False)
     plain = centre_crop(picture(), 24).numpy()
-    plain = np.clip(plain, 0, 255).astype(np.uint8)
     run = tf.function(lambda key: policy.augment(picture(), key, 24))
     found = [run(tf.constant([9, k])).numpy() for k in range(200)]
     mirrored = sum((f == plain[:, ::-1]).all() for f in found)

@@ -73,3 +73,12 @@ def test_half_of_the_views_is_blurred_by_one_sigma_per_batch():
     assert all((one[i] != other[i]).any() for i in changed)
     own = [views(ViewPolicy(strength=0.0, blur_per_picture=True), 100, key) for key in ((0, 1), (0, 2))]
     assert all((a == b).all() for a, b in zip(*own))
+
+
+def test_where_no_crop_fits_a_view_is_the_whole_picture():
+    """SimCLR has no fallback to the centre: half the area of 4 x 400 pixels cannot be cut out at an aspect of 3/4 to 4/3."""
+    strip = np.tile(np.linspace(0, 255, 400)[None, :, None], (4, 1, 3)).astype(np.uint8)
+    policy = ViewPolicy(strength=0.0, blur=False, smallest_area=0.5, legacy_resize=True)
+    found = policy.view(tf.constant(strip), tf.constant([1, 2]), tf.constant([0, 0]), 20).numpy()
+    whole = np.clip(tf.compat.v1.image.resize_bicubic(strip[None] / 255.0, [20, 20])[0], 0, 1)
+    assert np.abs(found - whole).max() < 1e-5 or np.abs(found - whole[:, ::-1]).max() < 1e-5

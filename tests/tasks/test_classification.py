@@ -9,13 +9,15 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from augment.crops import centre_crop
+from augment.crops import STYLES, centre_crop
 from official import jobs
 from official.data.example import normalize
 from official.data.source import Category, DataError, Source
 from official.experiment import PseudoLabels, experiment_from
+from official.export import ClassificationServing
 from official.self_training.label_kinds import ClassLabels
 from official.self_training.label_store import LabelStore
+from official.tasks.augmentation import crop_style
 from official.tasks.classification import softmax, top_accuracy
 from official.tasks.registry import build_task
 from official.trained_model import describe
@@ -174,3 +176,47 @@ def test_presets_become_operations_on_crops():
     assert policy(augment="s4").randaugment_layers == 1 and policy(augment="s4").settings.cutout_const == 40
     assert policy(augment="s1", randaugment_layers=2, randaugment_magnitude=28).randaugment_magnitude == 28
     assert dataclasses.replace(policy(augment="s1")).smallest_area == 0.08
+
+
+class Means(tf.keras.Model):
+    """A "network" whose logits are the mean normalised colours of what it is shown."""
+
+    image_size = 48
+
+    def call(self, inputs, training=None):
+        return {"logits": tf.reduce_mean(inputs["images"], axis=[1, 2])}
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_crop_style_reaches_evaluation_labels_and_export(style, monkeypatch):
+    """Crops of another share have other means; `auto` is EfficientNet's, of a linear evaluation and of SimCLR SimCLR's."""
+    experiment = tiny.experiment(task="classification", image_size=48, crop_style=style, legacy_resize=True)
+    source = tiny.scenes_source(count=1)  # 64 pixels: squares of 55, 38 and 56
+    task = build_task(experiment, source.categories)
+    image = source.read_image(tf.constant(0, tf.int64))
+    crop = normalize(centre_crop(image, 48, style=style, legacy_resize=True)).numpy()
+    found = np.stack(list(task._logits(Means(), source, 0, 1)))
+    np.testing.assert_allclose(found[0], crop.mean((0, 1)), rtol=1e-4)
+    others = [normalize(centre_crop(image, 48, style=other, legacy_resize=True)).numpy() for other in STYLES if other != style]
+    assert all(abs(found[0] - other.mean((0, 1))).max() > 1e-3 for other in others)
+
+    handed = {}
+    monkeypatch.setattr("official.tasks.classification.export_classifier", lambda *args, **kwargs: handed.update(kwargs))
+    task.export(None, "folder")
+    assert handed == {"crop_style": style, "legacy_resize": True, "tflite": False}
+    inputs = tf.keras.Input((48, 48, 3), name="images")
+    network = tf.keras.Model({"images": inputs}, {"logits": tf.keras.layers.GlobalAveragePooling2D()(inputs)})
+    network.image_size = 48
+    serving = ClassificationServing(network, NAMES, style, True)
+    np.testing.assert_array_equal(serving._crop(image), crop)
+    assert task.augment.style == style
+
+
+def test_whose_crops_are_chosen():
+    def chosen(**options):
+        return crop_style(tiny.experiment(**options))
+
+    assert chosen(task="classification") == "efficientnet" and chosen(task="detection") == "efficientnet"
+    assert chosen(task="contrastive") == chosen(task="classification", linear_probe=True) == "simclr"
+    assert chosen(task="contrastive", crop_style="noisy_student") == "noisy_student"
+    assert chosen(task="classification", linear_probe=True, crop_style="efficientnet") == "efficientnet"

@@ -12,6 +12,7 @@ from official import jobs
 from official.data.source import DataError
 from official.flags import experiment_from_flagfile
 from official.models.weights import WeightsError
+from official.tasks import contrastive
 from official.tasks.registry import build_task
 from tests import tiny
 
@@ -44,6 +45,59 @@ def test_views_follow_the_step_and_the_picture():
     assert all((image[..., :3] != image[..., 3:]).any() for image in first["images"])
     np.testing.assert_array_equal(first["class"], source.image_classes[first["index"]])
     assert [p.shape for p in task.training_pictures(first)] == [(32, 64, 3)] * 8
+
+
+class Means(tf.keras.Model):
+    """A "network" whose projections and probe are the mean colours of each view."""
+
+    def call(self, inputs, training=None):
+        means = tf.reduce_mean(tf.reshape(inputs["images"], [-1, 48 * 48, 2, 3]), axis=1)
+        return {"projections": means, "probe": means}
+
+
+def test_judging_by_hand(tmp_path, monkeypatch):
+    """Accuracy over the batches' other views alone; the same views whatever the run's seed; the centre is cut as SimCLR does."""
+    source, styles = tiny.scenes_source(task="contrastive", count=4), []
+    whole = contrastive.centre_crop
+    monkeypatch.setattr(contrastive, "centre_crop", lambda *args, **options: styles.append(options) or whole(*args, **options))
+    found, means, mild = [], [], dict(color_strength=0.0, smallest_crop=0.2)
+    for seed in (0, 1):
+        task = build_task(tiny.experiment(task="contrastive", image_size=48, seed=seed, eval_batch_size=8, **mild), source.categories)
+        model = Means()
+        model.seen = []
+        monkeypatch.setattr(contrastive, "spread", lambda model, run: lambda images: model.seen.append(images.numpy()) or run(images))
+        found.append(task.evaluate(model, source, str(tmp_path)))
+        means.append(np.concatenate([images.reshape(len(images), 48 * 48, 2, 3).mean(axis=1) for images in model.seen[::2]]))
+    np.testing.assert_array_equal(means[0], means[1])
+    assert found[0] == found[1]
+    assert {(o["style"], o["legacy_resize"]) for o in styles} == {("simclr", False)}
+    right = 0
+    for first in range(0, len(source), 8):
+        rows = means[0][first : min(first + 8, len(source))]
+        a, b = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (rows[:, 0], rows[:, 1]))
+        right += ((a @ b.T).argmax(axis=1) == np.arange(len(rows))).sum()
+    assert found[0]["contrast_accuracy"] == pytest.approx(right / len(source)) and 0 < right < len(source)
+
+
+def test_the_draws_of_a_batch_are_its_own():
+    """The sigma of the blur: one for a view of a whole step; another one for another view, step or seed (simclr data_util.py)."""
+    keys, image = [], tf.zeros([8, 8, 3], tf.uint8)
+
+    class Recorder:
+        def view(self, image, key, batch_key, size):
+            keys.append((tuple(key.numpy()), tuple(batch_key.numpy())))
+            return tf.zeros([size, size, 3])
+
+    for seed in range(4):
+        task = build_task(tiny.experiment(task="contrastive", seed=seed), ())
+        task.views = Recorder()
+        prepare = task.preparation()
+        for step in range(4):
+            for picture in range(2):
+                prepare({"image": image, "step": tf.constant(step, tf.int64), "index": picture}, tf.constant([picture, 5]))
+    own, shared = ({key[part] for key in keys} for part in (0, 1))
+    assert len(own) == 4 and len(shared) == 4 * 4 * 2  # two views of two pictures; seeds, steps, views
+    assert all(keys[i][1] == keys[i + 2][1] for i in range(0, len(keys), 4))
 
 
 def test_without_classes_there_is_no_probe(tmp_path):
