@@ -28,6 +28,7 @@ class Task(abc.ABC):
       label_kind: what its sources and label stores hold: "boxes", "masks" or "classes".
       metrics: names of the numbers that a result shows; the first one decides the best checkpoint.
       needs_labels: whether its training pictures must be labelled.
+      decays_biases: whether weight decay covers all but batch norm (the original's classifiers), or kernels alone.
       experiment: what it was built from.
     """
 
@@ -36,6 +37,7 @@ class Task(abc.ABC):
     label_kind: str
     metrics: tuple[str, ...]
     needs_labels: bool = True
+    decays_biases: bool = False
     experiment: Experiment
 
     # --- training ---------------------------------------------------------------------------------

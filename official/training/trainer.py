@@ -29,7 +29,7 @@ from official.training.distribution import check_batch, distribute
 from official.training.optimizer import build_optimizer, clip_by_global_norm, current_learning_rate
 from official.training.weight_average import WeightAverage
 
-KERNEL = r".*(kernel|weight):0$"  # what weight decay applies to; original: base_config.py:18
+KERNEL = r".*(kernel|weight):0$"  # what weight decay applies to, see also `Task.decays_biases`; original: base_config.py:18
 BATCH_NORM = r".*(gamma|beta):0$"  # and, with --decay_batch_norm, these; paper, Table 12
 _SUM = tf.distribute.ReduceOp.SUM
 
@@ -278,11 +278,13 @@ class Trainer:
         return loss, {**reported, "pseudo_weight": alpha * ratio / (1.0 + alpha)}
 
     def _is_decayed(self, name: str) -> bool:
-        return bool(re.match(KERNEL, name) or (self.experiment.loss.decay_batch_norm and re.match(BATCH_NORM, name)))
+        if re.match(BATCH_NORM, name):
+            return self.experiment.loss.decay_batch_norm
+        return self.task.decays_biases or bool(re.match(KERNEL, name))
 
     def _weight_decay_loss(self) -> tf.Tensor:
-        """weight_decay * 0.5 * sum of squared kernels; outside the normalised data loss."""
-        squares = [tf.nn.l2_loss(tf.cast(kernel, tf.float32)) for kernel in self.decayed]
+        """weight_decay * 0.5 * sum of squares; outside the normalised data loss."""
+        squares = [tf.nn.l2_loss(tf.cast(variable, tf.float32)) for variable in self.decayed]
         return self.experiment.loss.weight_decay * tf.add_n(squares)
 
     def _term_metrics(self, totals: Tensors, terms: dict[str, Tensors], counts: Tensors) -> Tensors:
@@ -297,10 +299,9 @@ class Trainer:
         good = self.guard.admit(finite, self.optimizer.iterations, stop)
         marked = [tf.where(good, g, tf.constant(float("nan"), g.dtype)) for g in gradients]
         pairs = list(zip(marked, self.variables))
-        step = self.optimizer.iterations.read_value()
         self.optimizer.apply_gradients(pairs, skip_gradients_aggregation=True)
         if self.weight_average is not None:
-            self.weight_average.update(self.model, step)
+            self.weight_average.update(self.model, self.optimizer.iterations.read_value())
 
     def _sum(self, values: Any) -> Any:
         """Adds up over replicas."""

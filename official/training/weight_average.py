@@ -2,7 +2,8 @@
 
 Source: tensorflow/tpu models/official/efficientnet/main.py (decay 0.9999, all trainable variables and
 batch norm's moving statistics); the decay starts low, min(decay, (1 + t) / (10 + t)), as
-`tf.train.ExponentialMovingAverage` with `num_updates` does.
+`tf.train.ExponentialMovingAverage` with `num_updates` does. There the counter is read after the train op
+has raised it, so the first step has t = 1 and the decay 2/11.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ class WeightAverage(tf.Module):
             for i, variable in enumerate(model.variables)
         ]
 
-    def update(self, model: tf.keras.Model, step: tf.Tensor) -> None:
-        """Moves the averages towards the weights after step number `step` (0 for the first)."""
-        number = tf.cast(step, tf.float32)
+    def update(self, model: tf.keras.Model, steps_taken: tf.Tensor) -> None:
+        """Moves the averages towards the weights that so many steps have led to (1 after the first)."""
+        number = tf.cast(steps_taken, tf.float32)
         decay = tf.minimum(self.decay, (1.0 + number) / (10.0 + number))
         for shadow, variable in zip(self.shadows, model.variables):
             value, weight = shadow.read_value(), tf.cast(1.0 - decay, shadow.dtype)

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from official.tasks.registry import build_task
 from official.training.optimizer import LARS, Adam, Momentum, RMSprop, WarmupSchedule, adapted, clip_by_global_norm
+from official.training.trainer import Phase, Trainer
 from official.training.weight_average import WeightAverage
+from tests import tiny
 
 
 def test_warmup_then_cosine():
@@ -139,23 +142,77 @@ def test_exponential_schedule_is_a_staircase():
         WarmupSchedule(0.1, 10, schedule="exponential")
 
 
-def test_weight_average_agrees_with_tf():
-    """tf.train.ExponentialMovingAverage with num_updates, which starts with a low decay."""
+def test_exponential_schedule_is_tf1s():
+    """EfficientNet's decay_steps are 2.4 epochs, 750.684 steps of 4,096 images: after 350 epochs 145 decays, at the original's steps."""
+    every = 2.4 * 1_281_167 / 4096
+    rate = WarmupSchedule(0.256, 109_474, schedule="exponential", decay_every=every, warmup_steps=1563)
+    steps = [1563, *(int(every * k) + d for k in (3, 20, 145) for d in (0, 1)), 109_473]
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        step = tf.compat.v1.placeholder(tf.int64, [])
+        theirs = tf.compat.v1.train.exponential_decay(0.256, step, every, 0.97, staircase=True)
+        expected = [session.run(theirs, {step: s}) for s in steps]
+    np.testing.assert_allclose([float(rate(s)) for s in steps], expected, rtol=1e-5)
+    assert expected[5] != expected[6]  # the steps lie on both sides of a decay
+
+
+def tf1_average(decay, first, weights):
+    """Averages [steps, size] of a variable that starts at `first`, by TF1 as EfficientNet's main.py calls it.
+
+    The average is applied after the train op, which raises the global step that its decay follows.
+    """
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        fed = tf.compat.v1.placeholder(tf.float32, first.shape)
+        variable = tf.compat.v1.get_variable("w", initializer=first)
+        step = tf.compat.v1.train.get_or_create_global_step()
+        train = tf.group(tf.compat.v1.assign(variable, fed), tf.compat.v1.assign_add(step, 1))
+        average = tf.compat.v1.train.ExponentialMovingAverage(decay, num_updates=step)
+        with tf.control_dependencies([train]):
+            update = average.apply([variable])
+        session.run(tf.compat.v1.global_variables_initializer())
+        found = []
+        for value in weights:
+            session.run(update, {fed: value})
+            found.append(session.run(average.average(variable)))
+    return np.array(found)
+
+
+@pytest.mark.parametrize("decay", [0.25, 0.9])
+def test_weight_average_is_tf1s(decay):
+    """The decay rises (2/11, 3/12 ... as (1 + t) / (10 + t), t = 1 after the first step) up to the one that is asked for."""
     model = tf.keras.Sequential([tf.keras.layers.Dense(2, input_shape=(3,))])
-    number = tf.Variable(0, dtype=tf.int64)
-    average, theirs = WeightAverage(model, 0.9), tf.train.ExponentialMovingAverage(0.9, num_updates=number)
-    theirs.apply(model.variables)  # the first call copies the weights
-    for v in model.variables:
-        theirs.average(v).assign(v)
-    for step in range(30):
-        for v in model.variables:
-            v.assign_add(tf.random.normal(v.shape))
-        number.assign(step)
-        theirs.apply(model.variables)
-        average.update(model, tf.constant(step))
+    kernel, average = model.variables[0], WeightAverage(model, decay)
+    first, weights = kernel.numpy(), np.random.default_rng(0).normal(size=(30, 3, 2)).astype(np.float32)
+    found = []
+    for number, value in enumerate(weights):
+        kernel.assign(value)
+        average.update(model, tf.constant(number + 1))
+        found.append(average.shadows[0].numpy())
+    np.testing.assert_allclose(found, tf1_average(decay, first, weights), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found[0], first * 2 / 11 + weights[0] * 9 / 11, rtol=1e-5)
     other = tf.keras.models.clone_model(model)
     average.put_into(other)
-    for found, v in zip(other.variables, model.variables):
-        np.testing.assert_allclose(found, theirs.average(v), rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(other.variables[0], found[-1])
+
+
+def test_the_trainer_averages_after_its_step():
+    """The trainer's own averages, fed with random gradients, are TF1's of the same weights; a skipped step counts too."""
+    source = tiny.scenes_source(task="classification", count=4)
+    experiment = tiny.experiment(task="classification", weight_average=0.9, on_nan="skip")
+    trainer = Trainer(build_task(experiment, source.categories), experiment, Phase("teacher", 8, source), tf.distribute.get_strategy())
+    place = next(i for i, v in enumerate(trainer.model.variables) if v.name == "predictions/kernel:0")
+    kernel, shadow = trainer.model.variables[place], trainer.weight_average.shadows[place]
+    first, weights, found = kernel.numpy(), [], []
+    draws = np.random.default_rng(0)
+    for number in range(4):
+        gradients = [tf.constant(draws.normal(size=v.shape), tf.float32) for v in trainer.variables]
+        trainer._apply(gradients, tf.constant(number != 2))
+        weights.append(kernel.numpy())
+        found.append(shadow.numpy())
+    assert (weights[1] == weights[2]).all() and (weights[0] != weights[1]).any() and trainer.step == 4
+    np.testing.assert_allclose(found, tf1_average(0.9, first, weights), rtol=1e-5, atol=1e-7)
+
+
+def test_weight_average_out_of_range():
+    model = tf.keras.Sequential([tf.keras.layers.Dense(2, input_shape=(3,))])
     with pytest.raises(ValueError, match="not in"):
         WeightAverage(model, 1.0)

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from official.models.backbones import build_backbone
+from official.models.import_efficientnet import tf1_names
 from official.tasks.registry import build_task
 from official.training.trainer import NonFiniteError, Phase, Trainer
 from tests import tiny
@@ -118,8 +120,39 @@ def test_weight_decay_on_batch_norm_too():
     kinds = {v.name.split("/")[-1] for v in trainer.decayed}
     assert kinds == {"kernel:0", "depthwise_kernel:0", "gamma:0", "beta:0"}
     squares = sum(float(tf.reduce_sum(v**2)) for v in trainer.model.trainable_variables if "bias" not in v.name)
-    metrics, _ = run(trainer, 1)
-    assert metrics[0]["weight_decay_loss"] == pytest.approx(0.5e-4 * squares, rel=1e-4)
+    assert float(trainer._weight_decay_loss()) == pytest.approx(0.5e-4 * squares, rel=1e-4)
+
+
+def decayed(**overrides):
+    """Names of the decayed variables and of all that are trained, of the task alone."""
+    trainer = make_trainer(pseudo=False, **overrides)
+    return {v.name for v in trainer.decayed}, {v.name for v in trainer.variables}
+
+
+def test_weight_decay_of_a_classifier_is_the_originals():
+    """All but batch norm, by the names of the original (tensorflow/tpu efficientnet/main.py): biases too.
+
+    The tiny B0 has 7 squeeze-and-excitations with two biases each, the classifier's bias, and 37 kernels.
+    """
+    found, trained = decayed(task="classification")
+    backbone = build_backbone(tiny.experiment(task="classification").model)
+    names = {f"{ours}:0": theirs for ours, theirs in tf1_names(backbone, "efficientnet-b0").items() if "moving" not in ours}
+    assert names.keys() < trained and len(names) > 60
+    assert {n for n in names if n in found} == {n for n, theirs in names.items() if "batch_normalization" not in theirs}
+    assert {n for n in found if n not in names} == {"top_conv/kernel:0", "predictions/kernel:0", "predictions/bias:0"}
+    assert len(found) == 52 and sum("bias" in n for n in found) == 15
+    probe, _ = decayed(task="classification", linear_probe=True)
+    assert probe == {"predictions/kernel:0", "predictions/bias:0"}  # google-research/simclr model_util.py, momentum
+    with_norm, _ = decayed(task="classification", decay_batch_norm=True)
+    assert with_norm == trained
+
+
+def test_weight_decay_of_simclr_follows_the_optimizer():
+    """LARS leaves biases out and decays the probe's kernel; other optimizers decay all but batch norm (simclr model_util.py:44-63)."""
+    lars, trained = decayed(task="contrastive", optimizer="lars")
+    other, _ = decayed(task="contrastive", optimizer="momentum")
+    assert {n for n in trained if "kernel" in n} == lars and "head_supervised/kernel:0" in lars
+    assert {n for n in trained if "gamma" not in n and "beta" not in n} == other and "head_supervised/bias:0" in other
 
 
 def test_pictures_without_boxes_train_the_background():
