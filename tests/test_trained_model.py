@@ -19,7 +19,7 @@ from official.tasks.registry import build_task
 from official.trained_model import ModelError, adopted, describe
 from official.training.loading import find_model, load_model, starting_weights
 from official.training.recovery import find_checkpoint
-from official.training.run_folder import FlagsDiffer
+from official.training.run_folder import FlagsDiffer, saved_flags
 from tests import tiny
 
 # Everything that a later run must not have to repeat.
@@ -259,6 +259,26 @@ def test_data_that_changed_between_two_starts_is_refused_with_the_difference(tmp
     shutil.move(path, elsewhere / "train.json")
     again = {**flags, "labeled_data": f"coco:{elsewhere}/train.json,{elsewhere}/images"}  # the same data in another place
     assert jobs.run(experiment_from(again))["teacher"]["steps"] == 1
+
+
+def test_jobs_on_a_finished_run_do_not_inherit_the_machine(copied, monkeypatch):
+    from absl import flags
+
+    from official import flags as ours
+
+    folder, saved = copied
+    machine = dict(tpu="local", num_devices=8, strategy="mirrored", threads=16)
+    run = json.load(open(os.path.join(folder, "run.json")))
+    run["flags"].update(machine)
+    json.dump(run, open(os.path.join(folder, "run.json"), "w"))
+    values = flags.FlagValues()
+    ours.define_flags(values)
+    values(["program", "--job=evaluate", f"--model_dir={folder}", "--threads=2"])
+    monkeypatch.setattr(ours.flags, "FLAGS", values)
+    found = ours.experiment_from_flags(jobs.USES_RUN)
+    assert found.flags() | machine == {**saved_flags(folder), **machine, "job": "evaluate", "model_dir": folder}
+    assert (found.runtime.tpu, found.runtime.num_devices, found.runtime.strategy, found.runtime.threads) == ("", 0, "auto", 2)
+    assert found.given == {"job", "model_dir", "threads"} and found.model.anchor_scale == 3.0
 
 
 # --- the chain of phases ----------------------------------------------------------------------------

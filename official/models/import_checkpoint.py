@@ -137,17 +137,6 @@ def initialize_backbone(model: keras.Model, init: str, weights: Weights) -> dict
     }
 
 
-def normalization_of(init: str, weights_dir: str, backbone: keras.Model, name: str) -> str:
-    """The scale of pixels that the weights of --init want; a key of `input_scale.SCALES`.
-
-    Args:
-      backbone: any backbone of that name; name: of the backbone.
-    """
-    if init == "random":
-        return "imagenet"
-    return read_weights(weights_file(init, weights_dir, name), backbone).normalization
-
-
 NAMED = {
     "imagenet": (
         "the AutoAugment or RandAugment EfficientNet checkpoint (ckptsaug/<backbone>.tar.gz or randaug/…) of "

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from official.data.example import normalize
-from official.models.import_checkpoint import normalization_of, read_weights
+from official.models.import_checkpoint import read_weights, weights_file
 from official.models.import_simclr import layers_in_order, tf1_table, tf2_table
 from official.models.kerascv_backbones import KerasCVBackbone, stock_backbone
 from official.models.resnet import ResNetBackbone
@@ -156,7 +156,7 @@ def test_the_features_are_simclrs(values, tmp_path, kind):
     path = WRITERS[kind](values, str(tmp_path))
     backbone = ours()
     weights = read_weights(path, backbone)
-    assert weights.normalization == "unit" == normalization_of(path, "", backbone, "resnet-50")
+    assert weights.normalization == "unit"
     assert weights.epsilon == 1e-5 and assign_weights(backbone, weights) == len(backbone.variables)
     if kind == "TF1":
         assert weights.unused == ("head_contrastive/nl_0/dense/kernel",)
@@ -209,9 +209,9 @@ def test_scale_and_epsilon_survive_the_imported_file(values, tmp_path):
     write_weights(str(tmp_path / "resnet-50_simclr.npz"), read_weights(write_tf1(values, str(tmp_path / "m")), backbone))
     weights = read_weights(str(tmp_path / "resnet-50_simclr.npz"), backbone)
     assert weights.normalization == "unit" and weights.epsilon == 1e-5
-    assert normalization_of("simclr", str(tmp_path), backbone, "resnet-50") == "unit"
+    assert read_weights(weights_file("simclr", str(tmp_path), "resnet-50"), backbone).normalization == "unit"
     with pytest.raises(WeightsError, match="fetch a SimCLR checkpoint"):
-        normalization_of("simclr", str(tmp_path / "nowhere"), backbone, "resnet-50")
+        weights_file("simclr", str(tmp_path / "nowhere"), "resnet-50")
 
 
 @pytest.mark.parametrize("ending", [".h5", ".weights.h5"])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from official.data.source import Category
+from official.self_training.inspect_labels import describe
 from official.self_training.label_store import LabelError, LabelStore, parse_thresholds
 from official.self_training.labeler import label_source
 from official.tasks.registry import build_task
@@ -150,6 +151,54 @@ def test_exported_as_coco(tmp_path):
     from pycocotools.coco import COCO
 
     assert len(COCO(path).getAnnIds()) == 10
+
+
+def test_masks_are_named_after_their_images_and_stay_in_the_folder(tmp_path):
+    """Names from elsewhere, the same base name in two folders, endings alone that differ: a file each, none outside."""
+    store = LabelStore(str(tmp_path / "store"))
+    plan = {"kind": "masks", "categories": [{"id": 0, "name": "background"}, {"id": 1, "name": "thing"}]}
+    store.start(plan)
+    names = ["a/1.jpg", "b/1.jpg", "2.jpg", "2.png", "../../../escaped.jpg", ""]
+    rows = [
+        {"id": f"../../{i}", "file_name": name, "size": (4, 4), "mask": np.full((2, 2), i % 2, np.uint8), "score": np.full((2, 2), 255, np.uint8)}
+        for i, name in enumerate(names)
+    ]  # fmt: skip
+    store.write_shard(0, rows, ["background", "thing"])
+    store.finish(1, {})
+    before = {path for path in tmp_path.rglob("*")}
+    out = tmp_path / "deep" / "deeper" / "out"
+    folder = store.export(str(out), 0.5)
+    written = sorted(str(path.relative_to(folder)) for path in out.rglob("*.png"))
+    assert written == ["%2e%2e/%2e%2e/%2e%2e/escaped.png", "%2e%2e/%2e%2e/5.png", "2.jpg.png", "2.png.png", "a/1.png", "b/1.png"]
+    new = {path for path in tmp_path.rglob("*") if path.is_file()} - before
+    assert len(new) == 6 and all(out in path.parents for path in new)
+    from PIL import Image
+
+    for i, name in enumerate(("a/1", "b/1", "2.jpg", "2.png")):
+        assert np.unique(Image.open(f"{folder}/{name}.png")).tolist() == [i % 2]
+
+
+def test_thresholds_of_classes_hold_for_tables_and_exports(tmp_path):
+    _, store = label(tmp_path / "store")
+    limits = store.limits(0.6, {"b": 0.4})
+    rows = list(store.rows())
+    counts = [sum(((row["scores"] >= limits[c]) & (row["classes"] == c)).sum() for row in rows) for c in (0, 1)]
+    assert counts[1] > sum(((row["scores"] >= 0.6) & (row["classes"] == 1)).sum() for row in rows)
+    last = describe(store, limits).splitlines()[-2].split()
+    assert last[:5] == ["in", "use", str(counts[0]), str(counts[1]), str(sum(counts))]
+    data = json.load(open(store.export(str(tmp_path), 0.6, {"b": 0.4})))
+    assert [sum(a["category_id"] == c for a in data["annotations"]) for c in (3, 9)] == counts
+
+
+def test_what_an_earlier_version_did_not_note_does_not_lock_a_store(tmp_path):
+    label(tmp_path)
+    place = tmp_path / "plan.json"
+    plan = json.loads(place.read_text())
+    del plan["network"], plan["flags"]["soft_nms_sigma"]
+    place.write_text(json.dumps({**plan, "data": "folder:/where/it/was"}))
+    label(tmp_path, soft_nms_sigma=0.3)
+    with pytest.raises(LabelError, match="max_detections"):
+        label(tmp_path, max_detections=7)
 
 
 def test_labels_of_a_real_network_do_not_depend_on_shards(tmp_path):
