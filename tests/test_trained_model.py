@@ -13,11 +13,13 @@ from official import jobs
 from official.data.source import Category
 from official.experiment import experiment_from
 from official.jobs import opening
+from official.jobs.settling import settled
 from official.self_training import loop as loops
 from official.self_training.label_store import LabelError
 from official.tasks.registry import build_task
 from official.trained_model import ModelError, adopted, describe
 from official.training.loading import find_model, load_model, starting_weights
+from official.training.phases import spoiled
 from official.training.recovery import find_checkpoint
 from official.training.run_folder import FlagsDiffer, saved_flags
 from tests import tiny
@@ -135,7 +137,7 @@ def test_a_teacher_labels_as_the_network_that_it_is(finished, tmp_path):
     """A command that repeats nothing of the network makes the very labels that the run itself made."""
     folder, flags, _ = finished
     plain = without({**flags, "model_dir": str(tmp_path), "teacher": folder + "/teacher"}, *NETWORK, "image_size")
-    experiment = opening.settled(plain)
+    experiment = settled(plain)
     labeled, _ = opening.open_labeled(experiment)
     pool = opening.open_unlabeled(experiment, None)
     task = build_task(experiment, labeled.categories)
@@ -303,6 +305,22 @@ def test_what_does_not_change_a_finished_phase_does_not_lock_it(copied, capsys):
     store = f"--teacher={folder}/teacher --label_store={folder}/pseudo_labels"
     with pytest.raises(FlagsDiffer, match=rf"--alpha: 0.5 there, 1.0 now \(student\)\n(.|\n)*{store}"):
         jobs.run(experiment_from({**flags, "class_thresholds": "disc=0.2", "student_steps": 1}))
+
+
+def test_which_phases_depend_on_a_flag():
+    """By hand: what is made from what."""
+    chain = ["teacher", "labels", "student", "control"]
+    for flag, touched in {
+        "learning_rate": chain, "labeled_fraction": chain, "anchor_scale": chain, "nms_iou": chain, "seed": chain,
+        "label_flip": ["labels", "student"], "score_floor": ["labels", "student"], "unlabeled_data": ["labels", "student"],
+        "alpha": ["student"], "score_threshold": ["student"], "student_init": ["student"], "soft_labels": ["student"],
+        "student_steps": ["student", "control"], "student_augment": ["student", "control"],
+        "control": [], "threads": [], "model_dir": [],
+    }.items():  # fmt: skip
+        assert list(spoiled({flag: None}, chain)) == touched, flag
+    assert list(spoiled({"learning_rate": None}, chain, given_teacher=True)) == ["student", "control"]
+    assert list(spoiled({"nms_iou": None}, chain, given_teacher=True)) == chain
+    assert list(spoiled({"alpha": None}, ["teacher", "labels"])) == []
 
 
 def test_flags_that_a_newer_version_added_mean_their_default(copied):

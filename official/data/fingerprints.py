@@ -55,8 +55,8 @@ def difference(
     Args:
       there, now: ids; digests_there: as `image_digests`, none for a run of an earlier version.
     """
-    lines = []
-    gone, new = [i for i in there if i not in set(now)], [i for i in now if i not in set(there)]
+    lines, known, present = [], set(there), set(now)
+    gone, new = [i for i in there if i not in present], [i for i in now if i not in known]
     before, after = dict(zip(there, digests_there)), dict(zip(now, digests_now))
     changed = [i for i in now if i in before and i in after and before[i] != after[i]]
     for what, ids in (("are gone", gone), ("are new", new), ("have another size, file or label", changed)):

@@ -11,7 +11,7 @@ import tensorflow as tf
 from official.data.source import DataError
 from official.experiment import Experiment
 from official.jobs.class_names import named_classes
-from official.jobs.opening import settled
+from official.jobs.settling import settled
 from official.models.backbones import build_backbone
 from official.models.import_checkpoint import class_channels, read_network
 from official.models.weights import LICENCE_NOTE, Weights, assign_weights, differences, write_weights

@@ -38,7 +38,8 @@ def pseudo_label(experiment: Experiment) -> dict[str, Any]:
     experiment = adopted(experiment, teacher, because=teacher.path)
     rest = open_labeled(experiment)[1] if experiment.data.unlabeled_data == "rest" else None
     source = open_unlabeled(experiment, rest)
-    folder.note_source("unlabeled", source)
+    if not experiment.pseudo_labels.label_store:  # a store elsewhere may be of other images than the run's
+        folder.note_source("unlabeled", source)
     loop = SelfTraining(build_task(experiment, teacher.categories), experiment, strategy, source, source, None)
     with timed(folder, "pseudo_label"):
         manifest = loop.make_labels(teacher.path)

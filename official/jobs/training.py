@@ -13,7 +13,8 @@ from official.data.source import DataError, Source
 from official.evaluation.drawing import sheet, write_png
 from official.experiment import Experiment
 from official.jobs.handing_over import export_once
-from official.jobs.opening import open_eval, open_joint, open_training, open_unlabeled, settled, timed
+from official.jobs.opening import open_eval, open_joint, open_training, open_unlabeled, timed
+from official.jobs.settling import settled
 from official.self_training.loop import SelfTraining
 from official.tasks.registry import TASKS, build_task
 from official.tasks.task import Task

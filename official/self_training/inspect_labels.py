@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
@@ -9,6 +11,7 @@ from official.data.source import Source
 from official.evaluation.drawing import sheet
 from official.self_training.label_store import LabelStore
 from official.tasks.task import Task
+from official.training.summaries import Summaries
 
 THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 PER_KIND = 6
@@ -69,3 +72,25 @@ def draw_sheet(store: LabelStore, source: Source, task: Task, threshold: float, 
             pictures.append(task.draw(image, kind.at(row, shown_from)))
             captions.append(f"{name} {best[number]:.2f} {row['id']}")
     return sheet(pictures, columns=PER_KIND, captions=captions)
+
+
+def show_labels(summaries: Summaries, task: Task, pseudo: Source, store: LabelStore) -> None:
+    """Pseudo labels in TensorBoard: scores of those in use and of all that are stored, and some drawn."""
+    summaries.histogram("pseudo_labels/used_scores", store.kind().used_scores(pseudo), 0)
+    histogram = store.manifest()["score_histogram"]  # of every stored score, by bins of equal width
+    centres = (np.arange(len(histogram)) + 0.5) / len(histogram)
+    summaries.histogram("pseudo_labels/stored_scores", np.repeat(centres, np.minimum(histogram, 10_000)), 0)
+    pictures = []
+    for i in range(min(task.experiment.runtime.pictures, len(pseudo))):
+        image = pseudo.read_image(tf.constant(i, tf.int64)).numpy()
+        pictures.append(task.draw(image, _labels_of(task, pseudo, i)))
+    summaries.pictures("pseudo_labels", pictures, 0)
+    summaries.flush()
+
+
+def _labels_of(task: Task, pseudo: Source, index: int) -> dict[str, Any]:
+    if pseudo.annotations is not None:
+        return pseudo.annotations.of(index)
+    if pseudo.image_probabilities is not None:
+        return {"class": pseudo.image_classes[index], "score": pseudo.image_probabilities[index].max()}
+    return task.human_labels(pseudo, index)

@@ -30,6 +30,7 @@ from official.data.source import Source
 from official.experiment import Experiment
 from official.files import write_json
 from official.models.import_checkpoint import initialize_backbone
+from official.self_training.inspect_labels import show_labels
 from official.self_training.label_store import LabelStore, parse_thresholds
 from official.self_training.labeler import label_source
 from official.tasks.augmentation import student_options
@@ -133,7 +134,8 @@ class SelfTraining:
         if len(chosen) != len(pseudo) or (np.diff(chosen) != 1).any():
             pseudo = pseudo.subset(chosen)
             numbers["images_used"] = len(pseudo)
-        self._show_labels(pseudo, store)
+        folder = os.path.join(self.experiment.runtime.model_dir, "student", "logs")
+        show_labels(Summaries(folder, chief=is_chief(self.strategy)), self.task, pseudo, store)
         return pseudo, numbers
 
     def train_student(self, pseudo: Source, teacher_result: dict[str, Any]) -> dict[str, Any]:
@@ -190,27 +192,6 @@ class SelfTraining:
         report = initialize_backbone(model, init, weights)
         if is_chief(self.strategy):
             write_json(os.path.join(self.experiment.runtime.model_dir, phase, "initialized.json"), report)
-
-    def _show_labels(self, pseudo: Source, store: LabelStore) -> None:
-        folder = os.path.join(self.experiment.runtime.model_dir, "student", "logs")
-        summaries = Summaries(folder, chief=is_chief(self.strategy))
-        summaries.histogram("pseudo_labels/used_scores", store.kind().used_scores(pseudo), 0)
-        histogram = store.manifest()["score_histogram"]  # of every stored score, by bins of equal width
-        centres = (np.arange(len(histogram)) + 0.5) / len(histogram)
-        summaries.histogram("pseudo_labels/stored_scores", np.repeat(centres, np.minimum(histogram, 10_000)), 0)
-        pictures = []
-        for i in range(min(self.experiment.runtime.pictures, len(pseudo))):
-            image = pseudo.read_image(tf.constant(i, tf.int64)).numpy()
-            pictures.append(self.task.draw(image, self._pseudo_labels_of(pseudo, i)))
-        summaries.pictures("pseudo_labels", pictures, 0)
-        summaries.flush()
-
-    def _pseudo_labels_of(self, pseudo: Source, index: int) -> dict[str, Any]:
-        if pseudo.annotations is not None:
-            return pseudo.annotations.of(index)
-        if pseudo.image_probabilities is not None:
-            return {"class": pseudo.image_classes[index], "score": pseudo.image_probabilities[index].max()}
-        return self.task.human_labels(pseudo, index)
 
 
 def _from_teacher(teacher: TrainedModel, trainer: Trainer) -> None:

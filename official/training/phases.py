@@ -12,10 +12,11 @@ than a wish to start afresh.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from typing import Any, Mapping
 
-from official.experiment import NOT_FINGERPRINTED, Experiment
+from official.experiment import NOT_FINGERPRINTED, Augment, Experiment, Loss, Optimizer, Training
 from official.training.recovery import IMPORTED, last_checkpoint, phase_finished
 
 TEACHER, LABELS, STUDENT, CONTROL = "teacher", "labels", "student", "control"
@@ -38,6 +39,9 @@ ROLES = {
     "unlabeled": (LABELS, STUDENT),
     "eval": (TEACHER, STUDENT, CONTROL),
 }
+_HOW_TO_TRAIN = {
+    field.name for group in (Augment, Loss, Optimizer, Training) for field in dataclasses.fields(group)
+} - {"teacher"}  # fmt: skip
 # What these name is compared when it is open (ids, labels, weights), so that it may lie elsewhere than it did.
 _PLACES = ("labeled_data", "unlabeled_data", "eval_data", "joint_data", "labeled_ids", "teacher")
 
@@ -65,14 +69,17 @@ def _moved(name: str, pair: tuple[Any, Any]) -> bool:
     return name in _PLACES and all(pair) and "rest" not in pair
 
 
-def depending(flag: str) -> tuple[str, ...]:
-    """The phases that depend on a flag."""
-    return () if flag in NOT_FINGERPRINTED else _DEPENDING.get(flag, ALL)
+def depending(flag: str, given_teacher: bool = False) -> tuple[str, ...]:
+    """The phases that depend on a flag; a teacher that was given, and its labels, do not depend on how this run trains."""
+    found = () if flag in NOT_FINGERPRINTED else _DEPENDING.get(flag, ALL)
+    if given_teacher and flag in _HOW_TO_TRAIN:
+        found = tuple(phase for phase in found if phase not in (TEACHER, LABELS))
+    return found
 
 
-def spoiled(changed: Mapping[str, Any], begun: list[str]) -> dict[str, list[str]]:
+def spoiled(changed: Mapping[str, Any], begun: list[str], *, given_teacher: bool = False) -> dict[str, list[str]]:
     """Of the phases that have begun, those that the changed flags do not describe any more, with these flags."""
-    found = {phase: [name for name in changed if phase in depending(name)] for phase in begun}
+    found = {phase: [name for name in changed if phase in depending(name, given_teacher)] for phase in begun}
     return {phase: names for phase, names in found.items() if names}
 
 

@@ -50,7 +50,7 @@ class RunFolder:
         saved = read_json(os.path.join(self.path, RUN))
         changed = changed_flags(saved["decisive_flags"], self.experiment) if "decisive_flags" in saved else {}
         begun = begun_phases(self.path) if changed else []
-        lost = spoiled(changed, begun)
+        lost = spoiled(changed, begun, given_teacher=bool(self.experiment.training.teacher) and "teacher" not in changed)
         if lost:
             lines = [f"  --{n}: {a!r} there, {b!r} now{_of(n, lost)}" for n, (a, b) in sorted(changed.items())]
             raise FlagsDiffer(
