@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import tensorflow as tf
+
 from official.data.crops import object_crops
 from official.data.scenes_source import open_scenes
 from official.experiment import Experiment, experiment_from
+from official.trained_model import described
+from official.training.recovery import Checkpoints
 
 FLAGS = dict(
     labeled_data="scenes:train,count=16",
@@ -66,3 +70,14 @@ def scenes_source(split: str = "train", count: int = 16, *, task: str = "detecti
     """Pictures of 64 pixels, labelled as the task wants them."""
     source = open_scenes(split, count, size=64, masks=task == "segmentation", **kwargs)
     return object_crops(source) if task in ("classification", "contrastive") else source
+
+
+def teacher_result(folder, of: Experiment, categories, model=None) -> dict:
+    """What `train_teacher` returns of a teacher that was not trained: a described checkpoint, of a model or of none."""
+    steps = of.training.teacher_steps
+    described_as = described(
+        of, categories, phase="teacher", step=steps, steps=steps, averaged=False, total_steps=steps,
+        origin={"init": of.training.init, "init_checkpoint": ""},
+    )  # fmt: skip
+    keeper = Checkpoints(str(folder), {"model": model} if model is not None else {"nothing": tf.Variable(0.0)})
+    return {"checkpoint": keeper.save(steps, description=described_as.to_json()), "weights_sha256": "t"}

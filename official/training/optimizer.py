@@ -229,7 +229,7 @@ def build_optimizer(
         warmup_learning_rate=options.warmup_learning_rate,
         boundaries=[round(boundary * stretch) for boundary in _numbers(options.decay_boundaries)],
         rates=_numbers(options.decay_rates),
-        decay_every=round(options.decay_every * stretch),
+        decay_every=options.decay_every * stretch,
         decay_factor=options.decay_factor,
     )
     if options.optimizer == "adam":

@@ -9,12 +9,12 @@ from tests import tiny
 from tests.training.test_step import two_replicas
 
 
-def batches_of_phases(monkeypatch, **options):
+def batches_of_phases(monkeypatch, folder, **options):
     """Images per step by phase and stream, read off the first batch that the phase's own trainer makes."""
     found = {}
 
     class OneBatch:
-        def __init__(self, task, experiment, phase, evaluation, strategy, initialize):
+        def __init__(self, task, experiment, phase, evaluation, strategy, initialize, origin):
             self.trainer = Trainer(task, experiment, phase, strategy)
 
         def run(self):
@@ -24,23 +24,24 @@ def batches_of_phases(monkeypatch, **options):
 
     monkeypatch.setattr(loop, "PhaseRun", OneBatch)
     source, pool = tiny.scenes_source(), tiny.scenes_source("unlabeled")
-    experiment = tiny.experiment(**options)
+    experiment = tiny.experiment(model_dir=str(folder), **options)
     strategy = loop.tf.distribute.get_strategy()
     run = loop.SelfTraining(build_task(experiment, source.categories), experiment, strategy, source, pool, None)
+    teacher = tiny.teacher_result(folder, experiment, source.categories)
     run.train_teacher()
-    run.train_student(pool, "nowhere")
-    run.train_control()
+    run.train_student(pool, teacher)
+    run.train_control(teacher)
     return found
 
 
-def test_teacher_and_control_take_their_own_batch(monkeypatch):
+def test_teacher_and_control_take_their_own_batch(monkeypatch, tmp_path):
     """L2 on PASCAL: a teacher on 256 labelled images a step, a student on 128 + 128 (paper, section 3.2), here 6 and 3 + 2."""
-    found = batches_of_phases(monkeypatch, teacher_batch_size=6, batch_size=3, pseudo_batch_size=2)
+    found = batches_of_phases(monkeypatch, tmp_path, teacher_batch_size=6, batch_size=3, pseudo_batch_size=2)
     assert found == {"teacher": {"human": 6}, "student": {"human": 3, "pseudo": 2}, "control": {"human": 6}}
 
 
-def test_without_the_flag_every_phase_takes_the_same(monkeypatch):
-    found = batches_of_phases(monkeypatch, batch_size=3, pseudo_batch_size=2)
+def test_without_the_flag_every_phase_takes_the_same(monkeypatch, tmp_path):
+    found = batches_of_phases(monkeypatch, tmp_path, batch_size=3, pseudo_batch_size=2)
     assert found == {"teacher": {"human": 3}, "student": {"human": 3, "pseudo": 2}, "control": {"human": 3}}
 
 

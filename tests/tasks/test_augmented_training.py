@@ -55,7 +55,7 @@ def test_constants_follow_the_set_of_operations():
     assert settings(augment="s2", solarize_posterize="weakening").solarize_posterize == "weakening"
 
 
-def test_the_student_may_have_another_preset(monkeypatch):
+def test_the_student_may_have_another_preset(monkeypatch, tmp_path):
     """The teacher's S1 with wider jitter, the student's S3 as the paper has it; empty means the teacher's."""
     from official.self_training import loop
 
@@ -71,10 +71,12 @@ def test_the_student_may_have_another_preset(monkeypatch):
     monkeypatch.setattr(loop, "PhaseRun", Recorded)
     source = tiny.scenes_source()
     for student, expected in (("s3", ("v0", 0.5, 2.0, "s3")), ("", ("", 0.1, 1.9, "s1"))):
-        experiment = tiny.experiment(augment="s1", jitter_min=0.1, jitter_max=1.9, student_augment=student)
+        options = dict(augment="s1", jitter_min=0.1, jitter_max=1.9, student_augment=student)
+        experiment = tiny.experiment(model_dir=str(tmp_path), **options)
+        teacher = tiny.teacher_result(tmp_path, experiment, source.categories)
         run_ = loop.SelfTraining(build_task(experiment, source.categories), experiment, None, source, source, None)
         run_.train_teacher()
-        run_.train_student(source, "nowhere")
-        run_.train_control()
+        run_.train_student(source, teacher)
+        run_.train_control(teacher)
         found = {name: (p.autoaugment, p.jitter_min, p.jitter_max, preset) for name, (p, preset) in seen.items()}
-        assert found == {"teacher": ("", 0.1, 1.9, "s1"), "control": ("", 0.1, 1.9, "s1"), "student": expected}
+        assert found == {"teacher": ("", 0.1, 1.9, "s1"), "control": expected, "student": expected}

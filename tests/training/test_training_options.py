@@ -11,7 +11,6 @@ from official.self_training import loop
 from official.tasks.registry import build_task
 from official.training.distribution import build_strategy, set_up_runtime
 from official.training.optimizer import LARS, Adam, Momentum, RMSprop, build_optimizer, current_learning_rate
-from official.training.recovery import Checkpoints
 from official.training.trainer import joint_task
 from tests import tiny
 from tests.self_training.test_label_store import label
@@ -131,11 +130,11 @@ def test_devices_precision_and_determinism():
 
 @pytest.fixture
 def phases(monkeypatch):
-    """What the loop asks of its phases: name -> (phase, function that gives the first weights)."""
+    """What the loop asks of its phases: name -> (phase, function that gives a trainer its first weights)."""
     seen = {}
 
     class Recorded:
-        def __init__(self, task, experiment, phase, evaluation, strategy, initialize=None):
+        def __init__(self, task, experiment, phase, evaluation, strategy, initialize, origin):
             seen[phase.name] = (phase, initialize)
 
         def run(self):
@@ -155,26 +154,28 @@ def test_where_the_student_starts(phases, tmp_path):
     """From the teacher, heads and all; as the teacher did, from nothing; or from a backbone's file."""
     source = tiny.scenes_source(task="classification", count=4)
     options = dict(task="classification", weight_average=0.0, model_dir=str(tmp_path))
-    teacher = loop_of(source, **options).task.build_model()
+    taught = loop_of(source, **options)
+    teacher = taught.task.build_model()
     generator = np.random.default_rng(0)
     for variable in teacher.variables:
         variable.assign(generator.uniform(0.1, 1.0, variable.shape))
-    checkpoint = Checkpoints(str(tmp_path / "teacher"), {"model": teacher}).save(1)
+    result = tiny.teacher_result(tmp_path / "teacher", taught.experiment, source.categories, teacher)
     values = {v.name.split(":")[0]: v.numpy() for v in teacher.backbone.variables}
     write_weights(str(tmp_path / "w.npz"), Weights(values, "test"))
 
-    model = loop_of(source, **options).task.build_model()
+    trainer = make_trainer(**options, human=source, pseudo=False)
+    model = trainer.model
     backbone = {v.name for v in model.backbone.variables}
 
     def given(student_init):
         """Whether a model of zeros gets the teacher's backbone, and its head; None if it is left alone."""
-        loop_of(source, **options, student_init=student_init).train_student(source, checkpoint)
+        loop_of(source, **options, student_init=student_init).train_student(source, result)
         start = phases["student"][1]
         for variable in model.variables:
             variable.assign(tf.zeros_like(variable))
         if start is None:
             return None
-        start(model)
+        start(trainer)
         same = {a.name: (a.numpy() == b.numpy()).all() for a, b in zip(model.variables, teacher.variables)}
         return all(same[n] for n in backbone), all(same[n] for n in same if n not in backbone)
 
@@ -186,9 +187,10 @@ def test_where_the_student_starts(phases, tmp_path):
 def test_how_long_and_how_fast_the_phases_are(phases, tmp_path):
     options = dict(teacher_steps=7, student_steps=5, student_learning_rate=0.04, model_dir=str(tmp_path))
     run_ = loop_of(tiny.scenes_source(count=4), **options)
+    teacher = tiny.teacher_result(tmp_path, run_.experiment, run_.task.categories)
     run_.train_teacher()
-    run_.train_control()
-    run_.train_student(run_.labeled, "nowhere")
+    run_.train_control(teacher)
+    run_.train_student(run_.labeled, teacher)
     found = {name: (phase.steps, phase.learning_rate) for name, (phase, _) in phases.items()}
     assert found == {"teacher": (7, 0.0), "control": (12, 0.0), "student": (5, 0.04)}
     trainer = make_trainer(pseudo=False, task="classification", learning_rate=0.5)
