@@ -10,15 +10,27 @@ import time
 import pytest
 
 from tests import tiny
+from tests.forked_main import ForkedMain
 
 FLAGS = dict(pictures=0, teacher_steps=24, student_steps=24, label_shard_size=2, eval_data="", checkpoint_every=3)
 JOINT = dict(joint_data="scenes:unlabeled,count=8", joint_weight=0.2, joint_batch_size=8, joint_image_size=32)
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 
-def start(model_dir, task):
+def arguments(model_dir, task):
     """The whole loop of a task; detection is trained jointly, so that its third stream is resumed too."""
-    command = [sys.executable, "main.py", *tiny.command_line(**FLAGS, **(JOINT if task == "detection" else {}), task=task), f"--model_dir={model_dir}"]
+    joint = JOINT if task == "detection" else {}
+    return [*tiny.command_line(**FLAGS, **joint, task=task), f"--model_dir={model_dir}"]
+
+
+def start(model_dir, task):
+    """A run in a fork of a process that has TensorFlow imported."""
+    return ForkedMain(arguments(model_dir, task))
+
+
+def start_alone(model_dir, task):
+    """A run in a process of its own from the first import on."""
+    command = [sys.executable, "main.py", *arguments(model_dir, task)]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
@@ -49,7 +61,7 @@ def labels(model_dir):
 def straight(request, tmp_path_factory):
     """(task, the folder of a run that was not disturbed)."""
     folder = tmp_path_factory.mktemp("straight")
-    finish(start(folder, request.param))
+    finish(start_alone(folder, request.param))
     return request.param, folder
 
 
