@@ -17,7 +17,7 @@ from official.jobs.settling import settled
 from official.self_training import loop as loops
 from official.self_training.label_store import LabelError
 from official.tasks.registry import build_task
-from official.trained_model import ModelError, adopted, describe
+from official.trained_model import ModelError, adopted, describe, described
 from official.training.loading import find_model, load_model, starting_weights
 from official.training.phases import spoiled
 from official.training.recovery import find_checkpoint
@@ -128,6 +128,15 @@ def test_flags_that_are_not_given_come_from_the_model_and_contradictions_are_sho
     assert "backbone" not in str(caught.value)
     resized = experiment_from({**finished[1], "image_size": 96})
     assert adopted(resized, model, because="x").model.image_size == 96  # a wish, not a contradiction
+
+
+def test_crops_travel_with_a_classifier():
+    """It is judged, and labels, with the crops that it was made with, unless others are given."""
+    made = tiny.experiment(task="classification", crop_style="noisy_student")
+    model = described(made, (Category(1, "a"),), phase="teacher", step=1, steps=1, averaged=False)
+    assert model.experiment(tiny.experiment(task="classification")).data.crop_style == "noisy_student"
+    given = tiny.experiment(task="classification", crop_style="efficientnet")
+    assert model.experiment(given).data.crop_style == adopted(given, model, because="x").data.crop_style == "efficientnet"
 
 
 # --- the teacher -----------------------------------------------------------------------------------
