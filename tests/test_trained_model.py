@@ -142,11 +142,16 @@ def test_crops_travel_with_a_classifier():
 # --- the teacher -----------------------------------------------------------------------------------
 
 
-def test_a_teacher_labels_as_the_network_that_it_is(finished, tmp_path):
-    """A command that repeats nothing of the network makes the very labels that the run itself made."""
+@pytest.mark.parametrize(
+    "student", (dict(), dict(student_init="scratch", anchor_scale=5.0, activation="relu", input_normalization="imagenet"))
+)
+def test_a_teacher_labels_as_the_network_that_it_is(finished, tmp_path, student):
+    """A command that repeats nothing of the network, or is for another one, makes the labels that the run itself made."""
     folder, flags, _ = finished
     plain = without({**flags, "model_dir": str(tmp_path), "teacher": folder + "/teacher"}, *NETWORK, "image_size")
-    experiment = settled(plain)
+    given = {name: plain.flags()[name] for name in plain.given}
+    experiment = settled(experiment_from({**given, **student}))
+    assert experiment.model.anchor_scale == student.get("anchor_scale", NETWORK["anchor_scale"])
     labeled, _ = opening.open_labeled(experiment)
     pool = opening.open_unlabeled(experiment, None)
     task = build_task(experiment, labeled.categories)
