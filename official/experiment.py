@@ -34,6 +34,8 @@ class Data:
     scenes_size: int = option(160, "Side of the embedded pictures in pixels.", lower=32)
     max_boxes: int = option(100, "Boxes per training picture; further ones are left out.", lower=1)
     max_skipped_fraction: float = option(0.1, "Unusable share of a data set above which a run fails.", lower=0.0, upper=1.0)
+    crowd: str = option("ignore", "What an object that is marked as a crowd, difficult or a group is: ignored, or an object like others.", choices=("ignore", "objects"))
+    stated_size: str = option("check", "An image of another size than its annotations state (EXIF turns are understood): left out, or its boxes and masks scaled to it where the shapes agree.", choices=("check", "scale"))
     max_image_pixels: int = option(100_000_000, "A picture whose header claims more is skipped.", lower=1)
     check_images: str = option("full", "How a picture is checked before the run: every pixel, or header and end.", choices=("full", "header"))
     crop_style: str = option(

@@ -3,40 +3,23 @@
 from __future__ import annotations
 
 import collections
-import json
+import dataclasses
 import os
-from typing import Any
+from typing import Any, Sequence
 
 import numpy as np
 
 from official.data import image_files
-from official.data.coco_masks import class_map_reader, mask_categories
-from official.data.source import Annotations, Category, DataError, InputReport, Source, clean_boxes
+from official.data.coco_json import load_coco_json
+from official.data.coco_masks import class_map_reader, mask_categories, outline_box
+from official.data.frames import Frames, frames_of
+from official.data.input_report import DataError, InputReport, printable, shown
+from official.data.labels import (
+    UNLISTED, UNUSABLE, ImageTable, RawObjects, clean_objects, file_id, identifier, note_crowded_classes, number,
+)  # fmt: skip
+from official.data.source import Annotations, Category, Source
 
-
-def load_coco_json(path: str) -> dict[str, Any]:
-    """Reads an annotation file and checks its shape.
-
-    Raises:
-      DataError: absent, not JSON, not COCO, or an image id twice.
-    """
-    if not os.path.isfile(path):
-        raise DataError(f"no COCO file {path}")
-    try:
-        with open(path, encoding="utf-8") as file:
-            data = json.load(file)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not JSON: {error}") from error
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(data, dict) or not isinstance(data.get(key), list):
-            raise DataError(f'{path} is not a COCO annotation file: it has no list "{key}"')
-    for image in data["images"]:
-        if not isinstance(image, dict) or "id" not in image:
-            raise DataError(f"{path}: an image has no id: {str(image)[:100]}")
-    repeated = [i for i, n in collections.Counter(str(m["id"]) for m in data["images"]).items() if n > 1]
-    if repeated:
-        raise DataError(f"{path}: image id {repeated[0]} occurs more than once ({len(repeated)} such ids)")
-    return data
+GUESSED_FROM = 50  # images whose folder is looked for, before it must be said
 
 
 def open_coco(
@@ -44,9 +27,12 @@ def open_coco(
     image_folder: str | None = None,
     *,
     masks: bool = False,
+    labeled: bool = True,
     full_check: bool = True,
     max_pixels: int = 100_000_000,
     max_skipped_fraction: float = 0.1,
+    crowd: str = "ignore",
+    stated_size: str = "check",
 ) -> Source:
     """A source over a COCO JSON and its image folder.
 
@@ -54,142 +40,229 @@ def open_coco(
       path: the JSON.
       image_folder: where the `file_name`s are; looked for beside the JSON when not given.
       masks: labels are class maps rendered from the segmentations, in place of boxes.
+      labeled: False reads images alone; the file needs no annotations.
+      crowd: see `official.data.labels.clean_objects`.
+      stated_size: "check": an image of another size than the JSON states is left out; "scale": its labels are scaled.
 
     Raises:
       DataError: see `load_coco_json`; no folder; too much unusable.
     """
-    data = load_coco_json(path)
+    data = load_coco_json(path, labeled=labeled, outlines=masks)
     word, report = f"coco:{path}", InputReport()
     folder = image_folder or _guess_folder(path, data)
     image_files.require_folder(folder, word)
-    images, paths = [], []
-    for image in data["images"]:
-        name = image.get("file_name")
-        target = image_files.safe_join(folder, name) if isinstance(name, str) and name else None
-        if target is None:
-            report.skip_image("file_name is missing or leaves the image folder", str(name), image["id"])
-        else:
-            images.append(image)
-            paths.append(target)
-    ids = [str(image["id"]) for image in images]
+    records, paths = _found_images(data["images"], folder, report)
+    ids = [identifier(image["id"]) for image in records]
     facts = image_files.inspect_images(paths, ids, report, full=full_check, max_pixels=max_pixels)
-    report.check(word, len(data["images"]), max_skipped_fraction)
     kept = [i for i, fact in enumerate(facts) if fact is not None]
-    facts = [_as_annotated(facts[i], images[i]) for i in kept]
-    paths, ids = [paths[i] for i in kept], [ids[i] for i in kept]
-    categories = _categories(data, path)
-    sizes = np.array([(fact.height, fact.width) for fact in facts], np.int32).reshape(-1, 2)
+    frames = None
+    if labeled:
+        chosen = ([column[i] for i in kept] for column in (records, facts, paths, ids))
+        frames, usable = _frames(*chosen, report, scaled=stated_size == "scale")
+        kept = [i for i, fits in zip(kept, usable) if fits]
+        frames = frames.take(usable)
+    report.check(word, len(data["images"]), max_skipped_fraction)
     source = Source(
         word=word,
-        ids=np.array(ids),
-        sizes=sizes,
-        read_image=image_files.path_reader(paths, [fact.orientation for fact in facts]),
-        file_names=np.array(paths),
+        ids=np.array([ids[i] for i in kept]),
+        sizes=np.array([(facts[i].height, facts[i].width) for i in kept], np.int32).reshape(-1, 2),
+        read_image=image_files.path_reader([paths[i] for i in kept], [facts[i] for i in kept]),
+        file_names=np.array([image_files.displayed(paths[i]) for i in kept]),
         report=report,
+        file_ids=_objects([file_id(records[i]["id"]) for i in kept]),
+        frames=frames,
     )
+    return _labelled(source, data, path, masks, max_skipped_fraction, crowd) if labeled else source
+
+
+def _labelled(
+    source: Source, data: dict[str, Any], path: str, masks: bool, max_skipped_fraction: float, crowd: str
+) -> Source:
+    categories, category_ids = read_categories(data, path)
+    annotations, rows = read_objects(data, source, category_ids, crowd=crowd)
     if masks:
-        return source.with_masks(class_map_reader(data, categories, ids, sizes, report), mask_categories(categories))
-    return source.with_annotations(_annotations(data, categories, ids, sizes, paths, report), categories)
+        read = class_map_reader([data["annotations"][row] for row in rows], annotations, source)
+        source.report.check_objects(source.word, max_skipped_fraction)
+        return source.with_masks(read, mask_categories(categories))
+    source.report.check_objects(source.word, max_skipped_fraction)
+    note_crowded_classes(annotations, categories, source.report)
+    return dataclasses.replace(source.with_annotations(annotations, categories), category_ids=category_ids)
+
+
+def _objects(values: Sequence[Any]) -> np.ndarray:
+    """A NumPy column that keeps integers integers and text text."""
+    column = np.empty(len(values), object)
+    column[:] = values
+    return column
+
+
+def _found_images(images: list[dict], folder: str, report: InputReport) -> tuple[list[dict], list[str]]:
+    """The images whose names are inside the folder, and their paths."""
+    finder = image_files.ImageFinder(folder)
+    records, paths = [], []
+    for image in images:
+        name = image.get("file_name")
+        target = finder.inside(name) if isinstance(name, str) and name else None
+        if target is None:
+            report.skip_image("file_name is missing or leaves the image folder", str(name), file_id(image["id"]))
+        else:
+            records.append(image)
+            paths.append(target)
+    return records, paths
 
 
 def _guess_folder(path: str, data: dict[str, Any]) -> str:
     here = os.path.dirname(os.path.abspath(path))
-    first = data["images"][0].get("file_name", "") if data["images"] else ""
+    names = [name for image in data["images"][:GUESSED_FROM] if isinstance(name := image.get("file_name"), str) and name]
     for folder in (os.path.join(here, "images"), os.path.join(here, "..", "images"), here):
-        if os.path.isfile(os.path.join(folder, str(first))):
+        if any(os.path.isfile(target) for name in names if (target := image_files.safe_join(folder, name))):
             return folder
     raise DataError(f"coco:{path}: its images are not beside it; say where with coco:{path},IMAGE_FOLDER")
 
 
-def _as_annotated(fact: image_files.ImageFacts, image: dict) -> image_files.ImageFacts:
-    """Keeps the stored orientation where the JSON's size says that the boxes were drawn on it."""
-    stated = (image.get("height"), image.get("width"))
-    stored = (fact.width, fact.height) if fact.orientation >= 5 else (fact.height, fact.width)
-    if fact.orientation >= 5 and stated == stored and stated != (fact.height, fact.width):
-        return image_files.ImageFacts(stored[0], stored[1], 1)
-    return fact
+def _stated(image: dict) -> tuple[float, float]:
+    return number(image.get("height")), number(image.get("width"))
 
 
-def _categories(data: dict[str, Any], path: str) -> tuple[Category, ...]:
-    try:
-        found = [Category(int(c["id"]), str(c.get("name", c["id"]))) for c in data["categories"]]
-    except (TypeError, KeyError, ValueError) as error:
-        raise DataError(f"{path}: a category has no integer id: {error}") from error
-    for field in ("id", "name"):
-        counts = collections.Counter(getattr(c, field) for c in found)
-        if counts and max(counts.values()) > 1:
-            raise DataError(f"{path}: category {field} {counts.most_common(1)[0][0]!r} occurs more than once")
-    return tuple(sorted(found, key=lambda c: c.id))
+def _frames(records, facts, paths, ids, report, *, scaled: bool) -> tuple[Frames, np.ndarray]:
+    shown_sizes = np.array([(fact.height, fact.width) for fact in facts], np.int32).reshape(-1, 2)
+    stated = np.array([_stated(image) for image in records], np.float64).reshape(-1, 2)
+    return frames_of(stated, shown_sizes, [fact.orientation for fact in facts], paths, ids, report, scaled=scaled)
 
 
-def _annotations(data, categories, ids, sizes, paths, report) -> Annotations:
-    class_of = {category.id: i for i, category in enumerate(categories)}
-    known, listed = set(ids), {str(image["id"]) for image in data["images"]}
-    rows = collections.defaultdict(list)
-    for annotation in data["annotations"]:
-        image_id = str(annotation.get("image_id"))
-        if image_id not in known:
-            if image_id not in listed:
-                report.note("annotation of an image that is not listed", "", image_id)
-        elif annotation.get("category_id") not in class_of:
-            report.note(f"unknown category id {annotation.get('category_id')}", "", image_id)
-        else:
-            rows[image_id].append(annotation)
-    per_image = []
-    for image_id, size, path in zip(ids, sizes, paths):
-        objects = _columns(rows[image_id], class_of)
-        per_image.append(clean_boxes(objects, tuple(size), report, path, image_id))
-    return Annotations.from_images(per_image)
+def read_categories(data: dict[str, Any], path: str) -> tuple[tuple[Category, ...], tuple[int | str, ...]]:
+    """The classes in the order of their ids, and their ids as they stand in the file.
+
+    Ids that are no numbers become 1, 2, ... in their order.
+
+    Raises:
+      DataError: an id or a name is missing or occurs twice.
+    """
+    if not all(isinstance(c, dict) and identifier(c.get("id")) is not None for c in data["categories"]):
+        raise DataError(f"{path}: a category has no id: {shown(data['categories'])}")
+    ids = [file_id(c["id"]) for c in data["categories"]]
+    names = [printable(str(c.get("name", i))) for c, i in zip(data["categories"], ids)]
+    for field, values in (("id", list(map(identifier, ids))), ("name", names)):
+        repeated = [value for value, n in collections.Counter(values).items() if n > 1]
+        if repeated:
+            raise DataError(f"{path}: category {field} {shown(repeated)} occurs more than once")
+    numbers = [_integer(i) for i in ids]
+    if None in numbers:
+        numbers = [sorted(map(str, ids)).index(str(i)) + 1 for i in ids]
+    order = sorted(range(len(ids)), key=numbers.__getitem__)
+    return tuple(Category(numbers[i], names[i]) for i in order), tuple(ids[i] for i in order)
 
 
-def _columns(annotations: list[dict], class_of: dict[int, int]) -> dict[str, np.ndarray]:
-    return {
-        "boxes": np.array([_yxyx(a.get("bbox")) for a in annotations], np.float64).reshape(-1, 4),
-        "classes": np.array([class_of[a["category_id"]] for a in annotations], np.int32),
-        "crowd": np.array([bool(a.get("iscrowd", 0)) for a in annotations], bool),
-        "area": np.array([_number(a.get("area")) for a in annotations], np.float32),
-    }
+def _integer(value: int | str) -> int | None:
+    text = identifier(value)
+    return int(text) if text.lstrip("-").isdecimal() and len(text) < 19 else None
 
 
-def _yxyx(bbox: Any) -> tuple[float, float, float, float]:
-    if not isinstance(bbox, (list, tuple)) or len(bbox) != 4:
-        return (np.nan,) * 4
-    x, y, width, height = map(_number, bbox)
-    return y, x, y + height, x + width
+def read_objects(
+    data: dict[str, Any], source: Source, category_ids: Sequence[int | str], *, crowd: str = "ignore"
+) -> tuple[Annotations, np.ndarray]:
+    """The cleaned objects of the images of `source`, and which annotations of the file they are.
+
+    Args:
+      data: of `load_coco_json`; source: its usable images; category_ids: in the order of the classes.
+    """
+    place = {identifier(image["id"]): UNUSABLE for image in data["images"]}
+    place.update({image_id: i for i, image_id in enumerate(source.ids.tolist())})
+    rows = data["annotations"]
+    raw = RawObjects(
+        images=_image_indices([a.get("image_id") for a in rows], place),
+        boxes=[a["bbox"] if a.get("bbox") is not None else outline_box(a.get("segmentation")) for a in rows],
+        classes=[a.get("category_id") for a in rows],
+        box_format="xywh",
+        crowd=[a.get("iscrowd", 0) for a in rows],
+        area=[a.get("area") for a in rows],
+        ids=[a.get("id") for a in rows],
+    )
+    names = source.file_names if source.file_names is not None else [""] * len(source)
+    table = ImageTable(source.ids.tolist(), list(map(str, names)), source.sizes, source.frames)
+    class_of = {identifier(category_id): i for i, category_id in enumerate(category_ids)}
+    return clean_objects(raw, table, class_of, source.report, crowd=crowd)
 
 
-def _number(value: Any) -> float:
-    return float(value) if isinstance(value, (int, float)) else float("nan")
+def _image_indices(references: list, place: dict[str, int]) -> np.ndarray:
+    known = {}  # most annotations say an id as the image does; spelling every one out takes a second in COCO
+
+    def index(reference):
+        key = (type(reference), reference) if isinstance(reference, (int, str, float)) else None
+        if key not in known:
+            known[key] = place.get(identifier(reference), UNLISTED)
+        return known[key]
+
+    return np.fromiter(map(index, references), np.int64, len(references))
+
+
+def labels_alone(path: str, *, outlines: bool = False, crowd: str = "ignore") -> tuple[Source, dict[str, Any], np.ndarray]:
+    """An annotation file without its images: a source that reads none, the file's content, and the rows that it kept.
+
+    Raises:
+      DataError: see `load_coco_json`.
+    """
+    data, report = load_coco_json(path, outlines=outlines), InputReport()
+    stated = np.nan_to_num(np.array([_stated(i) for i in data["images"]], np.float64).reshape(-1, 2), posinf=0, neginf=0)
+
+    def read_image(index):
+        raise DataError(f"{path} was opened without its images")
+
+    source = Source(
+        word=f"coco:{path}",
+        ids=np.array([identifier(image["id"]) for image in data["images"]]),
+        sizes=np.clip(stated, 0, 2**31 - 1).astype(np.int32),
+        read_image=read_image,
+        file_names=np.array([printable(str(image.get("file_name", ""))) for image in data["images"]]),
+        report=report,
+        file_ids=_objects([file_id(image["id"]) for image in data["images"]]),
+    )
+    categories, category_ids = read_categories(data, path)
+    annotations, rows = read_objects(data, source, category_ids, crowd=crowd)
+    note_crowded_classes(annotations, categories, report)
+    labelled = dataclasses.replace(source.with_annotations(annotations, categories), category_ids=category_ids)
+    return labelled, data, rows
 
 
 def to_coco(source: Source, *, with_scores: bool = False) -> dict[str, Any]:
-    """A source as a COCO dict: images, annotations, categories.
+    """A source as a COCO dict: images, annotations, categories, with the ids and in the pixels of the file it is from.
 
     Args:
       source: labelled.
       with_scores: adds "score" to every annotation (for pseudo labels).
     """
-    image_ids = source.coco_image_ids()
+    image_ids, category_ids = source.coco_image_ids(), source.own_category_ids()
+    sizes = source.sizes if source.frames is None else source.frames.sizes
     images, annotations = [], []
     for i, image_id in enumerate(image_ids):
-        height, width = (int(v) for v in source.sizes[i])
+        height, width = (int(v) for v in sizes[i])
         name = str(source.file_names[i]) if source.file_names is not None else str(source.ids[i])
         images.append({"id": image_id, "file_name": name, "height": height, "width": width})
         objects = source.annotations.of(i)
-        for box, label, crowd, area, score in zip(*(objects[c] for c in ("boxes", "classes", "crowd", "area", "scores"))):
+        boxes, areas = in_file(source, i, objects["boxes"], objects["area"])
+        for box, label, crowd, area, score in zip(boxes, objects["classes"], objects["crowd"], areas, objects["scores"]):
             annotations.append(
                 {
                     "id": len(annotations) + 1,
                     "image_id": image_id,
-                    "category_id": source.categories[label].id,
+                    "category_id": category_ids[label],
                     "bbox": to_xywh(box),
                     "area": float(area),
                     "iscrowd": int(crowd),
                     **({"score": float(score)} if with_scores else {}),
                 }
             )
-    categories = [{"id": c.id, "name": c.name} for c in source.categories]
+    categories = [{"id": i, "name": c.name} for i, c in zip(category_ids, source.categories) if i is not None]
     return {"info": {}, "images": images, "annotations": annotations, "categories": categories}
+
+
+def in_file(source: Source, index: int, boxes: np.ndarray, area: np.ndarray | None = None):
+    """Boxes [N, 4] yxyx of the image as read, and their areas, in pixels of the file that the image is from."""
+    if source.frames is None:
+        return boxes, area
+    images = np.full(len(boxes), index)
+    scale = source.frames.area_scale(np.array([index]))[0]
+    return source.frames.to_file(boxes, images), None if area is None else area / scale
 
 
 def to_xywh(box: np.ndarray) -> list[float]:

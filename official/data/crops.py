@@ -40,6 +40,8 @@ def object_crops(source: Source) -> Source:
         sizes=(frames[:, 2:] - frames[:, :2]).astype(np.int32),
         read_image=_reader(source, picture[chosen], frames),
         file_names=source.file_names[picture[chosen]] if source.file_names is not None else None,
+        file_ids=None,
+        frames=None,
     ).with_classes(columns.classes[chosen], source.categories)
 
 

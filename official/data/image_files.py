@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import io
 import os
 import warnings
 from typing import Callable, Sequence
@@ -15,78 +16,115 @@ from typing import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 import tqdm
-from PIL import Image
+from PIL import Image, ImageOps
 
-from official.data.source import DataError, InputReport
+from official.data.coco_json import LFS_POINTER, LFS_REASON
+from official.data.image_places import EXTENSIONS, ImageFinder, displayed, holds_labels, require_folder, safe_join, walk  # noqa: F401, E501
+from official.data.input_report import InputReport
 
-READABLE = ("JPEG", "MPO", "PNG", "GIF", "BMP")  # what the graph can decode
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff")
+IN_GRAPH = ("JPEG", "MPO", "PNG", "GIF", "BMP")  # what TensorFlow decodes
+BY_PILLOW = ("WEBP", "TIFF")  # what it does not
+_PILLOW_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I;16B", "I;16L", "RGBX", "YCbCr", "LAB")
 _EXIF_ORIENTATION = 0x0112
 _QUIET_COUNT = 2000  # below it no progress bar
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageFacts:
-    """Size (height, width) as a viewer shows it, EXIF orientation, and notes worth counting."""
+    """Size (height, width) as a viewer shows it, EXIF orientation, whether Pillow reads it, and notes worth counting."""
 
     height: int
     width: int
     orientation: int = 1
+    by_pillow: bool = False
     notes: tuple[str, ...] = ()
 
 
-def inspect_image(path: str, *, full: bool = True, max_pixels: int = 100_000_000) -> ImageFacts | str:
-    """Looks at one file.
+def inspect_image(path: str | bytes, *, full: bool = True, max_pixels: int = 100_000_000) -> ImageFacts | str:
+    """Looks at one file, or at its bytes.
 
     Args:
-      path: local path.
-      full: decode every pixel (finds damage anywhere) instead of the header and the last bytes.
+      path: local path, or bytes of the file.
+      full: decode every pixel with the decoder that will read it, instead of the header and the last bytes.
       max_pixels: a header that claims more is not decoded.
 
     Returns:
       Facts, or the reason why the file cannot be used.
     """
-    if not os.path.isfile(path):
+    if isinstance(path, str) and not os.path.isfile(path):
         return "file is absent"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(path) as image:
+            with Image.open(io.BytesIO(path) if isinstance(path, bytes) else path) as image:
                 return _facts(image, path, full, max_pixels)
     except Image.DecompressionBombError:
         return f"header claims more than {max_pixels} pixels"
     except Exception as error:  # Pillow raises many kinds for broken files
+        if _content(path, len(LFS_POINTER)) == LFS_POINTER:
+            return LFS_REASON
         return f"not a readable image ({type(error).__name__}: {str(error)[:80]})"
 
 
-def _facts(image: Image.Image, path: str, full: bool, max_pixels: int) -> ImageFacts | str:
+def _content(path: str | bytes, length: int = -1) -> bytes:
+    if isinstance(path, bytes):
+        return path if length < 0 else path[:length]
+    try:
+        with open(path, "rb") as file:
+            return file.read(length)
+    except OSError:
+        return b""
+
+
+def _facts(image: Image.Image, path: str | bytes, full: bool, max_pixels: int) -> ImageFacts | str:
     width, height = image.size
     if width * height > max_pixels:
         return f"header claims more than {max_pixels} pixels"
-    if image.format not in READABLE:
-        return f"format {image.format} is not supported; convert it to JPEG or PNG"
+    by_pillow = image.format in BY_PILLOW
+    if not by_pillow and image.format not in IN_GRAPH:
+        return f"format is not supported; convert it to JPEG or PNG ({image.format})"
     notes = []
     if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
-        notes.append("animated image: first frame used")
-    if image.format == "BMP" and image.mode not in ("RGB", "L"):
-        return f"BMP of mode {image.mode} is not supported; convert it to PNG"
+        notes.append("animated image: first frame used" if image.format == "GIF" else "image of several frames: first frame used")
+    if image.format == "BMP" and image.mode not in ("RGB", "L") or by_pillow and image.mode not in _PILLOW_MODES:
+        return f"pixels are of a kind that is not supported; convert it to an 8-bit PNG ({image.format} of mode {image.mode})"
     orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
     orientation = orientation if orientation in range(1, 9) else 1
-    if full:
-        image.load()
-    elif not _has_end(path, image.format):
-        return "file is truncated"
+    if by_pillow:
+        orientation = 1 if image.format == "TIFF" else orientation  # Pillow gives a TIFF's size upright already
+    reason = _damage(image, path, full, by_pillow)
+    if reason:
+        return reason
     if orientation >= 5:
         width, height = height, width
-    return ImageFacts(height, width, orientation, tuple(notes))
+    return ImageFacts(height, width, orientation, by_pillow, tuple(notes))
 
 
-def _has_end(path: str, image_format: str) -> bool:
+def _damage(image: Image.Image, path: str | bytes, full: bool, by_pillow: bool) -> str:
+    """Why the pixels cannot be read, "" if they can."""
+    if not full:
+        return "" if _has_end(path, image.format) else "file is truncated"
+    if by_pillow:
+        image.load()
+        return ""
+    try:
+        shape = tf.io.decode_image(_content(path), channels=3, expand_animations=False).shape
+    except tf.errors.InvalidArgumentError as error:
+        return f"file is damaged, or of a kind that TensorFlow does not decode ({str(error.message)[:80]})"
+    if tuple(shape[:2]) != image.size[::-1]:
+        return f"pixels have another size than the header says ({shape[1]} x {shape[0]}, header {image.size[0]} x {image.size[1]})"
+    return ""
+
+
+def _has_end(path: str | bytes, image_format: str) -> bool:
+    marker = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}.get(image_format)
+    if marker is None:
+        return True
+    if isinstance(path, bytes):
+        return marker in path[-4096:]
     with open(path, "rb") as file:
         file.seek(max(0, os.path.getsize(path) - 4096))
-        tail = file.read()
-    marker = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}.get(image_format)
-    return marker is None or marker in tail
+        return marker in file.read()
 
 
 def inspect_images(
@@ -108,20 +146,52 @@ def inspect_images(
         found = list(tqdm.tqdm(found, "checking images", len(paths), disable=hidden, unit=" images"))
     for path, image_id, facts in zip(paths, ids, found):
         if isinstance(facts, str):
-            report.skip_image(facts, path, image_id)
+            report.skip_image(facts, displayed(path), image_id)
         else:
             for note in facts.notes:
-                report.note(note, path, image_id)
+                report.note(note, displayed(path), image_id)
     return [None if isinstance(facts, str) else facts for facts in found]
 
 
-def path_reader(paths: Sequence[str], orientations: Sequence[int]) -> Callable[[tf.Tensor], tf.Tensor]:
+def path_reader(paths: Sequence[str], facts: Sequence[ImageFacts]) -> Callable[[tf.Tensor], tf.Tensor]:
     """A graph function that reads picture i of a list of files, upright."""
-    table = tf.constant([str(path) for path in paths])
-    turns = tf.constant(np.asarray(orientations, np.int32))
+    table = tf.constant([os.fsencode(path) for path in paths])
+    turns = tf.constant(np.array([fact.orientation for fact in facts], np.int32))
+    any_by_pillow = any(fact.by_pillow for fact in facts)
+    pillow = tf.constant(np.array([fact.by_pillow for fact in facts], bool))
 
     def read(index):
-        return upright(decode(tf.io.read_file(tf.gather(table, index))), tf.gather(turns, index))
+        encoded = tf.io.read_file(tf.gather(table, index))
+        if not any_by_pillow:
+            return upright(decode(encoded), tf.gather(turns, index))
+        by_pillow = tf.gather(pillow, index)
+        image = tf.cond(by_pillow, lambda: decode_by_pillow(encoded), lambda: decode(encoded))
+        return upright(image, tf.where(by_pillow, 1, tf.gather(turns, index)))
+
+    return read
+
+
+def inspect_stored(encoded: bytes, *, full: bool = True, max_pixels: int = 100_000_000) -> ImageFacts | str:
+    """`inspect_image` of bytes in a record, whose labels are of the stored pixels: EXIF turns nothing there."""
+    facts = inspect_image(encoded, full=full, max_pixels=max_pixels) if encoded else "record has no image"
+    if isinstance(facts, ImageFacts) and facts.orientation >= 5:
+        return dataclasses.replace(facts, height=facts.width, width=facts.height, orientation=1)
+    return facts
+
+
+def stored_reader(read_encoded: Callable[[tf.Tensor], tf.Tensor], by_pillow: Sequence[bool]):
+    """A graph function that reads picture i from records, as it is stored.
+
+    Args:
+      read_encoded: record number -> bytes of the image.
+    """
+    pillow = tf.constant(np.array(by_pillow, bool))
+
+    def read(index):
+        encoded = read_encoded(index)
+        if not any(by_pillow):
+            return decode(encoded)
+        return tf.cond(tf.gather(pillow, index), lambda: decode_by_pillow(encoded, turn=False), lambda: decode(encoded))
 
     return read
 
@@ -130,6 +200,30 @@ def decode(encoded: tf.Tensor) -> tf.Tensor:
     """JPEG, PNG, GIF (first frame) or BMP bytes to uint8 [H, W, 3]; alpha is dropped, 16 bits become 8."""
     image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
     return tf.ensure_shape(image, [None, None, 3])
+
+
+def decode_by_pillow(encoded: tf.Tensor, turn: bool = True) -> tf.Tensor:
+    """WebP or TIFF bytes to uint8 [H, W, 3], as `decode` does; not for a graph that is exported.
+
+    Args:
+      turn: applies the EXIF orientation of a WebP; a TIFF is always upright.
+    """
+    pixels = tf.numpy_function(lambda e: pillow_pixels(e, turn), [encoded], tf.uint8, stateful=False)
+    return tf.ensure_shape(pixels, [None, None, 3])
+
+
+def pillow_pixels(encoded: bytes, turn: bool = True) -> np.ndarray:
+    """Uint8 [H, W, 3] of any file that Pillow reads; alpha is dropped, 16 bits become 8."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Image.open(io.BytesIO(encoded)) as image:
+            image = ImageOps.exif_transpose(image) if turn else image
+            if image.mode.startswith("I;16"):
+                grey = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
+                return np.repeat(grey[..., None], 3, axis=2)
+            if image.mode == "RGBA":  # not composed with black, as `decode`
+                return np.ascontiguousarray(np.asarray(image)[..., :3])
+            return np.asarray(image.convert("RGB"))
 
 
 def upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
@@ -145,16 +239,3 @@ def upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
 
     turned = tf.cond(orientation > 1, turn, lambda: image)
     return tf.ensure_shape(turned, [None, None, 3])
-
-
-def safe_join(folder: str, file_name: str) -> str | None:
-    """`folder/file_name`, or None if the name climbs out of the folder."""
-    root = os.path.realpath(folder)
-    path = os.path.realpath(os.path.join(root, file_name))
-    return os.path.join(folder, file_name) if path.startswith(root + os.sep) else None
-
-
-def require_folder(folder: str, word: str) -> None:
-    """Raises DataError if the folder is not there."""
-    if not os.path.isdir(folder):
-        raise DataError(f"{word}: no folder {folder}")

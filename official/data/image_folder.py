@@ -18,7 +18,7 @@ def open_folder(
     max_pixels: int = 100_000_000,
     max_skipped_fraction: float = 0.1,
 ) -> Source:
-    """A source over every picture below a folder; the id is the path inside it.
+    """A source over every picture below a folder, links followed; the id is the path inside it.
 
     Args:
       classes: the first folder of a picture's path is its class; a picture beside these folders is
@@ -29,29 +29,25 @@ def open_folder(
     """
     word, report = f"folder:{folder}", InputReport()
     image_files.require_folder(folder, word)
-    names: list[str] = []
-    for root, folders, files in os.walk(folder):
-        folders.sort()
-        for name in sorted(files):
-            if name.lower().endswith(image_files.EXTENSIONS):
-                names.append(os.path.relpath(os.path.join(root, name), folder))
+    names = list(image_files.walk(folder))
     if classes:
         names = _with_a_class(names, folder, report)
     paths = [os.path.join(folder, name) for name in names]
-    facts = image_files.inspect_images(paths, names, report, full=full_check, max_pixels=max_pixels)
+    shown = [image_files.displayed(name) for name in names]
+    facts = image_files.inspect_images(paths, shown, report, full=full_check, max_pixels=max_pixels)
     report.check(word, len(paths) + report.counts[NO_CLASS], max_skipped_fraction)
     kept = [i for i, fact in enumerate(facts) if fact is not None]
     source = Source(
         word=word,
-        ids=np.array([names[i] for i in kept]),
+        ids=np.array([shown[i] for i in kept]),
         sizes=np.array([(facts[i].height, facts[i].width) for i in kept], np.int32),
-        read_image=image_files.path_reader([paths[i] for i in kept], [facts[i].orientation for i in kept]),
-        file_names=np.array([paths[i] for i in kept]),
+        read_image=image_files.path_reader([paths[i] for i in kept], [facts[i] for i in kept]),
+        file_names=np.array([image_files.displayed(paths[i]) for i in kept]),
         report=report,
     )
     if not classes:
         return source
-    first = [_class_of(names[i]) for i in kept]
+    first = [_class_of(shown[i]) for i in kept]
     found = sorted(set(first))
     return source.with_classes([found.index(name) for name in first], [Category(i + 1, name) for i, name in enumerate(found)])
 
@@ -72,5 +68,5 @@ def _with_a_class(names: list[str], folder: str, report: InputReport) -> list[st
         )
     for name in names:
         if os.sep not in name:
-            report.skip_image(NO_CLASS, os.path.join(folder, name), name)
+            report.skip_image(NO_CLASS, image_files.displayed(os.path.join(folder, name)), image_files.displayed(name))
     return inside

@@ -120,7 +120,7 @@ def mask_source(
         word=word,
         ids=np.array([ids[i] for i in kept]),
         sizes=np.array([(facts[i].height, facts[i].width) for i in kept], np.int32),
-        read_image=image_files.path_reader([paths[i] for i in kept], [facts[i].orientation for i in kept]),
+        read_image=image_files.path_reader([paths[i] for i in kept], [facts[i] for i in kept]),
         file_names=np.array([paths[i] for i in kept]),
         report=report,
     )

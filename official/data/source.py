@@ -6,13 +6,15 @@ Boxes stay in memory (a hundred bytes an object); pictures stay where they are.
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import hashlib
 from typing import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
+
+from official.data.frames import Frames
+from official.data.input_report import DataError, InputReport, shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,49 +23,6 @@ class Category:
 
     id: int
     name: str
-
-
-class DataError(ValueError):
-    """Input that cannot be used; the message names the file and what would be right."""
-
-
-class InputReport:
-    """Counts and lists what was skipped or repaired while a source was opened."""
-
-    MAX_ENTRIES = 10_000  # listed one by one; all are counted
-
-    def __init__(self):
-        self.counts: collections.Counter = collections.Counter()
-        self.entries: list[dict] = []
-        self.skipped_images = 0
-
-    def note(self, reason: str, file: str, image_id: object = None) -> None:
-        """Counts one box dropped or picture repaired."""
-        self.counts[reason] += 1
-        if len(self.entries) < self.MAX_ENTRIES:
-            self.entries.append({"reason": reason, "file": str(file), "image_id": image_id})
-
-    def skip_image(self, reason: str, file: str, image_id: object = None) -> None:
-        """Counts one picture left out."""
-        self.skipped_images += 1
-        self.note(reason, file, image_id)
-
-    def check(self, word: str, total: int, max_skipped_fraction: float) -> None:
-        """Fails if too many pictures, or all of them, were left out.
-
-        Raises:
-          DataError: names the most frequent reason and its first file.
-        """
-        left = total - self.skipped_images
-        if self.skipped_images and (left <= 0 or self.skipped_images > max_skipped_fraction * total):
-            first = self.entries[0]
-            raise DataError(
-                f"{word}: {self.skipped_images} of {total} images cannot be used "
-                f"({dict(self.counts)}); the first is {first['file']} (id {first['image_id']}): "
-                f"{first['reason']}. Mend the files, or allow more with --max_skipped_fraction."
-            )
-        if left <= 0:
-            raise DataError(f"{word}: holds no image")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +74,11 @@ class Annotations:
 
     def take(self, indices: Iterable[int]) -> Annotations:
         """The annotations of the given pictures, in that order."""
-        return Annotations.from_images([self.of(i) for i in indices])
+        indices = np.asarray(list(indices), np.int64)
+        counts = self.counts()[indices]
+        splits = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        rows = np.repeat(self.row_splits[indices] - splits[:-1], counts) + np.arange(splits[-1])
+        return Annotations(splits, *(getattr(self, name)[rows] for name in _COLUMNS))
 
     def counts(self) -> np.ndarray:
         """Int64 [images], objects of every picture."""
@@ -147,6 +110,9 @@ class Source:
       image_probabilities: float32 [images, classes], soft labels beside `image_classes`, or None.
       file_names: str [images], for lists and messages.
       report: what was skipped when it was opened.
+      file_ids: object [images], ids as the file has them (integers or text), or None.
+      category_ids: of every class, its id in the file, None for one that the file lacks; None: those of `categories`.
+      frames: what the boxes of the file count in, where that is not the image as read.
     """
 
     word: str
@@ -160,6 +126,9 @@ class Source:
     image_probabilities: np.ndarray | None = None
     file_names: np.ndarray | None = None
     report: InputReport = dataclasses.field(default_factory=InputReport)
+    file_ids: np.ndarray | None = None
+    category_ids: tuple[int | str | None, ...] | None = None
+    frames: Frames | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -185,6 +154,8 @@ class Source:
             image_classes=taken(self.image_classes),
             image_probabilities=taken(self.image_probabilities),
             file_names=taken(self.file_names),
+            file_ids=taken(self.file_ids),
+            frames=self.frames and self.frames.take(indices),
         )
 
     def without_labels(self) -> Source:
@@ -207,7 +178,7 @@ class Source:
         return self._labelled_with(categories, image_classes=classes, image_probabilities=probabilities)
 
     def _labelled_with(self, categories: Sequence[Category], **labels) -> Source:
-        nothing = dict.fromkeys(("annotations", "read_mask", "image_classes", "image_probabilities"))
+        nothing = dict.fromkeys(("annotations", "read_mask", "image_classes", "image_probabilities", "category_ids"))
         return dataclasses.replace(self, categories=tuple(categories), **{**nothing, **labels})
 
     def aligned_to(self, categories: Sequence[Category]) -> Source:
@@ -218,11 +189,7 @@ class Source:
         """
         if not self.categories or tuple(categories) == self.categories:
             return self
-        place = {category.name: i for i, category in enumerate(categories)}
-        unknown = [c.name for c in self.categories if c.name not in place]
-        if unknown:
-            raise DataError(f"{self.word}: classes {unknown} are not among the model's {sorted(place)}")
-        table = np.array([place[c.name] for c in self.categories], np.int32)
+        place, table = {category.name: i for i, category in enumerate(categories)}, self._places(categories)
         if self.image_classes is not None:
             moved = np.where(self.image_classes >= 0, table[self.image_classes], -1)
             return self.with_classes(moved, categories)
@@ -231,10 +198,32 @@ class Source:
             values[: len(table)] = table
             return self.with_masks(lambda index: tf.gather(values, tf.cast(read(index), tf.int32)), categories)
         moved = dataclasses.replace(self.annotations, classes=table[self.annotations.classes])
-        return self.with_annotations(moved, tuple(categories))
+        ids: list[int | str | None] = [None] * len(categories)
+        for category, own in zip(self.categories, self.own_category_ids()):
+            if category.name in place:
+                ids[place[category.name]] = own
+        return dataclasses.replace(self.with_annotations(moved, tuple(categories)), category_ids=tuple(ids))
 
-    def coco_image_ids(self) -> list[int]:
-        """Integer ids for COCO files: the ids themselves where they are integers, else 1, 2, ..."""
+    def _places(self, categories: Sequence[Category]) -> np.ndarray:
+        """Int32 [classes], where each class is among `categories`; a class without an object may lack there."""
+        place = {category.name: i for i, category in enumerate(categories)}
+        unknown = {i: c.name for i, c in enumerate(self.categories) if c.name not in place}
+        if self.annotations is not None:
+            used = set(np.unique(self.annotations.classes).tolist())
+            unknown = {i: name for i, name in unknown.items() if i in used}
+        if unknown:
+            names = [c.name for c in categories]
+            raise DataError(f"{self.word}: classes {shown(unknown.values())} are not among the model's {shown(names, 20)}")
+        return np.array([place.get(c.name, -1) for c in self.categories], np.int32)
+
+    def own_category_ids(self) -> tuple[int | str | None, ...]:
+        """Of every class, its id in the file that labels are from; see `category_ids`."""
+        return self.category_ids if self.category_ids is not None else tuple(c.id for c in self.categories)
+
+    def coco_image_ids(self) -> list[int | str]:
+        """Ids for COCO files: the file's own, or the ids themselves where they are integers, else 1, 2, ..."""
+        if self.file_ids is not None:
+            return list(self.file_ids)
         if all(i.isdigit() and str(int(i)) == i for i in self.ids):
             return [int(i) for i in self.ids]
         return list(range(1, len(self) + 1))
@@ -278,32 +267,3 @@ def listed_subset(source: Source, wanted: Sequence[str]) -> tuple[Source, Source
         raise DataError(f"{source.word}: {len(missing)} listed ids are not in it, the first is {missing[0]!r}")
     chosen = np.unique([place[str(name)] for name in wanted])
     return source.subset(chosen), source.subset(np.setdiff1d(np.arange(len(source)), chosen))
-
-
-def clean_boxes(
-    objects: dict[str, np.ndarray], size: tuple[int, int], report: InputReport, file: str, image_id: object
-) -> dict[str, np.ndarray]:
-    """Drops boxes that cannot be learnt from, and counts them.
-
-    Args:
-      objects: columns of one picture, "boxes" as float [N, 4] yxyx.
-      size: (height, width).
-
-    Returns:
-      The columns without boxes that are not finite, have no positive area or lie outside.
-    """
-    boxes = np.asarray(objects["boxes"], np.float64).reshape(-1, 4)
-    height, width = size
-    finite = np.isfinite(boxes).all(axis=1)
-    safe = np.where(finite[:, None], boxes, 0.0)
-    positive = (safe[:, 2] > safe[:, 0]) & (safe[:, 3] > safe[:, 1])
-    inside = (safe[:, 0] < height) & (safe[:, 1] < width) & (safe[:, 2] > 0) & (safe[:, 3] > 0)
-    for reason, bad in (
-        ("box with a coordinate that is not a number", ~finite),
-        ("box with zero or negative width or height", finite & ~positive),
-        ("box outside its image", finite & positive & ~inside),
-    ):
-        for _ in range(int(bad.sum())):
-            report.note(reason, file, image_id)
-    keep = finite & positive & inside
-    return {name: np.asarray(column)[keep] for name, column in objects.items()}

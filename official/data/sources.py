@@ -8,17 +8,20 @@
     tfrecord:GLOB[+GLOB...]              TF Examples of the original stack
     tfds:BUILDER[/CONFIG][:SPLIT]        a prepared TensorFlow Datasets builder
 
+A comma, equals sign or plus in a path is understood where the path exists, and may be written as \\, \\= \\+.
 Where classes of pictures are wanted and a word has boxes, every object is cut out as a picture.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import os
 
 from official.data.coco import open_coco
 from official.data.crops import object_crops
 from official.data.image_folder import open_folder
 from official.data.mask_files import open_masks, open_voc_masks
+from official.data.labels import require_objects
 from official.data.scenes_source import open_scenes
 from official.data.source import DataError, Source
 from official.data.tfds_source import open_tfds
@@ -36,6 +39,8 @@ class ReadOptions:
     full_check: bool = True
     max_image_pixels: int = 100_000_000
     max_skipped_fraction: float = 0.1
+    crowd: str = "ignore"  # what an object marked as a crowd or difficult is: "ignore", or "objects" like others
+    stated_size: str = "check"  # an image of another size than its annotations state: left out, or "scale"
     label_kind: str = "boxes"  # "boxes", "masks" (class maps) or "classes" (of whole pictures)
 
     @property
@@ -60,13 +65,7 @@ def open_source(word: str, options: ReadOptions = ReadOptions(), *, labeled: boo
     Raises:
       DataError: unknown kind, malformed word, or what the kind's own loader raises.
     """
-    kind, _, rest = word.partition(":")
-    if kind not in _OPENERS:
-        raise DataError(f"data {word!r}: unknown kind {kind!r}; choose one of {sorted(_OPENERS)} (KIND:PLACE)")
-    place, *extras = rest.split(",")
-    if kind != "scenes" and not place:
-        raise DataError(f"data {word!r}: say where it is, as in {kind}:PLACE")
-    named = dict(e.split("=", 1) if "=" in e else ("images", e) for e in extras)
+    kind, place, named = parse_word(word)
     source = _OPENERS[kind](place, named, options, labeled)
     if named:
         raise DataError(f"data {word!r}: {kind} does not take {sorted(named)}")
@@ -76,15 +75,74 @@ def open_source(word: str, options: ReadOptions = ReadOptions(), *, labeled: boo
     labels = {"boxes": source.annotations, "masks": source.read_mask, "classes": source.image_classes}
     if labeled and labels[options.label_kind] is None:
         raise DataError(f"data {word!r} has no {options.label_kind}; it can be used with --unlabeled_data only")
+    if labeled and options.label_kind == "boxes":
+        require_objects(word, source.annotations)
     return dataclasses.replace(source, word=word)
 
 
-def _strictness(options: ReadOptions) -> dict:
-    return {"max_pixels": options.max_image_pixels, "max_skipped_fraction": options.max_skipped_fraction}
+_NAMES = ("images", "masks", "split", "classes", "count", "size", "ignore", "foreground", "palette", "feature")
+_ESCAPED = {f"\\{character}": chr(0xE000 + number) for number, character in enumerate(",=+\\")}
+
+
+def parse_word(word: str) -> tuple[str, str, dict[str, str]]:
+    """KIND:PLACE[,NAME=VALUE...][,IMAGES] -> (kind, place, values by name).
+
+    A comma, an equals sign or a plus in a path may be written with a backslash before it; one that is part of a path
+    that exists is understood without.
+
+    Raises:
+      DataError: unknown kind or no place.
+    """
+    kind, _, rest = word.partition(":")
+    if kind not in _OPENERS:
+        raise DataError(f"data {word!r}: unknown kind {kind!r}; choose one of {sorted(_OPENERS)} (KIND:PLACE)")
+    for written, kept in _ESCAPED.items():
+        rest = rest.replace(written, kept)
+    place, *extras = _joined(rest.split(","))
+    if kind != "scenes" and not place:
+        raise DataError(f"data {word!r}: say where it is, as in {kind}:PLACE")
+    named: dict[str, str] = {}
+    for extra in extras:
+        name, equals, value = extra.partition("=")
+        name, value = (name, value) if equals and _is_name(name, value, extra) else ("images", extra)
+        if name in named:
+            raise DataError(f"data {word!r}: {name} is said twice; a comma in a path may be written as \\\\,")
+        named[name] = _plain(value)
+    return kind, place if kind == "tfrecord" else _plain(place), named
+
+
+def _is_name(name: str, value: str, whole: str) -> bool:
+    return name in _NAMES or (name.isidentifier() and not os.path.exists(_plain(whole)))
+
+
+def _joined(parts: list[str]) -> list[str]:
+    """Puts together again what only together is a path that exists: the longest such run from each part on."""
+    found = []
+    while parts:
+        lengths = range(len(parts), 1, -1)
+        length = next((n for n in lengths if _is_path(",".join(parts[:n]))), 1)
+        found.append(",".join(parts[:length]))
+        parts = parts[length:]
+    return found
+
+
+def _is_path(text: str) -> bool:
+    name, _, value = text.partition("=")
+    return os.path.exists(_plain(text)) or (name in _NAMES and os.path.exists(_plain(value)))
+
+
+def _plain(text: str) -> str:
+    for written, kept in _ESCAPED.items():
+        text = text.replace(kept, written[1:])
+    return text
 
 
 def _file_checks(options: ReadOptions) -> dict:
-    return {"full_check": options.full_check, **_strictness(options)}
+    return {
+        "full_check": options.full_check,
+        "max_pixels": options.max_image_pixels,
+        "max_skipped_fraction": options.max_skipped_fraction,
+    }
 
 
 def _scenes(place, named, options, labeled):
@@ -95,8 +153,15 @@ def _scenes(place, named, options, labeled):
     )  # fmt: skip
 
 
+def _label_rules(options: ReadOptions) -> dict:
+    return {"crowd": options.crowd, "stated_size": options.stated_size}
+
+
 def _coco(place, named, options, labeled):
-    return open_coco(place, named.pop("images", None), masks=options.masks and labeled, **_file_checks(options))
+    return open_coco(
+        place, named.pop("images", None), masks=options.masks and labeled, labeled=labeled, **_label_rules(options),
+        **_file_checks(options),
+    )  # fmt: skip
 
 
 def _voc(place, named, options, labeled):
@@ -105,7 +170,7 @@ def _voc(place, named, options, labeled):
         return open_voc_masks(
             place, split, mask_folder=named.pop("masks", None), labeled=labeled, **_file_checks(options)
         )
-    return open_voc(place, split, image_folder=named.pop("images", None), **_file_checks(options))
+    return open_voc(place, split, image_folder=named.pop("images", None), **_label_rules(options), **_file_checks(options))
 
 
 def _masks(place, named, options, labeled):
@@ -119,13 +184,14 @@ def _folder(place, named, options, labeled):
 
 
 def _tfrecord(place, named, options, labeled):
-    return open_tfrecords(place, labeled=labeled, masks=options.masks, **_strictness(options))
+    return open_tfrecords(place, labeled=labeled, masks=options.masks, crowd=options.crowd, **_file_checks(options))
 
 
 def _tfds(place, named, options, labeled):
     return open_tfds(
-        place, data_dir=options.data_dir or None, labeled=labeled, label_kind=options.label_kind, **_strictness(options)
-    )
+        place, data_dir=options.data_dir or None, labeled=labeled, label_kind=options.label_kind, crowd=options.crowd,
+        feature=named.pop("feature", ""), **_file_checks(options),
+    )  # fmt: skip
 
 
 _OPENERS = {

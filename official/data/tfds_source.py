@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 
 import numpy as np
@@ -10,8 +11,11 @@ import tensorflow as tf
 
 from official.data import image_files
 from official.data.mask_files import highest_label, sized_class_map
-from official.data.source import Annotations, Category, DataError, InputReport, Source, clean_boxes
-from official.data.tfrecord import image_size, record_offsets, record_reader
+from official.data.coco_classes import COCO_CATEGORIES
+from official.data.input_report import DataError, InputReport
+from official.data.labels import ImageTable, RawObjects, clean_objects, note_crowded_classes
+from official.data.source import Category, Source
+from official.data.tfrecord import Place, record_reader, records
 
 
 def open_tfds(
@@ -20,6 +24,9 @@ def open_tfds(
     data_dir: str | None = None,
     labeled: bool = True,
     label_kind: str = "boxes",
+    feature: str = "",
+    crowd: str = "ignore",
+    full_check: bool = True,
     max_pixels: int = 100_000_000,
     max_skipped_fraction: float = 0.1,
 ) -> Source:
@@ -36,6 +43,9 @@ def open_tfds(
       label_kind: "boxes"; "masks": class maps, from a one-channel picture feature such as
         `segmentation_mask` of oxford_iiit_pet; "classes": of whole pictures, from a class feature
         or, where there is none, boxes (for `official.data.crops`).
+      feature: name of the feature that holds the labels; by default what the builder says is supervised, then the usual
+        names, then the only one that fits.
+      crowd: see `official.data.labels.clean_objects`.
 
     Raises:
       DataError: unknown builder or split, not prepared (says how to prepare it), no such labels.
@@ -47,40 +57,69 @@ def open_tfds(
     builder = _builder(tfds, builder_name, data_dir, word)
     if not all(part.split("[")[0] in builder.info.splits for part in split.split("+")):
         raise DataError(f"{word}: no split {split!r}; it has {sorted(builder.info.splits)}")
-    keys = _Keys.of(builder.info.features, tfds, label_kind)
+    if builder.info.file_format.value != "tfrecord":
+        raise DataError(f"{word} is prepared as {builder.info.file_format.value}; prepare it as tfrecord")
+    keys = _Keys.of(builder.info, tfds, label_kind, feature, word)
     if labeled and not keys.serve(label_kind):
         raise DataError(f"{word} has no {label_kind}; it can be used with --unlabeled_data only")
     report = InputReport()
-    paths, rows, places = _read_rows(builder.info, split, keys, labeled, max_pixels, report)
+    paths, rows, places = _read_rows(builder.info, split, keys, labeled, full_check, max_pixels, report)
     report.check(word, len(rows) + report.skipped_images, max_skipped_fraction)
-    read = _Reader(record_reader(paths, *zip(*places)), builder.info.features, keys)
+    read = _Reader(record_reader(paths, places), builder.info.features, keys)
     source = Source(
         word=word,
         ids=np.array([row["id"] for row in rows]),
         sizes=np.array([row["size"] for row in rows], np.int32),
-        read_image=read.image,
+        read_image=image_files.stored_reader(read.encoded, [row["by_pillow"] for row in rows]),
         file_names=np.array([row["file"] for row in rows]),
         report=report,
     )
-    return _with_labels(source, rows, keys, builder.info.features, read) if labeled else source
+    if not labeled:
+        return source
+    source = _with_labels(source, rows, keys, builder.info.features, read, crowd)
+    report.check_objects(word, max_skipped_fraction)
+    return source
 
 
 @dataclasses.dataclass(frozen=True)
 class _Keys:
-    """Names of the features that hold labels; one at most is set."""
+    """Names of the features that hold the image and its labels; of labels one at most is set."""
 
+    image: str = "image"
     boxes: str | None = None
     mask: str | None = None
     image_class: str | None = None
 
     @classmethod
-    def of(cls, features, tfds, label_kind: str) -> _Keys:
-        """Those that are wanted; boxes stand in where there are none."""
-        if label_kind == "classes" and (key := _first(features, lambda f: isinstance(f, tfds.features.ClassLabel))):
-            return cls(image_class=key)
-        if label_kind == "masks" and (key := _first(features, lambda f: isinstance(f, tfds.features.Image) and f.shape[-1] == 1)):
-            return cls(mask=key)
-        return cls(boxes=_first(features, lambda f: _are_boxes(f, tfds)))
+    def of(cls, info, tfds, label_kind: str, feature: str, word: str) -> _Keys:
+        """Those that are wanted; boxes stand in where there are none.
+
+        Raises:
+          DataError: no image, or several features that may be meant.
+        """
+        kinds = tfds.features
+        supervised = [key for key in info.supervised_keys or () if isinstance(key, str)]
+
+        def chosen(what, matches, usual):
+            fitting = [key for key, value in info.features.items() if matches(value)]
+            return _chosen(fitting, (feature, *supervised, *usual), what, feature, word)
+
+        image = _chosen(
+            [k for k, v in info.features.items() if isinstance(v, kinds.Image) and v.shape[-1] != 1]
+            or [k for k, v in info.features.items() if isinstance(v, kinds.Image)],
+            (*supervised, "image"), "images", "", word,
+        )  # fmt: skip
+        if image is None:
+            raise DataError(f"{word}: none of its features {sorted(info.features)} is an image")
+        key = None
+        if label_kind == "classes" and (key := chosen("classes", lambda f: isinstance(f, kinds.ClassLabel), ("label",))):
+            return cls(image=image, image_class=key)
+        masks = ("segmentation_mask", "segmentation_label", "mask")
+        if label_kind == "masks" and (
+            key := chosen("masks", lambda f: isinstance(f, kinds.Image) and f.shape[-1] == 1 and f is not info.features[image], masks)
+        ):
+            return cls(image=image, mask=key)
+        return cls(image=image, boxes=chosen("boxes", lambda f: _are_boxes(f, tfds), ("objects", "bobjects", "faces")))
 
     def serve(self, label_kind: str) -> bool:
         """Whether these are labels of that kind, or can be made into them."""
@@ -90,11 +129,17 @@ class _Keys:
         """Pictures and masks stay encoded."""
         import tensorflow_datasets as tfds
 
-        return {key: tfds.decode.SkipDecoding() for key in ("image", self.mask) if key}
+        return {key: tfds.decode.SkipDecoding() for key in (self.image, self.mask) if key}
 
 
-def _first(features, matches) -> str | None:
-    return next((key for key, feature in features.items() if matches(feature)), None)
+def _chosen(fitting: list[str], preferred: tuple[str, ...], what: str, wanted: str, word: str) -> str | None:
+    """The first preferred one of the features that fit, or the only one; None if none fits."""
+    if wanted and wanted not in fitting:
+        raise DataError(f"{word}: feature {wanted!r} holds no {what}; these do: {fitting}")
+    found = next((key for key in preferred if key in fitting), None)
+    if found is None and len(fitting) > 1:
+        raise DataError(f"{word} has {what} in {fitting}; say which with {word},feature=NAME")
+    return found or next(iter(fitting), None)
 
 
 def _are_boxes(feature, tfds) -> bool:
@@ -103,45 +148,63 @@ def _are_boxes(feature, tfds) -> bool:
 
 
 def _read_rows(
-    info, split: str, keys: _Keys, labeled: bool, max_pixels: int, report: InputReport
-) -> tuple[list[str], list[dict], list[tuple]]:
-    """Paths of the files, one dict per usable picture, and its (file number, offset, length)."""
+    info, split: str, keys: _Keys, labeled: bool, full_check: bool, max_pixels: int, report: InputReport
+) -> tuple[list[str], list[dict], list[Place]]:
+    """Paths of the files, one dict per usable picture, and its place."""
     decoders, instructions = keys.decoders(), info.splits[split].file_instructions
     paths = [instruction.filename for instruction in instructions]
     rows, places = [], []
-    for file_number, number, offset, length in _places(instructions):
-        example = info.features.deserialize_example(_payload(paths[file_number], offset, length), decoders=decoders)
-        row = _row(example, keys.boxes if labeled else None, f"{paths[file_number]}@{number}")
+    for file_number, number, offset, payload in _payloads(instructions):
+        example = info.features.deserialize_example(payload, decoders=decoders)
+        row = _row(example, keys, keys.boxes if labeled else None, f"{paths[file_number]}@{number}")
         row["class"] = int(example[keys.image_class]) if keys.image_class else -1
-        row = _with_size(row, max_pixels, report)
+        row = _with_size(row, full_check, max_pixels, report)
         if row is not None and keys.mask and labeled:
             row = _with_mask(row, example[keys.mask].numpy(), report)
         if row is not None:
             rows.append(row)
-            places.append((file_number, offset, length))
+            places.append(Place.of(file_number, offset, payload))
     return paths, rows, places
 
 
-def _with_labels(source: Source, rows: list[dict], keys: _Keys, features, read: _Reader) -> Source:
+def _with_labels(source: Source, rows: list[dict], keys: _Keys, features, read: _Reader, crowd: str) -> Source:
     if keys.image_class:
         names = features[keys.image_class].names
         return source.with_classes([row["class"] for row in rows], [Category(i + 1, n) for i, n in enumerate(names)])
     if keys.mask:
         highest = max(row["highest_label"] for row in rows)
         return source.with_masks(read.mask, [Category(i, str(i)) for i in range(highest + 1)])
-    objects = [clean_boxes(r["objects"], r["size"], source.report, r["file"], r["id"]) for r in rows]
-    names = features[keys.boxes].feature["label"].names
-    categories = tuple(Category(i + 1, label) for i, label in enumerate(names))
-    return source.with_annotations(Annotations.from_images(objects), categories)
+    objects = [row["objects"] for row in rows]
+    raw = RawObjects(
+        images=np.repeat(np.arange(len(rows)), [len(o["classes"]) for o in objects]),
+        boxes=np.concatenate([o["boxes"] for o in objects]),
+        classes=np.concatenate([o["classes"] for o in objects]),
+        box_format="yxyx",
+        crowd=np.concatenate([o["crowd"] for o in objects]).tolist(),
+        area=np.concatenate([o["area"] for o in objects]) if "area" in objects[0] else None,
+    )
+    categories = _categories(features[keys.boxes].feature["label"].names)
+    table = ImageTable(source.ids.tolist(), source.file_names.tolist(), source.sizes)
+    class_of = {str(i): i for i in range(len(categories))}
+    annotations, _ = clean_objects(raw, table, class_of, source.report, crowd=crowd)
+    note_crowded_classes(annotations, categories, source.report)
+    return source.with_annotations(annotations, categories)
 
 
-def _places(instructions):
-    """(file number, record number, offset, length) of every record of a split or slice."""
+def _categories(names: list[str]) -> tuple[Category, ...]:
+    """Classes 1, 2, ... or, of COCO's eighty names in their order, COCO's own ids with their gaps."""
+    if list(names) == [category.name for category in COCO_CATEGORIES]:
+        return COCO_CATEGORIES
+    return tuple(Category(i + 1, name) for i, name in enumerate(names))
+
+
+def _payloads(instructions):
+    """(file number, record number, offset, payload) of every record of a split or slice."""
     for file_number, instruction in enumerate(instructions):
         stop = None if instruction.take < 0 else instruction.skip + instruction.take
-        records = list(enumerate(record_offsets(instruction.filename)))[instruction.skip : stop]
-        for number, (offset, length) in records:
-            yield file_number, number, offset, length
+        chosen = itertools.islice(enumerate(records(instruction.filename)), instruction.skip, stop)
+        for number, (offset, payload) in chosen:
+            yield file_number, number, offset, payload
 
 
 def _split_name(name: str) -> tuple[str, str]:
@@ -172,8 +235,8 @@ class _Reader:
         self.keys, decoders = keys, keys.decoders()
         self.example = lambda index: features.deserialize_example(read_record(index), decoders=decoders)
 
-    def image(self, index: tf.Tensor) -> tf.Tensor:
-        return image_files.decode(self.example(index)["image"])
+    def encoded(self, index: tf.Tensor) -> tf.Tensor:
+        return self.example(index)[self.keys.image]
 
     def mask(self, index: tf.Tensor) -> tf.Tensor:
         return tf.io.decode_png(self.example(index)[self.keys.mask], channels=1)[..., 0]
@@ -187,39 +250,37 @@ def _with_mask(row: dict, encoded: bytes, report: InputReport) -> dict | None:
     return {**row, "highest_label": highest_label(values)}
 
 
-def _payload(path: str, offset: int, length: int) -> bytes:
-    with tf.io.gfile.GFile(path, "rb") as file:
-        file.seek(offset)
-        return file.read(length)
-
-
-def _row(example: dict, boxes_key: str | None, place: str) -> dict:
+def _row(example: dict, keys: _Keys, boxes_key: str | None, place: str) -> dict:
     name = example.get("image/filename", example.get("file_name"))
     image_id = example.get("image/id", name)
     plain = image_id.numpy() if image_id is not None else place
     row = {
         "id": plain.decode() if isinstance(plain, bytes) else str(plain),
         "file": place,
-        "encoded": example["image"].numpy(),
+        "encoded": example[keys.image].numpy(),
     }
     if boxes_key:
         objects = example[boxes_key]
-        crowd = objects.get("is_crowd", objects.get("is_difficult", objects.get("is_group_of")))
         labels = objects["label"].numpy()
+        marks = [objects[name].numpy() > 0 for name in _MARKS if name in objects]
         row["objects"] = {
             "boxes": objects["bbox"].numpy().astype(np.float64).reshape(-1, 4),
-            "classes": labels.astype(np.int32),
-            "crowd": np.zeros(len(labels), bool) if crowd is None else crowd.numpy() > 0,
-            "area": objects["area"].numpy() if "area" in objects else np.full(len(labels), np.nan),
+            "classes": labels.astype(np.int64),
+            "crowd": np.any(marks, axis=0).reshape(-1) if marks else np.zeros(len(labels), bool),
+            **({"area": objects["area"].numpy().astype(np.float64)} if "area" in objects else {}),
         }
     return row
 
 
-def _with_size(row: dict, max_pixels: int, report: InputReport) -> dict | None:
-    size = image_size(row.pop("encoded"))
-    if size is None or size[0] * size[1] > max_pixels:
-        report.skip_image("not a readable image" if size is None else "too many pixels", row["file"], row["id"])
+_MARKS = ("is_crowd", "is_difficult", "is_group_of")  # an object with any of them counts as a crowd
+
+
+def _with_size(row: dict, full_check: bool, max_pixels: int, report: InputReport) -> dict | None:
+    facts = image_files.inspect_stored(row.pop("encoded"), full=full_check, max_pixels=max_pixels)
+    if isinstance(facts, str):
+        report.skip_image(facts, row["file"], row["id"])
         return None
+    size = (facts.height, facts.width)
     if "objects" in row:
         row["objects"]["boxes"] = row["objects"]["boxes"] * (size[0], size[1], size[0], size[1])
-    return {**row, "size": size}
+    return {**row, "size": size, "by_pillow": facts.by_pillow}

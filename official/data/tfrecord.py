@@ -1,7 +1,7 @@
 """TFRecords: random access by byte offset, and TF Examples in the layout of the original stack.
 
-A TFRecord file has no index. Opening one walks it once, notes where every record starts and parses
-everything but the pixels; a picture is then read by seeking to its record.
+A TFRecord file has no index. Opening one reads it once with TensorFlow's own reader, which verifies the checksums,
+notes where every record starts and parses everything but the pixels; a picture is then read by seeking to its record.
 
 Keys: tensorflow/tpu models/official/detection/dataloader/tf_example_decoder.py:50-75, with
 `image/object/class/text`, `image/object/score` and `image/filename` added.
@@ -9,9 +9,11 @@ Keys: tensorflow/tpu models/official/detection/dataloader/tf_example_decoder.py:
 
 from __future__ import annotations
 
+import collections
+import dataclasses
 import hashlib
 import os
-import struct
+import zlib
 from typing import Callable, Iterator, Sequence
 
 import numpy as np
@@ -20,49 +22,65 @@ import tqdm
 
 from official.data import image_files
 from official.data.mask_files import encode_class_map, highest_label, sized_class_map
-from official.data.source import Annotations, Category, DataError, InputReport, Source, clean_boxes
+from official.data.input_report import DataError, InputReport, shown
+from official.data.labels import ImageTable, RawObjects, clean_objects, note_crowded_classes
+from official.data.source import Category, Source
 
 MASK_KEY = "image/segmentation/class/encoded"
 MASK_NAMES_KEY = "image/segmentation/class/text"
-_HEADER = struct.Struct("<Q")
 _OVERHEAD = 16  # length, its checksum, and the payload's checksum
 
 
-def record_offsets(path: str) -> Iterator[tuple[int, int]]:
-    """(offset, length) of every record's payload.
+def records(path: str) -> Iterator[tuple[int, bytes]]:
+    """(offset, payload) of every record, its checksums verified.
 
     Raises:
-      DataError: the file ends inside a record.
+      DataError: the file ends inside a record, or a checksum is wrong.
     """
-    size = tf.io.gfile.stat(path).length
-    position = 0
+    position = number = 0
     with tf.io.gfile.GFile(path, "rb") as file:
-        while position < size:
-            file.seek(position)
-            header = file.read(_HEADER.size)
-            length = _HEADER.unpack(header)[0] if len(header) == _HEADER.size else size
-            if position + _OVERHEAD + length > size:
-                raise DataError(f"{path} is truncated: a record at byte {position} reaches past its end")
-            yield position + 12, length
-            position += _OVERHEAD + length
+        if file.read(2) == b"\x1f\x8b":
+            raise DataError(f"{path} is compressed; unpack it: records are read one by one from where they start")
+    try:
+        for payload in tf.data.TFRecordDataset(path).as_numpy_iterator():
+            yield position + 12, payload
+            position, number = position + _OVERHEAD + len(payload), number + 1
+    except tf.errors.DataLossError as error:
+        message = str(error.message).split("[[")[0].strip()[:120]
+        raise DataError(f"{path} is truncated or damaged: record {number} at byte {position} ({message})") from error
 
 
-def read_at(path: str, offset: int, length: int) -> bytes:
-    """The payload of one record."""
-    with tf.io.gfile.GFile(path, "rb") as file:
-        file.seek(offset)
-        return file.read(length)
+def record_offsets(path: str) -> Iterator[tuple[int, int]]:
+    """(offset, length) of every record's payload; see `records`."""
+    return ((offset, len(payload)) for offset, payload in records(path))
 
 
-def record_reader(
-    paths: Sequence[str], files: Sequence[int], offsets: Sequence[int], lengths: Sequence[int]
-) -> Callable[[tf.Tensor], tf.Tensor]:
-    """A graph function: record number -> its bytes (scalar string)."""
-    tables = [np.asarray(t, np.int64) for t in (files, offsets, lengths)]
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a record is: number of its file, offset and length of its payload, and a checksum of that."""
+
+    file: int
+    offset: int
+    length: int
+    checksum: int
+
+    @classmethod
+    def of(cls, file: int, offset: int, payload: bytes) -> Place:
+        """The place of a payload that has been read."""
+        return cls(file, offset, len(payload), zlib.crc32(payload))
+
+
+def record_reader(paths: Sequence[str], places: Sequence[Place]) -> Callable[[tf.Tensor], tf.Tensor]:
+    """A graph function: record number -> its bytes (scalar string); an error if they are not what was there before."""
 
     def seek(index):
-        number, offset, length = (int(table[index]) for table in tables)
-        return read_at(paths[number], offset, length)
+        place = places[int(index)]
+        with tf.io.gfile.GFile(paths[place.file], "rb") as file:
+            file.seek(place.offset)
+            payload = file.read(place.length)
+        if zlib.crc32(payload) != place.checksum:
+            raise DataError(f"{paths[place.file]} has changed since it was opened: the record at byte {place.offset - 12}")
+        return payload
 
     def read(index):
         return tf.ensure_shape(tf.numpy_function(seek, [index], tf.string, stateful=False), [])
@@ -161,8 +179,8 @@ def _encoded(file_name: str, image: tf.Tensor) -> bytes:
 
 
 def open_tfrecords(
-    pattern: str, *, max_pixels: int = 100_000_000, max_skipped_fraction: float = 0.1, labeled: bool = True,
-    masks: bool = False,
+    pattern: str, *, full_check: bool = True, max_pixels: int = 100_000_000, max_skipped_fraction: float = 0.1,
+    labeled: bool = True, masks: bool = False, crowd: str = "ignore",
 ) -> Source:  # fmt: skip
     """A source over TFRecords of TF Examples with boxes, or with a class map.
 
@@ -170,35 +188,37 @@ def open_tfrecords(
       pattern: a glob, or several joined by "+".
       labeled: False reads pictures alone.
       masks: labels are class maps in place of boxes.
+      crowd: see `official.data.labels.clean_objects`.
 
     Raises:
-      DataError: no file, a truncated file, a record that is not such an Example.
+      DataError: no file, a damaged file, a record that is not such an Example, texts that contradict the numbers of
+        classes; too much unusable.
     """
     word = f"tfrecord:{pattern}"
-    paths = sorted(p for part in pattern.split("+") for p in tf.io.gfile.glob(part))
+    paths = sorted(p for part in joined_globs(pattern) for p in tf.io.gfile.glob(part))
     if not paths:
         raise DataError(f"{word}: no file matches")
     report, places, rows = InputReport(), [], []
     for number, path in enumerate(paths):
-        for offset, length in record_offsets(path):
-            row = _parse(read_at(path, offset, length), path, offset)
-            row = _usable(row, path, max_pixels, report, masks and labeled)
+        for record, (offset, payload) in enumerate(records(path)):
+            row = _parse(payload, path, record, offset)
+            row = _usable(row, full_check, max_pixels, report, masks and labeled)
             if row is not None:
-                places.append((number, offset, length))
+                places.append(Place.of(number, offset, payload))
                 rows.append(row)
     report.check(word, len(rows) + report.skipped_images, max_skipped_fraction)
     _refuse_repeated([row["id"] for row in rows], word)
-    read_record = record_reader(paths, *zip(*places))
+    read_record = record_reader(paths, places)
 
-    def read_image(index):
+    def read_encoded(index):
         spec = {"image/encoded": tf.io.FixedLenFeature([], tf.string)}
-        return image_files.decode(tf.io.parse_single_example(read_record(index), spec)["image/encoded"])
+        return tf.io.parse_single_example(read_record(index), spec)["image/encoded"]
 
     source = Source(
         word=word,
         ids=np.array([row["id"] for row in rows]),
         sizes=np.array([row["size"] for row in rows], np.int32),
-        read_image=read_image,
+        read_image=image_files.stored_reader(read_encoded, [row["by_pillow"] for row in rows]),
         file_names=np.array([row["file"] for row in rows]),
         report=report,
     )
@@ -206,7 +226,16 @@ def open_tfrecords(
         return source
     if masks:
         return source.with_masks(_mask_reader(read_record), _mask_categories(rows))
-    return source.with_annotations(*_labels(rows))
+    source = _labelled(source, rows, crowd)
+    report.check_objects(word, max_skipped_fraction)
+    return source
+
+
+def joined_globs(pattern: str) -> list[str]:
+    """Globs joined by "+"; a plus in a name is understood where the whole matches, and may be written with a backslash."""
+    if tf.io.gfile.glob(pattern):
+        return [pattern]
+    return [part.replace("\0", "+") for part in pattern.replace("\\+", "\0").split("+")]
 
 
 def _mask_reader(read_record):
@@ -225,94 +254,125 @@ def _mask_categories(rows: list[dict]) -> list[Category]:
     return [Category(i, name) for i, name in enumerate(names or map(str, range(highest + 1)))]
 
 
-def _parse(payload: bytes, path: str, offset: int) -> dict:
+_COLUMNS = {
+    "crowd": ("image/object/is_crowd", "int64_list"),
+    "difficult": ("image/object/difficult", "int64_list"),
+    "group": ("image/object/group_of", "int64_list"),
+    "area": ("image/object/area", "float_list"),
+    "scores": ("image/object/score", "float_list"),
+    "texts": ("image/object/class/text", "bytes_list"),
+}
+
+
+def _parse(payload: bytes, path: str, number: int, offset: int) -> dict:
+    """The fields of a record; columns that it lacks are empty."""
+    place = f"{path}: record {number} (byte {offset - 12})"
     example = tf.train.Example()
     try:
         example.ParseFromString(payload)
     except Exception as error:
-        raise DataError(f"{path}: the record at byte {offset} is not a TF Example") from error
+        raise DataError(f"{place} is not a TF Example") from error
     feature = example.features.feature
 
     def column(name, kind):
+        if name in feature and feature[name].WhichOneof("kind") not in (None, kind):
+            raise DataError(f"{place}: {name} is a {feature[name].WhichOneof('kind')}, it should be a {kind}")
         return list(getattr(feature[name], kind).value)
 
-    encoded = column("image/encoded", "bytes_list")
+    def texts(name):
+        return [t.decode("utf-8", "backslashreplace") for t in column(name, "bytes_list")]
+
     corners = [column(f"image/object/bbox/{k}", "float_list") for k in ("ymin", "xmin", "ymax", "xmax")]
     labels = column("image/object/class/label", "int64_list")
-    if any(len(c) != len(labels) for c in corners):
-        raise DataError(f"{path}: the record at byte {offset} has {len(labels)} labels but other counts of boxes")
-    source_id = (column("image/source_id", "bytes_list") or [b""])[0].decode()
+    columns = {name: column(*key) for name, key in _COLUMNS.items()}
+    lengths = {name: len(values) for name, values in columns.items() if values}
+    lengths.update({f"bbox/{k}": len(c) for k, c in zip(("ymin", "xmin", "ymax", "xmax"), corners)})
+    wrong = {name: length for name, length in lengths.items() if length != len(labels)}
+    if wrong:
+        raise DataError(f"{place} has {len(labels)} labels but other counts of {wrong}")
     return {
-        "encoded": encoded[0] if encoded else b"",
+        "encoded": (column("image/encoded", "bytes_list") or [b""])[0],
         "mask": (column(MASK_KEY, "bytes_list") or [b""])[0],
-        "mask_names": [t.decode() for t in column(MASK_NAMES_KEY, "bytes_list")],
-        "id": source_id or str(int(hashlib.sha256(payload).hexdigest()[:15], 16)),
+        "mask_names": texts(MASK_NAMES_KEY),
+        "id": (texts("image/source_id") or [""])[0] or str(int(hashlib.sha256(payload).hexdigest()[:15], 16)),
         "file": f"{path}@{offset}",
         "corners": np.array(corners, np.float64).T.reshape(-1, 4),
         "labels": labels,
-        "texts": [t.decode() for t in column("image/object/class/text", "bytes_list")],
-        "crowd": column("image/object/is_crowd", "int64_list") or [0] * len(labels),
-        "area": column("image/object/area", "float_list") or [np.nan] * len(labels),
-        "scores": column("image/object/score", "float_list") or [1.0] * len(labels),
+        **columns,
+        "texts": [t.decode("utf-8", "backslashreplace") for t in columns["texts"]] or [""] * len(labels),
     }
 
 
-def _usable(row: dict, path: str, max_pixels: int, report: InputReport, masks: bool) -> dict | None:
-    """Adds the picture's own size (the stored one may be -1) and pixel boxes; None if undecodable."""
-    size = image_size(row.pop("encoded"))
-    if size is None or size[0] * size[1] > max_pixels:
-        report.skip_image("not a readable image" if size is None else "too many pixels", row["file"], row["id"])
+def _usable(row: dict, full_check: bool, max_pixels: int, report: InputReport, masks: bool) -> dict | None:
+    """Adds the picture's own size (the stored one may be -1); None if undecodable."""
+    facts = image_files.inspect_stored(row.pop("encoded"), full=full_check, max_pixels=max_pixels)
+    if isinstance(facts, str):
+        report.skip_image(facts, row["file"], row["id"])
         return None
-    encoded_mask = row.pop("mask")
+    row, encoded_mask = {**row, "size": (facts.height, facts.width), "by_pillow": facts.by_pillow}, row.pop("mask")
     if masks:
-        values = sized_class_map(encoded_mask, size)
+        values = sized_class_map(encoded_mask, row["size"])
         if isinstance(values, str):
             report.skip_image(values, row["file"], row["id"])
             return None
-        return {**row, "size": size, "highest_label": highest_label(values)}
-    objects = {
-        "boxes": row["corners"] * (size[0], size[1], size[0], size[1]),
-        "labels": np.array(row["labels"], np.int64),
-        "crowd": np.array(row["crowd"], bool),
-        "area": np.array(row["area"], np.float32),
-        "scores": np.array(row["scores"], np.float32),
-        "texts": np.array(row["texts"] or [""] * len(row["labels"])),
-    }
-    return {**row, "size": size, "objects": clean_boxes(objects, size, report, row["file"], row["id"])}
-
-
-def image_size(encoded: bytes) -> tuple[int, int] | None:
-    """(height, width) of encoded bytes by their header, or None."""
-    import io
-
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(encoded)) as image:
-            return image.size[1], image.size[0]
-    except Exception:
-        return None
+        return {**row, "highest_label": highest_label(values)}
+    return row
 
 
 def _refuse_repeated(ids: Sequence[str], word: str) -> None:
-    seen = set()
-    for image_id in ids:
-        if image_id in seen:
-            raise DataError(f"{word}: image id {image_id} occurs more than once")
-        seen.add(image_id)
+    repeated = [i for i, n in collections.Counter(ids).items() if n > 1]
+    if repeated:
+        raise DataError(f"{word}: image id {shown(repeated)} occurs more than once")
 
 
-def _labels(rows: list[dict]) -> tuple[Annotations, tuple[Category, ...]]:
-    names = {}
-    for row in rows:
-        for label, text in zip(row["objects"]["labels"], row["objects"]["texts"]):
-            names.setdefault(int(label), str(text) or str(label))
+def _labelled(source: Source, rows: list[dict], crowd: str) -> Source:
+    names = _class_texts(rows, source.word)
     order = sorted(names)
-    objects = [
-        {
-            **{k: row["objects"][k] for k in ("boxes", "crowd", "area", "scores")},
-            "classes": np.array([order.index(int(v)) for v in row["objects"]["labels"]], np.int32),
-        }
-        for row in rows
-    ]
-    return Annotations.from_images(objects), tuple(Category(i, names[i]) for i in order)
+    sizes = np.array([row["size"] for row in rows], np.float64).reshape(-1, 2)
+    counts = [len(row["labels"]) for row in rows]
+    images = np.repeat(np.arange(len(rows)), counts)
+    corners = np.concatenate([row["corners"] for row in rows]).reshape(-1, 4)
+    raw = RawObjects(
+        images=images,
+        boxes=corners * np.tile(sizes[images], 2),
+        classes=[label for row in rows for label in row["labels"]],
+        box_format="yxyx",
+        crowd=[bool(marks) for row in rows for marks in _marks(row)],
+        area=[v for row, n in zip(rows, counts) for v in row["area"]] if all(r["area"] for r in rows if r["labels"]) else None,
+        scores=[v for row, n in zip(rows, counts) for v in row["scores"] or [1.0] * n],
+    )
+    table = ImageTable(source.ids.tolist(), source.file_names.tolist(), source.sizes)
+    annotations, _ = clean_objects(
+        raw, table, {str(label): i for i, label in enumerate(order)}, source.report, crowd=crowd
+    )
+    categories = tuple(Category(label, names[label] or str(label)) for label in order)
+    note_crowded_classes(annotations, categories, source.report)
+    return source.with_annotations(annotations, categories)
+
+
+def _marks(row: dict) -> list[bool]:
+    """Whether each object is a crowd, difficult or a group."""
+    kinds = [row[name] for name in ("crowd", "difficult", "group") if row[name]]
+    return [any(marks) for marks in zip(*kinds)] if kinds else [False] * len(row["labels"])
+
+
+def _class_texts(rows: list[dict], word: str) -> dict[int, str]:
+    """Name by number of every class.
+
+    Raises:
+      DataError: one number with two names, or one name with two numbers: files of two label maps joined.
+    """
+    names: dict[int, str] = {}
+    numbers: dict[str, int] = {}
+    for row in rows:
+        for label, text in zip(row["labels"], row["texts"]):
+            before = names.get(label) or text
+            if text and (before != text or numbers.get(text, label) != label):
+                raise DataError(
+                    f"{word}: {row['file']} says class {label} is {text!r}, but before that {label} was {before!r} and "
+                    f"{text!r} was {numbers.get(text, label)}: files of two label maps were joined"
+                )
+            names[label] = before
+            if text:
+                numbers[text] = label
+    return names

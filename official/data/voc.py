@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-import glob
+import collections
 import os
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 
 from official.data import image_files
-from official.data.source import Annotations, Category, DataError, InputReport, Source, clean_boxes
+from official.data.coco_json import LFS_POINTER, LFS_REASON
+from official.data.frames import frames_of
+from official.data.input_report import DataError, InputReport, printable
+from official.data.labels import (
+    ImageTable, RawObjects, clean_objects, flag, note_crowded_classes, number,
+)  # fmt: skip
+from official.data.source import Category, Source
+from official.data.text_lists import read_split
+
+NO_XML = "entry of the list has no XML"
 
 
 def open_voc(
@@ -20,107 +29,213 @@ def open_voc(
     full_check: bool = True,
     max_pixels: int = 100_000_000,
     max_skipped_fraction: float = 0.1,
+    crowd: str = "ignore",
+    stated_size: str = "check",
 ) -> Source:
     """A source over a VOC folder: `Annotations/*.xml` and `JPEGImages/`, or XML and pictures anywhere in it.
 
     Boxes become 0-based and exclusive at the far side. Objects marked difficult count as crowd:
-    they are not trained on and not held against a detection.
+    they are not trained on and not held against a detection. The id of a picture is the name of its XML, with the
+    folders below `folder` (or below `Annotations`) where names occur twice.
 
     Args:
       folder: the folder, such as VOCdevkit/VOC2007.
       split: a list in `ImageSets/Main/<split>.txt`; every XML when not given.
+      image_folder: where the pictures are, when not in `folder`.
+      crowd: see `official.data.labels.clean_objects`.
+      stated_size: "check": an image of another size than its XML states is left out; "scale": its boxes are scaled.
 
     Raises:
-      DataError: nothing found, a bad list, an XML that cannot be read at all, too much unusable.
+      DataError: nothing found, a bad list, two pictures that fit one XML, too much unusable.
     """
     word, report = f"voc:{folder}", InputReport()
     image_files.require_folder(folder, word)
+    finder = _PictureFinder(folder, image_folder)
     records, paths, ids = [], [], []
-    xml_paths = _xml_paths(folder, split, word)
-    pictures = _pictures(image_folder or folder)
-    for xml_path in xml_paths:
-        image_id = os.path.splitext(os.path.basename(xml_path))[0]
-        record = _parse(xml_path)
-        if isinstance(record, str):
-            report.skip_image(record, xml_path, image_id)
-            continue
-        picture = pictures.get(os.path.basename(record["file_name"])) or pictures.get(image_id)
+    entries = _xml_files(folder, split, word, report)
+    for image_id, xml_name in entries.items():
+        record = _parse(os.path.join(folder, xml_name))
+        picture = finder.picture_of(record["file_name"], xml_name) if isinstance(record, dict) else None
         if picture is None:
-            report.skip_image("image is absent", xml_path, image_id)
+            reason = record if isinstance(record, str) else "image is absent"
+            report.skip_image(reason, image_files.displayed(os.path.join(folder, xml_name)), image_id)
             continue
         records.append(record)
         paths.append(picture)
         ids.append(image_id)
     facts = image_files.inspect_images(paths, ids, report, full=full_check, max_pixels=max_pixels)
-    report.check(word, len(xml_paths), max_skipped_fraction)
     kept = [i for i, fact in enumerate(facts) if fact is not None]
-    names = sorted({name for i in kept for name in records[i]["names"]})
-    objects = []
-    for i in kept:
-        columns = {k: np.array(records[i][k]) for k in ("boxes", "crowd")}
-        columns["classes"] = np.array([names.index(name) for name in records[i]["names"]], np.int32)
-        objects.append(clean_boxes(columns, (facts[i].height, facts[i].width), report, paths[i], ids[i]))
-    return Source(
-        word=word,
-        ids=np.array([ids[i] for i in kept]),
-        sizes=np.array([(facts[i].height, facts[i].width) for i in kept], np.int32),
-        read_image=image_files.path_reader([paths[i] for i in kept], [facts[i].orientation for i in kept]),
-        categories=tuple(Category(i + 1, name) for i, name in enumerate(names)),
-        annotations=Annotations.from_images(objects),
-        file_names=np.array([paths[i] for i in kept]),
-        report=report,
+    records, paths, ids, facts = ([column[i] for i in kept] for column in (records, paths, ids, facts))
+    sizes = np.array([(fact.height, fact.width) for fact in facts], np.int32).reshape(-1, 2)
+    stated = np.array([record["size"] for record in records], np.float64).reshape(-1, 2)
+    frames, usable = frames_of(
+        stated, sizes, [fact.orientation for fact in facts], paths, ids, report, scaled=stated_size == "scale"
     )
+    report.check(word, len(entries) + report.counts[NO_XML], max_skipped_fraction)
+    records, paths, ids, facts = ([c for c, fits in zip(column, usable) if fits] for column in (records, paths, ids, facts))
+    source = Source(
+        word=word,
+        ids=np.array(ids),
+        sizes=sizes[usable],
+        read_image=image_files.path_reader(paths, facts),
+        file_names=np.array([image_files.displayed(path) for path in paths]),
+        report=report,
+        frames=frames.take(usable),
+    )
+    source = _labelled(source, records, crowd)
+    report.check_objects(word, max_skipped_fraction)
+    return source
 
 
-def _xml_paths(folder: str, split: str | None, word: str) -> list[str]:
-    found = sorted(glob.glob(os.path.join(glob.escape(folder), "**", "*.xml"), recursive=True))
+def _labelled(source: Source, records: list[dict], crowd: str) -> Source:
+    objects = [item for record in records for item in record["objects"]]
+    names = sorted({name for *_, name in objects if name})
+    raw = RawObjects(
+        images=np.repeat(np.arange(len(records)), [len(record["objects"]) for record in records]),
+        boxes=np.array([box for box, *_ in objects], np.float64).reshape(-1, 4),
+        classes=[name for *_, name in objects],
+        box_format="yxyx",
+        crowd=[difficult for _, difficult, _ in objects],
+        text=True,
+    )
+    table = ImageTable(source.ids.tolist(), source.file_names.tolist(), source.sizes, source.frames)
+    annotations, _ = clean_objects(raw, table, {name: i for i, name in enumerate(names)}, source.report, crowd=crowd)
+    categories = tuple(Category(i + 1, name) for i, name in enumerate(names))
+    note_crowded_classes(annotations, categories, source.report)
+    return source.with_annotations(annotations, categories)
+
+
+# --- which files ------------------------------------------------------------------------------------
+
+
+def _xml_files(folder: str, split: str | None, word: str, report: InputReport) -> dict[str, str]:
+    """XML path below `folder` by the id of its picture, in order; entries of the list without one are reported."""
+    names = list(image_files.walk(folder, (".xml",)))
+    bare = collections.Counter(_stem(name) for name in names)
+    found = {_whole_id(name) if bare[_stem(name)] > 1 else _stem(name): name for name in names}
+    found = {image_files.displayed(image_id): name for image_id, name in sorted(found.items())}
     if split:
         list_path = os.path.join(folder, "ImageSets", "Main", f"{split}.txt")
         if not os.path.isfile(list_path):
             raise DataError(f"{word}: no split list {list_path}")
-        with open(list_path, encoding="utf-8") as file:
-            wanted = {line.split()[0] for line in file if line.strip()}
-        found = [p for p in found if os.path.splitext(os.path.basename(p))[0] in wanted]
-    if not found:
+        found = _listed(found, read_split(list_path, "split list"), list_path, report)
+    if not found and not report.skipped_images:
         raise DataError(f"{word}: no XML annotation found")
     return found
 
 
-def _pictures(folder: str) -> dict[str, str]:
-    """File name and bare name -> path, for every picture below the folder."""
-    found = {}
-    for root, _, names in os.walk(folder):
-        for name in sorted(names):
-            stem, extension = os.path.splitext(name)
-            if extension.lower() in image_files.EXTENSIONS:
-                found[name] = found[stem] = os.path.join(root, name)
-    return found
+def _listed(found: dict[str, str], entries: list[str], list_path: str, report: InputReport) -> dict[str, str]:
+    by_name = {_whole_id(name): image_id for image_id, name in found.items()}
+    by_bare = collections.defaultdict(list)
+    for image_id, name in found.items():
+        by_bare[_stem(name)].append(image_id)
+    listed = {}
+    for entry in dict.fromkeys(entries):
+        candidates = (entry, os.path.splitext(entry)[0], os.path.splitext(os.path.basename(entry))[0])
+        image_id = next((c for c in candidates if c in found), None) or by_name.get(entry)
+        several = [i for c in candidates for i in by_bare.get(c, [])]
+        if image_id is None and len(set(several)) > 1:
+            raise DataError(f"{list_path}: {entry} may be {several[0]} or {several[1]}; list it with its folder")
+        image_id = image_id or next(iter(several), None)
+        if image_id is None:
+            report.skip_image(NO_XML, list_path, entry)
+        else:
+            listed[image_id] = found[image_id]
+    return listed
+
+
+def _stem(name: str) -> str:
+    return os.path.splitext(os.path.basename(name))[0]
+
+
+def _whole_id(name: str) -> str:
+    """The path of an XML below the folder without its ending, and without `Annotations/`."""
+    return os.path.splitext(name)[0].removeprefix("Annotations" + os.sep)
+
+
+class _PictureFinder:
+    """The picture of an XML: by its relative path, beside the XML, in `JPEGImages`, then anywhere below the folder."""
+
+    def __init__(self, folder: str, image_folder: str | None):
+        self.folder, self.images = folder, image_folder
+        self.everywhere = image_files.ImageFinder(image_folder or folder)
+
+    def picture_of(self, file_name: str, xml_name: str) -> str | None:
+        """Path of an existing picture, or None.
+
+        Args:
+          file_name: as the XML says it, maybe without an ending, with foreign folders, or empty.
+          xml_name: path of the XML below the folder.
+
+        Raises:
+          DataError: two pictures fit.
+        """
+        file_name = file_name.replace("\\", "/")
+        beside, below = os.path.split(xml_name)[0], os.path.split(_whole_id(xml_name))[0]
+        places = self._places(beside, below)
+        for name in dict.fromkeys((file_name, os.path.basename(file_name), _stem(xml_name))):
+            if not name or image_files.safe_join(".", name) is None:
+                continue
+            found = next(filter(None, (self._in(os.path.join(*place), name) for place in places)), None)
+            found = found or self.everywhere.elsewhere(os.path.join(below, name), stem=True)
+            if found:
+                return found
+        return None
+
+    def _places(self, beside: str, below: str) -> list[tuple[str, str]]:
+        if self.images:
+            return [(self.images, below), (self.images, "")] if below else [(self.images, "")]
+        places = ["", beside, os.path.join("JPEGImages", below), "JPEGImages"]
+        return [(self.folder, place) for place in dict.fromkeys(os.path.normpath(p) if p else "" for p in places)]
+
+    @staticmethod
+    def _in(folder: str, name: str) -> str | None:
+        """The picture in a folder with this name, or with it and any ending; None if there is none.
+
+        Raises:
+          DataError: two differ in their endings alone.
+        """
+        if name.lower().endswith(image_files.EXTENSIONS):
+            return os.path.join(folder, name) if os.path.isfile(os.path.join(folder, name)) else None
+        found = [name + e for e in _endings() if os.path.isfile(os.path.join(folder, name + e))]
+        if len(found) > 1:
+            raise DataError(f"{folder}: {printable(name)} may be {found[0]} or {found[1]}; say which in the XML's <filename>")
+        labels = image_files.holds_labels(os.path.join(os.path.basename(folder), "x"))
+        return os.path.join(folder, found[0]) if found and not labels else None
+
+
+def _endings() -> list[str]:
+    return [e for extension in image_files.EXTENSIONS for e in (extension, extension.upper())]
+
+
+# --- one file ---------------------------------------------------------------------------------------
 
 
 def _parse(path: str) -> dict | str:
     """The fields of one XML, or the reason why it cannot be used."""
     try:
-        root = ElementTree.parse(path).getroot()
-    except ElementTree.ParseError as error:
+        with open(path, "rb") as file:
+            text = file.read()
+        if text.startswith(LFS_POINTER):
+            return LFS_REASON
+        root = ElementTree.fromstring(text.lstrip())
+    except (ElementTree.ParseError, ValueError, LookupError) as error:  # also of an encoding that Python lacks
         return f"not XML ({error})"
+    except OSError as error:
+        return f"XML cannot be read ({error})"
     if root.tag != "annotation":
-        return f"root element is <{root.tag}>, not <annotation>"
-    boxes, names, crowd = [], [], []
-    for item in root.iter("object"):
-        corners = [_float(item.find(f"bndbox/{key}")) for key in ("ymin", "xmin", "ymax", "xmax")]
-        boxes.append([corners[0] - 1, corners[1] - 1, corners[2], corners[3]])
-        names.append((item.findtext("name") or "").strip())
-        crowd.append((item.findtext("difficult") or "0").strip() == "1")
+        return f"root element is not <annotation> (<{printable(str(root.tag)):.40}>)"
+    size = root.find("size")
     return {
         "file_name": (root.findtext("filename") or "").strip(),
-        "boxes": np.array(boxes, np.float64).reshape(-1, 4),
-        "names": names,
-        "crowd": np.array(crowd, bool),
+        "size": tuple(number(size.findtext(side)) if size is not None else np.nan for side in ("height", "width")),
+        "objects": [_object(item) for item in root.iter("object")],
     }
 
 
-def _float(element) -> float:
-    try:
-        return float(element.text)
-    except (AttributeError, TypeError, ValueError):
-        return float("nan")
+def _object(item: ElementTree.Element) -> tuple[list[float], bool, str]:
+    """yxyx, 0-based and exclusive at the far side; whether it is ignored; the name of its class."""
+    corners = [number(item.findtext(f"bndbox/{key}")) for key in ("ymin", "xmin", "ymax", "xmax")]
+    difficult = flag(item.findtext("difficult")) or False
+    box = [corners[0] - 1, corners[1] - 1, corners[2], corners[3]]
+    return box, difficult, printable((item.findtext("name") or "").strip())

@@ -12,31 +12,43 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from official.data.coco import load_coco_json, to_coco, to_xywh
-from official.data.source import DataError, Source
+from official.data.coco import in_file, to_coco, to_xywh
+from official.data.coco_results import read_results, read_truth
+from official.data.input_report import DataError, InputReport
+from official.data.labels import require_objects
+from official.data.source import Source
 from official.files import write_json
 
 STATS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
 
 def results(source: Source, detections: Sequence[dict[str, np.ndarray]]) -> list[dict[str, Any]]:
-    """Detections as a COCO results list.
+    """Detections as a COCO results list, with the ids and in the pixels of the file that the source is from.
+
+    Detections of a class that the file lacks have no id there and are left out.
 
     Args:
       source: gives image and category ids.
       detections: per picture "boxes" yxyx pixels, "scores", "classes".
+
+    Raises:
+      DataError: a box or score that is no number: pycocotools would match it with everything.
     """
-    found = []
-    for image_id, objects in zip(source.coco_image_ids(), detections):
-        for box, score, label in zip(objects["boxes"], objects["scores"], objects["classes"]):
-            found.append(
-                {
-                    "image_id": image_id,
-                    "category_id": source.categories[label].id,
-                    "bbox": to_xywh(box),
-                    "score": float(score),
-                }
-            )
+    found, category_ids = [], source.own_category_ids()
+    for i, (image_id, objects) in enumerate(zip(source.coco_image_ids(), detections)):
+        if not (np.isfinite(objects["boxes"]).all() and np.isfinite(objects["scores"]).all()):
+            raise DataError(f"{source.name_of(i)}: the model's boxes or scores are not numbers; its weights are spoiled")
+        boxes, _ = in_file(source, i, objects["boxes"])
+        for box, score, label in zip(boxes, objects["scores"], objects["classes"]):
+            if category_ids[label] is not None:
+                found.append(
+                    {
+                        "image_id": image_id,
+                        "category_id": category_ids[label],
+                        "bbox": to_xywh(box),
+                        "score": float(score),
+                    }
+                )
     return found
 
 
@@ -50,32 +62,35 @@ def evaluate_detections(
     os.makedirs(output_dir, exist_ok=True)
     ground_truth, found = to_coco(source), results(source, detections)
     metrics = score(ground_truth, found)
+    metrics["per_class"] = {c.name: metrics["per_class"].get(c.name, -1.0) for c in source.categories}
     for name, content in (("ground_truth", ground_truth), ("detections", found), ("metrics", metrics)):
         write_json(os.path.join(output_dir, f"{name}.json"), content)
     return metrics
 
 
-def evaluate_files(ground_truth: str, detections: str, iou_type: str = "bbox") -> dict[str, Any]:
+def evaluate_files(
+    ground_truth: str, detections: str, iou_type: str = "bbox", *, max_skipped_fraction: float = 1.0, crowd: str = "ignore",
+    reports: dict[str, InputReport] | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Scores an existing COCO results file; pictures are not needed.
 
+    Args:
+      max_skipped_fraction: objects of either file that may be unusable; all of them is always an error.
+      crowd: see `official.data.labels.clean_objects`.
+      reports: gets what was repaired and lost in the "eval" and the "detections" file.
+
     Raises:
-      DataError: a file that is absent or not COCO, or results of pictures that are not in it.
+      DataError: a file that is absent or not COCO, or results of images or classes that are not in it.
     """
-    data = load_coco_json(ground_truth)
-    try:
-        with open(detections, encoding="utf-8") as file:
-            found = json.load(file)
-    except (OSError, json.JSONDecodeError) as error:
-        raise DataError(f"{detections} is not a COCO results file: {error}") from error
-    if not isinstance(found, list):
-        raise DataError(f"{detections} is not a COCO results file: it is no list")
-    known = {image["id"] for image in data["images"]}
-    for number, result in enumerate(found):
-        if not isinstance(result, dict) or not {"image_id", "category_id", "score"} <= set(result):
-            raise DataError(f"{detections}: result {number} lacks image_id, category_id or score")
-        if result["image_id"] not in known:
-            raise DataError(f"{detections}: result {number} is of image {result['image_id']}, not in {ground_truth}")
-    return score(data, found, iou_type)
+    reports = {} if reports is None else reports
+    truth, source = read_truth(ground_truth, outlines=iou_type == "segm", crowd=crowd)
+    reports["eval"] = source.report
+    source.report.check_objects(source.word, max_skipped_fraction)
+    require_objects(source.word, source.annotations)
+    reports["detections"] = InputReport()
+    found = read_results(detections, ground_truth, source, iou_type, reports["detections"])
+    reports["detections"].check_objects(detections, max_skipped_fraction)
+    return score(truth, found, iou_type)
 
 
 def score(ground_truth: dict[str, Any], found: list[dict[str, Any]], iou_type: str = "bbox") -> dict[str, Any]:

@@ -10,7 +10,7 @@ from official.data.sources import open_source
 from official.data.tfrecord import write_tfrecords
 from official.evaluation.gallery import draw_gallery
 from official.experiment import Experiment
-from official.jobs.opening import read_options
+from official.jobs.opening import opened, read_options
 from official.training.run_folder import RunFolder
 
 
@@ -26,7 +26,7 @@ def write_scenes_job(experiment: Experiment) -> dict[str, Any]:
 def write_tfrecords_job(experiment: Experiment) -> dict[str, Any]:
     """Writes --labeled_data as TFRecord shards, with boxes or, for --task=segmentation, with masks."""
     folder = RunFolder(experiment)
-    source = open_source(experiment.data.labeled_data, read_options(experiment))
+    source = opened(experiment, "labeled", experiment.data.labeled_data)
     prefix = os.path.join(experiment.handover.output or os.path.join(folder.path, "tfrecords"), "data")
     paths = write_tfrecords(source, prefix, experiment.handover.output_shards)
     print(f"{len(source)} images in {len(paths)} files: {prefix}-*")

@@ -11,12 +11,13 @@ import tqdm
 
 from official.data.image_folder import open_folder
 from official.data.source import Category, DataError
+from official.data.sources import parse_word
 from official.evaluation import coco_metrics
 from official.evaluation.drawing import write_png
 from official.experiment import Experiment
 from official.jobs.handing_over import export_once
 from official.jobs.opening import (
-    open_eval, open_labeled, open_model, open_unlabeled, read_options, timed, trained_model,
+    listing, open_eval, open_labeled, open_model, open_unlabeled, read_options, timed, trained_model,
 )  # fmt: skip
 from official.models.statistics import model_statistics
 from official.self_training import inspect_labels as inspection
@@ -102,10 +103,15 @@ def _evaluate_files(experiment: Experiment) -> dict[str, Any]:
     kind, _, place = experiment.data.eval_data.partition(":")
     if kind != "coco" or not place:
         raise DataError("--detections needs --eval_data=coco:GROUND_TRUTH.json")
-    handover = experiment.handover
-    metrics = coco_metrics.evaluate_files(place.split(",")[0], handover.detections, handover.iou_type)
+    handover, reports = experiment.handover, {}
+    with listing(folder.path, reports):
+        metrics = coco_metrics.evaluate_files(
+            parse_word(experiment.data.eval_data)[1], handover.detections, handover.iou_type,
+            max_skipped_fraction=experiment.data.max_skipped_fraction, crowd=experiment.data.crowd, reports=reports,
+        )  # fmt: skip
     print(json.dumps({name: round(metrics[name], 4) for name in coco_metrics.STATS[:6]}))
-    return folder.summarize({"evaluation": metrics, "skipped_inputs": {}})
+    skipped = {role: dict(report.counts) for role, report in reports.items()}
+    return folder.summarize({"evaluation": metrics, "skipped_inputs": skipped})
 
 
 def predict(experiment: Experiment) -> dict[str, Any]:
@@ -113,13 +119,15 @@ def predict(experiment: Experiment) -> dict[str, Any]:
     if not experiment.handover.images:
         raise DataError("--images is needed: a folder of pictures")
     folder, task, model, trained = open_model(experiment)
-    options = read_options(experiment)
-    source = open_folder(
-        experiment.handover.images,
-        full_check=options.full_check,
-        max_pixels=options.max_image_pixels,
-        max_skipped_fraction=options.max_skipped_fraction,
-    )
+    options, reports = read_options(experiment), {}
+    with listing(folder.path, reports):
+        source = open_folder(
+            experiment.handover.images,
+            full_check=options.full_check,
+            max_pixels=options.max_image_pixels,
+            max_skipped_fraction=options.max_skipped_fraction,
+        )
+        reports["images"] = source.report
     output = experiment.handover.output or os.path.join(folder.path, "predictions")
     source = dataclasses.replace(source, categories=task.categories)
     with timed(folder, "predict"):

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import time
 from typing import Iterator
 
 import tensorflow as tf
 
-from official.data.source import DataError, Source, labeled_subset, listed_subset
+from official.data.input_report import DataError, InputReport, UnusableData
+from official.data.source import Source, labeled_subset, listed_subset
 from official.data.sources import ReadOptions, open_source
+from official.data.text_lists import read_id_list
 from official.experiment import Experiment
+from official.files import write_json
 from official.tasks.registry import TASKS
 from official.tasks.task import Task
 from official.trained_model import TrainedModel, adopted
@@ -32,8 +34,48 @@ def read_options(experiment: Experiment, label_kind: str = "") -> ReadOptions:
         full_check=data.check_images == "full",
         max_image_pixels=data.max_image_pixels,
         max_skipped_fraction=data.max_skipped_fraction,
+        crowd=data.crowd,
+        stated_size=data.stated_size,
         label_kind=label_kind or TASKS[experiment.model.task].label_kind,
     )
+
+
+@contextlib.contextmanager
+def listing(folder: str, reports: dict[str, InputReport]) -> Iterator[None]:
+    """Prints what was repaired and skipped, a line a kind, and keeps the list in the run folder, by role.
+
+    Args:
+      reports: filled inside; where the data is refused, the list of it is kept all the same.
+    """
+    try:
+        yield
+    except UnusableData as error:
+        path = os.path.join(folder, "data", "refused.json")
+        write_json(path, error.report.content(str(error)))
+        raise DataError(f"{error} All are listed in {path}.") from error
+    for role, report in reports.items():
+        if report.counts:
+            print("\n".join(report.lines(role)))
+            path = os.path.join(folder, "data", f"{role}_skipped.json")
+            write_json(path, report.content(role))
+
+
+def opened(
+    experiment: Experiment, role: str, word: str, *, labeled: bool = True, label_kind: str = ""
+) -> Source:  # fmt: skip
+    """Opens a source for a job: says what was repaired or skipped, and lists it in the run folder.
+
+    Args:
+      role: "labeled", "unlabeled", "eval" or "joint", which names the list.
+
+    Raises:
+      DataError: see `open_source`.
+    """
+    reports: dict[str, InputReport] = {}
+    with listing(experiment.runtime.model_dir, reports):
+        source = open_source(word, read_options(experiment, label_kind), labeled=labeled)
+        reports[role] = source.report
+    return source
 
 
 def open_labeled(experiment: Experiment) -> tuple[Source, Source]:
@@ -41,7 +83,7 @@ def open_labeled(experiment: Experiment) -> tuple[Source, Source]:
     data = experiment.data
     if not data.labeled_data:
         raise DataError("--labeled_data is needed, for example coco:train.json,images or scenes")
-    source = open_source(data.labeled_data, read_options(experiment))
+    source = opened(experiment, "labeled", data.labeled_data)
     if data.labeled_ids:
         return listed_subset(source, read_id_list(data.labeled_ids))
     return labeled_subset(source, data.labeled_fraction, data.split_seed)
@@ -58,7 +100,7 @@ def open_training(experiment: Experiment) -> tuple[Source, Source | None]:
         return open_labeled(experiment)
     if data.unlabeled_data == "rest":
         raise DataError(f"--task={experiment.model.task} needs pictures: --unlabeled_data=folder:…, or --labeled_data")
-    return open_source(data.unlabeled_data, read_options(experiment), labeled=False), None
+    return opened(experiment, "unlabeled", data.unlabeled_data, labeled=False), None
 
 
 def open_joint(experiment: Experiment) -> Source | None:
@@ -74,25 +116,14 @@ def open_joint(experiment: Experiment) -> Source | None:
         return None
     if experiment.model.task in ("classification", "contrastive"):
         raise DataError(f"--joint_data is for detection and segmentation, not for --task={experiment.model.task}")
-    return open_source(word, read_options(experiment, "classes"))
-
-
-def read_id_list(path: str) -> list[str]:
-    """Ids from a text file (one a line) or a JSON list, or a JSON dict's "labeled" list."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            text = file.read()
-        content = json.loads(text) if path.endswith(".json") else text.split()
-        return [str(i) for i in (content["labeled"] if isinstance(content, dict) else content)]
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"--labeled_ids={path}: not a list of ids ({error})") from error
+    return opened(experiment, "joint", word, label_kind="classes")
 
 
 def open_unlabeled(experiment: Experiment, rest: Source | None) -> Source:
     """The pictures to pseudo-label."""
     word = experiment.data.unlabeled_data
     if word != "rest":
-        return open_source(word, read_options(experiment), labeled=False)
+        return opened(experiment, "unlabeled", word, labeled=False)
     if rest is None or len(rest) == 0:
         raise DataError(
             "--unlabeled_data=rest, but every picture of --labeled_data is used with its label; "
@@ -105,7 +136,7 @@ def open_eval(experiment: Experiment, task: Task) -> Source | None:
     """The evaluation data, with the model's class indices; None if there is none."""
     if not experiment.data.eval_data:
         return None
-    source = open_source(experiment.data.eval_data, read_options(experiment), labeled=task.needs_labels or bool(task.categories))
+    source = opened(experiment, "eval", experiment.data.eval_data, labeled=task.needs_labels or bool(task.categories))
     return source.aligned_to(task.categories)
 
 

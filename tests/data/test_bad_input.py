@@ -59,14 +59,18 @@ def test_bad_boxes_are_dropped_and_counted(tmp_path):
     bad = [[1, 2, 0, 5], [1, 2, 5, -3], [math.nan, 2, 5, 5], [100, 100, 5, 5], [1, 2, 3], "no", None]
     good = [[1, 2, 10, 12], [35, 25, 20, 20]]  # the second reaches outside and is kept
     path = coco(tmp_path, annotations=[box(b) for b in bad + good] + [box([1, 1, 5, 5], category=99), box([1, 1, 5, 5], image=77)])
-    source = open_coco(path)
+    with pytest.raises(DataError, match="9 of 11 objects cannot be used: 4 x box with a coordinate"):
+        open_coco(path)
+    source = open_coco(path, max_skipped_fraction=0.9)
     np.testing.assert_allclose(source.annotations.boxes, [[2, 1, 14, 11], [25, 35, 45, 55]])
     assert source.report.counts == {
         "box with zero or negative width or height": 2,
         "box with a coordinate that is not a number": 4,
         "box outside its image": 1,
-        "unknown category id 99": 1,
+        "unknown category": 1,
         "annotation of an image that is not listed": 1,
+        "area is missing or not positive: that of the box is taken": 2,
+        "annotation id is missing, 0 or repeated: annotations are numbered anew": 1,
     }
     assert all("1.jpg" in e["file"] for e in source.report.entries if "box" in e["reason"])
 
@@ -180,7 +184,7 @@ def test_animation_uses_its_first_frame_and_says_so(tmp_path):
 
 
 def test_unsupported_format_says_what_to_do(tmp_path):
-    Image.new("RGB", (8, 8)).save(tmp_path / "x.webp")
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.png", format="PPM")
     picture(tmp_path / "y.png")
     source = open_folder(str(tmp_path), max_skipped_fraction=0.5)
     assert "convert it to JPEG or PNG" in source.report.entries[0]["reason"]
@@ -202,13 +206,15 @@ def test_exif_orientation_is_what_a_viewer_shows(tmp_path, orientation):
     assert tuple(source.sizes[0]) == expected.shape[:2]
 
 
-def test_boxes_drawn_on_the_stored_orientation_keep_it(tmp_path):
+def test_boxes_drawn_on_the_stored_orientation_are_turned_with_it(tmp_path):
+    """Orientation 6 is a quarter turn clockwise: row y of 30 becomes column 29 - y."""
     exif = Image.Exif()
     exif[0x0112] = 6
     (tmp_path / "images").mkdir()
     Image.new("RGB", (40, 30)).save(tmp_path / "images" / "1.jpg", exif=exif)
-    stored = open_coco(coco(tmp_path))
-    assert tuple(stored.sizes[0]) == (30, 40) == stored.read_image(0).shape[:2]
+    stored = open_coco(coco(tmp_path, annotations=[box([4, 5, 6, 8])]))
+    assert tuple(stored.sizes[0]) == (40, 30) == stored.read_image(0).shape[:2]
+    np.testing.assert_array_equal(stored.annotations.boxes, [[4, 30 - 5 - 8, 4 + 6, 30 - 5]])
     shown = open_coco(coco(tmp_path, [{"id": 1, "file_name": "1.jpg", "width": 30, "height": 40}]))
     assert tuple(shown.sizes[0]) == (40, 30) == shown.read_image(0).shape[:2]
 

@@ -119,9 +119,9 @@ def test_coco_is_rendered_small_over_large_and_crowds_ignored(tmp_path):
     found = open_source(f"coco:{tmp_path}/a.json", MASKS)
     assert [c.name for c in found.categories] == ["background", "five", "nine"]
     expected = np.zeros((10, 10), int)
-    expected[1:7, 1:7], expected[2:4, 2:4], expected[:, 8:] = 1, 2, 255
+    expected[1:7, 1:7], expected[2:4, 2:4], expected[:, 8:], expected[0, 0] = 1, 2, 255, 255
     np.testing.assert_array_equal(mask_of(found, 0), expected)
-    assert sum("no usable segmentation" in reason for reason in found.report.counts) == 1
+    assert sum("without a usable outline" in reason for reason in found.report.counts) == 1
 
 
 def test_scenes_and_tfrecords_round_trip(tmp_path):

@@ -1,0 +1,137 @@
+"""Where the pictures of a data set are: sorted walks that follow links, and names that must fit one file alone."""
+
+from __future__ import annotations
+
+import collections
+import os
+import re
+from typing import Iterator
+
+from official.data.input_report import DataError, printable
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".jpe", ".jfif")
+# Folders that hold pictures of labels, by whole words in their names ("z_masks", "SegmentationClass", "gtFine").
+_LABEL_WORDS = frozenset(
+    "mask masks seg segs segmentation segmentations segmentationclass segmentationclassaug segmentationobject label labels "
+    "labelled annotated visualization visualizations visualisation visualisations vis viz overlay overlays preview previews "
+    "gt gtfine gtcoarse groundtruth instances panoptic semantic thumbnails thumbs".split()
+)
+
+
+def displayed(path: str) -> str:
+    """A path that can be printed and kept in JSON; bytes that are no UTF-8 are spelled out."""
+    try:
+        path.encode("utf-8")
+        return path
+    except UnicodeEncodeError:
+        return printable(os.fsencode(path).decode("utf-8", "backslashreplace"))
+
+
+def require_folder(folder: str, word: str) -> None:
+    """Raises DataError if the folder is not there."""
+    if not os.path.isdir(folder):
+        raise DataError(f"{word}: no folder {folder}")
+
+
+def safe_join(folder: str, file_name: str) -> str | None:
+    """`folder/file_name`, or None if the name as written climbs out of the folder or cannot be a file's.
+
+    A link inside the folder may lead anywhere: who made the folder made the link.
+    """
+    try:
+        os.fsencode(file_name)
+    except UnicodeEncodeError:
+        return None
+    if not file_name or "\0" in file_name or os.path.isabs(file_name):
+        return None
+    inside = os.path.normpath(file_name)
+    return None if inside == ".." or inside.startswith(".." + os.sep) else os.path.join(folder, file_name)
+
+
+def walk(folder: str, ending: tuple[str, ...] = EXTENSIONS) -> Iterator[str]:
+    """Paths below a folder, relative to it, of files with one of these endings (lower case): sorted, links followed.
+
+    A link back to a folder that holds it is not followed; hidden folders and files are left out.
+    """
+    yield from _walk(folder, "", (os.path.realpath(folder),), ending)
+
+
+def _walk(folder: str, below: str, above: tuple[str, ...], ending: tuple[str, ...]) -> Iterator[str]:
+    folders = []
+    for entry in sorted(os.scandir(os.path.join(folder, below) if below else folder), key=lambda e: e.name):
+        name = os.path.join(below, entry.name)
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            folders.append((name, entry.path))
+        elif entry.name.lower().endswith(ending):  # a link to nowhere is listed too: it is missed, and said so
+            yield name
+    for name, path in folders:
+        real = os.path.realpath(path)
+        if real not in above:
+            yield from _walk(folder, name, (*above, real), ending)
+
+
+def holds_labels(name: str) -> bool:
+    """Whether a folder of this path says that its pictures are masks or drawings."""
+    for folder in os.path.dirname(name).split(os.sep):
+        words = re.split(r"[^a-z]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", folder).lower()) + [folder.lower()]
+        if _LABEL_WORDS & set(words):
+            return True
+    return False
+
+
+class ImageFinder:
+    """Finds the pictures of annotations in a folder."""
+
+    def __init__(self, folder: str):
+        self.folder = folder
+        self._names: dict[str, list[str]] | None = None  # by file name, and by name without its ending
+
+    def inside(self, file_name: str) -> str | None:
+        """The path of a name that is relative to the folder, or else the one file below it that ends in that name.
+
+        Returns:
+          A path, of a file that need not exist; None if the name leaves the folder.
+
+        Raises:
+          DataError: two files below the folder fit.
+        """
+        path = safe_join(self.folder, file_name)
+        if path is None or os.path.isfile(path):
+            return path
+        return self.elsewhere(file_name) or path
+
+    def elsewhere(self, file_name: str, *, stem: bool = False) -> str | None:
+        """The one picture below the folder with this name, wherever it is; None if there is none.
+
+        Args:
+          file_name: with folders, a file that ends in them comes before others.
+          stem: a picture of another ending will do.
+
+        Raises:
+          DataError: names two that fit.
+        """
+        bare = os.path.basename(os.path.normpath(file_name.replace("\\", "/")))
+        found = self._index().get(bare, [])
+        if not found and stem:
+            found = self._index().get("stem:" + os.path.splitext(bare)[0], [])
+        ending = os.sep + os.path.normpath(file_name)
+        nearer = [name for name in found if (os.sep + name).endswith(ending)]
+        found = nearer or found
+        pictures = [name for name in found if not holds_labels(name)] or found
+        if len(pictures) > 1:
+            raise DataError(
+                f"{self.folder}: {printable(file_name)} may be {displayed(pictures[0])} or {displayed(pictures[1])}; say "
+                "which in the annotation, by its path below that folder, or name the folder of the images"
+            )
+        return os.path.join(self.folder, pictures[0]) if pictures else None
+
+    def _index(self) -> dict[str, list[str]]:
+        if self._names is None:
+            self._names = collections.defaultdict(list)
+            for name in walk(self.folder):
+                bare = os.path.basename(name)
+                self._names[bare].append(name)
+                self._names["stem:" + os.path.splitext(bare)[0]].append(name)
+        return self._names
