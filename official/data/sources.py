@@ -21,7 +21,6 @@ from official.data.coco import open_coco
 from official.data.crops import object_crops
 from official.data.image_folder import open_folder
 from official.data.mask_files import open_masks, open_voc_masks
-from official.data.labels import require_objects
 from official.data.scenes_source import open_scenes
 from official.data.source import DataError, Source
 from official.data.tfds_source import open_tfds
@@ -75,8 +74,6 @@ def open_source(word: str, options: ReadOptions = ReadOptions(), *, labeled: boo
     labels = {"boxes": source.annotations, "masks": source.read_mask, "classes": source.image_classes}
     if labeled and labels[options.label_kind] is None:
         raise DataError(f"data {word!r} has no {options.label_kind}; it can be used with --unlabeled_data only")
-    if labeled and options.label_kind == "boxes":
-        require_objects(word, source.annotations)
     return dataclasses.replace(source, word=word)
 
 

@@ -10,6 +10,7 @@ from typing import Iterator
 import tensorflow as tf
 
 from official.data.input_report import DataError, InputReport, UnusableData
+from official.data.labels import require_objects
 from official.data.source import Source, labeled_subset, listed_subset
 from official.data.sources import ReadOptions, open_source
 from official.data.text_lists import read_id_list
@@ -133,10 +134,16 @@ def open_unlabeled(experiment: Experiment, rest: Source | None) -> Source:
 
 
 def open_eval(experiment: Experiment, task: Task) -> Source | None:
-    """The evaluation data, with the model's class indices; None if there is none."""
+    """The evaluation data, with the model's class indices; None if there is none.
+
+    Raises:
+      DataError: see `open_source`; not one object to score against.
+    """
     if not experiment.data.eval_data:
         return None
     source = opened(experiment, "eval", experiment.data.eval_data, labeled=task.needs_labels or bool(task.categories))
+    if source.annotations is not None:
+        require_objects(experiment.data.eval_data, source.annotations)
     return source.aligned_to(task.categories)
 
 

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 
 import numpy as np
 import pytest
@@ -16,7 +15,10 @@ from official.data.frames import Frames
 from official.data.input_report import DataError, InputReport
 from official.data.labels import box_numbers, flag, identifier, number
 from official.data.sources import ReadOptions, open_source
+from official.data.source import Category
 from official.evaluation import coco_metrics
+from official.jobs.opening import open_eval
+from official.tasks.registry import build_task
 from tests import tiny
 
 BOXES = ([10, 10, 40, 40], [100, 10, 50, 60], [10, 100, 80, 80])
@@ -416,7 +418,7 @@ def test_the_jobs_write_what_was_refused_into_the_run_folder(tmp_path):
 def test_evaluation_sets_without_objects_stop_before_the_model_is_run(tmp_path):
     picture(tmp_path / "voc" / "1.png")
     write(tmp_path / "voc" / "1.xml", "<annotation><filename>1.png</filename></annotation>")
+    experiment = tiny.experiment(eval_data=f"voc:{tmp_path}/voc", model_dir=str(tmp_path / "run"))
     with pytest.raises(DataError, match="not one object"):
-        open_source(f"voc:{tmp_path}/voc")
+        open_eval(experiment, build_task(experiment, [Category(1, "x")]))
     assert len(open_source(f"voc:{tmp_path}/voc", labeled=False)) == 1
-    assert os.listdir(tmp_path / "voc")
