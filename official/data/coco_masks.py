@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 from pycocotools import mask as mask_api
 
-from official.data.frames import Frames
+from official.data.frames import Frames, turned_upright
 from official.data.labels import number
 from official.data.source import Annotations, Category, Source
 
@@ -82,15 +82,6 @@ def as_read(canvas: np.ndarray, frames: Frames, index: int) -> np.ndarray:
     rows = ((np.arange(height) + 0.5) * turned.shape[0] / height).astype(int)
     columns = ((np.arange(width) + 0.5) * turned.shape[1] / width).astype(int)
     return turned[rows][:, columns]
-
-
-def turned_upright(values: np.ndarray, orientation: int) -> np.ndarray:
-    """An EXIF orientation (1..8) applied to [H, W]."""
-    if orientation in (2, 3, 7, 8):
-        values = values[:, ::-1]
-    if orientation in (3, 4, 6, 7):
-        values = values[::-1]
-    return values.T if orientation >= 5 else values
 
 
 # --- outlines --------------------------------------------------------------------------------------

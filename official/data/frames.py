@@ -66,6 +66,15 @@ def _turn(boxes: np.ndarray, sizes: np.ndarray, turns: np.ndarray) -> np.ndarray
     return np.where((turns >= 5)[:, None], mirrored[:, [1, 0, 3, 2]], mirrored)
 
 
+def turned_upright(values: np.ndarray, orientation: int) -> np.ndarray:
+    """An EXIF orientation (1..8) applied to [H, W]."""
+    if orientation in (2, 3, 7, 8):
+        values = values[:, ::-1]
+    if orientation in (3, 4, 6, 7):
+        values = values[::-1]
+    return values.T if orientation >= 5 else values
+
+
 def frame_of(
     stated: tuple[float, float], shown: tuple[int, int], orientation: int, *, scaled: bool
 ) -> tuple[int, int, int] | str:

@@ -19,7 +19,9 @@ import tqdm
 from PIL import Image, ImageOps
 
 from official.data.coco_json import LFS_POINTER, LFS_REASON
-from official.data.image_places import EXTENSIONS, ImageFinder, displayed, holds_labels, require_folder, safe_join, walk  # noqa: F401, E501
+from official.data.image_places import (  # noqa: F401
+    EXTENSIONS, ImageFinder, displayed, holds_labels, named_picture, require_folder, safe_join, walk,
+)  # fmt: skip
 from official.data.input_report import InputReport
 
 IN_GRAPH = ("JPEG", "MPO", "PNG", "GIF", "BMP")  # what TensorFlow decodes
@@ -102,6 +104,8 @@ def _facts(image: Image.Image, path: str | bytes, full: bool, max_pixels: int) -
 
 def _damage(image: Image.Image, path: str | bytes, full: bool, by_pillow: bool) -> str:
     """Why the pixels cannot be read, "" if they can."""
+    if image.format == "BMP" and int.from_bytes(_content(path, 30)[28:], "little") not in (8, 24, 32):
+        return "file is of a kind that TensorFlow does not decode; convert it to PNG (BMP of other than 8, 24 or 32 bits)"
     if not full:
         return "" if _has_end(path, image.format) else "file is truncated"
     if by_pillow:
@@ -212,11 +216,11 @@ def decode_by_pillow(encoded: tf.Tensor, turn: bool = True) -> tf.Tensor:
     return tf.ensure_shape(pixels, [None, None, 3])
 
 
-def pillow_pixels(encoded: bytes, turn: bool = True) -> np.ndarray:
+def pillow_pixels(encoded: bytes | np.ndarray, turn: bool = True) -> np.ndarray:
     """Uint8 [H, W, 3] of any file that Pillow reads; alpha is dropped, 16 bits become 8."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with Image.open(io.BytesIO(encoded)) as image:
+        with Image.open(io.BytesIO(encoded if isinstance(encoded, bytes) else encoded.item())) as image:
             image = ImageOps.exif_transpose(image) if turn else image
             if image.mode.startswith("I;16"):
                 grey = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)

@@ -81,6 +81,23 @@ def holds_labels(name: str) -> bool:
     return False
 
 
+def named_picture(folder: str, name: str) -> str | None:
+    """The picture in a folder with this name, or with it and any ending; None if there is none.
+
+    Raises:
+      DataError: two differ in their endings alone.
+    """
+    if name.lower().endswith(EXTENSIONS) and os.path.isfile(os.path.join(folder, name)):
+        return os.path.join(folder, name)
+    endings = [e for extension in EXTENSIONS for e in (extension, extension.upper(), extension.capitalize())]
+    found = [name + e for e in dict.fromkeys(endings) if os.path.isfile(os.path.join(folder, name + e))]
+    if len(found) > 1:
+        first, second = (displayed(os.path.join(folder, f)) for f in found[:2])
+        raise DataError(f"{printable(name)} may be {first} or {second}; say which with its ending")
+    labels = holds_labels(os.path.join(os.path.basename(folder), "x"))
+    return os.path.join(folder, found[0]) if found and not labels else None
+
+
 class ImageFinder:
     """Finds the pictures of annotations in a folder."""
 

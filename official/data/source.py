@@ -257,13 +257,19 @@ def listed_subset(source: Source, wanted: Sequence[str]) -> tuple[Source, Source
     """Splits by a list of ids or file names: (listed, rest).
 
     Raises:
-      DataError: an entry of the list is not in the source.
+      DataError: an entry of the list is not in the source, or is the name of two of its files.
     """
+    place: dict[str, list[int]] = {}
     names = source.file_names if source.file_names is not None else source.ids
-    place = {str(name).rsplit("/", 1)[-1]: i for i, name in enumerate(names)}
-    place.update({str(name): i for i, name in enumerate(source.ids)})
+    for i, name in enumerate(names):
+        for known in {str(name), str(name).rsplit("/", 1)[-1]}:
+            place.setdefault(known, []).append(i)
+    place.update({str(name): [i] for i, name in enumerate(source.ids)})
     missing = [name for name in wanted if str(name) not in place]
     if missing:
         raise DataError(f"{source.word}: {len(missing)} listed ids are not in it, the first is {missing[0]!r}")
-    chosen = np.unique([place[str(name)] for name in wanted])
+    several = next((name for name in wanted if len(place[str(name)]) > 1), None)
+    if several is not None:
+        raise DataError(f"{source.word}: {several!r} is the name of {shown(names[i] for i in place[str(several)])}; list ids")
+    chosen = np.unique([place[str(name)][0] for name in wanted])
     return source.subset(chosen), source.subset(np.setdiff1d(np.arange(len(source)), chosen))

@@ -2,11 +2,15 @@
 
     scenes[:SPLIT][,count=N]             the embedded data set
     coco:FILE.json[,IMAGE_FOLDER]        COCO annotations (segmentation: rendered to masks)
-    voc:FOLDER[,IMAGE_FOLDER][,split=S]  Pascal VOC XML; for segmentation its mask PNGs
-    masks:IMAGES,MASKS[,classes=FILE]    pictures and mask PNGs of the same names (segmentation)
+    voc:FOLDER[,IMAGE_FOLDER][,split=S]  Pascal VOC XML; for segmentation its mask PNGs, with the values below
+    masks:IMAGES,MASKS[,NAME=VALUE...]   pictures and mask PNGs of the same names (segmentation):
+        classes=FILE     a class name a line, in the order of the indices
+        palette=FILE     masks of colours: lines of `r g b name`, a `labelmap.txt`, or `voc`
+        ignore=N         a value that says nothing, as 255 does
+        foreground=N     masks of two values, 0 and N (255, mostly)
     folder:FOLDER                        pictures without labels; for classification a folder per class
     tfrecord:GLOB[+GLOB...]              TF Examples of the original stack
-    tfds:BUILDER[/CONFIG][:SPLIT]        a prepared TensorFlow Datasets builder
+    tfds:BUILDER[/CONFIG][:SPLIT][,feature=NAME]  a prepared TensorFlow Datasets builder
 
 A comma, equals sign or plus in a path is understood where the path exists, and may be written as \\, \\= \\+.
 Where classes of pictures are wanted and a word has boxes, every object is cut out as a picture.
@@ -20,7 +24,7 @@ import os
 from official.data.coco import open_coco
 from official.data.crops import object_crops
 from official.data.image_folder import open_folder
-from official.data.mask_files import open_masks, open_voc_masks
+from official.data.mask_folders import mask_rules, open_masks, open_voc_masks
 from official.data.scenes_source import open_scenes
 from official.data.source import DataError, Source
 from official.data.tfds_source import open_tfds
@@ -105,7 +109,9 @@ def parse_word(word: str) -> tuple[str, str, dict[str, str]]:
         if name in named:
             raise DataError(f"data {word!r}: {name} is said twice; a comma in a path may be written as \\\\,")
         named[name] = _plain(value)
-    return kind, place if kind == "tfrecord" else _plain(place), named
+    if kind == "tfrecord":  # whose plus signs join globs
+        place = place.replace(_ESCAPED["\\+"], "\\+")
+    return kind, _plain(place), named
 
 
 def _is_name(name: str, value: str, whole: str) -> bool:
@@ -165,14 +171,15 @@ def _voc(place, named, options, labeled):
     split = named.pop("split", None)
     if options.masks:
         return open_voc_masks(
-            place, split, mask_folder=named.pop("masks", None), labeled=labeled, **_file_checks(options)
-        )
+            place, split, mask_folder=named.pop("masks", None), rules=mask_rules(f"voc:{place}", named, place), labeled=labeled,
+            **_file_checks(options),
+        )  # fmt: skip
     return open_voc(place, split, image_folder=named.pop("images", None), **_label_rules(options), **_file_checks(options))
 
 
 def _masks(place, named, options, labeled):
     return open_masks(
-        place, named.pop("images", ""), class_file=named.pop("classes", None), labeled=labeled, **_file_checks(options)
+        place, named.pop("images", ""), rules=mask_rules(f"masks:{place}", named), labeled=labeled, **_file_checks(options)
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from official.data import image_files
-from official.data.mask_files import highest_label, sized_class_map
+from official.data.mask_files import note_classes, present_labels, sized_class_map
 from official.data.coco_classes import COCO_CATEGORIES
 from official.data.input_report import DataError, InputReport
 from official.data.labels import ImageTable, RawObjects, clean_objects, note_crowded_classes
@@ -172,8 +172,8 @@ def _with_labels(source: Source, rows: list[dict], keys: _Keys, features, read: 
         names = features[keys.image_class].names
         return source.with_classes([row["class"] for row in rows], [Category(i + 1, n) for i, n in enumerate(names)])
     if keys.mask:
-        highest = max(row["highest_label"] for row in rows)
-        return source.with_masks(read.mask, [Category(i, str(i)) for i in range(highest + 1)])
+        names = note_classes(source.word, sum(row["present"] for row in rows), None, source.report)
+        return source.with_masks(read.mask, [Category(i, name) for i, name in enumerate(names)])
     objects = [row["objects"] for row in rows]
     raw = RawObjects(
         images=np.repeat(np.arange(len(rows)), [len(o["classes"]) for o in objects]),
@@ -247,7 +247,7 @@ def _with_mask(row: dict, encoded: bytes, report: InputReport) -> dict | None:
     if isinstance(values, str):
         report.skip_image(values, row["file"], row["id"])
         return None
-    return {**row, "highest_label": highest_label(values)}
+    return {**row, "present": present_labels(values)}
 
 
 def _row(example: dict, keys: _Keys, boxes_key: str | None, place: str) -> dict:

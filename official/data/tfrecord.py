@@ -21,7 +21,7 @@ import tensorflow as tf
 import tqdm
 
 from official.data import image_files
-from official.data.mask_files import encode_class_map, highest_label, sized_class_map
+from official.data.mask_files import encode_class_map, note_classes, present_labels, sized_class_map
 from official.data.input_report import DataError, InputReport, shown
 from official.data.labels import ImageTable, RawObjects, clean_objects, note_crowded_classes
 from official.data.source import Category, Source
@@ -225,7 +225,7 @@ def open_tfrecords(
     if not labeled:
         return source
     if masks:
-        return source.with_masks(_mask_reader(read_record), _mask_categories(rows))
+        return source.with_masks(_mask_reader(read_record), _mask_categories(rows, word, report))
     source = _labelled(source, rows, crowd)
     report.check_objects(word, max_skipped_fraction)
     return source
@@ -247,11 +247,17 @@ def _mask_reader(read_record):
     return read
 
 
-def _mask_categories(rows: list[dict]) -> list[Category]:
-    """Names from the records, else numbers up to the highest label."""
-    names = max((row["mask_names"] for row in rows), key=len)
-    highest = max(row["highest_label"] for row in rows)
-    return [Category(i, name) for i, name in enumerate(names or map(str, range(highest + 1)))]
+def _mask_categories(rows: list[dict], word: str, report: InputReport) -> list[Category]:
+    """Names from the records, else numbers up to the highest label.
+
+    Raises:
+      DataError: see `note_classes`; records that name the classes differently.
+    """
+    named = {tuple(row["mask_names"]) for row in rows if row["mask_names"]}
+    if len(named) > 1:
+        raise DataError(f"{word}: its records name the classes of masks differently: {shown(sorted(named), 2)}")
+    names = note_classes(word, sum(row["present"] for row in rows), next(iter(named), None), report)
+    return [Category(i, name) for i, name in enumerate(names)]
 
 
 _COLUMNS = {
@@ -315,7 +321,7 @@ def _usable(row: dict, full_check: bool, max_pixels: int, report: InputReport, m
         if isinstance(values, str):
             report.skip_image(values, row["file"], row["id"])
             return None
-        return {**row, "highest_label": highest_label(values)}
+        return {**row, "present": present_labels(values)}
     return row
 
 

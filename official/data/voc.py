@@ -173,11 +173,11 @@ class _PictureFinder:
         file_name = file_name.replace("\\", "/")
         beside, below = os.path.split(xml_name)[0], os.path.split(_whole_id(xml_name))[0]
         places = self._places(beside, below)
-        for name in dict.fromkeys((file_name, os.path.basename(file_name), _stem(xml_name))):
-            if not name or image_files.safe_join(".", name) is None:
-                continue
-            found = next(filter(None, (self._in(os.path.join(*place), name) for place in places)), None)
-            found = found or self.everywhere.elsewhere(os.path.join(below, name), stem=True)
+        for names in ((file_name, os.path.basename(file_name)), (_stem(xml_name),)):
+            names = [name for name in dict.fromkeys(names) if image_files.safe_join(".", name)]
+            near = (image_files.named_picture(os.path.join(*place), name) for name in names for place in places)
+            far = (self.everywhere.elsewhere(os.path.join(below, name), stem=True) for name in names)
+            found = next(filter(None, near), None) or next(filter(None, far), None)
             if found:
                 return found
         return None
@@ -187,25 +187,6 @@ class _PictureFinder:
             return [(self.images, below), (self.images, "")] if below else [(self.images, "")]
         places = ["", beside, os.path.join("JPEGImages", below), "JPEGImages"]
         return [(self.folder, place) for place in dict.fromkeys(os.path.normpath(p) if p else "" for p in places)]
-
-    @staticmethod
-    def _in(folder: str, name: str) -> str | None:
-        """The picture in a folder with this name, or with it and any ending; None if there is none.
-
-        Raises:
-          DataError: two differ in their endings alone.
-        """
-        if name.lower().endswith(image_files.EXTENSIONS):
-            return os.path.join(folder, name) if os.path.isfile(os.path.join(folder, name)) else None
-        found = [name + e for e in _endings() if os.path.isfile(os.path.join(folder, name + e))]
-        if len(found) > 1:
-            raise DataError(f"{folder}: {printable(name)} may be {found[0]} or {found[1]}; say which in the XML's <filename>")
-        labels = image_files.holds_labels(os.path.join(os.path.basename(folder), "x"))
-        return os.path.join(folder, found[0]) if found and not labels else None
-
-
-def _endings() -> list[str]:
-    return [e for extension in image_files.EXTENSIONS for e in (extension, extension.upper())]
 
 
 # --- one file ---------------------------------------------------------------------------------------

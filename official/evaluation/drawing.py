@@ -9,6 +9,8 @@ from typing import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from official.data.mask_palettes import voc_color
+
 
 def class_color(label: int) -> tuple[int, int, int]:
     """A bright colour per class."""
@@ -42,15 +44,6 @@ def draw_boxes(image: np.ndarray, objects: dict[str, np.ndarray], names: Sequenc
         pen.rectangle(pen.textbbox(place, text, font=font), fill=color)
         pen.text(place, text, fill=(0, 0, 0), font=font)
     return np.asarray(canvas)
-
-
-def voc_color(label: int) -> tuple[int, int, int]:
-    """Pascal VOC's colour of a class: its bits dealt to red, green and blue from the top."""
-    color = [0, 0, 0]
-    for position in range(8):
-        for channel in range(3):
-            color[channel] |= ((label >> (3 * position + channel)) & 1) << (7 - position)
-    return tuple(color)
 
 
 VOC_PALETTE = [value for label in range(256) for value in voc_color(label)]

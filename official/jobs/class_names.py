@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from official.data.coco_classes import COCO_CATEGORIES
-from official.data.mask_files import VOC_CLASSES
+from official.data.mask_palettes import VOC_CLASSES
 from official.data.source import Category, DataError
 
 

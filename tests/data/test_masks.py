@@ -93,7 +93,7 @@ def test_bad_masks_are_skipped_counted_and_named(tmp_path):
     (tmp_path / "m" / "broken.png").write_bytes(b"no picture")
     found = open_source(f"masks:{tmp_path}/i,{tmp_path}/m", MASKS)
     assert len(found) == 1
-    reasons = " | ".join(found.report.counts)
+    reasons = " | ".join(entry["reason"] for entry in found.report.entries)
     for part in ("colour picture", "label 700", "3 x 8, its image 6 x 8", "not a readable PNG", "mask is absent"):
         assert part in reasons
     with pytest.raises(DataError, match="5 of 6 images cannot be used"):
@@ -191,4 +191,4 @@ def test_a_mask_of_another_size_is_not_decoded():
     header = struct.pack(">IIBBBBB", 9000, 9000, 8, 0, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", b""), (b"IEND", b"")]
     parts = [struct.pack(">I", len(c)) + n + c + struct.pack(">I", zlib.crc32(n + c)) for n, c in chunks]
-    assert sized_class_map(b"\x89PNG\r\n\x1a\n" + b"".join(parts), (6, 8)) == "mask is 9000 x 9000, its image 6 x 8"
+    assert sized_class_map(b"\x89PNG\r\n\x1a\n" + b"".join(parts), (6, 8)) == "mask has another size than its image (9000 x 9000, its image 6 x 8)"
