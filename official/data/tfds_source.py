@@ -192,8 +192,9 @@ def _with_labels(source: Source, rows: list[dict], keys: _Keys, features, read: 
 
 
 def _categories(names: list[str]) -> tuple[Category, ...]:
-    """Classes 1, 2, ... or, of COCO's eighty names in their order, COCO's own ids with their gaps."""
-    if list(names) == [category.name for category in COCO_CATEGORIES]:
+    """Classes 1, 2, ... or, of COCO's eighty in their order, COCO's own ids with their gaps."""
+    unnamed = [str(i) for i in range(len(COCO_CATEGORIES))]  # as `coco` has them without its lists of labels
+    if list(names) in ([category.name for category in COCO_CATEGORIES], unnamed):
         return COCO_CATEGORIES
     return tuple(Category(i + 1, name) for i, name in enumerate(names))
 
