@@ -3,6 +3,7 @@
     scenes[:SPLIT][,count=N]             the embedded data set
     coco:FILE.json[,IMAGE_FOLDER]        COCO annotations (segmentation: rendered to masks)
     voc:FOLDER[,IMAGE_FOLDER][,split=S]  Pascal VOC XML; for segmentation its mask PNGs, with the values below
+        first_pixel=0|1  whether its boxes count pixels from 0 (LabelImg) or 1 (Pascal VOC), where that is not found out
     masks:IMAGES,MASKS[,NAME=VALUE...]   pictures and mask PNGs of the same names (segmentation):
         classes=FILE     a class name a line, in the order of the indices
         palette=FILE     masks of colours: lines of `r g b name`, a `labelmap.txt`, or `voc`
@@ -81,7 +82,7 @@ def open_source(word: str, options: ReadOptions = ReadOptions(), *, labeled: boo
     return dataclasses.replace(source, word=word)
 
 
-_NAMES = ("images", "masks", "split", "classes", "count", "size", "ignore", "foreground", "palette", "feature")
+_NAMES = ("images", "masks", "split", "classes", "count", "size", "ignore", "foreground", "palette", "feature", "first_pixel")
 _ESCAPED = {f"\\{character}": chr(0xE000 + number) for number, character in enumerate(",=+\\")}
 
 
@@ -174,7 +175,10 @@ def _voc(place, named, options, labeled):
             place, split, mask_folder=named.pop("masks", None), rules=mask_rules(f"voc:{place}", named, place), labeled=labeled,
             **_file_checks(options),
         )  # fmt: skip
-    return open_voc(place, split, image_folder=named.pop("images", None), **_label_rules(options), **_file_checks(options))
+    return open_voc(
+        place, split, image_folder=named.pop("images", None), first_pixel=named.pop("first_pixel", "auto"),
+        **_label_rules(options), **_file_checks(options),
+    )  # fmt: skip
 
 
 def _masks(place, named, options, labeled):

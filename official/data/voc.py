@@ -26,6 +26,7 @@ def open_voc(
     split: str | None = None,
     *,
     image_folder: str | None = None,
+    first_pixel: str = "auto",
     full_check: bool = True,
     max_pixels: int = 100_000_000,
     max_skipped_fraction: float = 0.1,
@@ -34,7 +35,8 @@ def open_voc(
 ) -> Source:
     """A source over a VOC folder: `Annotations/*.xml` and `JPEGImages/`, or XML and pictures anywhere in it.
 
-    Boxes become 0-based and exclusive at the far side. Objects marked difficult count as crowd:
+    Boxes become 0-based and exclusive at the far side: Pascal VOC counts pixels from 1, LabelImg (which calls its
+    database "Unknown") and other tools from 0. Objects marked difficult count as crowd:
     they are not trained on and not held against a detection. The id of a picture is the name of its XML, with the
     folders below `folder` (or below `Annotations`) where names occur twice.
 
@@ -42,6 +44,7 @@ def open_voc(
       folder: the folder, such as VOCdevkit/VOC2007.
       split: a list in `ImageSets/Main/<split>.txt`; every XML when not given.
       image_folder: where the pictures are, when not in `folder`.
+      first_pixel: number of the first pixel, "0" or "1"; "auto": 0 in XMLs of LabelImg, and in all where one has a 0.
       crowd: see `official.data.labels.clean_objects`.
       stated_size: "check": an image of another size than its XML states is left out; "scale": its boxes are scaled.
 
@@ -82,9 +85,31 @@ def open_voc(
         report=report,
         frames=frames.take(usable),
     )
-    source = _labelled(source, records, crowd)
+    source = _labelled(source, _counted_from_zero(records, paths, ids, first_pixel, report), crowd)
     report.check_objects(word, max_skipped_fraction)
     return source
+
+
+def _counted_from_zero(
+    records: list[dict], paths: list[str], ids: list[str], first_pixel: str, report: InputReport
+) -> list[dict]:  # fmt: skip
+    """The records with their near corners counted from 0.
+
+    Raises:
+      DataError: `first_pixel` is neither "auto", "0" nor "1".
+    """
+    if first_pixel not in ("auto", "0", "1"):
+        raise DataError(f"first_pixel={first_pixel} is neither auto, 0 nor 1")
+    a_zero = any(min(box[:2]) == 0 for record in records for box, *_ in record["objects"])
+    found = []
+    for record, path, image_id in zip(records, paths, ids):
+        from_zero = (a_zero or record["labelimg"]) if first_pixel == "auto" else first_pixel == "0"
+        if from_zero and first_pixel == "auto" and record["objects"]:
+            report.note("boxes count pixels from 0, not from 1 as Pascal VOC; ,first_pixel=1 says otherwise", path, image_id)
+        shift = 0.0 if from_zero else 1.0
+        objects = [([b[0] - shift, b[1] - shift, b[2], b[3]], *rest) for b, *rest in record["objects"]]
+        found.append({**record, "objects": objects})
+    return found
 
 
 def _labelled(source: Source, records: list[dict], crowd: str) -> Source:
@@ -210,13 +235,13 @@ def _parse(path: str) -> dict | str:
     return {
         "file_name": (root.findtext("filename") or "").strip(),
         "size": tuple(number(size.findtext(side)) if size is not None else np.nan for side in ("height", "width")),
+        "labelimg": (root.findtext("source/database") or "").strip().lower() == "unknown",
         "objects": [_object(item) for item in root.iter("object")],
     }
 
 
 def _object(item: ElementTree.Element) -> tuple[list[float], bool, str]:
-    """yxyx, 0-based and exclusive at the far side; whether it is ignored; the name of its class."""
+    """yxyx as written; whether it is ignored; the name of its class."""
     corners = [number(item.findtext(f"bndbox/{key}")) for key in ("ymin", "xmin", "ymax", "xmax")]
     difficult = flag(item.findtext("difficult")) or False
-    box = [corners[0] - 1, corners[1] - 1, corners[2], corners[3]]
-    return box, difficult, printable((item.findtext("name") or "").strip())
+    return corners, difficult, printable((item.findtext("name") or "").strip())

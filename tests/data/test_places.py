@@ -154,6 +154,20 @@ def test_list_entries_without_xml_count(tmp_path):
         open_source(f"voc:{tmp_path},split=train", ReadOptions(max_skipped_fraction=1.0))
 
 
+@pytest.mark.parametrize("source, xmin, first", [("", 2, 1), ("<source><database>Unknown</database></source>", 2, 2), ("", 0, 0), ("<source><database>The VOC2007 Database</database></source>", 2, 1)])
+def test_labelimg_counts_pixels_from_zero_and_pascal_voc_from_one(tmp_path, source, xmin, first):
+    xml(tmp_path / "1.xml", "1.png")
+    text = (tmp_path / "1.xml").read_text().replace("<object>", source + "<object>").replace("<xmin>2<", f"<xmin>{xmin}<")
+    (tmp_path / "1.xml").write_text(text)
+    picture(tmp_path / "1.png")
+    assert open_source(f"voc:{tmp_path}").annotations.boxes[0].tolist()[1::2] == [first, 10]
+    for said in (0, 1):
+        x1 = open_source(f"voc:{tmp_path},first_pixel={said}").annotations.boxes[0, 1]
+        assert x1 == xmin - said
+    with pytest.raises(DataError, match="first_pixel=2"):
+        open_source(f"voc:{tmp_path},first_pixel=2")
+
+
 # --- COCO -------------------------------------------------------------------------------------------
 
 
