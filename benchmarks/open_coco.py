@@ -39,15 +39,25 @@ def make(folder: str, images: int, boxes: int, outlines: bool) -> str:
             photo.save(first)
         else:
             os.link(first, path)
-    corners, sides = generator.uniform(0, 40, (boxes, 2)).round(2), generator.uniform(1, 20, (boxes, 2)).round(2)
+    corners, sides = (
+        generator.uniform(0, 40, (boxes, 2)).round(2),
+        generator.uniform(1, 20, (boxes, 2)).round(2),
+    )
     owners, labels = generator.integers(1, images + 1, boxes), generator.integers(1, 81, boxes)
     path = os.path.join(folder, "instances.json")
     with open(path, "w", encoding="utf-8") as file:
-        records = ({"id": i, "file_name": f"{i:012d}.jpg", "height": 48, "width": 64} for i in range(1, images + 1))
+        records = (
+            {"id": i, "file_name": f"{i:012d}.jpg", "height": 48, "width": 64} for i in range(1, images + 1)
+        )
         file.write('{"images": [' + ", ".join(map(json.dumps, records)) + '], "annotations": [')
         for n in range(boxes):
             x, y, width, height = *corners[n].tolist(), *sides[n].tolist()
-            entry = {"id": n + 1, "image_id": int(owners[n]), "category_id": int(labels[n]), "bbox": [x, y, width, height]}
+            entry = {
+                "id": n + 1,
+                "image_id": int(owners[n]),
+                "category_id": int(labels[n]),
+                "bbox": [x, y, width, height],
+            }
             entry.update(area=round(width * height, 4), iscrowd=0)
             if outlines:
                 entry["segmentation"] = [generator.uniform(0, 48, 2 * POINTS).round(2).tolist()]
@@ -89,8 +99,15 @@ def main() -> None:
         return measure(options.open)
     with tempfile.TemporaryDirectory() as folder:
         path = make(folder, options.images, options.boxes, options.outlines)
-        environment = {**os.environ, "PYTHONPATH": ROOT, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
-        subprocess.run([sys.executable, os.path.abspath(__file__), f"--open={path}"], env=environment, check=True)
+        environment = {
+            **os.environ,
+            "PYTHONPATH": ROOT,
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+            "CUDA_VISIBLE_DEVICES": "-1",
+        }
+        subprocess.run(
+            [sys.executable, os.path.abspath(__file__), f"--open={path}"], env=environment, check=True
+        )
 
 
 if __name__ == "__main__":

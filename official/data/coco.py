@@ -104,7 +104,9 @@ def _found_images(images: list[dict], folder: str, report: InputReport) -> tuple
         name = image.get("file_name")
         target = finder.inside(name) if isinstance(name, str) and name else None
         if target is None:
-            report.skip_image("file_name is missing or leaves the image folder", str(name), file_id(image["id"]))
+            report.skip_image(
+                "file_name is missing or leaves the image folder", str(name), file_id(image["id"])
+            )
         else:
             records.append(image)
             paths.append(target)
@@ -113,7 +115,11 @@ def _found_images(images: list[dict], folder: str, report: InputReport) -> tuple
 
 def _guess_folder(path: str, data: dict[str, Any]) -> str:
     here = os.path.dirname(os.path.abspath(path))
-    names = [name for image in data["images"][:GUESSED_FROM] if isinstance(name := image.get("file_name"), str) and name]
+    names = [
+        name
+        for image in data["images"][:GUESSED_FROM]
+        if isinstance(name := image.get("file_name"), str) and name
+    ]
     for folder in (os.path.join(here, "images"), os.path.join(here, "..", "images"), here):
         if any(os.path.isfile(target) for name in names if (target := image_files.safe_join(folder, name))):
             return folder
@@ -127,7 +133,9 @@ def _stated(image: dict) -> tuple[float, float]:
 def _frames(records, facts, paths, ids, report, *, scaled: bool) -> tuple[Frames, np.ndarray]:
     shown_sizes = np.array([(fact.height, fact.width) for fact in facts], np.int32).reshape(-1, 2)
     stated = np.array([_stated(image) for image in records], np.float64).reshape(-1, 2)
-    return frames_of(stated, shown_sizes, [fact.orientation for fact in facts], paths, ids, report, scaled=scaled)
+    return frames_of(
+        stated, shown_sizes, [fact.orientation for fact in facts], paths, ids, report, scaled=scaled
+    )
 
 
 def read_categories(data: dict[str, Any], path: str) -> tuple[tuple[Category, ...], tuple[int | str, ...]]:
@@ -196,14 +204,18 @@ def _image_indices(references: list, place: dict[str, int]) -> np.ndarray:
     return np.fromiter(map(index, references), np.int64, len(references))
 
 
-def labels_alone(path: str, *, outlines: bool = False, crowd: str = "ignore") -> tuple[Source, dict[str, Any], np.ndarray]:
+def labels_alone(
+    path: str, *, outlines: bool = False, crowd: str = "ignore"
+) -> tuple[Source, dict[str, Any], np.ndarray]:
     """An annotation file without its images: a source that reads none, the file's content, and the rows that it kept.
 
     Raises:
       DataError: see `load_coco_json`.
     """
     data, report = load_coco_json(path, outlines=outlines), InputReport()
-    stated = np.nan_to_num(np.array([_stated(i) for i in data["images"]], np.float64).reshape(-1, 2), posinf=0, neginf=0)
+    stated = np.nan_to_num(
+        np.array([_stated(i) for i in data["images"]], np.float64).reshape(-1, 2), posinf=0, neginf=0
+    )
 
     def read_image(index):
         raise DataError(f"{path} was opened without its images")
@@ -220,7 +232,9 @@ def labels_alone(path: str, *, outlines: bool = False, crowd: str = "ignore") ->
     categories, category_ids = read_categories(data, path)
     annotations, rows = read_objects(data, source, category_ids, crowd=crowd)
     note_crowded_classes(annotations, categories, report)
-    labelled = dataclasses.replace(source.with_annotations(annotations, categories), category_ids=category_ids)
+    labelled = dataclasses.replace(
+        source.with_annotations(annotations, categories), category_ids=category_ids
+    )
     return labelled, data, rows
 
 
@@ -240,7 +254,9 @@ def to_coco(source: Source, *, with_scores: bool = False) -> dict[str, Any]:
         images.append({"id": image_id, "file_name": name, "height": height, "width": width})
         objects = source.annotations.of(i)
         boxes, areas = in_file(source, i, objects["boxes"], objects["area"])
-        for box, label, crowd, area, score in zip(boxes, objects["classes"], objects["crowd"], areas, objects["scores"]):
+        for box, label, crowd, area, score in zip(
+            boxes, objects["classes"], objects["crowd"], areas, objects["scores"]
+        ):
             annotations.append(
                 {
                     "id": len(annotations) + 1,

@@ -67,7 +67,9 @@ def load_coco_json(path: str, *, labeled: bool = True, outlines: bool = True) ->
     counts = collections.Counter(identifier(image["id"]) for image in data["images"])
     repeated = [i for i, n in counts.items() if n > 1]
     if repeated:
-        raise DataError(f"{path}: image id {', '.join(repeated[:5])} occurs more than once ({len(repeated)} such ids)")
+        raise DataError(
+            f"{path}: image id {', '.join(repeated[:5])} occurs more than once ({len(repeated)} such ids)"
+        )
     if labeled:
         data["annotations"] = [a if isinstance(a, dict) else {} for a in data["annotations"]]
     return data
@@ -92,7 +94,11 @@ def _hook(labeled: bool, outlines: bool) -> Callable[[dict], Any]:
 
 def _compact(outline: Any) -> Any:
     """Lists of numbers as arrays; whatever else as it is."""
-    if isinstance(outline, list) and outline and all(type(p) is list and p and type(p[0]) in (int, float) for p in outline):
+    if (
+        isinstance(outline, list)
+        and outline
+        and all(type(p) is list and p and type(p[0]) in (int, float) for p in outline)
+    ):
         try:
             return [np.array(p, np.float64) for p in outline]
         except (ValueError, TypeError, OverflowError):

@@ -13,7 +13,9 @@ from official.data.labels import number
 from official.data.source import Annotations, Category, Source
 
 IGNORE = 255
-FARTHEST = 10.0  # image sides from its corner; pycocotools' polygons take memory by the length of their border
+FARTHEST = (
+    10.0  # image sides from its corner; pycocotools' polygons take memory by the length of their border
+)
 NO_OUTLINE = "object without a usable outline: ignored inside its box"
 
 
@@ -22,7 +24,9 @@ def mask_categories(categories: Sequence[Category]) -> tuple[Category, ...]:
     return (Category(0, "background"), *categories)
 
 
-def class_map_reader(records: Sequence[dict], annotations: Annotations, source: Source) -> Callable[[tf.Tensor], tf.Tensor]:
+def class_map_reader(
+    records: Sequence[dict], annotations: Annotations, source: Source
+) -> Callable[[tf.Tensor], tf.Tensor]:
     """A graph function: picture number -> uint8 [H, W], 0 background, i + 1 for class i.
 
     Crowds are ignored (255), and so is the box of an object without a usable outline, which is counted as lost. Where
@@ -126,11 +130,20 @@ def _polygons(segmentation: Any) -> tuple[list[np.ndarray], str]:
         return [], ""
     if not _is_list(segmentation[0]):
         return [_flat(segmentation)], "polygon that is one flat list: read as a polygon"
-    if all(_is_list(p) and len(p) == 2 and not _is_list(p[0]) for p in segmentation) and len(segmentation) > 2:
-        return [_flat([v for point in segmentation for v in point])], "polygon that is a list of points: read as a polygon"
+    if (
+        all(_is_list(p) and len(p) == 2 and not _is_list(p[0]) for p in segmentation)
+        and len(segmentation) > 2
+    ):
+        return [
+            _flat([v for point in segmentation for v in point])
+        ], "polygon that is a list of points: read as a polygon"
     paired = any(_is_list(p) and len(p) and _is_list(p[0]) for p in segmentation)
     repair = "polygon that is a list of points: read as a polygon" if paired else ""
-    return [_flat([v for point in p for v in point] if len(p) and _is_list(p[0]) else p) for p in segmentation if _is_list(p)], repair
+    return [
+        _flat([v for point in p for v in point] if len(p) and _is_list(p[0]) else p)
+        for p in segmentation
+        if _is_list(p)
+    ], repair
 
 
 def _is_list(value: Any) -> bool:
@@ -154,7 +167,9 @@ def _run_lengths(coded: dict, size: tuple[int, int], box: np.ndarray) -> tuple[d
     counts, stated = coded.get("counts"), [number(v) for v in coded.get("size", ())]
     counts = _decoded(counts) if isinstance(counts, (str, bytes)) else [number(c) for c in counts]
     lengths = np.array(counts, np.float64)
-    if not len(lengths) or not (np.isfinite(lengths).all() and (lengths >= 0).all() and lengths.sum() == height * width):
+    if not len(lengths) or not (
+        np.isfinite(lengths).all() and (lengths >= 0).all() and lengths.sum() == height * width
+    ):
         return None, ""
     lengths = lengths.astype(np.int64).tolist()
     code = mask_api.frPyObjects({"size": [height, width], "counts": lengths}, height, width)
@@ -162,7 +177,9 @@ def _run_lengths(coded: dict, size: tuple[int, int], box: np.ndarray) -> tuple[d
         return code, ""
     if stated != [width, height]:
         return None, ""
-    turned = mask_api.decode(mask_api.frPyObjects({"size": [width, height], "counts": lengths}, width, height)).T
+    turned = mask_api.decode(
+        mask_api.frPyObjects({"size": [width, height], "counts": lengths}, width, height)
+    ).T
     found = [c for c in (code, mask_api.encode(np.asfortranarray(turned))) if _has_box(c, box)]
     return (found[0], "mask of swapped size: read as its box says") if len(found) == 1 else (None, "")
 

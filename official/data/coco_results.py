@@ -57,7 +57,10 @@ def _add_outline(annotation: dict[str, Any], record: dict[str, Any], source: Sou
 
 def _text(code: dict) -> dict[str, Any]:
     counts = code["counts"]
-    return {"size": [int(v) for v in code["size"]], "counts": counts.decode() if isinstance(counts, bytes) else counts}
+    return {
+        "size": [int(v) for v in code["size"]],
+        "counts": counts.decode() if isinstance(counts, bytes) else counts,
+    }
 
 
 def read_results(
@@ -77,16 +80,22 @@ def read_results(
     if not isinstance(found, list):
         raise DataError(f"{path} is not a COCO results file: it is no list")
     _refuse_incomplete(found, path, iou_type)
-    images = _known(found, "image_id", dict(zip(source.ids.tolist(), source.coco_image_ids())), path, ground_truth)
+    images = _known(
+        found, "image_id", dict(zip(source.ids.tolist(), source.coco_image_ids())), path, ground_truth
+    )
     names = {identifier(i): i for i in source.own_category_ids()}
     classes = _known(found, "category_id", names, path, ground_truth)
     scores = numbers([result["score"] for result in found], report)
     report.objects += len(found)
     if iou_type == "segm":
         return _masks(found, images, classes, scores, source, report, path)
-    boxes = box_numbers([r["bbox"] if "bbox" in r else outline_box(r.get("segmentation")) for r in found], report)
+    boxes = box_numbers(
+        [r["bbox"] if "bbox" in r else outline_box(r.get("segmentation")) for r in found], report
+    )
     kept = []
-    for number, (image, label, box, score) in enumerate(zip(images, classes, boxes.tolist(), scores.tolist())):
+    for number, (image, label, box, score) in enumerate(
+        zip(images, classes, boxes.tolist(), scores.tolist())
+    ):
         if not all(map(math.isfinite, (*box, score))):
             report.lose_object("result with a box or score that is not a number", path, f"result {number}")
         elif min(box[2:]) < 0:
@@ -102,7 +111,9 @@ def _refuse_incomplete(found: list, path: str, iou_type: str) -> None:
         if not isinstance(result, dict) or not {"image_id", "category_id", "score"} <= set(result):
             raise DataError(f"{path}: result {number} lacks image_id, category_id or score")
         if not any(name in result for name in place):
-            raise DataError(f"{path}: result {number} has no {place[0]}, which --iou_type={iou_type} compares")
+            raise DataError(
+                f"{path}: result {number} has no {place[0]}, which --iou_type={iou_type} compares"
+            )
 
 
 def _known(found: list[dict], field: str, known: dict[str, Any], path: str, ground_truth: str) -> list[Any]:
@@ -124,7 +135,9 @@ def _known(found: list[dict], field: str, known: dict[str, Any], path: str, grou
     return [known[i] for i in ids]
 
 
-def _masks(found, images, classes, scores, source: Source, report: InputReport, path: str) -> list[dict[str, Any]]:
+def _masks(
+    found, images, classes, scores, source: Source, report: InputReport, path: str
+) -> list[dict[str, Any]]:
     sizes = dict(zip(source.coco_image_ids(), source.sizes))
     kept = []
     for number, (result, image, label, score) in enumerate(zip(found, images, classes, scores.tolist())):
@@ -137,5 +150,7 @@ def _masks(found, images, classes, scores, source: Source, report: InputReport, 
         if code is None or not math.isfinite(score):
             report.lose_object("result with a mask or score that cannot be used", path, f"result {number}")
         else:
-            kept.append({"image_id": image, "category_id": label, "segmentation": _text(code), "score": score})
+            kept.append(
+                {"image_id": image, "category_id": label, "segmentation": _text(code), "score": score}
+            )
     return kept

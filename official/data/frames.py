@@ -88,7 +88,10 @@ def frame_of(
     """
     height, width = stated
     stored = shown[::-1] if orientation >= 5 else shown
-    if not (np.isfinite(height) and np.isfinite(width) and height > 0 and width > 0) or (height, width) == shown:
+    if (
+        not (np.isfinite(height) and np.isfinite(width) and height > 0 and width > 0)
+        or (height, width) == shown
+    ):
         return (*shown, 1)
     if (height, width) == stored:
         return (*stored, orientation)
@@ -97,7 +100,9 @@ def frame_of(
         if abs(height * size[1] - width * size[0]) <= SIZE_TOLERANCE * max(max(stated), max(size)):
             if scaled:
                 return int(round(height)), int(round(width)), turn
-            return f"another scale is stated than the image has; --stated_size=scale scales its boxes {detail}"
+            return (
+                f"another scale is stated than the image has; --stated_size=scale scales its boxes {detail}"
+            )
     return f"another size is stated than the image has {detail}"
 
 

@@ -87,13 +87,24 @@ def _facts(image: Image.Image, path: str | bytes, full: bool, max_pixels: int) -
         return f"format is not supported; convert it to JPEG or PNG ({image.format})"
     notes = []
     if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
-        notes.append("animated image: first frame used" if image.format == "GIF" else "image of several frames: first frame used")
-    if image.format == "BMP" and image.mode not in ("RGB", "L") or by_pillow and image.mode not in _PILLOW_MODES:
+        notes.append(
+            "animated image: first frame used"
+            if image.format == "GIF"
+            else "image of several frames: first frame used"
+        )
+    if (
+        image.format == "BMP"
+        and image.mode not in ("RGB", "L")
+        or by_pillow
+        and image.mode not in _PILLOW_MODES
+    ):
         return f"pixels are of a kind that is not supported; convert it to an 8-bit PNG ({image.format} of mode {image.mode})"
     orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
     orientation = orientation if orientation in range(1, 9) else 1
     if by_pillow:
-        orientation = 1 if image.format == "TIFF" else orientation  # Pillow gives a TIFF's size upright already
+        orientation = (
+            1 if image.format == "TIFF" else orientation
+        )  # Pillow gives a TIFF's size upright already
     reason = _damage(image, path, full, by_pillow)
     if reason:
         return reason
@@ -195,7 +206,9 @@ def stored_reader(read_encoded: Callable[[tf.Tensor], tf.Tensor], by_pillow: Seq
         encoded = read_encoded(index)
         if not any(by_pillow):
             return decode(encoded)
-        return tf.cond(tf.gather(pillow, index), lambda: decode_by_pillow(encoded, turn=False), lambda: decode(encoded))
+        return tf.cond(
+            tf.gather(pillow, index), lambda: decode_by_pillow(encoded, turn=False), lambda: decode(encoded)
+        )
 
     return read
 

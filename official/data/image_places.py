@@ -64,7 +64,9 @@ def _walk(folder: str, below: str, above: tuple[str, ...], ending: tuple[str, ..
             continue
         if entry.is_dir():
             folders.append((name, entry.path))
-        elif entry.name.lower().endswith(ending):  # a link to nowhere is listed too: it is missed, and said so
+        elif entry.name.lower().endswith(
+            ending
+        ):  # a link to nowhere is listed too: it is missed, and said so
             yield name
     for name, path in folders:
         real = os.path.realpath(path)

@@ -93,7 +93,9 @@ class InputReport:
     def _examples(self, kinds: Sequence[tuple[str, int]]) -> str:
         wanted = {kind for kind, _ in kinds[:SHOWN_REASONS]}
         found = [entry for entry in self.entries if kind_of(entry["reason"]) in wanted][:SHOWN_EXAMPLES]
-        shown = "; ".join(f"{_short(e['file'])} (id {_short(e['image_id'], 40)}{_detail(e['reason'])})" for e in found)
+        shown = "; ".join(
+            f"{_short(e['file'])} (id {_short(e['image_id'], 40)}{_detail(e['reason'])})" for e in found
+        )
         return f"For example {shown}." if shown else ""
 
     def lines(self, word: str) -> list[str]:
@@ -104,7 +106,9 @@ class InputReport:
         found = []
         for kind, count in self.counts.most_common(2 * SHOWN_REASONS):
             example = first.get(kind, {"file": "", "image_id": None})
-            place = _short(example["file"] or "") + (f" (id {example['image_id']})" if example["image_id"] is not None else "")
+            place = _short(example["file"] or "") + (
+                f" (id {example['image_id']})" if example["image_id"] is not None else ""
+            )
             found.append(f"{word}: {count} x {kind}" + (f"; first {place.strip()}" if place else ""))
         more = len(self.counts) - len(found)
         return found + ([f"{word}: {more} other kinds of repairs"] if more > 0 else [])
@@ -136,7 +140,9 @@ def _short(text: object, limit: int = 160) -> str:
 def shown(values: Iterable[object], limit: int = 5) -> str:
     """The first few of a list, for a message."""
     values = list(values)
-    return ", ".join(_short(repr(v), 60) for v in values[:limit]) + (f" … ({len(values)} in all)" if len(values) > limit else "")
+    return ", ".join(_short(repr(v), 60) for v in values[:limit]) + (
+        f" … ({len(values)} in all)" if len(values) > limit else ""
+    )
 
 
 def printable(text: str) -> str:

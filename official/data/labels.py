@@ -68,7 +68,12 @@ class ImageTable:
 
 
 def clean_objects(
-    raw: RawObjects, images: ImageTable, class_of: Mapping[str, int], report: InputReport, *, crowd: str = "ignore"
+    raw: RawObjects,
+    images: ImageTable,
+    class_of: Mapping[str, int],
+    report: InputReport,
+    *,
+    crowd: str = "ignore",
 ) -> tuple[Annotations, np.ndarray]:
     """The objects that can be used, image by image, and the rows of `raw` that they come from.
 
@@ -88,8 +93,14 @@ def clean_objects(
     image, boxes = raw.images[rows], boxes[rows]
     _note_ids(raw, rows, report)
     area = _areas(raw, rows, boxes, images, report)
-    crowds = _flags(raw.crowd, rows, report, text=raw.text) if crowd == "ignore" else np.zeros(len(rows), bool)
-    scores = np.ones(len(rows)) if raw.scores is None else numbers([raw.scores[i] for i in rows], report, text=raw.text)
+    crowds = (
+        _flags(raw.crowd, rows, report, text=raw.text) if crowd == "ignore" else np.zeros(len(rows), bool)
+    )
+    scores = (
+        np.ones(len(rows))
+        if raw.scores is None
+        else numbers([raw.scores[i] for i in rows], report, text=raw.text)
+    )
     splits = np.concatenate([[0], np.cumsum(np.bincount(image, minlength=len(images.ids)))])
     return Annotations(
         row_splits=splits.astype(np.int64), boxes=boxes.astype(np.float32), classes=labels[rows].astype(np.int32),
@@ -106,7 +117,9 @@ def _keep(
     finite = np.isfinite(boxes).all(axis=1)
     safe = np.where(finite[:, None], boxes, 0.0)
     positive = (safe[:, 2] > safe[:, 0]) & (safe[:, 3] > safe[:, 1])
-    sizes = np.append(np.asarray(images.sizes, np.float64).reshape(-1, 2), [[0.0, 0.0]], axis=0)[np.maximum(raw.images, -1)]
+    sizes = np.append(np.asarray(images.sizes, np.float64).reshape(-1, 2), [[0.0, 0.0]], axis=0)[
+        np.maximum(raw.images, -1)
+    ]
     sizes = np.where(sizes > 0, sizes, np.inf)
     inside = (safe[:, 0] < sizes[:, 0]) & (safe[:, 1] < sizes[:, 1]) & (safe[:, 2] > 0) & (safe[:, 3] > 0)
     keep = usable.copy()
@@ -126,7 +139,9 @@ def _keep(
     return keep
 
 
-def _areas(raw: RawObjects, rows: np.ndarray, boxes: np.ndarray, images: ImageTable, report: InputReport) -> np.ndarray:
+def _areas(
+    raw: RawObjects, rows: np.ndarray, boxes: np.ndarray, images: ImageTable, report: InputReport
+) -> np.ndarray:
     of_box = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     if raw.area is None or not len(rows):
         return of_box
@@ -174,7 +189,9 @@ def numbers(values: Sequence[Any], report: InputReport, *, text: bool = False) -
     elif isinstance(values, np.ndarray) and values.dtype.kind in "fiu":
         return values.astype(np.float64)
     found = np.array([number(v) for v in values], np.float64)
-    spelled = 0 if text or str not in kinds else sum(isinstance(v, str) and f == f for v, f in zip(values, found))
+    spelled = (
+        0 if text or str not in kinds else sum(isinstance(v, str) and f == f for v, f in zip(values, found))
+    )
     if spelled:
         report.note(STRING_NUMBER, "", count=spelled)
     return found
@@ -186,7 +203,9 @@ def box_numbers(boxes: Sequence[Any], report: InputReport, *, text: bool = False
         return np.array(boxes, np.float64).reshape(-1, 4)
     if not all(isinstance(box, (list, tuple, np.ndarray)) and len(box) == 4 for box in boxes):
         nothing = (math.nan,) * 4
-        boxes = [box if isinstance(box, (list, tuple, np.ndarray)) and len(box) == 4 else nothing for box in boxes]
+        boxes = [
+            box if isinstance(box, (list, tuple, np.ndarray)) and len(box) == 4 else nothing for box in boxes
+        ]
     return numbers(list(itertools.chain.from_iterable(boxes)), report, text=text).reshape(-1, 4)
 
 
@@ -256,7 +275,11 @@ def _flags(values: Sequence[Any] | None, rows: np.ndarray, report: InputReport, 
         return np.fromiter(map(operator.truth, chosen), bool, len(chosen))
     found = [flag(value) for value in chosen]
     if str in kinds and not text:
-        report.note("crowd mark written as a string: read as yes or no", "", count=sum(isinstance(v, str) for v in chosen))
+        report.note(
+            "crowd mark written as a string: read as yes or no",
+            "",
+            count=sum(isinstance(v, str) for v in chosen),
+        )
     if None in found:
         report.note("crowd mark that is neither yes nor no: taken as no", "", count=found.count(None))
     return np.array([bool(value) for value in found], bool)
@@ -265,7 +288,9 @@ def _flags(values: Sequence[Any] | None, rows: np.ndarray, report: InputReport, 
 # --- what is said about a whole set ----------------------------------------------------------------
 
 
-def note_crowded_classes(annotations: Annotations, categories: Sequence[Category], report: InputReport) -> None:
+def note_crowded_classes(
+    annotations: Annotations, categories: Sequence[Category], report: InputReport
+) -> None:
     """Warns of classes whose objects are (nearly) all marked as crowds: nothing of them would be learnt or scored."""
     count = np.bincount(annotations.classes, minlength=len(categories))
     crowds = np.bincount(annotations.classes[annotations.crowd], minlength=len(categories))
@@ -284,7 +309,11 @@ def require_objects(word: str, annotations: Annotations) -> None:
     """
     if annotations.crowd.all():  # also of none
         n = len(annotations.crowd)
-        what = f"its {n} objects are all crowds (--crowd=objects takes them as objects)" if n else "not one object"
+        what = (
+            f"its {n} objects are all crowds (--crowd=objects takes them as objects)"
+            if n
+            else "not one object"
+        )
         raise DataError(
             f"{word}: holds {what}: there is nothing to learn or to score; images without objects can be used beside "
             "others, or as --unlabeled_data"

@@ -150,7 +150,11 @@ def _meant(values: np.ndarray, rules: MaskRules) -> np.ndarray | str:
         mapped = (values == value).astype(np.uint8)
     else:
         mapped = values
-    return np.where(values == rules.ignore, IGNORE, mapped).astype(np.uint8) if rules.ignore != rules.foreground else mapped
+    return (
+        np.where(values == rules.ignore, IGNORE, mapped).astype(np.uint8)
+        if rules.ignore != rules.foreground
+        else mapped
+    )
 
 
 # --- Pascal VOC -------------------------------------------------------------------------------------
@@ -186,26 +190,41 @@ def open_voc_masks(
             report.skip_image(NO_PICTURE, listed, name)
             continue
         candidates = [os.path.join(place, name + ".png") for place in folders]
-        mask = next((path for path in candidates if os.path.isfile(path)), candidates[0] if candidates else None)
+        mask = next(
+            (path for path in candidates if os.path.isfile(path)), candidates[0] if candidates else None
+        )
         pairs.append((name, picture, mask if labeled else None))
     if rules.classes is None:
         rules = dataclasses.replace(rules, classes=VOC_CLASSES)
     return _mask_source(
-        word, pairs, rules, report, full_check=full_check, max_pixels=max_pixels, max_skipped_fraction=max_skipped_fraction
+        word,
+        pairs,
+        rules,
+        report,
+        full_check=full_check,
+        max_pixels=max_pixels,
+        max_skipped_fraction=max_skipped_fraction,
     )
 
 
-def _voc_names(folder: str, mask_folders: Sequence[str], split: str | None, word: str) -> list[tuple[str, str]]:
+def _voc_names(
+    folder: str, mask_folders: Sequence[str], split: str | None, word: str
+) -> list[tuple[str, str]]:
     """(name, where it stands) of every picture."""
     if not split:
         places = mask_folders or [os.path.join(folder, "JPEGImages")]
         endings = (".png",) if mask_folders else image_files.EXTENSIONS
-        names = {os.path.splitext(name)[0]: place for place in places for name in image_files.walk(place, endings)}
+        names = {
+            os.path.splitext(name)[0]: place for place in places for name in image_files.walk(place, endings)
+        }
         return sorted(names.items())
     path = os.path.join(folder, "ImageSets", "Segmentation", f"{split}.txt")
     if not os.path.isfile(path):
         raise DataError(f"{word}: no split list {path}")
-    return [(_entry(line, os.path.join(folder, "JPEGImages")), path) for line in dict.fromkeys(read_split(path, "split list"))]
+    return [
+        (_entry(line, os.path.join(folder, "JPEGImages")), path)
+        for line in dict.fromkeys(read_split(path, "split list"))
+    ]
 
 
 def _entry(line: str, images: str) -> str:
@@ -240,7 +259,11 @@ def open_masks(
     pairs = []
     for name in image_files.walk(image_folder):
         path = os.path.join(image_folder, name)
-        if masks and os.path.abspath(os.path.realpath(path)).startswith(masks) and not _same(image_folder, mask_folder):
+        if (
+            masks
+            and os.path.abspath(os.path.realpath(path)).startswith(masks)
+            and not _same(image_folder, mask_folder)
+        ):
             continue  # the masks' folder lies among the pictures
         mask = _mask_of(mask_folder, os.path.splitext(name)[0]) if labeled else None
         pairs.append((image_files.displayed(name), path, mask))

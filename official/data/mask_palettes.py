@@ -39,11 +39,15 @@ def read_palette(source: str) -> tuple[tuple[str, ...], Palette]:
     if source == "voc":
         colors = {voc_color(i): i for i in range(len(VOC_CLASSES))}
         return VOC_CLASSES, {**colors, _VOC_BORDER: IGNORE}
-    entries = [_entry(line, source) for line in read_lines(source, "palette file") if not line.startswith("#")]
+    entries = [
+        _entry(line, source) for line in read_lines(source, "palette file") if not line.startswith("#")
+    ]
     named = [name for name, _ in entries if name.lower() not in _NOTHING]
     names = sorted(dict.fromkeys(named), key=lambda name: name.lower() != "background")
     if not 1 <= len(names) < IGNORE:
-        raise DataError(f"palette={source}: needs 1 to {IGNORE - 1} classes, a line each; there are {len(names)}")
+        raise DataError(
+            f"palette={source}: needs 1 to {IGNORE - 1} classes, a line each; there are {len(names)}"
+        )
     palette: dict[tuple[int, int, int], int] = {}
     for name, color in entries:
         label = IGNORE if name.lower() in _NOTHING else names.index(name)
@@ -55,5 +59,7 @@ def read_palette(source: str) -> tuple[tuple[str, ...], Palette]:
 def _entry(line: str, source: str) -> tuple[str, tuple[int, int, int]]:
     match = _LABEL_MAP.match(line) or _COLOR_NAME.match(line)
     if not match or max(int(match[c]) for c in "rgb") > 255:
-        raise DataError(f"palette={source}: {line!r:.80} is neither `name:r,g,b::` nor `r g b name`, with colours of 0 to 255")
+        raise DataError(
+            f"palette={source}: {line!r:.80} is neither `name:r,g,b::` nor `r g b name`, with colours of 0 to 255"
+        )
     return match["name"].strip(), (int(match["r"]), int(match["g"]), int(match["b"]))

@@ -22,7 +22,9 @@ def read_lines(path: str, what: str) -> list[str]:
     except OSError as error:
         raise DataError(f"{what} {path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{what} {path} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from error
+        raise DataError(
+            f"{what} {path} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8"
+        ) from error
 
 
 def read_split(path: str, what: str) -> list[str]:

@@ -75,7 +75,9 @@ def open_voc(
         stated, sizes, [fact.orientation for fact in facts], paths, ids, report, scaled=stated_size == "scale"
     )
     report.check(word, len(entries) + report.counts[NO_XML], max_skipped_fraction)
-    records, paths, ids, facts = ([c for c, fits in zip(column, usable) if fits] for column in (records, paths, ids, facts))
+    records, paths, ids, facts = (
+        [c for c, fits in zip(column, usable) if fits] for column in (records, paths, ids, facts)
+    )
     source = Source(
         word=word,
         ids=np.array(ids),
@@ -105,7 +107,11 @@ def _counted_from_zero(
     for record, path, image_id in zip(records, paths, ids):
         from_zero = (a_zero or record["labelimg"]) if first_pixel == "auto" else first_pixel == "0"
         if from_zero and first_pixel == "auto" and record["objects"]:
-            report.note("boxes count pixels from 0, not from 1 as Pascal VOC; ,first_pixel=1 says otherwise", path, image_id)
+            report.note(
+                "boxes count pixels from 0, not from 1 as Pascal VOC; ,first_pixel=1 says otherwise",
+                path,
+                image_id,
+            )
         shift = 0.0 if from_zero else 1.0
         objects = [([b[0] - shift, b[1] - shift, b[2], b[3]], *rest) for b, *rest in record["objects"]]
         found.append({**record, "objects": objects})
@@ -124,7 +130,9 @@ def _labelled(source: Source, records: list[dict], crowd: str) -> Source:
         text=True,
     )
     table = ImageTable(source.ids.tolist(), source.file_names.tolist(), source.sizes, source.frames)
-    annotations, _ = clean_objects(raw, table, {name: i for i, name in enumerate(names)}, source.report, crowd=crowd)
+    annotations, _ = clean_objects(
+        raw, table, {name: i for i, name in enumerate(names)}, source.report, crowd=crowd
+    )
     categories = tuple(Category(i + 1, name) for i, name in enumerate(names))
     note_crowded_classes(annotations, categories, source.report)
     return source.with_annotations(annotations, categories)
@@ -160,7 +168,9 @@ def _listed(found: dict[str, str], entries: list[str], list_path: str, report: I
         image_id = next((c for c in candidates if c in found), None) or by_name.get(entry)
         several = [i for c in candidates for i in by_bare.get(c, [])]
         if image_id is None and len(set(several)) > 1:
-            raise DataError(f"{list_path}: {entry} may be {several[0]} or {several[1]}; list it with its folder")
+            raise DataError(
+                f"{list_path}: {entry} may be {several[0]} or {several[1]}; list it with its folder"
+            )
         image_id = image_id or next(iter(several), None)
         if image_id is None:
             report.skip_image(NO_XML, list_path, entry)
@@ -200,7 +210,9 @@ class _PictureFinder:
         places = self._places(beside, below)
         for names in ((file_name, os.path.basename(file_name)), (_stem(xml_name),)):
             names = [name for name in dict.fromkeys(names) if image_files.safe_join(".", name)]
-            near = (image_files.named_picture(os.path.join(*place), name) for name in names for place in places)
+            near = (
+                image_files.named_picture(os.path.join(*place), name) for name in names for place in places
+            )
             far = (self.everywhere.elsewhere(os.path.join(below, name), stem=True) for name in names)
             found = next(filter(None, near), None) or next(filter(None, far), None)
             if found:
@@ -211,7 +223,9 @@ class _PictureFinder:
         if self.images:
             return [(self.images, below), (self.images, "")] if below else [(self.images, "")]
         places = ["", beside, os.path.join("JPEGImages", below), "JPEGImages"]
-        return [(self.folder, place) for place in dict.fromkeys(os.path.normpath(p) if p else "" for p in places)]
+        return [
+            (self.folder, place) for place in dict.fromkeys(os.path.normpath(p) if p else "" for p in places)
+        ]
 
 
 # --- one file ---------------------------------------------------------------------------------------
@@ -225,7 +239,11 @@ def _parse(path: str) -> dict | str:
         if text.startswith(LFS_POINTER):
             return LFS_REASON
         root = ElementTree.fromstring(text.lstrip())
-    except (ElementTree.ParseError, ValueError, LookupError) as error:  # also of an encoding that Python lacks
+    except (
+        ElementTree.ParseError,
+        ValueError,
+        LookupError,
+    ) as error:  # also of an encoding that Python lacks
         return f"not XML ({error})"
     except OSError as error:
         return f"XML cannot be read ({error})"
@@ -234,7 +252,9 @@ def _parse(path: str) -> dict | str:
     size = root.find("size")
     return {
         "file_name": (root.findtext("filename") or "").strip(),
-        "size": tuple(number(size.findtext(side)) if size is not None else np.nan for side in ("height", "width")),
+        "size": tuple(
+            number(size.findtext(side)) if size is not None else np.nan for side in ("height", "width")
+        ),
         "labelimg": (root.findtext("source/database") or "").strip().lower() == "unknown",
         "objects": [_object(item) for item in root.iter("object")],
     }

@@ -34,11 +34,23 @@ def truth(change=lambda number, annotation: None, **more):
     """Three objects of one image of 200 x 200, each annotation changed as wanted."""
     annotations = []
     for i, bbox in enumerate(BOXES):
-        annotation = {"id": i + 1, "image_id": 1, "category_id": 1, "bbox": bbox, "area": bbox[2] * bbox[3], "iscrowd": 0}
+        annotation = {
+            "id": i + 1,
+            "image_id": 1,
+            "category_id": 1,
+            "bbox": bbox,
+            "area": bbox[2] * bbox[3],
+            "iscrowd": 0,
+        }
         change(i, annotation)
         annotations.append(annotation)
     images = [{"id": 1, "file_name": "a.png", "width": 200, "height": 200}]
-    return {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "x"}, {"id": 2, "name": "y"}], **more}
+    return {
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": 1, "name": "x"}, {"id": 2, "name": "y"}],
+        **more,
+    }
 
 
 def perfect(change=lambda number, result: None):
@@ -55,7 +67,11 @@ def evaluated(tmp_path, gt, dt, **flags):
     word = f"coco:{write(tmp_path / 'gt.json', gt)}"
     summary = jobs.run(
         tiny.experiment(
-            job="evaluate", detections=write(tmp_path / "dt.json", dt), eval_data=word, model_dir=str(tmp_path / "run"), **flags
+            job="evaluate",
+            detections=write(tmp_path / "dt.json", dt),
+            eval_data=word,
+            model_dir=str(tmp_path / "run"),
+            **flags,
         )
     )
     return summary["evaluation"], summary["skipped_inputs"]
@@ -93,12 +109,20 @@ SPOILED_TRUTHS = {
 @pytest.mark.parametrize("name", SPOILED_TRUTHS)
 def test_perfect_detections_score_one(tmp_path, name):
     metrics, _ = evaluated(tmp_path, truth(SPOILED_TRUTHS[name]), perfect())
-    assert metrics["AP"] == pytest.approx(1.0) and metrics["per_class"] == {"x": pytest.approx(1.0), "y": -1.0}
+    assert metrics["AP"] == pytest.approx(1.0) and metrics["per_class"] == {
+        "x": pytest.approx(1.0),
+        "y": -1.0,
+    }
     assert metrics["APm"] == pytest.approx(1.0)  # areas of the boxes are between 32^2 and 96^2
 
 
 @pytest.mark.parametrize(
-    "change", [setting(score=lambda i: str(0.9 - 0.1 * i)), setting(bbox=lambda i: [str(v) for v in BOXES[i]]), setting(category_id="1", image_id=1.0)]
+    "change",
+    [
+        setting(score=lambda i: str(0.9 - 0.1 * i)),
+        setting(bbox=lambda i: [str(v) for v in BOXES[i]]),
+        setting(category_id="1", image_id=1.0),
+    ],
 )
 def test_results_of_other_types_score_one(tmp_path, change):
     assert evaluated(tmp_path, truth(), perfect(change))[0]["AP"] == pytest.approx(1.0)
@@ -115,13 +139,31 @@ def test_each_repair_is_counted_printed_once_and_listed(tmp_path, capsys):
     assert listed["counts"] == counts["eval"]
 
 
-@pytest.mark.parametrize("field, value, said", [("category_id", 0, "category 0"), ("category_id", 91, "category 91"), ("image_id", 5, "image 5"), ("category_id", None, "category None")])
+@pytest.mark.parametrize(
+    "field, value, said",
+    [
+        ("category_id", 0, "category 0"),
+        ("category_id", 91, "category 91"),
+        ("image_id", 5, "image 5"),
+        ("category_id", None, "category None"),
+    ],
+)
 def test_results_of_unknown_ids_are_refused_by_name(tmp_path, field, value, said):
     with pytest.raises(DataError, match=said):
         evaluated(tmp_path, truth(), perfect(setting(**{field: value})))
 
 
-@pytest.mark.parametrize("spoil", [{"bbox": [math.nan] * 4}, {"score": math.nan}, {"bbox": [1, 1, math.inf, 5]}, {"bbox": [1, 1, -5, 5]}, {"score": "high"}, {"bbox": [1, 2, 3]}])
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        {"bbox": [math.nan] * 4},
+        {"score": math.nan},
+        {"bbox": [1, 1, math.inf, 5]},
+        {"bbox": [1, 1, -5, 5]},
+        {"score": "high"},
+        {"bbox": [1, 2, 3]},
+    ],
+)
 def test_results_that_are_no_numbers_match_nothing(tmp_path, spoil):
     """One of three is lost: refused at a limit of 0.1; allowed, AP is 2/3 (101 points: 0.6733); all lost is an error."""
     one = perfect(lambda i, r: r.update(spoil) if i == 2 else None)
@@ -134,14 +176,19 @@ def test_results_that_are_no_numbers_match_nothing(tmp_path, spoil):
 
 
 def test_a_model_whose_boxes_are_no_numbers_is_not_scored(scenes):
-    spoiled = [{"boxes": np.full((1, 4), np.nan), "scores": np.ones(1), "classes": np.zeros(1, int)}] * len(scenes)
+    spoiled = [{"boxes": np.full((1, 4), np.nan), "scores": np.ones(1), "classes": np.zeros(1, int)}] * len(
+        scenes
+    )
     with pytest.raises(DataError, match="not numbers"):
         coco_metrics.results(scenes, spoiled)
 
 
 def test_lost_objects_of_an_evaluation_set_count(tmp_path):
     gt = truth(lambda i, a: a.update(bbox=[5, 5, 0, 0]) if i == 0 else None)
-    with pytest.raises(DataError, match=r"1 of 3 objects cannot be used: 1 x box with zero or negative width or height\. For example a.png"):
+    with pytest.raises(
+        DataError,
+        match=r"1 of 3 objects cannot be used: 1 x box with zero or negative width or height\. For example a.png",
+    ):
         evaluated(tmp_path, gt, perfect(), max_skipped_fraction=0.3)
     assert evaluated(tmp_path, gt, perfect(), max_skipped_fraction=0.34)[0]["AP"] < 1.0
 
@@ -151,7 +198,9 @@ def test_no_object_at_all_is_said_before_anything_is_scored(tmp_path):
         evaluated(tmp_path, truth(annotations=[]), perfect())
     with pytest.raises(DataError, match="3 objects are all crowds"):
         evaluated(tmp_path, truth(setting(iscrowd=1)), perfect())
-    assert evaluated(tmp_path, truth(setting(iscrowd=1)), perfect(), crowd="objects")[0]["AP"] == pytest.approx(1.0)
+    assert evaluated(tmp_path, truth(setting(iscrowd=1)), perfect(), crowd="objects")[0][
+        "AP"
+    ] == pytest.approx(1.0)
 
 
 # --- masks ------------------------------------------------------------------------------------------
@@ -176,7 +225,9 @@ def test_an_object_without_an_outline_is_not_held_against_the_results(tmp_path):
     gt = truth(lambda i, a: a.update(segmentation=[polygon(i)] if i else [[1, 1, 1e9, 1, 1e9, 1e9]]))
     dt = perfect(setting(segmentation=lambda i: [polygon(i)]))
     metrics, counts = evaluated(tmp_path, gt, dt, iou_type="segm", max_skipped_fraction=0.4)
-    assert metrics["AP"] == pytest.approx(1.0) and counts["eval"] == {"object without a usable outline: ignored inside its box": 1}
+    assert metrics["AP"] == pytest.approx(1.0) and counts["eval"] == {
+        "object without a usable outline: ignored inside its box": 1
+    }
 
 
 # --- files ------------------------------------------------------------------------------------------
@@ -190,7 +241,10 @@ def test_an_object_without_an_outline_is_not_held_against_the_results(tmp_path):
         ('{"images": [\0]}', "not JSON"),
         ("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n", "git lfs pull"),
         ('{"images": [{"id": NaN}], "annotations": [], "categories": []}', "has no id"),
-        ('{"images": [{"id": 1}, {"id": "1"}, {"id": 1.0}], "annotations": [], "categories": []}', "id 1 occurs more"),
+        (
+            '{"images": [{"id": 1}, {"id": "1"}, {"id": 1.0}], "annotations": [], "categories": []}',
+            "id 1 occurs more",
+        ),
     ],
 )
 def test_files_that_are_no_coco_say_why(tmp_path, text, message):
@@ -210,8 +264,14 @@ def one_image(tmp_path, annotations=(), **image):
     """A COCO file of one image of 40 x 30, opened later."""
     picture(tmp_path / "images" / "1.png")
     image = {"id": 1, "file_name": "1.png", "width": 40, "height": 30, **image}
-    objects = [{"id": n, "image_id": 1, "category_id": 1, "bbox": [1, 2, 10, 12], "area": 120, "iscrowd": 0, **a} for n, a in enumerate(annotations, 1)]
-    return write(tmp_path / "a.json", {"images": [image], "annotations": objects, "categories": [{"id": 1, "name": "x"}]})
+    objects = [
+        {"id": n, "image_id": 1, "category_id": 1, "bbox": [1, 2, 10, 12], "area": 120, "iscrowd": 0, **a}
+        for n, a in enumerate(annotations, 1)
+    ]
+    return write(
+        tmp_path / "a.json",
+        {"images": [image], "annotations": objects, "categories": [{"id": 1, "name": "x"}]},
+    )
 
 
 def test_a_byte_order_mark_and_huge_numbers_are_read(tmp_path):
@@ -243,11 +303,25 @@ def test_names_of_classes_with_lone_surrogates_can_be_printed(tmp_path):
     open_coco(path).categories[0].name.encode("utf-8")
 
 
-@pytest.mark.parametrize("annotation", ["text", 5, None, [], {"bbox": {"x": 1}}, {"bbox": [1, 2, [3], 4]}, {"category_id": {}}, {"image_id": []}])
+@pytest.mark.parametrize(
+    "annotation",
+    [
+        "text",
+        5,
+        None,
+        [],
+        {"bbox": {"x": 1}},
+        {"bbox": [1, 2, [3], 4]},
+        {"category_id": {}},
+        {"image_id": []},
+    ],
+)
 def test_annotations_of_any_type_are_lost_and_counted(tmp_path, annotation):
     path = one_image(tmp_path, [{}])
     data = json.loads(open(path).read())
-    data["annotations"].append({**data["annotations"][0], **annotation} if isinstance(annotation, dict) else annotation)
+    data["annotations"].append(
+        {**data["annotations"][0], **annotation} if isinstance(annotation, dict) else annotation
+    )
     write(tmp_path / "a.json", data)
     with pytest.raises(DataError, match="1 of 2 objects cannot be used"):
         open_coco(path)
@@ -274,7 +348,11 @@ def test_messages_stay_short_whatever_the_number_of_files():
     with pytest.raises(DataError) as caught:
         report.check("folder:x", 20_001, 0.1)
     text = str(caught.value)
-    assert len(text) < 500 and "20000 x not a readable image, 1 x file is absent" in text and text.count("/some/folder") == 3
+    assert (
+        len(text) < 500
+        and "20000 x not a readable image, 1 x file is absent" in text
+        and text.count("/some/folder") == 3
+    )
     assert report.counts == {"not a readable image": 20_000, "file is absent": 1}
     assert len(report.lines("x")) == 2 and len(report.entries) == InputReport.MAX_ENTRIES + 1
 
@@ -326,7 +404,14 @@ def voc_xml(name, size, box, extra="", file_name=None):
 def test_boxes_on_the_stored_photo_are_turned_upright_with_it(tmp_path, orientation, kind):
     marked(tmp_path / "images" / "1.png", orientation)
     if kind == "coco":
-        write(tmp_path / "a.json", {"images": [{"id": 1, "file_name": "1.png", "width": 40, "height": 30}], "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [5, 4, 20, 10]}], "categories": [{"id": 1, "name": "x"}]})
+        write(
+            tmp_path / "a.json",
+            {
+                "images": [{"id": 1, "file_name": "1.png", "width": 40, "height": 30}],
+                "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [5, 4, 20, 10]}],
+                "categories": [{"id": 1, "name": "x"}],
+            },
+        )
         source = open_source(f"coco:{tmp_path}/a.json")
     else:
         write(tmp_path / "1.xml", voc_xml("1", (40, 30), (4, 5, 14, 25)))
@@ -371,7 +456,9 @@ def test_another_stated_scale_is_left_out_or_scaled(tmp_path, kind):
     np.testing.assert_allclose(source.annotations.boxes, [[4, 2, 16, 12]])
     np.testing.assert_allclose(source.annotations.area, [120])
     if kind == "coco":  # and comes back into the file's pixels
-        found = coco_metrics.results(source, [{"boxes": source.annotations.boxes, "scores": [1.0], "classes": [0]}])
+        found = coco_metrics.results(
+            source, [{"boxes": source.annotations.boxes, "scores": [1.0], "classes": [0]}]
+        )
         assert found[0]["bbox"] == [4, 8, 20, 24]
 
 
@@ -390,12 +477,43 @@ def test_sizes_that_say_nothing_or_the_same_pass(tmp_path, size):
 # --- values -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("value, said", [(1, True), (0, False), ("1", True), ("0", False), ("0.0", False), ("True", True), ("no", False), (None, False), (2.0, True), ("maybe", None), ([], None), (math.nan, None)])
+@pytest.mark.parametrize(
+    "value, said",
+    [
+        (1, True),
+        (0, False),
+        ("1", True),
+        ("0", False),
+        ("0.0", False),
+        ("True", True),
+        ("no", False),
+        (None, False),
+        (2.0, True),
+        ("maybe", None),
+        ([], None),
+        (math.nan, None),
+    ],
+)
 def test_flags(value, said):
     assert flag(value) is said
 
 
-@pytest.mark.parametrize("value, said", [(7, "7"), (7.0, "7"), ("7", "7"), (" 7 ", "7"), ("007", "007"), ("frame_1", "frame_1"), (None, None), (True, None), (7.5, None), (10**30, str(10**30)), (np.int64(4), "4")])
+@pytest.mark.parametrize(
+    "value, said",
+    [
+        (7, "7"),
+        (7.0, "7"),
+        ("7", "7"),
+        (" 7 ", "7"),
+        ("007", "007"),
+        ("frame_1", "frame_1"),
+        (None, None),
+        (True, None),
+        (7.5, None),
+        (10**30, str(10**30)),
+        (np.int64(4), "4"),
+    ],
+)
 def test_identifiers(value, said):
     assert identifier(value) == said
 
@@ -404,13 +522,19 @@ def test_numbers():
     assert [number(v) for v in (1, "2.5", np.float32(3))] == [1.0, 2.5, 3.0]
     assert all(math.isnan(number(v)) for v in (True, None, "8,0", [], 10**400, {}))
     report = InputReport()
-    assert np.isnan(box_numbers([None, [1, 2, 3], "1234", [1, 2, 3, 4]], report)[:3]).all() and not report.counts
+    assert (
+        np.isnan(box_numbers([None, [1, 2, 3], "1234", [1, 2, 3, 4]], report)[:3]).all() and not report.counts
+    )
 
 
 def test_the_jobs_write_what_was_refused_into_the_run_folder(tmp_path):
     path = one_image(tmp_path, [{"bbox": [0, 0, 0, 0]}])
     with pytest.raises(DataError) as caught:
-        jobs.run(tiny.experiment(job="write_tfrecords", labeled_data=f"coco:{path}", model_dir=str(tmp_path / "run")))
+        jobs.run(
+            tiny.experiment(
+                job="write_tfrecords", labeled_data=f"coco:{path}", model_dir=str(tmp_path / "run")
+            )
+        )
     listed = str(tmp_path / "run" / "data" / "refused.json")
     assert listed in str(caught.value) and len(json.load(open(listed))["entries"]) == 1
 

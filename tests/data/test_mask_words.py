@@ -70,7 +70,9 @@ def test_masks_of_255_alone_and_of_one_class_are_said(tmp_path):
 def test_grey_levels_between_are_refused_where_two_values_are_said(tmp_path):
     blurred = HALVES.copy()
     blurred[0, 3] = 128
-    with pytest.raises(DataError, match=r"1 of 1 images cannot be used: 1 x mask has other values than 0 and 255"):
+    with pytest.raises(
+        DataError, match=r"1 of 1 images cannot be used: 1 x mask has other values than 0 and 255"
+    ):
         open_source(pair(tmp_path, blurred) + ",foreground=255", MASKS)
 
 
@@ -103,7 +105,9 @@ EXPECTED = np.array([[0, 0, 1, 1, 2, 2, 255, 255]] * 6)
 LABEL_MAP = "# label:color_rgb:parts:actions\nred one:250,50,83::\nbackground:0,0,0::\ngreen:0,128,0::\nvoid:10,10,10::\n"
 
 
-@pytest.mark.parametrize("text", [LABEL_MAP, "0 0 0 background\n250 50 83 red one\n0,128,0,green\n10 10 10 void\n"])
+@pytest.mark.parametrize(
+    "text", [LABEL_MAP, "0 0 0 background\n250 50 83 red one\n0,128,0,green\n10 10 10 void\n"]
+)
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
 def test_colours_become_classes(tmp_path, text, mode):
     (tmp_path / "colours.txt").write_text(text)
@@ -133,7 +137,13 @@ def test_lines_that_are_no_colours_are_named(tmp_path, line):
 
 def test_voc_colours():
     """From the devkit's documentation: aeroplane 128,0,0; bicycle 0,128,0; person 192,128,128; tvmonitor 0,64,128."""
-    assert [voc_color(i) for i in (0, 1, 2, 15, 20)] == [(0, 0, 0), (128, 0, 0), (0, 128, 0), (192, 128, 128), (0, 64, 128)]
+    assert [voc_color(i) for i in (0, 1, 2, 15, 20)] == [
+        (0, 0, 0),
+        (128, 0, 0),
+        (0, 128, 0),
+        (192, 128, 128),
+        (0, 64, 128),
+    ]
     names, palette = read_palette("voc")
     assert names[palette[192, 128, 128]] == "person" and palette[224, 224, 192] == 255
 
@@ -157,14 +167,23 @@ def test_voc_masks_with_class_names_of_ones_own(tmp_path):
     picture(tmp_path / "JPEGImages" / "a.jpg")
     save(tmp_path / "SegmentationClass" / "a.png", HALVES // 255)
     (tmp_path / "names.txt").write_text("soil\nred beet\n")
-    assert names_of(open_source(f"voc:{tmp_path},classes={tmp_path}/names.txt", MASKS)) == ["soil", "red beet"]
+    assert names_of(open_source(f"voc:{tmp_path},classes={tmp_path}/names.txt", MASKS)) == [
+        "soil",
+        "red beet",
+    ]
     assert len(open_source(f"voc:{tmp_path}", MASKS).categories) == 21
 
 
 def test_pairs_of_names_as_cityscapes_has_them(tmp_path):
     picture(tmp_path / "leftImg8bit" / "train" / "aachen" / "aachen_000000_000019_leftImg8bit.png")
-    save(tmp_path / "gtFine" / "train" / "aachen" / "aachen_000000_000019_gtFine_labelIds.png", np.full((6, 8), 7, np.uint8))
-    save(tmp_path / "gtFine" / "train" / "aachen" / "aachen_000000_000019_gtFine_labelTrainIds.png", HALVES // 255)
+    save(
+        tmp_path / "gtFine" / "train" / "aachen" / "aachen_000000_000019_gtFine_labelIds.png",
+        np.full((6, 8), 7, np.uint8),
+    )
+    save(
+        tmp_path / "gtFine" / "train" / "aachen" / "aachen_000000_000019_gtFine_labelTrainIds.png",
+        HALVES // 255,
+    )
     found = open_source(f"masks:{tmp_path}/leftImg8bit,{tmp_path}/gtFine", MASKS)
     np.testing.assert_array_equal(mask_of(found), HALVES // 255)  # train ids come first
 
@@ -189,7 +208,9 @@ def test_the_mask_turns_with_the_photo(tmp_path, orientation):
     np.testing.assert_array_equal(mask_of(found), pixels // 255)
     if orientation >= 5:  # a mask that was drawn on the upright photo stays
         save(tmp_path / "m" / "0.png", pixels // 255)
-        np.testing.assert_array_equal(mask_of(open_source(f"masks:{tmp_path}/i,{tmp_path}/m", MASKS)), pixels // 255)
+        np.testing.assert_array_equal(
+            mask_of(open_source(f"masks:{tmp_path}/i,{tmp_path}/m", MASKS)), pixels // 255
+        )
 
 
 # --- COCO's outlines --------------------------------------------------------------------------------
@@ -198,9 +219,22 @@ def test_the_mask_turns_with_the_photo(tmp_path, orientation):
 def coco(tmp_path, *segmentations, size=(10, 12), **image):
     """A word over one picture of 12 x 10 with objects [3, 2, 5, 5] (x, y, width, height)."""
     picture(tmp_path / "images" / "x.png", (12, 10))
-    annotations = [{"id": n, "image_id": 1, "category_id": 1, "bbox": [3, 2, 5, 5], "area": 25, "iscrowd": 0, "segmentation": s} for n, s in enumerate(segmentations, 1)]
+    annotations = [
+        {
+            "id": n,
+            "image_id": 1,
+            "category_id": 1,
+            "bbox": [3, 2, 5, 5],
+            "area": 25,
+            "iscrowd": 0,
+            "segmentation": s,
+        }
+        for n, s in enumerate(segmentations, 1)
+    ]
     images = [{"id": 1, "file_name": "x.png", "height": 10, "width": 12, **image}]
-    (tmp_path / "a.json").write_text(json.dumps({"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "x"}]}))
+    (tmp_path / "a.json").write_text(
+        json.dumps({"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "x"}]})
+    )
     return f"coco:{tmp_path}/a.json"
 
 
@@ -209,17 +243,46 @@ OBJECT = np.zeros((10, 12), int)
 OBJECT[2:7, 3:8] = 1
 
 
-@pytest.mark.parametrize("shape", [[SQUARE], SQUARE, [[3, 2], [8, 2], [8, 7], [3, 7]], [[[3, 2], [8, 2], [8, 7], [3, 7]]], [SQUARE, [1e8, 1e8, 1, 1, 0, 1e8]], [[str(v) for v in SQUARE]], [SQUARE, [1, 2]], [SQUARE, None]])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        [SQUARE],
+        SQUARE,
+        [[3, 2], [8, 2], [8, 7], [3, 7]],
+        [[[3, 2], [8, 2], [8, 7], [3, 7]]],
+        [SQUARE, [1e8, 1e8, 1, 1, 0, 1e8]],
+        [[str(v) for v in SQUARE]],
+        [SQUARE, [1, 2]],
+        [SQUARE, None],
+    ],
+)
 def test_polygons_of_every_shape_are_painted(tmp_path, shape):
     np.testing.assert_array_equal(mask_of(open_source(coco(tmp_path, shape), MASKS)), OBJECT)
 
 
-@pytest.mark.parametrize("spoilt", [None, [], {}, "x", [[1e8, 0, 1e8, 1e8, 0, 1e8]], [[float("nan")] * 6], [[1, 2, 3]], {"size": [10, 12], "counts": [1e9]}, {"size": [10, 12], "counts": "zzzz"}, {"size": [9, 9], "counts": [81]}])
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        None,
+        [],
+        {},
+        "x",
+        [[1e8, 0, 1e8, 1e8, 0, 1e8]],
+        [[float("nan")] * 6],
+        [[1, 2, 3]],
+        {"size": [10, 12], "counts": [1e9]},
+        {"size": [10, 12], "counts": "zzzz"},
+        {"size": [9, 9], "counts": [81]},
+    ],
+)
 def test_an_object_without_an_outline_is_ignored_inside_its_box(tmp_path, spoilt):
     word = coco(tmp_path, spoilt)
     with pytest.raises(DataError, match="1 of 1 objects cannot be used: 1 x object without a usable outline"):
         open_source(word, MASKS)
-    beside = open_source(coco(tmp_path, spoilt, [[0, 0, 2, 0, 2, 1, 0, 1]]), ReadOptions(label_kind="masks", max_skipped_fraction=0.5))
+    beside = open_source(
+        coco(tmp_path, spoilt, [[0, 0, 2, 0, 2, 1, 0, 1]]),
+        ReadOptions(label_kind="masks", max_skipped_fraction=0.5),
+    )
     expected = 255 * OBJECT
     expected[0, :2] = 1
     np.testing.assert_array_equal(mask_of(beside), expected)
@@ -238,7 +301,10 @@ def test_masks_of_swapped_size_are_read_as_their_box_says():
     values[2:7, 3:8] = 1
     values[2, 3] = 0
     true = mask_api.encode(np.asfortranarray(values))
-    for code in ({**true, "size": [12, 10]}, {**mask_api.encode(np.asfortranarray(values.T)), "size": [12, 10]}):
+    for code in (
+        {**true, "size": [12, 10]},
+        {**mask_api.encode(np.asfortranarray(values.T)), "size": [12, 10]},
+    ):
         found, repair = outline(code, (10, 12), BOX)
         np.testing.assert_array_equal(mask_api.decode(found), values)
         assert "swapped" in repair
@@ -263,7 +329,9 @@ def test_masks_of_a_file_of_another_scale_are_scaled(tmp_path):
     json.dump(data, open(word[5:], "w"))
     with pytest.raises(DataError, match="--stated_size=scale"):
         open_source(word, MASKS)
-    np.testing.assert_array_equal(mask_of(open_source(word, ReadOptions(label_kind="masks", stated_size="scale"))), OBJECT)
+    np.testing.assert_array_equal(
+        mask_of(open_source(word, ReadOptions(label_kind="masks", stated_size="scale"))), OBJECT
+    )
 
 
 def test_masks_in_records_of_0_and_255_are_refused(tmp_path):

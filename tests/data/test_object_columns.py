@@ -244,6 +244,8 @@ def test_columns_left_out_are_the_usual_ones():
     found = Annotations.from_images([{"boxes": boxes, "classes": classes}, unknown])
     assert found.crowd.tolist() == [False] * 3 and found.scores.tolist() == [1.0] * 3
     np.testing.assert_allclose(found.area, [40, 6, 40])
+    stated = Annotations.from_images([{"boxes": boxes, "classes": classes, "area": np.array([7.0, np.nan])}])
+    np.testing.assert_allclose(stated.area, [7, 6])
 
 
 # --- the evaluation file's own ids ------------------------------------------------------------------

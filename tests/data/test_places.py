@@ -37,9 +37,14 @@ def xml(path, file_name, name="x"):
 
 def coco(tmp_path, *names):
     images = [{"id": i, "file_name": n} for i, n in enumerate(names, 1)]
-    objects = [{"id": i, "image_id": i, "category_id": 1, "bbox": [1, 2, 5, 5], "area": 25} for i in range(1, len(names) + 1)]
+    objects = [
+        {"id": i, "image_id": i, "category_id": 1, "bbox": [1, 2, 5, 5], "area": 25}
+        for i in range(1, len(names) + 1)
+    ]
     path = tmp_path / "a.json"
-    path.write_text(json.dumps({"images": images, "annotations": objects, "categories": [{"id": 1, "name": "x"}]}))
+    path.write_text(
+        json.dumps({"images": images, "annotations": objects, "categories": [{"id": 1, "name": "x"}]})
+    )
     return path
 
 
@@ -55,7 +60,11 @@ def test_links_to_folders_and_files_are_followed_and_loops_are_not(tmp_path):
     (tmp_path / "data" / "blob.png").symlink_to(tmp_path / "cache" / "5f3a")
     (tmp_path / "data" / "loop").symlink_to(tmp_path / "data")
     (tmp_path / "far" / "deep" / "back").symlink_to(tmp_path / "data")
-    assert open_source(f"folder:{tmp_path}/data", labeled=False).ids.tolist() == ["0.png", "blob.png", "linked/deep/1.png"]
+    assert open_source(f"folder:{tmp_path}/data", labeled=False).ids.tolist() == [
+        "0.png",
+        "blob.png",
+        "linked/deep/1.png",
+    ]
 
 
 def test_a_link_to_nowhere_is_missed_and_said(tmp_path):
@@ -81,14 +90,19 @@ def test_names_that_are_not_utf8_are_read_and_spelled_out(tmp_path):
     os.rename(tmp_path / "a.png", os.path.join(os.fsencode(tmp_path), b"caf\xe9.png"))
     picture(tmp_path / "b.png", 20)
     source = open_source(f"folder:{tmp_path}", labeled=False)
-    assert source.ids.tolist() == ["b.png", "caf\\xe9.png"] and [color_of(source, i) for i in (0, 1)] == [20, 10]
+    assert source.ids.tolist() == ["b.png", "caf\\xe9.png"] and [color_of(source, i) for i in (0, 1)] == [
+        20,
+        10,
+    ]
     "".join(source.file_names).encode("utf-8")
 
 
 # --- VOC --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("file_name", ["frame_001.png", "frame_001", "", "C:\\Users\\me\\frame_001.png", "/home/me/frame_001.png"])
+@pytest.mark.parametrize(
+    "file_name", ["frame_001.png", "frame_001", "", "C:\\Users\\me\\frame_001.png", "/home/me/frame_001.png"]
+)
 def test_equal_names_in_sub_folders_stay_apart(tmp_path, file_name):
     for number, folder in enumerate(("cam1", "cam2"), 1):
         xml(tmp_path / folder / "frame_001.xml", file_name)
@@ -116,7 +130,18 @@ def test_a_name_that_fits_two_files_is_an_error_that_names_both(tmp_path):
     assert len(open_source(f"voc:{tmp_path}")) == 1
 
 
-@pytest.mark.parametrize("masks, photos", [("Masks", "Images"), ("seg", "img"), ("z_masks", "a_images"), ("a_masks", "z_images"), ("SegmentationClass", "JPEGImages"), ("visualizations", "photos"), ("GroundTruth", "x")])
+@pytest.mark.parametrize(
+    "masks, photos",
+    [
+        ("Masks", "Images"),
+        ("seg", "img"),
+        ("z_masks", "a_images"),
+        ("a_masks", "z_images"),
+        ("SegmentationClass", "JPEGImages"),
+        ("visualizations", "photos"),
+        ("GroundTruth", "x"),
+    ],
+)
 @pytest.mark.parametrize("file_name", ["img0", "img0.jpg", "", "renamed.jpg"])
 def test_masks_beside_are_never_taken_for_the_photo(tmp_path, masks, photos, file_name):
     xml(tmp_path / "Annotations" / "img0.xml", file_name)
@@ -125,7 +150,19 @@ def test_masks_beside_are_never_taken_for_the_photo(tmp_path, masks, photos, fil
     assert color_of(open_source(f"voc:{tmp_path}"), 0) == pytest.approx(200, abs=2)
 
 
-@pytest.mark.parametrize("path, labels", [("a/Masks/1.png", True), ("gtFine/x.png", True), ("SegmentationObject/1.png", True), ("my_masks_2/1.png", True), ("images/1.png", False), ("damask/1.png", False), ("1.png", False), ("visitors/1.png", False)])
+@pytest.mark.parametrize(
+    "path, labels",
+    [
+        ("a/Masks/1.png", True),
+        ("gtFine/x.png", True),
+        ("SegmentationObject/1.png", True),
+        ("my_masks_2/1.png", True),
+        ("images/1.png", False),
+        ("damask/1.png", False),
+        ("1.png", False),
+        ("visitors/1.png", False),
+    ],
+)
 def test_folders_of_labels(path, labels):
     assert holds_labels(path) is labels
 
@@ -154,10 +191,23 @@ def test_list_entries_without_xml_count(tmp_path):
         open_source(f"voc:{tmp_path},split=train", ReadOptions(max_skipped_fraction=1.0))
 
 
-@pytest.mark.parametrize("source, xmin, first", [("", 2, 1), ("<source><database>Unknown</database></source>", 2, 2), ("", 0, 0), ("<source><database>The VOC2007 Database</database></source>", 2, 1)])
+@pytest.mark.parametrize(
+    "source, xmin, first",
+    [
+        ("", 2, 1),
+        ("<source><database>Unknown</database></source>", 2, 2),
+        ("", 0, 0),
+        ("<source><database>The VOC2007 Database</database></source>", 2, 1),
+    ],
+)
 def test_labelimg_counts_pixels_from_zero_and_pascal_voc_from_one(tmp_path, source, xmin, first):
     xml(tmp_path / "1.xml", "1.png")
-    text = (tmp_path / "1.xml").read_text().replace("<object>", source + "<object>").replace("<xmin>2<", f"<xmin>{xmin}<")
+    text = (
+        (tmp_path / "1.xml")
+        .read_text()
+        .replace("<object>", source + "<object>")
+        .replace("<xmin>2<", f"<xmin>{xmin}<")
+    )
     (tmp_path / "1.xml").write_text(text)
     picture(tmp_path / "1.png")
     assert open_source(f"voc:{tmp_path}").annotations.boxes[0].tolist()[1::2] == [first, 10]
@@ -191,7 +241,9 @@ def test_ids_are_a_line_each_with_their_spaces(tmp_path, encoding):
     word = f"coco:{coco(tmp_path, 'IMG 001.png', 'IMG 002.png', 'IMG 003.png')}"
     listed = tmp_path / "ids.txt"
     listed.write_text("IMG 001.png\r\n\n  IMG 003.png \n", encoding=encoding)
-    chosen, rest = open_labeled(tiny.experiment(labeled_data=word, labeled_ids=str(listed), model_dir=str(tmp_path / "run")))
+    chosen, rest = open_labeled(
+        tiny.experiment(labeled_data=word, labeled_ids=str(listed), model_dir=str(tmp_path / "run"))
+    )
     assert chosen.ids.tolist() == ["1", "3"] and rest.ids.tolist() == ["2"]
     listed.write_bytes("Gerät".encode("latin-1"))
     with pytest.raises(DataError, match="not UTF-8"):
@@ -210,7 +262,10 @@ def test_listed_names_that_fit_two_images_are_refused(tmp_path):
 def test_split_lists_keep_spaces_and_take_flags(tmp_path):
     path = tmp_path / "x.txt"
     path.write_text("IMG 1\nIMG 2\n")
-    assert read_split(str(path), "list") == ["IMG 1", "IMG 2"]  # two pictures of which one could be a flag, were it alone
+    assert read_split(str(path), "list") == [
+        "IMG 1",
+        "IMG 2",
+    ]  # two pictures of which one could be a flag, were it alone
     path.write_text("2007_000027 -1\n2007_000032  1\n")
     assert read_split(str(path), "list") == ["2007_000027", "2007_000032"]
 
@@ -255,7 +310,17 @@ def test_git_lfs_pointers_are_called_so(tmp_path):
         open_source(f"voc:{tmp_path}")
 
 
-@pytest.mark.parametrize("name, mode, how", [("x.webp", "RGB", {"lossless": True}), ("x.webp", "RGBA", {"lossless": True}), ("x.tif", "RGB", {}), ("x.tiff", "L", {"compression": "tiff_lzw"}), ("x.tif", "RGBA", {"compression": "tiff_deflate"}), ("x.TIF", "P", {})])
+@pytest.mark.parametrize(
+    "name, mode, how",
+    [
+        ("x.webp", "RGB", {"lossless": True}),
+        ("x.webp", "RGBA", {"lossless": True}),
+        ("x.tif", "RGB", {}),
+        ("x.tiff", "L", {"compression": "tiff_lzw"}),
+        ("x.tif", "RGBA", {"compression": "tiff_deflate"}),
+        ("x.TIF", "P", {}),
+    ],
+)
 @pytest.mark.parametrize("full", [True, False])
 def test_webp_and_tiff_are_read(tmp_path, name, mode, how, full):
     pixels = np.random.default_rng(0).integers(0, 255, (30, 40, 3), np.uint8)
@@ -285,7 +350,9 @@ def test_webp_and_tiff_are_turned_upright(tmp_path, orientation, ending):
     pixels = np.random.default_rng(0).integers(0, 255, (20, 30, 3), np.uint8)
     exif = Image.Exif()
     exif[0x0112] = orientation
-    Image.fromarray(pixels).save(tmp_path / f"x.{ending}", exif=exif, **({"lossless": True} if ending == "webp" else {}))
+    Image.fromarray(pixels).save(
+        tmp_path / f"x.{ending}", exif=exif, **({"lossless": True} if ending == "webp" else {})
+    )
     plain = Image.fromarray(pixels)
     plain.getexif()[0x0112] = orientation
     expected = np.asarray(ImageOps.exif_transpose(plain))
@@ -311,7 +378,14 @@ def test_pngs_without_an_end_are_found_by_the_decoder_that_reads_them(tmp_path):
 def test_bitmaps_of_sixteen_bits_are_refused(tmp_path):
     """TensorFlow reads 8, 24 and 32 bits; Pillow this one too."""
     header = b"BM" + (54 + 8 * 4 * 2).to_bytes(4, "little") + bytes(4) + (54).to_bytes(4, "little")
-    info = (40).to_bytes(4, "little") + (8).to_bytes(4, "little") + (4).to_bytes(4, "little") + (1).to_bytes(2, "little") + (16).to_bytes(2, "little") + bytes(24)
+    info = (
+        (40).to_bytes(4, "little")
+        + (8).to_bytes(4, "little")
+        + (4).to_bytes(4, "little")
+        + (1).to_bytes(2, "little")
+        + (16).to_bytes(2, "little")
+        + bytes(24)
+    )
     (tmp_path / "a.bmp").write_bytes(header + info + bytes(8 * 4 * 2))
     with Image.open(tmp_path / "a.bmp") as image:
         image.load()

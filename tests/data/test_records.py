@@ -83,7 +83,9 @@ def test_every_mark_is_a_crowd(tmp_path, mark):
     assert not open_source(word, ReadOptions(crowd="objects")).annotations.crowd.any()
 
 
-@pytest.mark.parametrize("label, text, said", [(1, "dog", "class 1 is 'dog'"), (2, "cat", "class 2 is 'cat'")])
+@pytest.mark.parametrize(
+    "label, text, said", [(1, "dog", "class 1 is 'dog'"), (2, "cat", "class 2 is 'cat'")]
+)
 def test_two_label_maps_joined_are_refused(tmp_path, label, text, said):
     records(tmp_path, example(class__text=["cat"]), name="a")
     records(tmp_path, example(name="b", labels=[label], class__text=[text]), name="b")
@@ -97,20 +99,37 @@ def test_label_maps_that_agree_are_joined(tmp_path):
     assert [c.name for c in open_source(f"tfrecord:{tmp_path}/*").categories] == ["cat", "dog"]
 
 
-@pytest.mark.parametrize("more", [{"box": {**BOX, "ymax": [0.6, 0.7]}}, {"labels": [1, 2]}, {"area": [1.0, 2.0]}, {"is_crowd": [0, 1]}, {"class__text": ["a", "b"]}, {"score": [0.5, 0.5]}, {"difficult": [1, 1, 1]}])
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"box": {**BOX, "ymax": [0.6, 0.7]}},
+        {"labels": [1, 2]},
+        {"area": [1.0, 2.0]},
+        {"is_crowd": [0, 1]},
+        {"class__text": ["a", "b"]},
+        {"score": [0.5, 0.5]},
+        {"difficult": [1, 1, 1]},
+    ],
+)
 def test_wrong_lengths_name_the_file_and_the_record(tmp_path, more):
     word = records(tmp_path, example(name="good"), example(**more))
-    with pytest.raises(DataError, match=r"x\.tfrecord: record 1 \(byte \d+\) has \d labels but other counts of"):
+    with pytest.raises(
+        DataError, match=r"x\.tfrecord: record 1 \(byte \d+\) has \d labels but other counts of"
+    ):
         open_source(word)
 
 
 def test_wrong_types_name_the_field(tmp_path):
-    with pytest.raises(DataError, match="record 0.*image/object/class/label is a float_list, it should be a int64_list"):
+    with pytest.raises(
+        DataError, match="record 0.*image/object/class/label is a float_list, it should be a int64_list"
+    ):
         open_source(records(tmp_path, example(labels=[1.0])))
 
 
 def test_pixels_are_checked_as_is_said(tmp_path):
-    photo = tf.io.encode_jpeg(np.random.default_rng(0).integers(0, 255, (200, 200, 3)).astype(np.uint8)).numpy()
+    photo = tf.io.encode_jpeg(
+        np.random.default_rng(0).integers(0, 255, (200, 200, 3)).astype(np.uint8)
+    ).numpy()
     word = records(tmp_path, example(), example(photo[: len(photo) // 2], name="cut"))
     for full in (True, False):
         with pytest.raises(DataError, match="1 of 2 images cannot be used"):
@@ -138,14 +157,19 @@ def test_lost_boxes_in_records_count(tmp_path):
 def test_written_records_come_back_after_the_checks(tmp_path):
     source = tiny.scenes_source(count=3)
     path = write_tfrecords(source, str(tmp_path / "data"), 1)[0]
-    np.testing.assert_allclose(open_source(f"tfrecord:{path}").annotations.boxes, source.annotations.boxes, atol=1e-3)
+    np.testing.assert_allclose(
+        open_source(f"tfrecord:{path}").annotations.boxes, source.annotations.boxes, atol=1e-3
+    )
 
 
 # --- TFDS -------------------------------------------------------------------------------------------
 
 
 def test_cifar100_has_a_hundred_classes_by_default_and_twenty_by_name(tmp_path):
-    images = [{"id": f"{k}", "image": np.full((32, 32, 3), k, np.uint8), "label": 50 + k, "coarse_label": k} for k in range(3)]
+    images = [
+        {"id": f"{k}", "image": np.full((32, 32, 3), k, np.uint8), "label": 50 + k, "coarse_label": k}
+        for k in range(3)
+    ]
     prepare_tfds("cifar100", tmp_path, images)
     options = ReadOptions(label_kind="classes", data_dir=str(tmp_path))
     found = open_source("tfds:cifar100:train", options)
@@ -159,17 +183,42 @@ def test_cifar100_has_a_hundred_classes_by_default_and_twenty_by_name(tmp_path):
 def test_coco_through_tfds_keeps_its_ids(tmp_path):
     import tensorflow_datasets as tfds
 
-    objects = [{"area": 60, "id": 1, "is_crowd": False, "label": label, "bbox": tfds.features.BBox(0.1, 0.2, 0.5, 0.6)} for label in (0, 79)]
-    prepare_tfds("coco/2017", tmp_path, [{"image": np.zeros((20, 40, 3), np.uint8), "image/filename": "a.jpg", "image/id": 5, "objects": objects}])
+    objects = [
+        {
+            "area": 60,
+            "id": 1,
+            "is_crowd": False,
+            "label": label,
+            "bbox": tfds.features.BBox(0.1, 0.2, 0.5, 0.6),
+        }
+        for label in (0, 79)
+    ]
+    prepare_tfds(
+        "coco/2017",
+        tmp_path,
+        [
+            {
+                "image": np.zeros((20, 40, 3), np.uint8),
+                "image/filename": "a.jpg",
+                "image/id": 5,
+                "objects": objects,
+            }
+        ],
+    )
     found = open_source("tfds:coco/2017:train", ReadOptions(data_dir=str(tmp_path)))
     assert found.categories == COCO_CATEGORIES
     assert [found.categories[c].id for c in found.annotations.classes] == [1, 90]
 
 
 def test_damaged_tfds_files_are_found(tmp_path):
-    images = [{"id": f"{k}", "image": np.full((32, 32, 3), k, np.uint8), "label": k, "coarse_label": k} for k in range(2)]
+    images = [
+        {"id": f"{k}", "image": np.full((32, 32, 3), k, np.uint8), "label": k, "coarse_label": k}
+        for k in range(2)
+    ]
     builder = prepare_tfds("cifar100", tmp_path, images)
-    path = next(os.path.join(builder.data_dir, n) for n in sorted(os.listdir(builder.data_dir)) if "tfrecord" in n)
+    path = next(
+        os.path.join(builder.data_dir, n) for n in sorted(os.listdir(builder.data_dir)) if "tfrecord" in n
+    )
     data = bytearray(open(path, "rb").read())
     data[len(data) // 2] ^= 1
     open(path, "wb").write(bytes(data))
