@@ -46,19 +46,22 @@ def listing(folder: str, reports: dict[str, InputReport]) -> Iterator[None]:
     """Prints what was repaired and skipped, a line a kind, and keeps the list in the run folder, by role.
 
     Args:
+      folder: empty where there is no run folder; then nothing is kept.
       reports: filled inside; where the data is refused, the list of it is kept all the same.
     """
     try:
         yield
     except UnusableData as error:
+        if not folder:
+            raise
         path = os.path.join(folder, "data", "refused.json")
         write_json(path, error.report.content(str(error)))
         raise DataError(f"{error} All are listed in {path}.") from error
     for role, report in reports.items():
         if report.counts:
             print("\n".join(report.lines(role)))
-            path = os.path.join(folder, "data", f"{role}_skipped.json")
-            write_json(path, report.content(role))
+            if folder:
+                write_json(os.path.join(folder, "data", f"{role}_skipped.json"), report.content(role))
 
 
 def opened(
