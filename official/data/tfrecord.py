@@ -50,11 +50,6 @@ def records(path: str) -> Iterator[tuple[int, bytes]]:
         raise DataError(f"{path} is truncated or damaged: record {number} at byte {position} ({message})") from error
 
 
-def record_offsets(path: str) -> Iterator[tuple[int, int]]:
-    """(offset, length) of every record's payload; see `records`."""
-    return ((offset, len(payload)) for offset, payload in records(path))
-
-
 @dataclasses.dataclass(frozen=True)
 class Place:
     """Where a record is: number of its file, offset and length of its payload, and a checksum of that."""

@@ -15,7 +15,7 @@ import tensorflow as tf
 from official.data.coco import to_coco
 from official.data.mask_files import SCORE_LEVELS, encode_class_map, read_class_map, stored_limit
 from official.data.source import Annotations, DataError, Source
-from official.data.tfrecord import MASK_KEY, add_mask, encode_example, record_offsets, record_reader
+from official.data.tfrecord import MASK_KEY, Place, add_mask, encode_example, record_reader, records
 from official.evaluation.drawing import VOC_PALETTE
 from official.experiment import PseudoLabels
 from official.files import output_names, write_bytes, write_json
@@ -205,15 +205,14 @@ class MaskLabels(_Labels):
         stored, places, sure, pixels, sure_pixels = stored_limit(limits), {}, {}, 0, 0
         paths = [store.shard_path(shard) for shard in range(len(store.manifest()["shards"]))]
         for number, path in enumerate(paths):
-            offsets = record_offsets(path)
-            for (offset, length), record in zip(offsets, tf.data.TFRecordDataset(path).as_numpy_iterator()):
+            for offset, record in records(path):
                 row = self.parse(record)
-                places[row["id"]] = (number, offset, length)
+                places[row["id"]] = Place.of(number, offset, record)
                 count = int((row["score"] >= stored[row["mask"]]).sum())
                 sure[row["id"]] = count > 0
                 pixels, sure_pixels = pixels + row["mask"].size, sure_pixels + count
         _refuse_missing(store.folder, source, places)
-        read_record = record_reader(paths, *zip(*(places[i] for i in source.ids)))
+        read_record = record_reader(paths, [places[i] for i in source.ids])
         any_sure = np.array([sure[i] for i in source.ids])
         labelled = source.with_masks(_mask_reader(read_record, source.sizes, stored), store.categories())
         numbers = {"images_with_labels": int(any_sure.sum()), "labelled_pixels": round(sure_pixels / max(1, pixels), 4)}

@@ -10,7 +10,7 @@ from official.data.coco import to_coco
 from official.data.scenes_source import write_scenes
 from official.data.source import Category, DataError, labeled_subset, listed_subset
 from official.data.sources import ReadOptions, open_source
-from official.data.tfrecord import record_offsets, write_tfrecords
+from official.data.tfrecord import records, write_tfrecords
 from tests import tiny
 
 
@@ -92,7 +92,7 @@ def test_truncated_tfrecord(coco, tmp_path):
     data = open(path, "rb").read()
     open(path, "wb").write(data[:-5])
     with pytest.raises(DataError, match="truncated"):
-        list(record_offsets(path))
+        list(records(path))
 
 
 def test_not_examples(tmp_path):
