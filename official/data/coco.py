@@ -12,7 +12,6 @@ import numpy as np
 from official.data import image_files
 from official.data.coco_json import load_coco_json
 from official.data.coco_masks import class_map_reader, mask_categories, outline_box
-from official.data.frames import Frames, frames_of
 from official.data.input_report import DataError, InputReport, printable, shown
 from official.data.labels import (
     UNLISTED, UNUSABLE, ImageTable, RawObjects, clean_objects, file_id, identifier, note_crowded_classes, number,
@@ -57,21 +56,13 @@ def open_coco(
     kept = [i for i, fact in enumerate(facts) if fact is not None]
     frames = None
     if labeled:
-        chosen = ([column[i] for i in kept] for column in (records, facts, paths, ids))
-        frames, usable = _frames(*chosen, report, scaled=stated_size == "scale")
+        chosen = ([column[i] for i in kept] for column in ([_stated(image) for image in records], facts, paths, ids))
+        frames, usable = image_files.stated_frames(*chosen, report, scaled=stated_size == "scale")
         kept = [i for i, fits in zip(kept, usable) if fits]
         frames = frames.take(usable)
     report.check(word, len(data["images"]), max_skipped_fraction)
-    source = Source(
-        word=word,
-        ids=np.array([ids[i] for i in kept]),
-        sizes=np.array([(facts[i].height, facts[i].width) for i in kept], np.int32).reshape(-1, 2),
-        read_image=image_files.path_reader([paths[i] for i in kept], [facts[i] for i in kept]),
-        file_names=np.array([image_files.displayed(paths[i]) for i in kept]),
-        report=report,
-        file_ids=_objects([file_id(records[i]["id"]) for i in kept]),
-        frames=frames,
-    )
+    own_ids = _objects([file_id(records[i]["id"]) for i in kept])
+    source = image_files.file_source(word, kept, ids, paths, facts, report, file_ids=own_ids, frames=frames)
     return _labelled(source, data, path, masks, max_skipped_fraction, crowd) if labeled else source
 
 
@@ -128,14 +119,6 @@ def _guess_folder(path: str, data: dict[str, Any]) -> str:
 
 def _stated(image: dict) -> tuple[float, float]:
     return number(image.get("height")), number(image.get("width"))
-
-
-def _frames(records, facts, paths, ids, report, *, scaled: bool) -> tuple[Frames, np.ndarray]:
-    shown_sizes = np.array([(fact.height, fact.width) for fact in facts], np.int32).reshape(-1, 2)
-    stated = np.array([_stated(image) for image in records], np.float64).reshape(-1, 2)
-    return frames_of(
-        stated, shown_sizes, [fact.orientation for fact in facts], paths, ids, report, scaled=scaled
-    )
 
 
 def read_categories(data: dict[str, Any], path: str) -> tuple[tuple[Category, ...], tuple[int | str, ...]]:

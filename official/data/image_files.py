@@ -11,7 +11,7 @@ import dataclasses
 import io
 import os
 import warnings
-from typing import Callable, Sequence
+from typing import Any, Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -19,10 +19,12 @@ import tqdm
 from PIL import Image, ImageOps
 
 from official.data.coco_json import LFS_POINTER, LFS_REASON
+from official.data.frames import Frames, frames_of
 from official.data.image_places import (  # noqa: F401
     EXTENSIONS, ImageFinder, displayed, holds_labels, named_picture, require_folder, safe_join, walk,
 )  # fmt: skip
 from official.data.input_report import InputReport
+from official.data.source import Source
 
 IN_GRAPH = ("JPEG", "MPO", "PNG", "GIF", "BMP")  # what TensorFlow decodes
 BY_PILLOW = ("WEBP", "TIFF")  # what it does not
@@ -166,6 +168,39 @@ def inspect_images(
             for note in facts.notes:
                 report.note(note, displayed(path), image_id)
     return [None if isinstance(facts, str) else facts for facts in found]
+
+
+def stated_frames(
+    stated: Sequence[tuple[float, float]], facts: Sequence[ImageFacts], paths: Sequence[str], ids: Sequence[str],
+    report: InputReport, *, scaled: bool,
+) -> tuple[Frames, np.ndarray]:  # fmt: skip
+    """`frames_of` image files: what their boxes count in, and which of them fit the (height, width) that is stated."""
+    sizes = np.array([(fact.height, fact.width) for fact in facts], np.int32).reshape(-1, 2)
+    stated = np.array(stated, np.float64).reshape(-1, 2)
+    return frames_of(stated, sizes, [fact.orientation for fact in facts], paths, ids, report, scaled=scaled)
+
+
+def file_source(
+    word: str, kept: Sequence[int], ids: Sequence[str], paths: Sequence[str],
+    facts: Sequence[ImageFacts | None], report: InputReport, **more: Any,
+) -> Source:  # fmt: skip
+    """A source over image files, without labels.
+
+    Args:
+      kept: places in `ids`, `paths` and `facts` of the images that can be used, in order.
+      facts: of `inspect_images`.
+      more: further attributes of `Source`.
+    """
+    ids, paths, facts = ([column[i] for i in kept] for column in (ids, paths, facts))
+    return Source(
+        word=word,
+        ids=np.array(ids),
+        sizes=np.array([(fact.height, fact.width) for fact in facts], np.int32).reshape(-1, 2),
+        read_image=path_reader(paths, facts),
+        file_names=np.array([displayed(path) for path in paths]),
+        report=report,
+        **more,
+    )
 
 
 def path_reader(paths: Sequence[str], facts: Sequence[ImageFacts]) -> Callable[[tf.Tensor], tf.Tensor]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 
-import numpy as np
 
 from official.data import image_files
 from official.data.source import Category, DataError, InputReport, Source
@@ -37,14 +36,7 @@ def open_folder(
     facts = image_files.inspect_images(paths, shown, report, full=full_check, max_pixels=max_pixels)
     report.check(word, len(paths) + report.counts[NO_CLASS], max_skipped_fraction)
     kept = [i for i, fact in enumerate(facts) if fact is not None]
-    source = Source(
-        word=word,
-        ids=np.array([shown[i] for i in kept]),
-        sizes=np.array([(facts[i].height, facts[i].width) for i in kept], np.int32),
-        read_image=image_files.path_reader([paths[i] for i in kept], [facts[i] for i in kept]),
-        file_names=np.array([image_files.displayed(paths[i]) for i in kept]),
-        report=report,
-    )
+    source = image_files.file_source(word, kept, shown, paths, facts, report)
     if not classes:
         return source
     first = [_class_of(shown[i]) for i in kept]

@@ -109,14 +109,7 @@ def _mask_source(
             encoded.append(encode_class_map(values))
             present += present_labels(values)
     report.check(word, len(pairs) + report.counts[NO_PICTURE], max_skipped_fraction)
-    source = Source(
-        word=word,
-        ids=np.array([ids[i] for i in kept]),
-        sizes=np.array([(facts[i].height, facts[i].width) for i in kept], np.int32),
-        read_image=image_files.path_reader([paths[i] for i in kept], [facts[i] for i in kept]),
-        file_names=np.array([image_files.displayed(paths[i]) for i in kept]),
-        report=report,
-    )
+    source = image_files.file_source(word, kept, ids, paths, facts, report)
     if not encoded:
         return source
     names = note_classes(word, present, rules.classes, report)

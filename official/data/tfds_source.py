@@ -55,10 +55,7 @@ def open_tfds(
     word = f"tfds:{name}"
     builder_name, split = _split_name(name)
     builder = _builder(tfds, builder_name, data_dir, word)
-    if not all(part.split("[")[0] in builder.info.splits for part in split.split("+")):
-        raise DataError(f"{word}: no split {split!r}; it has {sorted(builder.info.splits)}")
-    if builder.info.file_format.value != "tfrecord":
-        raise DataError(f"{word} is prepared as {builder.info.file_format.value}; prepare it as tfrecord")
+    _check_prepared(builder.info, split, word)
     keys = _Keys.of(builder.info, tfds, label_kind, feature, word)
     if labeled and not keys.serve(label_kind):
         raise DataError(f"{word} has no {label_kind}; it can be used with --unlabeled_data only")
@@ -79,6 +76,14 @@ def open_tfds(
     source = _with_labels(source, rows, keys, builder.info.features, read, crowd)
     report.check_objects(word, max_skipped_fraction)
     return source
+
+
+def _check_prepared(info, split: str, word: str) -> None:
+    """Raises DataError unless the builder has the splits, as TFRecords."""
+    if not all(part.split("[")[0] in info.splits for part in split.split("+")):
+        raise DataError(f"{word}: no split {split!r}; it has {sorted(info.splits)}")
+    if info.file_format.value != "tfrecord":
+        raise DataError(f"{word} is prepared as {info.file_format.value}; prepare it as tfrecord")
 
 
 @dataclasses.dataclass(frozen=True)

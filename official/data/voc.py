@@ -10,7 +10,6 @@ import numpy as np
 
 from official.data import image_files
 from official.data.coco_json import LFS_POINTER, LFS_REASON
-from official.data.frames import frames_of
 from official.data.input_report import DataError, InputReport, printable
 from official.data.labels import (
     ImageTable, RawObjects, clean_objects, flag, note_crowded_classes, number,
@@ -53,9 +52,27 @@ def open_voc(
     """
     word, report = f"voc:{folder}", InputReport()
     image_files.require_folder(folder, word)
-    finder = _PictureFinder(folder, image_folder)
-    records, paths, ids = [], [], []
     entries = _xml_files(folder, split, word, report)
+    records, paths, ids = _read_entries(folder, entries, _PictureFinder(folder, image_folder), report)
+    facts = image_files.inspect_images(paths, ids, report, full=full_check, max_pixels=max_pixels)
+    kept = [i for i, fact in enumerate(facts) if fact is not None]
+    records, paths, ids, facts = ([column[i] for i in kept] for column in (records, paths, ids, facts))
+    stated = [record["size"] for record in records]
+    frames, usable = image_files.stated_frames(stated, facts, paths, ids, report, scaled=stated_size == "scale")
+    report.check(word, len(entries) + report.counts[NO_XML], max_skipped_fraction)
+    kept = np.flatnonzero(usable)
+    source = image_files.file_source(word, kept, ids, paths, facts, report, frames=frames.take(usable))
+    records, paths, ids = ([column[i] for i in kept] for column in (records, paths, ids))
+    source = _labelled(source, _counted_from_zero(records, paths, ids, first_pixel, report), crowd)
+    report.check_objects(word, max_skipped_fraction)
+    return source
+
+
+def _read_entries(
+    folder: str, entries: dict[str, str], finder: _PictureFinder, report: InputReport
+) -> tuple[list[dict], list[str], list[str]]:  # fmt: skip
+    """What the XMLs say, the paths of their pictures, and their ids; what cannot be used is reported."""
+    records, paths, ids = [], [], []
     for image_id, xml_name in entries.items():
         record = _parse(os.path.join(folder, xml_name))
         picture = finder.picture_of(record["file_name"], xml_name) if isinstance(record, dict) else None
@@ -66,30 +83,7 @@ def open_voc(
         records.append(record)
         paths.append(picture)
         ids.append(image_id)
-    facts = image_files.inspect_images(paths, ids, report, full=full_check, max_pixels=max_pixels)
-    kept = [i for i, fact in enumerate(facts) if fact is not None]
-    records, paths, ids, facts = ([column[i] for i in kept] for column in (records, paths, ids, facts))
-    sizes = np.array([(fact.height, fact.width) for fact in facts], np.int32).reshape(-1, 2)
-    stated = np.array([record["size"] for record in records], np.float64).reshape(-1, 2)
-    frames, usable = frames_of(
-        stated, sizes, [fact.orientation for fact in facts], paths, ids, report, scaled=stated_size == "scale"
-    )
-    report.check(word, len(entries) + report.counts[NO_XML], max_skipped_fraction)
-    records, paths, ids, facts = (
-        [c for c, fits in zip(column, usable) if fits] for column in (records, paths, ids, facts)
-    )
-    source = Source(
-        word=word,
-        ids=np.array(ids),
-        sizes=sizes[usable],
-        read_image=image_files.path_reader(paths, facts),
-        file_names=np.array([image_files.displayed(path) for path in paths]),
-        report=report,
-        frames=frames.take(usable),
-    )
-    source = _labelled(source, _counted_from_zero(records, paths, ids, first_pixel, report), crowd)
-    report.check_objects(word, max_skipped_fraction)
-    return source
+    return records, paths, ids
 
 
 def _counted_from_zero(

@@ -127,9 +127,7 @@ class RunFolder:
         for name, content in (("ids", ids), ("digests", digests)):
             if differing or not read_json(f"{place}_{name}.json"):
                 write_json(f"{place}_{name}.json", content)
-        report = source.report
-        skipped = {"data": source.word, "counts": dict(report.counts), "entries": report.entries}
-        write_json(f"{place}_skipped.json", skipped)
+        write_json(f"{place}_skipped.json", source.report.content(source.word))
 
     # --- time -------------------------------------------------------------------------------------
 
