@@ -24,6 +24,7 @@ from official.data.image_places import (  # noqa: F401
     EXTENSIONS, ImageFinder, displayed, holds_labels, named_picture, require_folder, safe_join, walk,
 )  # fmt: skip
 from official.data.input_report import InputReport
+from official.data.png_chunks import png_exif
 from official.data.source import Source
 
 IN_GRAPH = ("JPEG", "MPO", "PNG", "GIF", "BMP")  # what TensorFlow decodes
@@ -101,7 +102,8 @@ def _facts(image: Image.Image, path: str | bytes, full: bool, max_pixels: int) -
         and image.mode not in _PILLOW_MODES
     ):
         return f"pixels are of a kind that is not supported; convert it to an 8-bit PNG ({image.format} of mode {image.mode})"
-    orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+    exif = png_exif(image, path) if image.format == "PNG" else image.getexif()
+    orientation = exif.get(_EXIF_ORIENTATION, 1)
     orientation = orientation if orientation in range(1, 9) else 1
     if by_pillow:
         orientation = (
