@@ -77,7 +77,7 @@ def test_which_part_of_the_labels_is_used():
     """The fraction and the seed of the flags, and pictures of the size and the seed that they say."""
     source = tiny.scenes_source()
     for fraction, seed in ((0.5, 0), (0.5, 3), (0.25, 3)):
-        labeled, rest = opening.open_labeled(tiny.experiment(labeled_fraction=fraction, split_seed=seed))
+        labeled, rest, _ = opening.open_labeled(tiny.experiment(labeled_fraction=fraction, split_seed=seed))
         assert labeled.ids.tolist() == labeled_subset(source, fraction, seed)[0].ids.tolist()
         assert len(labeled) == 16 * fraction and len(rest) == 16 - len(labeled)
     other = opening.open_labeled(

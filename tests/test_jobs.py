@@ -168,7 +168,7 @@ def test_pseudo_label_and_inspect(finished, tmp_path):
 
 def test_rest_is_what_the_fraction_leaves(tmp_path):
     experiment = tiny.experiment(labeled_fraction=0.5, unlabeled_data="rest")
-    labeled, rest = opening.open_labeled(experiment)
+    labeled, rest, _ = opening.open_labeled(experiment)
     pool = opening.open_unlabeled(experiment, rest)
     assert len(labeled) == len(pool) == 8 and not set(labeled.ids) & set(pool.ids)
     assert pool.annotations is None

@@ -152,7 +152,7 @@ def test_a_teacher_labels_as_the_network_that_it_is(finished, tmp_path, student)
     given = {name: plain.flags()[name] for name in plain.given}
     experiment = settled(experiment_from({**given, **student}))
     assert experiment.model.anchor_scale == student.get("anchor_scale", NETWORK["anchor_scale"])
-    labeled, _ = opening.open_labeled(experiment)
+    labeled, *_ = opening.open_labeled(experiment)
     pool = opening.open_unlabeled(experiment, None)
     task = build_task(experiment, labeled.categories)
     loop = loops.SelfTraining(task, experiment, tf.distribute.get_strategy(), labeled, pool, None)

@@ -42,6 +42,7 @@ def object_crops(source: Source) -> Source:
         file_names=source.file_names[picture[chosen]] if source.file_names is not None else None,
         file_ids=None,
         frames=None,
+        cut_from=source.ids[picture[chosen]],
     ).with_classes(columns.classes[chosen], source.categories)
 
 

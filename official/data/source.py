@@ -113,6 +113,7 @@ class Source:
       file_ids: object [images], ids as the file has them (integers or text), or None.
       category_ids: of every class, its id in the file, None for one that the file lacks; None: those of `categories`.
       frames: what the boxes of the file count in, where that is not the image as read.
+      cut_from: str [images], id of the image that each was cut out of; None: each is whole.
     """
 
     word: str
@@ -129,6 +130,7 @@ class Source:
     file_ids: np.ndarray | None = None
     category_ids: tuple[int | str | None, ...] | None = None
     frames: Frames | None = None
+    cut_from: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -156,6 +158,7 @@ class Source:
             file_names=taken(self.file_names),
             file_ids=taken(self.file_ids),
             frames=self.frames and self.frames.take(indices),
+            cut_from=taken(self.cut_from),
         )
 
     def without_labels(self) -> Source:

@@ -9,13 +9,14 @@ from typing import Iterator
 
 import tensorflow as tf
 
+from official.data import holdout
 from official.data.input_report import DataError, InputReport, UnusableData
 from official.data.labels import require_objects
 from official.data.source import Source, labeled_subset, listed_subset
 from official.data.sources import ReadOptions, open_source
 from official.data.text_lists import read_id_list
 from official.experiment import Experiment
-from official.files import write_json
+from official.files import read_json, write_json
 from official.tasks.registry import TASKS
 from official.tasks.task import Task
 from official.trained_model import TrainedModel, adopted
@@ -82,19 +83,30 @@ def opened(
     return source
 
 
-def open_labeled(experiment: Experiment) -> tuple[Source, Source]:
-    """The labelled pictures whose labels are used, and the rest."""
+def open_labeled(experiment: Experiment) -> tuple[Source, Source, Source | None]:
+    """The labelled images to train on, the rest of --labeled_data, and what --eval_fraction holds out of the labelled ones.
+
+    Raises:
+      DataError: see `open_source`; both --eval_data and --eval_fraction.
+    """
     data = experiment.data
+    if data.eval_data and data.eval_fraction:
+        raise DataError(f"--eval_data={data.eval_data} and --eval_fraction={data.eval_fraction}: give one of them")
     if not data.labeled_data:
         raise DataError("--labeled_data is needed, for example coco:train.json,images or scenes")
     source = opened(experiment, "labeled", data.labeled_data)
     if data.labeled_ids:
-        return listed_subset(source, read_id_list(data.labeled_ids))
-    return labeled_subset(source, data.labeled_fraction, data.split_seed)
+        labeled, rest = listed_subset(source, read_id_list(data.labeled_ids))
+    else:
+        labeled, rest = labeled_subset(source, data.labeled_fraction, data.split_seed)
+    if not data.eval_fraction:
+        return labeled, rest, None
+    labeled, held_out = holdout.held_out_images(labeled, data.eval_fraction, data.split_seed)
+    return labeled, rest, held_out
 
 
-def open_training(experiment: Experiment) -> tuple[Source, Source | None]:
-    """What the teacher is trained on, and the rest of --labeled_data.
+def open_training(experiment: Experiment) -> tuple[Source, Source | None, Source | None]:
+    """What the teacher is trained on, the rest of --labeled_data, and what is held out; see `open_labeled`.
 
     A task without need of labels takes --labeled_data (its classes are for the linear evaluation
     beside training), or else --unlabeled_data.
@@ -104,7 +116,9 @@ def open_training(experiment: Experiment) -> tuple[Source, Source | None]:
         return open_labeled(experiment)
     if data.unlabeled_data == "rest":
         raise DataError(f"--task={experiment.model.task} needs pictures: --unlabeled_data=folder:…, or --labeled_data")
-    return opened(experiment, "unlabeled", data.unlabeled_data, labeled=False), None
+    if data.eval_fraction:
+        raise DataError("--eval_fraction holds out labelled images: it needs --labeled_data")
+    return opened(experiment, "unlabeled", data.unlabeled_data, labeled=False), None, None
 
 
 def open_joint(experiment: Experiment) -> Source | None:
@@ -136,18 +150,41 @@ def open_unlabeled(experiment: Experiment, rest: Source | None) -> Source:
     return rest.without_labels()
 
 
-def open_eval(experiment: Experiment, task: Task) -> Source | None:
+def open_eval(experiment: Experiment, task: Task, held_out: Source | None = None) -> Source | None:
     """The evaluation data, with the model's class indices; None if there is none.
 
+    Args:
+      held_out: what `open_labeled` held out, where it has been called already.
+
     Raises:
-      DataError: see `open_source`; not one object to score against.
+      DataError: see `open_source`; not one object to score against; other images than the run held out.
     """
-    if not experiment.data.eval_data:
+    data = experiment.data
+    if data.eval_data:
+        source = opened(experiment, "eval", data.eval_data, labeled=task.needs_labels or bool(task.categories))
+    elif data.eval_fraction:
+        source = held_out or _held_out_again(experiment)
+    else:
         return None
-    source = opened(experiment, "eval", experiment.data.eval_data, labeled=task.needs_labels or bool(task.categories))
     if source.annotations is not None:
-        require_objects(experiment.data.eval_data, source.annotations)
+        require_objects(source.word, source.annotations)
     return source.aligned_to(task.categories)
+
+
+def _held_out_again(experiment: Experiment) -> Source:
+    """What a finished run held out.
+
+    Raises:
+      DataError: --labeled_data is not what it was: another part would be held out, which the model was trained on.
+    """
+    held_out = open_labeled(experiment)[2]
+    path = os.path.join(experiment.runtime.model_dir, "data", "eval_ids.json")
+    if os.path.isfile(path) and read_json(path) != [str(i) for i in held_out.ids]:
+        raise DataError(
+            f"--labeled_data={experiment.data.labeled_data} is not what it was when {experiment.runtime.model_dir} held out a part of "
+            f"it ({path} lists that part); evaluate with --eval_fraction=0 --eval_data=…"
+        )
+    return held_out
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from official.data.source import DataError, Source
 from official.evaluation.drawing import sheet, write_png
 from official.experiment import Experiment
 from official.jobs.handing_over import export_once
+from official.jobs.held_out import note_held_out, warn_of_seen_images
 from official.jobs.opening import open_eval, open_joint, open_training, open_unlabeled, timed
 from official.jobs.settling import settled
 from official.self_training.loop import SelfTraining
@@ -30,11 +31,11 @@ def _open_loop(
     set_up_runtime(experiment.runtime)
     folder.claim(chief=is_chief(strategy))
     with timed(folder, "open_data"):
-        labeled, rest = open_training(experiment)
+        labeled, rest, held_out = open_training(experiment)
         task = build_task(experiment, labeled.categories)
         joint = open_joint(experiment)
         pool = open_unlabeled(experiment, rest) if unlabeled else None
-        evaluation = open_eval(experiment, task)
+        evaluation = open_eval(experiment, task, held_out)
     if labeled.annotations is not None and labeled.annotations.counts().sum() == 0:
         raise DataError(f"{labeled.word}: none of the {len(labeled)} labelled images has a usable box")
     if is_chief(strategy):
@@ -42,6 +43,10 @@ def _open_loop(
         for role, source in (("labeled", labeled), ("unlabeled", pool), ("eval", evaluation), ("joint", joint)):
             if source is not None:
                 folder.note_source(role, source)
+        if held_out is not None:
+            note_held_out(folder, experiment, labeled, held_out)
+        if evaluation is not None:
+            warn_of_seen_images(experiment, evaluation)
     print(
         f"training: {len(labeled)} images{_amount(labeled)}"
         + (f"; unlabelled: {len(pool)} images" if pool else "")
@@ -137,7 +142,7 @@ def _end_of_training(folder: RunFolder, loop: SelfTraining, summary: dict[str, A
         last = summary[phases[-1]]
         summary["evaluation"] = {name: last[name] for name in ("coco_stats", *loop.task.metrics) if name in last}
     else:
-        print("no --eval_data: nothing has been judged")
+        print("no --eval_data and no --eval_fraction: nothing has been judged")
     summary = folder.summarize(summary)
     print(table(summary, loop.task.metrics))
     _explain_zero(summary, phases, loop.task.metrics[0])

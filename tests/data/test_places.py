@@ -241,7 +241,7 @@ def test_ids_are_a_line_each_with_their_spaces(tmp_path, encoding):
     word = f"coco:{coco(tmp_path, 'IMG 001.png', 'IMG 002.png', 'IMG 003.png')}"
     listed = tmp_path / "ids.txt"
     listed.write_text("IMG 001.png\r\n\n  IMG 003.png \n", encoding=encoding)
-    chosen, rest = open_labeled(
+    chosen, rest, _ = open_labeled(
         tiny.experiment(labeled_data=word, labeled_ids=str(listed), model_dir=str(tmp_path / "run"))
     )
     assert chosen.ids.tolist() == ["1", "3"] and rest.ids.tolist() == ["2"]
