@@ -4,6 +4,7 @@
     coco:FILE.json[,IMAGE_FOLDER]        COCO annotations (segmentation: rendered to masks)
     voc:FOLDER[,IMAGE_FOLDER][,split=S]  Pascal VOC XML; for segmentation its mask PNGs, with the values below
         first_pixel=0|1  whether its boxes count pixels from 0 (LabelImg) or 1 (Pascal VOC), where that is not found out
+    yolo:DATA.yaml[,split=S]             YOLO as Ultralytics lays it out: boxes or polygons; `train`, or `val` as --eval_data
     masks:IMAGES,MASKS[,NAME=VALUE...]   pictures and mask PNGs of the same names (segmentation):
         classes=FILE     a class name a line, in the order of the indices
         palette=FILE     masks of colours: lines of `r g b name`, a `labelmap.txt`, or `voc`
@@ -24,6 +25,8 @@ import os
 
 from official.data.coco import open_coco
 from official.data.crops import object_crops
+from official.data.formats.records import ReadRules
+from official.data.formats.yolo import open_yolo
 from official.data.image_folder import open_folder
 from official.data.mask_folders import mask_rules, open_masks, open_voc_masks
 from official.data.scenes_source import open_scenes
@@ -45,6 +48,7 @@ class ReadOptions:
     max_skipped_fraction: float = 0.1
     crowd: str = "ignore"  # what an object marked as a crowd or difficult is: "ignore", or "objects" like others
     stated_size: str = "check"  # an image of another size than its annotations state: left out, or "scale"
+    split: str = "train"  # that is read where a word of named splits says none
     label_kind: str = "boxes"  # "boxes", "masks" (class maps) or "classes" (of whole pictures)
 
     @property
@@ -181,6 +185,14 @@ def _voc(place, named, options, labeled):
     )  # fmt: skip
 
 
+def _read_rules(options: ReadOptions, labeled: bool) -> ReadRules:
+    return ReadRules(labeled=labeled, masks=options.masks, **_label_rules(options), **_file_checks(options))
+
+
+def _yolo(place, named, options, labeled):
+    return open_yolo(place, named.pop("split", options.split), _read_rules(options, labeled))
+
+
 def _masks(place, named, options, labeled):
     return open_masks(
         place, named.pop("images", ""), rules=mask_rules(f"masks:{place}", named), labeled=labeled, **_file_checks(options)
@@ -206,6 +218,7 @@ _OPENERS = {
     "scenes": _scenes,
     "coco": _coco,
     "voc": _voc,
+    "yolo": _yolo,
     "masks": _masks,
     "folder": _folder,
     "tfrecord": _tfrecord,

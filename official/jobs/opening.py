@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import time
 from typing import Iterator
@@ -78,7 +79,9 @@ def opened(
     """
     reports: dict[str, InputReport] = {}
     with listing(experiment.runtime.model_dir, reports):
-        source = open_source(word, read_options(experiment, label_kind), labeled=labeled)
+        options = read_options(experiment, label_kind)
+        options = dataclasses.replace(options, split="val" if role == "eval" else options.split)
+        source = open_source(word, options, labeled=labeled)
         reports[role] = source.report
     return source
 

@@ -1,0 +1,1 @@
+"""Files of labelling tools: each reader gives image records, `records.py` makes a source of them."""
