@@ -19,6 +19,7 @@ from official import __version__
 from official.data.source import Category
 from official.experiment import Experiment, Model, experiment_from
 from official.files import read_json
+from official.models.input_scale import own_scale
 
 DESCRIPTION = "model.json"
 RUN = "run.json"
@@ -109,7 +110,7 @@ def described(
     flags = experiment.flags()
     flags = {name: flags[name] for name in (*NETWORK, *DECODING)}
     if flags["input_normalization"] == "auto":
-        flags["input_normalization"] = "imagenet"  # what a network is built with
+        flags["input_normalization"] = own_scale(flags["backbone"])  # what a network is built with
     return TrainedModel(flags, tuple(categories), averaged, phase, step, steps, **more)
 
 

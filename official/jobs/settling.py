@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from official.experiment import Experiment
+from official.models.input_scale import own_scale
 from official.trained_model import BACKBONE, DECIDING, DECODING, TrainedModel, adopted
 from official.training.loading import find_model, is_run, starting_weights
 from official.training.phases import begun_phases
@@ -54,7 +55,7 @@ def _with_scale(experiment: Experiment, saved: str) -> Experiment:
         return experiment
     options, scale = experiment.training, saved
     if scale == "auto":
-        scale = "imagenet"
+        scale = own_scale(experiment.model.backbone)
         if options.init != "random" and not options.init_checkpoint:
             scale = starting_weights(options.init, options.weights_dir, experiment.model).normalization
     return experiment.with_flags({"input_normalization": scale})

@@ -9,6 +9,7 @@ import tensorflow as tf
 from official.experiment import Model
 from official.models.efficientnet import COEFFICIENTS, build_efficientnet
 from official.models.features import check_size
+from official.models.input_scale import own_scale
 from official.models.kerascv_backbones import KERAS_CV, KerasCVBackbone
 from official.models.resnet import BLOCKS, ResNetBackbone
 from official.models.spinenet import COARSEST_LEVEL, SPINENETS, SpineNetBackbone
@@ -26,7 +27,7 @@ def build_backbone(options: Model, input_side: int | None = None) -> keras.Model
       ValueError: unknown name, or a size that the backbone cannot take.
     """
     name, shape = options.backbone, (input_side, input_side, 3)
-    scale = "imagenet" if options.input_normalization == "auto" else options.input_normalization
+    scale = own_scale(name) if options.input_normalization == "auto" else options.input_normalization
     shared = {"input_normalization": scale, "input_shape": shape}
     if name in BLOCKS:
         return ResNetBackbone(

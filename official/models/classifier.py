@@ -1,7 +1,7 @@
 """Heads on a backbone for whole pictures: a classifier, and SimCLR's projection.
 
 The classifier of an EfficientNet has its published top (1x1 convolution to 1280 channels, batch norm,
-swish) and layer names of `keras.applications`; a ResNet's is pooled as it is. Nothing here has
+swish; EfficientNet-Lite's: ReLU6) and layer names of `keras.applications`; a ResNet's is pooled as it is. Nothing here has
 boxes or maps, so keras-cv's `ImageClassifier` would fit but for its batch norm and dropout.
 
 Source: tensorflow/tpu models/official/efficientnet/efficientnet_model.py:595-635;
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from official.models.efficientnet import EfficientNetBackbone, fan_out_normal, round_filters
+from official.models.efficientnet import EfficientNetBackbone, activation, fan_out_normal, top_filters
 from official.models.features import check_size
 from official.models.layers import Dropout, SyncBatchNormalization
 from official.models.spinenet import COARSEST_LEVEL, SpineNetBackbone
@@ -67,13 +67,13 @@ class Classifier(_OnBackbone):
 
 
 def _efficientnet_top(x, config: dict):
-    filters = round_filters(1280, config["width"])
+    filters = top_filters(config["width"], config["lite"])
     x = keras.layers.Conv2D(
         filters, 1, padding="same", use_bias=False, kernel_initializer=fan_out_normal(), name="top_conv"
     )(x)  # fmt: skip
     momentum, epsilon = config["batch_norm_momentum"], config["batch_norm_epsilon"]
     x = SyncBatchNormalization(momentum=momentum, epsilon=epsilon, name="top_bn")(x)
-    return keras.layers.Activation("swish", name="top_activation")(x)
+    return activation(config["lite"], "top_activation")(x)
 
 
 class ContrastiveModel(_OnBackbone):

@@ -4,7 +4,11 @@ keras-cv's own EfficientNetV1 is another function with the same weight shapes: i
 after each projection, scales drop-connect by the unscaled block count and takes C5 from the 1x1 top
 convolution. Layer names here are those of `keras.applications`, so its weights map by name.
 
-Source: tensorflow/tpu models/official/efficientnet/efficientnet_{builder,model}.py.
+EfficientNet-Lite is the same network for small machines: ReLU6 in place of swish, no squeeze-excite, a stem,
+a first and a last stage and a top that are not scaled, and pixels on the scale (p - 127) / 128.
+
+Source: tensorflow/tpu models/official/efficientnet/efficientnet_{builder,model}.py,
+lite/efficientnet_lite_builder.py.
 """
 
 from __future__ import annotations
@@ -20,18 +24,34 @@ from official.models.layers import StochasticDepth, SyncBatchNormalization
 
 keras = tf.keras
 
-# (width, depth) coefficients by name.
-COEFFICIENTS = {
-    "efficientnet-b0": (1.0, 1.0),
-    "efficientnet-b1": (1.0, 1.1),
-    "efficientnet-b2": (1.1, 1.2),
-    "efficientnet-b3": (1.2, 1.4),
-    "efficientnet-b4": (1.4, 1.8),
-    "efficientnet-b5": (1.6, 2.2),
-    "efficientnet-b6": (1.8, 2.6),
-    "efficientnet-b7": (2.0, 3.1),
-    "efficientnet-l2": (4.3, 5.3),
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """One published network: coefficients, and the image side and dropout that its classifier was trained with."""
+
+    width: float
+    depth: float
+    image_size: int
+    dropout: float
+
+
+MEMBERS = {
+    "efficientnet-b0": Member(1.0, 1.0, 224, 0.2),
+    "efficientnet-b1": Member(1.0, 1.1, 240, 0.2),
+    "efficientnet-b2": Member(1.1, 1.2, 260, 0.3),
+    "efficientnet-b3": Member(1.2, 1.4, 300, 0.3),
+    "efficientnet-b4": Member(1.4, 1.8, 380, 0.4),
+    "efficientnet-b5": Member(1.6, 2.2, 456, 0.4),
+    "efficientnet-b6": Member(1.8, 2.6, 528, 0.5),
+    "efficientnet-b7": Member(2.0, 3.1, 600, 0.5),
+    "efficientnet-l2": Member(4.3, 5.3, 800, 0.5),
+    "efficientnet-lite0": Member(1.0, 1.0, 224, 0.2),
+    "efficientnet-lite1": Member(1.0, 1.1, 240, 0.2),
+    "efficientnet-lite2": Member(1.1, 1.2, 260, 0.3),
+    "efficientnet-lite3": Member(1.2, 1.4, 280, 0.3),
+    "efficientnet-lite4": Member(1.4, 1.8, 300, 0.3),
 }
+# (width, depth) coefficients by name.
+COEFFICIENTS = {name: (member.width, member.depth) for name, member in MEMBERS.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,9 +85,33 @@ def round_filters(filters: float, width: float) -> int:
     return rounded + 8 if rounded < 0.9 * scaled else rounded
 
 
+def is_lite(backbone: str) -> bool:
+    """Whether a name is one of EfficientNet-Lite."""
+    return backbone.startswith("efficientnet-lite")
+
+
 def round_repeats(repeats: int, depth: float) -> int:
     """Scales a stage's block count, rounding up."""
     return int(math.ceil(depth * repeats))
+
+
+def stage_repeats(depth: float, lite: bool) -> list[int]:
+    """Blocks of every stage; EfficientNet-Lite's first and last stage keep theirs."""
+    ends = (0, len(STAGES) - 1) if lite else ()
+    return [
+        stage.repeats if number in ends else round_repeats(stage.repeats, depth)
+        for number, stage in enumerate(STAGES)
+    ]
+
+
+def top_filters(width: float, lite: bool) -> int:
+    """Channels of the 1x1 convolution before the classifier."""
+    return 1280 if lite else round_filters(1280, width)
+
+
+def activation(lite: bool, name: str) -> keras.layers.Layer:
+    """Swish, or EfficientNet-Lite's ReLU6."""
+    return keras.layers.ReLU(6.0, name=name) if lite else keras.layers.Activation("swish", name=name)
 
 
 @keras.saving.register_keras_serializable("self_training")
@@ -86,6 +130,7 @@ class EfficientNetBackbone(keras_cv.models.Backbone):
         survival_probability: float = 0.8,
         batch_norm_momentum: float = 0.99,
         batch_norm_epsilon: float = 1e-3,
+        lite: bool = False,
         input_normalization: str = "imagenet",
         input_shape: tuple = (None, None, 3),
         **kwargs,
@@ -98,17 +143,19 @@ class EfficientNetBackbone(keras_cv.models.Backbone):
             1 - (1 - p) * i / n. 1 turns stochastic depth off.
           batch_norm_momentum, batch_norm_epsilon: EfficientNet's own (0.99, 1e-3) by default, as in
             the original stack, whose detection settings do not reach the backbone.
+          lite: EfficientNet-Lite: ReLU6, no squeeze-excite, unscaled stem and repeats of the first and last stage.
           input_normalization: a key of `official.models.input_scale.SCALES`.
           input_shape: (height, width, 3).
         """
-        build = _Builder(depth, survival_probability, batch_norm_momentum, batch_norm_epsilon)
+        repeats = stage_repeats(depth, lite)
+        build = _Builder(sum(repeats), survival_probability, batch_norm_momentum, batch_norm_epsilon, lite)
         images = keras.Input(input_shape, name="images")
-        filters = round_filters(32, width)
+        filters = 32 if lite else round_filters(32, width)
         x = build.conv(scaled_input(images, input_normalization), filters, 3, "stem", stride=2)
         levels = {}
         for number, stage in enumerate(STAGES):
             out_filters = round_filters(stage.filters, width)
-            for repeat in range(round_repeats(stage.repeats, depth)):
+            for repeat in range(repeats[number]):
                 stride = stage.stride if repeat == 0 else 1
                 name = f"block{number + 1}{chr(ord('a') + repeat)}"
                 x = build.block(x, filters, out_filters, stage, stride, name)
@@ -123,6 +170,7 @@ class EfficientNetBackbone(keras_cv.models.Backbone):
             "survival_probability": survival_probability,
             "batch_norm_momentum": batch_norm_momentum,
             "batch_norm_epsilon": batch_norm_epsilon,
+            "lite": lite,
             "input_normalization": input_normalization,
             "input_shape": tuple(input_shape),
         }
@@ -134,11 +182,12 @@ class EfficientNetBackbone(keras_cv.models.Backbone):
 class _Builder:
     """Makes the layers of one EfficientNet, counting blocks for stochastic depth."""
 
-    def __init__(self, depth, survival_probability, momentum, epsilon):
+    def __init__(self, total_blocks, survival_probability, momentum, epsilon, lite):
         self.survival_probability = survival_probability
         self.momentum = momentum
         self.epsilon = epsilon
-        self.total_blocks = sum(round_repeats(stage.repeats, depth) for stage in STAGES)
+        self.lite = lite
+        self.total_blocks = total_blocks
         self.blocks_made = 0
 
     def norm(self, x, name):
@@ -151,7 +200,7 @@ class _Builder:
             kernel_initializer=fan_out_normal(), name=conv_name,
         )(x)  # fmt: skip
         x = self.norm(x, f"{name}_bn")
-        return keras.layers.Activation("swish", name=f"{name}_activation")(x)
+        return activation(self.lite, f"{name}_activation")(x)
 
     def block(self, x, filters, out_filters, stage, stride, name):
         """One inverted bottleneck: expand, depthwise, squeeze-excite, linear projection, skip."""
@@ -163,8 +212,9 @@ class _Builder:
             depthwise_initializer=fan_out_normal(), name=f"{name}_dwconv",
         )(x)  # fmt: skip
         x = self.norm(x, f"{name}_bn")
-        x = keras.layers.Activation("swish", name=f"{name}_activation")(x)
-        x = self.squeeze_excite(x, max(1, int(filters * 0.25)), name)
+        x = activation(self.lite, f"{name}_activation")(x)
+        if not self.lite:
+            x = self.squeeze_excite(x, max(1, int(filters * 0.25)), name)
         x = keras.layers.Conv2D(
             out_filters, 1, padding="same", use_bias=False,
             kernel_initializer=fan_out_normal(), name=f"{name}_project_conv",
@@ -212,5 +262,7 @@ def build_efficientnet(
     """
     if backbone not in COEFFICIENTS:
         raise ValueError(f"backbone={backbone!r} is unknown; choose one of {sorted(COEFFICIENTS)}")
-    named_width, named_depth = COEFFICIENTS[backbone]
-    return EfficientNetBackbone(width=width or named_width, depth=depth or named_depth, **kwargs)
+    member = MEMBERS[backbone]
+    return EfficientNetBackbone(
+        width=width or member.width, depth=depth or member.depth, lite=is_lite(backbone), **kwargs
+    )

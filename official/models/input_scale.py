@@ -17,14 +17,25 @@ from official.data.example import IMAGENET_MEAN, IMAGENET_STD
 keras = tf.keras
 
 # (factor, shift) of pixels in [0, 1].
-SCALES = {"imagenet": None, "unit": (1.0, 0.0), "symmetric": (2.0, -1.0), "bytes": (255.0, 0.0)}
+SCALES = {
+    "imagenet": None,
+    "unit": (1.0, 0.0),
+    "symmetric": (2.0, -1.0),
+    "bytes": (255.0, 0.0),
+    "lite": (255.0 / 128.0, -127.0 / 128.0),  # (p - 127) / 128 of pixels 0..255
+}
+
+
+def own_scale(backbone: str) -> str:
+    """The scale that a backbone of this name is published with, and built for where no weights say otherwise."""
+    return "lite" if backbone.startswith("efficientnet-lite") else "imagenet"
 
 
 LAYER = "input_scale"
 
 
 def scaled_input(images, normalization: str):
-    """Normalised pictures to the scale `normalization`: [0, 1], [-1, 1], 0..255, or as they are.
+    """Normalised pictures to the scale `normalization`, a key of `SCALES`; imagenet: as they are.
 
     Raises:
       ValueError: unknown scale.

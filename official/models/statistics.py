@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from official.models.efficientnet import EfficientNetBackbone, round_filters
+from official.models.efficientnet import EfficientNetBackbone, top_filters
 
 keras = tf.keras
 HEAD_CLASSES = 1000
@@ -35,7 +35,8 @@ def model_statistics(model: keras.Model, image_size: int) -> dict[str, int]:
 def _head_parameters(backbone: keras.Model) -> int:
     if not isinstance(backbone, EfficientNetBackbone):
         return 0
-    top, width = round_filters(1280, backbone.get_config()["width"]), backbone.output.shape[-1]
+    config, width = backbone.get_config(), backbone.output.shape[-1]
+    top = top_filters(config["width"], config["lite"])
     return width * top + 2 * top + top * HEAD_CLASSES + HEAD_CLASSES
 
 

@@ -4,8 +4,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from official.models.efficientnet import COEFFICIENTS, build_efficientnet
+from official.data.example import IMAGENET_MEAN, IMAGENET_STD
+from official.experiment import Model
+from official.models.backbones import build_backbone
+from official.models.efficientnet import MEMBERS, build_efficientnet
+from official.models.input_scale import scale_of
 from official.models.layers import StochasticDepth
+from official.models.statistics import _head_parameters
 
 keras = tf.keras
 
@@ -78,4 +83,53 @@ def test_saved_and_loaded(tmp_path):
 def test_unknown_name():
     with pytest.raises(ValueError, match="efficientnet-b7"):
         build_efficientnet("resnet-3")
-    assert len(COEFFICIENTS) == 9
+    assert len(MEMBERS) == 14
+
+
+# --- EfficientNet-Lite ---------------------------------------------------------------------------------
+
+# Millions of parameters with the classifier of 1,000 classes, as timm's table of results lists
+# tf_efficientnet_lite0 ... 4, which were converted from the published checkpoints.
+LITE_MILLIONS = [4.65, 5.42, 6.09, 8.20, 13.01]
+
+
+@pytest.mark.parametrize("number, millions", enumerate(LITE_MILLIONS))
+def test_lite_has_the_published_size(number, millions):
+    backbone = build_efficientnet(f"efficientnet-lite{number}", input_shape=(32, 32, 3))
+    channels = backbone.output.shape[-1]
+    top = channels * 1280 + 2 * 1280 + 1280 * 1000 + 1000
+    trainable = sum(int(np.prod(v.shape)) for v in backbone.trainable_variables)
+    assert round((trainable + top) / 1e6, 2) == millions
+    assert _head_parameters(backbone) == top
+    assert not [v.name for v in backbone.variables if "_se_" in v.name]
+
+
+def test_lite_keeps_its_ends():
+    """Lite4's coefficients are B4's: a stem of 32 instead of 48, one block in the first and the last stage, not two."""
+    lite = build_efficientnet("efficientnet-lite4", input_shape=(32, 32, 3))
+    names = {layer.name for layer in lite.layers}
+    assert lite.get_layer("stem_conv").filters == 32
+    assert "block1a_dwconv" in names and "block1b_dwconv" not in names
+    assert "block7a_dwconv" in names and "block7b_dwconv" not in names
+    assert {"block2d_dwconv", "block6h_dwconv"} <= names  # ceil(1.8 * 2), ceil(1.8 * 4)
+    activations = [layer for layer in lite.layers if layer.name.endswith("_activation")]
+    assert activations and all(isinstance(a, keras.layers.ReLU) and a.max_value == 6.0 for a in activations)
+
+
+@pytest.mark.parametrize("value, wanted", [(127.0, 0.0), (255.0, 1.0), (0.0, -127.0 / 128.0)])
+def test_lite_sees_pixels_on_its_own_scale(value, wanted):
+    """(p - 127) / 128, out of pixels that the project normalises with ImageNet's mean and deviation."""
+    backbone = build_backbone(Model(backbone="efficientnet-lite0", backbone_width=0.25, backbone_depth=0.25), 32)
+    assert scale_of(backbone) == "lite"
+    seen = keras.Model(backbone.input, backbone.get_layer("input_scale").output)
+    pixels = np.full((1, 32, 32, 3), value, np.float32)
+    normalised = (pixels / 255.0 - np.float32(IMAGENET_MEAN)) / np.float32(IMAGENET_STD)
+    np.testing.assert_allclose(seen(normalised), np.full((1, 32, 32, 3), wanted), atol=2e-6)
+
+
+def test_lite_is_saved_and_loaded(tmp_path):
+    model = build_efficientnet("efficientnet-lite0", width=0.25, depth=0.25, input_shape=(32, 32, 3))
+    model.save(tmp_path / "backbone.keras")
+    again = keras.models.load_model(tmp_path / "backbone.keras")
+    images = np.random.default_rng(0).normal(size=(1, 32, 32, 3)).astype(np.float32)
+    np.testing.assert_array_equal(model(images), again(images))
