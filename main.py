@@ -1,9 +1,16 @@
-"""Self-training for detection: `python main.py --flagfile=configs/quickstart.cfg`."""
+"""Self-training for detection: `python main.py --flagfile=configs/quickstart.cfg`.
+
+Ends with 0; with 1 and one line that names the file or flag and the remedy; with 128 + the signal's number
+when it was stopped (the same command goes on); or with 70 and a traceback, which is a bug of this program.
+SELF_TRAINING_TRACEBACK=1 in the environment shows the traceback of the first kind of errors, too.
+"""
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import traceback
 import warnings
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
@@ -12,7 +19,10 @@ warnings.filterwarnings("ignore", message=r".*(state_updates|layer\.updates).*")
 
 from absl import app, flags, logging  # noqa: E402
 
+from official.errors import UserError, in_words  # noqa: E402
 from official.flags import define_flags, experiment_from_flags  # noqa: E402
+
+BUG = 70  # exit code
 
 
 def main(argv: list[str]) -> None:
@@ -22,22 +32,42 @@ def main(argv: list[str]) -> None:
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # saving a model chats at INFO
     from official import jobs  # imports TensorFlow
-    from official.data.source import DataError
-    from official.training.recovery import Interrupted
-    from official.training.trainer import NonFiniteError
+    from official.training.stopping import Interrupted, StopAtOnce
 
     try:
-        jobs.run(experiment_from_flags(jobs.USES_RUN))
+        with StopAtOnce():
+            jobs.run(experiment_from_flags(jobs.USES_RUN))
     except Interrupted as stop:
         print(f"\n{stop}", file=sys.stderr)
         sys.exit(128 + stop.signal_number)
-    except (DataError, NonFiniteError, ValueError) as error:
-        if os.environ.get("SELF_TRAINING_TRACEBACK"):
-            raise
-        print(f"\nerror: {error}", file=sys.stderr)
-        sys.exit(1)
+    except Exception as error:
+        sys.exit(_explain(error))
+
+
+def _explain(error: Exception) -> int:
+    """Prints what went wrong; returns the exit code."""
+    text = str(error) if isinstance(error, UserError) else in_words(error)
+    if text is None or os.environ.get("SELF_TRAINING_TRACEBACK"):
+        traceback.print_exception(error)
+    if text is None:
+        print(
+            "\nThis is a bug of this program, not of your data or flags: please report it with the lines above. "
+            "The same command goes on from the last saved state.",
+            file=sys.stderr,
+        )
+        return BUG
+    print(f"\nerror: {text}", file=sys.stderr)
+    return 1
+
+
+def _stop_importing(number: int, frame: object) -> None:
+    """Before the job starts there is nothing to save."""
+    os.write(2, b"\nstopped before anything began\n")
+    os._exit(128 + number)
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, _stop_importing)
+    signal.signal(signal.SIGTERM, _stop_importing)
     define_flags()
     app.run(main)

@@ -1,39 +1,90 @@
-"""Files that are whole or not there: JSON written under another name and renamed, folders flushed to disk."""
+"""Files that are whole or not there: written under a name of this process alone, flushed to disk, renamed.
+
+A temporary name says who made it, so that what a dead process left behind can be told from what a living
+one is writing: `NAME.tmp-<machine>-<pid>-<start of the process>-<random>`, where the machine is host, boot
+and PID namespace together (containers may share a pid and even a host name).
+"""
 
 from __future__ import annotations
 
 import collections
+import contextlib
+import errno
+import functools
+import glob
+import hashlib
 import json
 import os
-from typing import Any, Sequence
+import secrets
+import shutil
+import socket
+import time
+from typing import Any, Iterator, Sequence
+
+from official.errors import FileDamaged
+
+_MARK = ".tmp-"
+# What a process on another machine has not touched for so long belongs to a dead one.
+FOREIGN_SECONDS = 24 * 3600.0
+
+
+# --- whole files ----------------------------------------------------------------------------------
 
 
 def write_json(path: str, content: Any) -> None:
     """Writes JSON to a temporary name, flushes it to disk and renames it."""
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    temporary = f"{path}.tmp{os.getpid()}"
-    with open(temporary, "w", encoding="utf-8") as file:
+    with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         json.dump(content, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def whole_file(path: str, *, flush: bool = True) -> Iterator[str]:
+    """Gives a temporary name to write to; what is there at the end is renamed to `path`, or on an error removed.
+
+    Args:
+      flush: waits for the disk first; off for what can be made again.
+    """
+    temporary = temporary_name(path)
+    try:
+        yield temporary
+        if flush:
+            _fsync(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.remove(temporary)
+        raise
+    if flush:
+        _fsync(os.path.dirname(os.path.abspath(path)))
 
 
 def write_bytes(path: str, content: bytes) -> None:
     """Writes a file to a temporary name, making its folder, and renames it."""
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    temporary = f"{path}.tmp{os.getpid()}"
-    with open(temporary, "wb") as file:
+    with whole_file(path, flush=False) as temporary, open(temporary, "wb") as file:
         file.write(content)
-    os.replace(temporary, path)
 
 
 def read_json(path: str) -> Any:
-    """Reads JSON; {} if the file is not there."""
+    """Reads JSON; {} if the file is not there.
+
+    Raises:
+      FileDamaged: what is there is not JSON.
+    """
     if not os.path.isfile(path):
         return {}
-    with open(path, encoding="utf-8") as file:
-        return json.load(file)
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except ValueError as error:  # not UTF-8, or not JSON
+        raise FileDamaged(f"{path} is damaged: not JSON ({error}); put a copy of it back, or remove it") from error
+
+
+def file_sha256(path: str) -> str:
+    """The SHA-256 of a file, as hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def output_names(names: Sequence[str], ending: str) -> list[str]:
@@ -79,9 +130,107 @@ def sync_folder(folder: str) -> None:
     _fsync(folder)
 
 
+def sync_entries(folder: str) -> None:
+    """Flushes what a folder holds by name (after a rename), not the content of its files."""
+    _fsync(folder)
+
+
 def _fsync(path: str) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems cannot flush a folder
+            raise OSError(error.errno, error.strerror, path) from error
     finally:
         os.close(handle)
+
+
+# --- who is writing -------------------------------------------------------------------------------
+
+
+def boot() -> str:
+    """A number of the running kernel, since its last boot; "" where it has none."""
+    return _read("/proc/sys/kernel/random/boot_id")
+
+
+@functools.lru_cache(maxsize=None)
+def machine() -> str:
+    """Eight hex digits for this host, since its last boot, in this PID namespace: where a pid means one process."""
+    parts = [socket.gethostname(), boot()]
+    with contextlib.suppress(OSError):
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    return hashlib.sha256("/".join(parts).encode()).hexdigest()[:8]
+
+
+def process_start(pid: int) -> str:
+    """When a process of this machine started, in ticks since boot; "" if there is no such process, "0" where nobody can say."""
+    stat = _read(f"/proc/{pid}/stat")
+    if stat:
+        fields = stat.rpartition(")")[2].split()  # the name in front may hold anything
+        return "" if fields[0] in "ZX" else fields[19]
+    if os.path.isdir("/proc/self"):
+        return ""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return ""
+    except PermissionError:
+        pass
+    return "0"
+
+
+def is_alive(pid: int, start: str) -> bool:
+    """Whether the process of this machine with that pid is the one that started then."""
+    return process_start(pid) == start
+
+
+def temporary_name(path: str) -> str:
+    """A name beside `path` that no other process uses and that says who made it."""
+    pid = os.getpid()
+    return f"{path}{_MARK}{machine()}-{pid}-{process_start(pid)}-{secrets.token_hex(4)}"
+
+
+def sweep(path: str, *, exclusive: bool = False) -> list[str]:
+    """Removes temporary files and folders of `path` (a glob pattern may stand for several) whose maker is dead.
+
+    Args:
+      exclusive: the caller holds a lock under which nobody else writes here, so all that is not of a
+        living process of this machine is left over; else what another machine made is kept for a day.
+
+    Returns:
+      What was removed.
+    """
+    removed = []
+    for left in glob.glob(path + _MARK + "*"):
+        if _left_over(left, exclusive):
+            shutil.rmtree(left, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                os.remove(left)
+            removed.append(left)
+    return removed
+
+
+def _left_over(path: str, exclusive: bool) -> bool:
+    parts = path.rpartition(_MARK)[2].split("-")
+    if len(parts) == 4 and parts[0] == machine() and parts[1].isdigit():
+        return not is_alive(int(parts[1]), parts[2])
+    if exclusive:
+        return True
+    try:
+        return time.time() - _last_change(path) > FOREIGN_SECONDS
+    except OSError:
+        return False  # its maker has just renamed it
+
+
+def _last_change(path: str) -> float:
+    inside = [os.path.join(root, name) for root, _, names in os.walk(path) for name in names]
+    return max(os.stat(p).st_mtime for p in (path, *inside))
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read().strip()
+    except OSError:
+        return ""

@@ -7,6 +7,7 @@ from typing import Sequence
 
 from absl import flags
 
+from official.errors import FlagError
 from official.experiment import GROUPS, MACHINE, Experiment, experiment_from
 
 
@@ -32,7 +33,7 @@ def experiment_from_flagfile(path: str, **overrides) -> Experiment:
     try:
         values(["program", f"--flagfile={path}"])
     except flags.Error as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise FlagError(f"{path}: {error}") from error
     names = Experiment().flags()
     given = {name for name in names if values[name].present} | set(overrides)
     return experiment_from({**{name: values[name].value for name in names}, **overrides}, given)

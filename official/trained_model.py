@@ -17,6 +17,7 @@ from typing import Any, Mapping, Sequence
 
 from official import __version__
 from official.data.source import Category
+from official.errors import UserError
 from official.experiment import Experiment, Model, experiment_from
 from official.files import read_json
 from official.models.input_scale import own_scale
@@ -40,7 +41,7 @@ DECODING = (
 )  # fmt: skip
 
 
-class ModelError(ValueError):
+class ModelError(UserError):
     """A trained network that cannot be used, or not as asked."""
 
 

@@ -73,7 +73,7 @@ def test_started_again_it_is_done_at_once(finished):
 
 def test_an_export_that_lacks_a_file_is_made_again(finished):
     folder, experiment, summary = finished
-    left = folder / "export.tmp99"  # as a killed process leaves it
+    left = folder / "export.tmp-00000000-99-1-00000000"  # as a killed process leaves it
     left.mkdir()
     os.remove(summary["export"]["keras"])
     assert rerun(experiment, job="export", input_normalization="imagenet")["export"] == summary["export"]

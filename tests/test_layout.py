@@ -24,6 +24,8 @@ FLOORS = {
     "official.data": 3,
     "official.experiment": 2,
     "official.files": 2,
+    "official.lock": 2,
+    "official.errors": 1,
     "official.hashing": 2,
     "augment": 2,
     "losses": 2,

@@ -159,10 +159,12 @@ def inspect_images(
     def look(path):
         return inspect_image(path, full=full, max_pixels=max_pixels)
 
-    with concurrent.futures.ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-        found = pool.map(look, paths, chunksize=16)
+    pool = concurrent.futures.ThreadPoolExecutor(max_workers=os.cpu_count() or 1)
+    try:
         hidden = len(paths) < _QUIET_COUNT
-        found = list(tqdm.tqdm(found, "checking images", len(paths), disable=hidden, unit=" images"))
+        found = list(tqdm.tqdm(pool.map(look, paths), "checking images", len(paths), disable=hidden, unit=" images"))
+    finally:  # when it is interrupted nobody waits for the thousands that are left
+        pool.shutdown(wait=False, cancel_futures=True)
     for path, image_id, facts in zip(paths, ids, found):
         if isinstance(facts, str):
             report.skip_image(facts, displayed(path), image_id)

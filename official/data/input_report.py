@@ -5,11 +5,13 @@ from __future__ import annotations
 import collections
 from typing import Any, Iterable, Sequence
 
+from official.errors import UserError
+
 SHOWN_REASONS = 6
 SHOWN_EXAMPLES = 3
 
 
-class DataError(ValueError):
+class DataError(UserError):
     """Input that cannot be used; the message names the file and what would be right."""
 
 

@@ -14,6 +14,8 @@ from typing import Callable
 
 import numpy as np
 
+from official.errors import FlagError
+
 CLASSES = ("disc", "ring", "square", "triangle", "cross")
 SPLITS = ("train", "val", "test", "unlabeled")
 MIN_VISIBLE = 0.4  # of an object's own pixels; a new object that would hide another one more is not drawn
@@ -68,7 +70,7 @@ def draw_scene(
       ValueError: unknown split.
     """
     if split not in SPLITS:
-        raise ValueError(f"scenes has no split {split!r}; choose one of {SPLITS}")
+        raise FlagError(f"scenes has no split {split!r}; choose one of {SPLITS}")
     rng = np.random.default_rng(np.random.SeedSequence([seed, SPLITS.index(split), index]))
     look = _LOOKS["unlabeled" if split == "unlabeled" else "labeled"]
     canvas = _ground(rng, look, size)

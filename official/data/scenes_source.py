@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from typing import Callable
 
@@ -14,6 +13,7 @@ from PIL import Image
 from official.data.coco import to_coco
 from official.data.scenes import CLASSES, SPLITS, Scene, draw_scene
 from official.data.source import Annotations, Category, DataError, Source
+from official.files import write_json
 
 DEFAULT_COUNTS = {"train": 1000, "val": 300, "test": 300, "unlabeled": 2000}
 CATEGORIES = tuple(Category(i + 1, name) for i, name in enumerate(CLASSES))
@@ -106,9 +106,7 @@ def write_scenes(folder: str, *, seed: int = 0, size: int = 160, counts: dict[st
             Image.fromarray(scene.image).save(os.path.join(folder, split, "images", name))
             Image.fromarray(class_map(scene)).save(os.path.join(folder, split, "masks", name))
         path = os.path.join(folder, split, "annotations.json")
-        with open(path + ".tmp", "w", encoding="utf-8") as file:
-            json.dump(to_coco(source), file)
-        os.replace(path + ".tmp", path)
+        write_json(path, to_coco(source))
         written.append(path)
     return written
 

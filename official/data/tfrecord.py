@@ -25,6 +25,7 @@ from official.data.mask_files import encode_class_map, note_classes, present_lab
 from official.data.input_report import DataError, InputReport, shown
 from official.data.labels import ImageTable, RawObjects, clean_objects, note_crowded_classes
 from official.data.source import Category, Source
+from official.files import whole_file
 
 MASK_KEY = "image/segmentation/class/encoded"
 MASK_NAMES_KEY = "image/segmentation/class/text"
@@ -147,7 +148,7 @@ def write_tfrecords(source: Source, prefix: str, num_shards: int) -> list[str]:
     nothing = {"boxes": np.zeros((0, 4)), "classes": [], "crowd": [], "area": [], "scores": []}
     paths = [f"{prefix}-{s:05d}-of-{num_shards:05d}.tfrecord" for s in range(num_shards)]
     for shard, path in enumerate(tqdm.tqdm(paths, "writing shards", unit=" shards")):
-        with tf.io.TFRecordWriter(path + ".tmp") as writer:
+        with whole_file(path) as temporary, tf.io.TFRecordWriter(temporary) as writer:
             for i in range(shard, len(source), num_shards):
                 image = source.read_image(tf.constant(i, tf.int64))
                 objects = source.annotations.of(i) if source.annotations else nothing
@@ -158,7 +159,6 @@ def write_tfrecords(source: Source, prefix: str, num_shards: int) -> list[str]:
                 if source.read_mask is not None:
                     add_mask(record, encode_class_map(source.read_mask(tf.constant(i, tf.int64)).numpy()), names)
                 writer.write(record.SerializeToString())
-        os.replace(path + ".tmp", path)
     return paths
 
 

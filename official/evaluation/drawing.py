@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from official.data.mask_palettes import voc_color
+from official.files import whole_file
 
 
 def class_color(label: int) -> tuple[int, int, int]:
@@ -142,7 +143,6 @@ def confident(objects: dict[str, np.ndarray], threshold: float) -> dict[str, np.
 def write_png(path: str, picture: np.ndarray) -> str:
     """Writes uint8 [H, W, 3], making the folder, whole or not at all; returns the path."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    temporary = f"{path}.tmp{os.getpid()}"
-    Image.fromarray(picture).save(temporary, format="PNG")
-    os.replace(temporary, path)
+    with whole_file(path, flush=False) as temporary:
+        Image.fromarray(picture).save(temporary, format="PNG")
     return path

@@ -18,6 +18,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, Callable
 
 from official.experiment import Experiment
@@ -26,6 +27,8 @@ from official.jobs.importing import import_checkpoint
 from official.jobs.on_model import evaluate, export, inspect_labels, model_stats, predict, pseudo_label
 from official.jobs.compare_pretraining import compare_pretraining
 from official.jobs.training import linear_eval, self_train, train
+from official.lock import folder_lock
+from official.training.distribution import is_chief_process
 
 JOBS: dict[str, Callable[[Experiment], dict[str, Any]]] = {
     "self_train": self_train,
@@ -47,6 +50,17 @@ JOBS: dict[str, Callable[[Experiment], dict[str, Any]]] = {
 USES_RUN = ("pseudo_label", "inspect_labels", "evaluate", "predict", "export")
 
 
+# Jobs that have the run folder to themselves.
+ALONE = ("self_train", "train", "linear_eval", "compare_pretraining", "import_checkpoint")
+
+
 def run(experiment: Experiment) -> dict[str, Any]:
-    """Runs the experiment's job and returns its summary."""
-    return JOBS[experiment.runtime.job](experiment)
+    """Runs the experiment's job and returns its summary.
+
+    Raises:
+      Locked: another process trains in the folder.
+    """
+    runtime = experiment.runtime
+    alone = runtime.job in ALONE and runtime.model_dir and is_chief_process(runtime)
+    with folder_lock(runtime.model_dir) if alone else contextlib.nullcontext():
+        return JOBS[runtime.job](experiment)

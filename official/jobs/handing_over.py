@@ -7,12 +7,14 @@ import hashlib
 import json
 import os
 import shutil
-from typing import Callable
+from typing import Any, Callable
 
 import tensorflow as tf
 
+from official.errors import FileDamaged
 from official.experiment import Experiment
-from official.files import read_json, sync_folder, write_json
+from official.files import read_json, sweep, sync_entries, sync_folder, temporary_name, write_json
+from official.lock import folder_lock
 from official.tasks.task import Task
 
 NOTE = "export.json"
@@ -32,21 +34,41 @@ def export_once(
     folder = os.path.join(experiment.runtime.model_dir, "export")
     flags = {**experiment.decisive_flags(), "tflite": experiment.handover.tflite}
     key = hashlib.sha256(json.dumps([weights_sha256, flags], sort_keys=True).encode()).hexdigest()
-    note = read_json(os.path.join(folder, NOTE))
+    note = _note(folder)
     there = {kind: os.path.join(folder, name) for kind, name in note.get("files", {}).items()}
     if note.get("key") == key and all(os.path.exists(path) for path in there.values()):
         return there, False
-    for left in (".tmp[0-9]*", ".old[0-9]*"):  # of a process that was killed
-        for path in glob.glob(glob.escape(folder) + left):
-            shutil.rmtree(path, ignore_errors=True)
-    temporary, old = f"{folder}.tmp{os.getpid()}", f"{folder}.old{os.getpid()}"
-    task, model = load()
-    files = {kind: os.path.relpath(path, temporary) for kind, path in task.export(model, temporary).items()}
-    write_json(os.path.join(temporary, NOTE), {"key": key, "weights_sha256": weights_sha256, "files": files})
-    for part, _, _ in os.walk(temporary):
-        sync_folder(part)
-    if os.path.isdir(folder):
-        os.replace(folder, old)
-    os.replace(temporary, folder)
-    shutil.rmtree(old, ignore_errors=True)
+    with folder_lock(experiment.runtime.model_dir, "export.lock"):
+        files = _write(load, folder, {"key": key, "weights_sha256": weights_sha256})
     return {kind: os.path.join(folder, name) for kind, name in files.items()}, True
+
+
+def _note(folder: str) -> dict[str, Any]:
+    """What an export says of itself; {} if there is none, or it is damaged and must be made again."""
+    try:
+        return read_json(os.path.join(folder, NOTE))
+    except FileDamaged:
+        return {}
+
+
+def _write(
+    load: Callable[[], tuple[Task, tf.keras.Model]], folder: str, note: dict[str, Any]
+) -> dict[str, str]:
+    """Exports to a temporary folder, flushes it and puts it in the place of `folder`; the files by kind, relative to it."""
+    for left in (folder, f"{folder}.old"):
+        sweep(glob.escape(left), exclusive=True)  # of a process that was killed
+    temporary, old = temporary_name(folder), temporary_name(f"{folder}.old")
+    task, model = load()
+    try:
+        files = {kind: os.path.relpath(path, temporary) for kind, path in task.export(model, temporary).items()}
+        write_json(os.path.join(temporary, NOTE), {**note, "files": files})
+        for part, _, _ in os.walk(temporary):
+            sync_folder(part)
+        if os.path.isdir(folder):
+            os.replace(folder, old)
+        os.replace(temporary, folder)
+        sync_entries(os.path.dirname(os.path.abspath(folder)))
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return files

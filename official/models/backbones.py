@@ -6,6 +6,7 @@ import dataclasses
 
 import tensorflow as tf
 
+from official.errors import FlagError
 from official.experiment import Model
 from official.models.efficientnet import COEFFICIENTS, build_efficientnet
 from official.models.features import check_size
@@ -52,7 +53,7 @@ def build_backbone(options: Model, input_side: int | None = None) -> keras.Model
             **shared,
         )
     if name not in COEFFICIENTS:
-        raise ValueError(f"backbone={name!r} is unknown; choose one of {sorted({*COEFFICIENTS, *BLOCKS, *SPINENETS, *KERAS_CV})}")
+        raise FlagError(f"backbone={name!r} is unknown; choose one of {sorted({*COEFFICIENTS, *BLOCKS, *SPINENETS, *KERAS_CV})}")
     return build_efficientnet(
         name,
         width=options.backbone_width,

@@ -19,6 +19,7 @@ import math
 import keras_cv
 import tensorflow as tf
 
+from official.errors import FlagError
 from official.models.input_scale import scaled_input
 from official.models.layers import StochasticDepth, SyncBatchNormalization
 
@@ -261,7 +262,7 @@ def build_efficientnet(
       ValueError: unknown name.
     """
     if backbone not in COEFFICIENTS:
-        raise ValueError(f"backbone={backbone!r} is unknown; choose one of {sorted(COEFFICIENTS)}")
+        raise FlagError(f"backbone={backbone!r} is unknown; choose one of {sorted(COEFFICIENTS)}")
     member = MEMBERS[backbone]
     return EfficientNetBackbone(
         width=width or member.width, depth=depth or member.depth, lite=is_lite(backbone), **kwargs

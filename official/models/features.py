@@ -6,6 +6,8 @@ import math
 
 import tensorflow as tf
 
+from official.errors import FlagError
+
 keras = tf.keras
 
 
@@ -13,7 +15,7 @@ def check_size(image_size: int, max_level: int, flag: str = "image_size") -> Non
     """Raises ValueError, which names the flag, unless the image side is a multiple of the coarsest level's stride."""
     stride = 2**max_level
     if image_size % stride:
-        raise ValueError(
+        raise FlagError(
             f"{flag}={image_size} is not a multiple of {stride}, the stride of max_level={max_level}; "
             f"use {math.ceil(image_size / stride) * stride}"
         )
@@ -33,7 +35,7 @@ def backbone_features(backbone: keras.Model, images: tf.Tensor, min_level: int, 
     levels = range(min_level, (max_level if is_pyramid(backbone) else min(max_level, 5)) + 1)
     missing = [f"P{level}" for level in levels if f"P{level}" not in backbone.pyramid_level_inputs]
     if missing:
-        raise ValueError(f"the backbone has no {missing}; it has {sorted(backbone.pyramid_level_inputs)}")
+        raise FlagError(f"the backbone has no {missing}; it has {sorted(backbone.pyramid_level_inputs)}")
     taps = [backbone.get_layer(backbone.pyramid_level_inputs[f"P{level}"]).output for level in levels]
     extractor = keras.Model(backbone.inputs, taps, name="backbone")
     found = extractor(images)

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from official.data.example import IMAGENET_MEAN, IMAGENET_STD
+from official.errors import FlagError
 
 keras = tf.keras
 
@@ -48,7 +49,7 @@ def scaled_input(images, normalization: str):
 def scale_layer(normalization: str) -> keras.layers.Layer:
     """The layer that does it; one that does nothing for pixels as they are."""
     if normalization not in SCALES:
-        raise ValueError(f"input_normalization={normalization!r} is unknown; choose one of {sorted(SCALES)}")
+        raise FlagError(f"input_normalization={normalization!r} is unknown; choose one of {sorted(SCALES)}")
     if SCALES[normalization] is None:
         return keras.layers.Activation("linear", name="input_as_it_is")
     return keras.layers.Rescaling(*_constants(normalization), name=LAYER)
@@ -84,5 +85,5 @@ def scale_of_layers(configs: Sequence[dict[str, Any]]) -> str:
             for name, constants in SCALES.items():
                 if constants and np.allclose([config["scale"], config["offset"]], _constants(name), rtol=1e-5):
                     return name
-            raise ValueError(f"the layer {LAYER} has an unknown scale {config['scale']}")
+            raise FlagError(f"the layer {LAYER} has an unknown scale {config['scale']}")
     return "imagenet"

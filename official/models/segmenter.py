@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from official.errors import FlagError
 from official.models.features import backbone_features, check_size, is_pyramid
 from official.models.layers import UpsampleBilinear, legacy_upsample
 from official.models.pyramid import PyramidBuilder
@@ -100,7 +101,7 @@ def _pyramid(build: PyramidBuilder, features: dict, backbone: keras.Model, pyram
         return build.nas_fpn(features, repeats)
     if pyramid == "fpn":
         return build.fpn(features, max_level)
-    raise ValueError(f"pyramid={pyramid!r} is unknown; choose nas_fpn or fpn")
+    raise FlagError(f"pyramid={pyramid!r} is unknown; choose nas_fpn or fpn")
 
 
 def _head(build: PyramidBuilder, x: tf.Tensor, convs: int) -> tf.Tensor:

@@ -21,10 +21,12 @@ import h5py
 import numpy as np
 import tensorflow as tf
 
+from official.errors import UserError
+
 TEXT_LIMIT = 16_000_000  # bytes of a note or a config; that of an exported EfficientNet-B7 has 1.3 million
 
 
-class WeightsError(ValueError):
+class WeightsError(UserError):
     """A weight file that cannot be used; the message names file and variable."""
 
 

@@ -11,7 +11,7 @@ from typing import Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
-from official.files import sync_folder
+from official.files import whole_file
 from official.models.input_scale import SCALES, scale_of
 from official.models.weight_files import WeightFile, WeightsError, open_npz
 
@@ -128,12 +128,9 @@ def write_weights(path: str, weights: Weights) -> None:
         "normalization": weights.normalization,
         "epsilon": weights.epsilon,
     }
-    folder = os.path.dirname(os.path.abspath(path))
-    os.makedirs(folder, exist_ok=True)
-    temporary = f"{path}.tmp{os.getpid()}.npz"
-    np.savez(temporary, **{META: np.array(json.dumps(note))}, **weights.values)
-    os.replace(temporary, path)
-    sync_folder(folder)
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    with whole_file(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **{META: np.array(json.dumps(note))}, **weights.values)
 
 
 def read_npz(path: str, backbone: keras.Model) -> Weights:

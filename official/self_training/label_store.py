@@ -8,8 +8,8 @@ without its JSON does not exist. The manifest is written when all shards are the
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import glob
 import hashlib
 import json
 import os
@@ -20,8 +20,9 @@ import numpy as np
 import tensorflow as tf
 
 from official.data.source import Category, Source
+from official.errors import FileDamaged
 from official.self_training.label_kinds import KINDS, LabelError as LabelError, record_name
-from official.files import read_json, sync_folder, write_json
+from official.files import file_sha256, read_json, sweep, whole_file, write_json
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -46,6 +47,7 @@ class LabelStore:
           LabelError: the folder holds labels made in another way.
         """
         os.makedirs(self.folder, exist_ok=True)
+        sweep(os.path.join(glob.escape(self.folder), "*"))  # other workers may be writing
         plan = {"format_version": FORMAT_VERSION, **plan}
         before = read_json(os.path.join(self.folder, PLAN))
         if before and before != json.loads(json.dumps(plan)):
@@ -78,9 +80,16 @@ class LabelStore:
 
     def has_shard(self, shard: int) -> bool:
         """Whether the shard is complete and undamaged."""
-        meta = read_json(self.shard_path(shard) + ".json")
         path = self.shard_path(shard)
-        return bool(meta) and os.path.isfile(path) and _checksum(path) == meta["sha256"]
+        meta = self._shard_meta(shard)
+        return bool(meta) and os.path.isfile(path) and file_sha256(path) == meta["sha256"]
+
+    def _shard_meta(self, shard: int) -> dict[str, Any]:
+        """Counts and checksum of a shard; {} if it is not finished, or its JSON is damaged: it is labelled again then."""
+        try:
+            return read_json(self.shard_path(shard) + ".json")
+        except FileDamaged:
+            return {}
 
     def write_shard(self, shard: int, rows: Iterable[dict[str, Any]], names: Sequence[str]) -> None:
         """Writes one shard.
@@ -90,19 +99,18 @@ class LabelStore:
           names: of the classes.
         """
         path, kind = self.shard_path(shard), self.kind()
-        temporary = f"{path}.tmp{os.getpid()}"
         totals = {"images": 0}
-        with _discard_on_error(temporary), tf.io.TFRecordWriter(temporary) as writer:
-            for row in rows:
-                writer.write(kind.encode(row, names).SerializeToString(deterministic=True))
-                totals = _added(totals, {"images": 1, **kind.counts(row, len(names))})
-        os.replace(temporary, path)
-        sync_folder(self.folder)
-        write_json(path + ".json", {**totals, "sha256": _checksum(path)})
+        with whole_file(path) as temporary:
+            with tf.io.TFRecordWriter(temporary) as writer:
+                for row in rows:
+                    writer.write(kind.encode(row, names).SerializeToString(deterministic=True))
+                    totals = _added(totals, {"images": 1, **kind.counts(row, len(names))})
+            sha256 = file_sha256(temporary)
+        write_json(path + ".json", {**totals, "sha256": sha256})
 
     def finish(self, shards: int, skipped: dict[str, int]) -> dict[str, Any] | None:
         """Writes the manifest if every shard is there; returns it, or None while some are missing."""
-        metas = [read_json(self.shard_path(shard) + ".json") for shard in range(shards)]
+        metas = [self._shard_meta(shard) for shard in range(shards)]
         if not all(metas):
             return None
         totals = {"images": 0}
@@ -132,7 +140,7 @@ class LabelStore:
             raise LabelError(f"{self.folder} is not finished; run --job=pseudo_label again to go on")
         for shard, meta in enumerate(manifest["shards"]):
             path = self.shard_path(shard)
-            if not os.path.isfile(path) or _checksum(path) != meta["sha256"]:
+            if not os.path.isfile(path) or file_sha256(path) != meta["sha256"]:
                 raise LabelError(f"{path} is missing or damaged; remove its .json and run --job=pseudo_label again")
         return manifest
 
@@ -245,27 +253,9 @@ def _added(totals: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
     return {name: value.tolist() if value.ndim else int(value) for name, value in found.items()}
 
 
-@contextlib.contextmanager
-def _discard_on_error(path: str):
-    try:
-        yield
-    except BaseException:
-        if os.path.isfile(path):
-            os.remove(path)
-        raise
-
-
 def ids_digest(ids: Sequence[str]) -> str:
     """A digest of the ids in their order."""
     return hashlib.sha256("\n".join(map(str, ids)).encode()).hexdigest()[:16]
-
-
-def _checksum(path: str) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def parse_thresholds(text: str) -> dict[str, float]:

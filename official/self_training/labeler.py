@@ -12,7 +12,7 @@ from official.data.source import Source
 from official.experiment import Experiment
 from official.self_training.label_store import LabelStore, ids_digest
 from official.tasks.task import Task
-from official.training.recovery import StopRequest
+from official.training.stopping import StopRequest
 
 # Flags that decide what a label is, so that a store made with others is refused.
 DECISIVE_OPTIONS = (
@@ -68,7 +68,7 @@ def label_source(
     names = [category.name for category in task.categories]
     mine = range(options.shard_index, shards, options.num_shards)
     bar = tqdm.tqdm(total=sum(_length(source, s, size) for s in mine), desc="labelling", unit=" images")
-    with bar, StopRequest() as stop:
+    with bar, StopRequest("image") as stop:
         for shard in mine:
             if not store.has_shard(shard):
                 store.write_shard(shard, _rows(task, model, source, shard, size, bar, stop), names)

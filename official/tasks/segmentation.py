@@ -14,6 +14,7 @@ from losses.segmentation import labels_at, pixel_cross_entropy, resize_logits, v
 from official.data import pipeline
 from official.data.mask_files import encode_class_map, stored_score
 from official.data.source import Category, Source
+from official.errors import FlagError
 from official.evaluation import drawing
 from official.evaluation.mean_iou import ConfusionMatrix
 from official.experiment import Experiment
@@ -216,7 +217,7 @@ def parse_scales(text: str) -> list[float]:
     except ValueError:
         scales = []
     if not scales or min(scales) <= 0.0:
-        raise ValueError(f"label_scales={text!r} is not a list of positive numbers")
+        raise FlagError(f"label_scales={text!r} is not a list of positive numbers")
     return scales
 
 

@@ -10,6 +10,7 @@ from typing import Callable
 import tensorflow as tf
 
 from official.data.pipeline import Worker
+from official.errors import FlagError
 from official.experiment import Runtime
 
 
@@ -39,7 +40,7 @@ def build_strategy(options: Runtime) -> tf.distribute.Strategy:
         return _tpu_strategy(options.tpu)
     if options.strategy == "multi_worker" or (options.strategy == "auto" and "TF_CONFIG" in os.environ):
         if "TF_CONFIG" not in os.environ:
-            raise ValueError("strategy=multi_worker needs TF_CONFIG, see the README")
+            raise FlagError("strategy=multi_worker needs TF_CONFIG, see the README")
         return tf.distribute.MultiWorkerMirroredStrategy()
     devices = tf.config.list_physical_devices("GPU")
     kind = "GPU" if devices else "CPU"
@@ -50,7 +51,7 @@ def build_strategy(options: Runtime) -> tf.distribute.Strategy:
         _split_cpu(wanted)
     names = [device.name for device in tf.config.list_logical_devices(kind)]
     if wanted > len(names):
-        raise ValueError(f"num_devices={wanted}, but this machine has {len(names)} {kind} devices")
+        raise FlagError(f"num_devices={wanted}, but this machine has {len(names)} {kind} devices")
     # CPU replicas have no NCCL; copying through one device is the only all-reduce that they support.
     cross = None if kind == "GPU" else tf.distribute.ReductionToOneDevice()
     return tf.distribute.MirroredStrategy(names[:wanted], cross_device_ops=cross)
@@ -70,7 +71,7 @@ def _split_cpu(count: int) -> None:
     try:
         tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)
     except RuntimeError as error:
-        raise ValueError(f"num_devices={count} must be set before TensorFlow is used") from error
+        raise FlagError(f"num_devices={count} must be set before TensorFlow is used") from error
 
 
 def _tpu_strategy(name: str) -> tf.distribute.Strategy:
@@ -80,7 +81,7 @@ def _tpu_strategy(name: str) -> tf.distribute.Strategy:
         tf.tpu.experimental.initialize_tpu_system(resolver)
         return tf.distribute.TPUStrategy(resolver)
     except Exception as error:  # the resolver raises many kinds
-        raise ValueError(f"no TPU answers at --tpu={name}: {error}") from error
+        raise FlagError(f"no TPU answers at --tpu={name}: {error}") from error
 
 
 def several_workers(strategy: tf.distribute.Strategy) -> bool:
@@ -105,6 +106,14 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
     return kind == "chief" or (kind == "worker" and index == 0 and not _has_chief())
 
 
+def is_chief_process(options: Runtime) -> bool:
+    """The same before there is a strategy, from the options and TF_CONFIG alone."""
+    if options.tpu or options.strategy not in ("auto", "multi_worker"):
+        return True
+    task = json.loads(os.environ.get("TF_CONFIG", "{}")).get("task", {"type": "worker", "index": 0})
+    return task["type"] == "chief" or (task["type"] == "worker" and int(task["index"]) == 0 and not _has_chief())
+
+
 def _has_chief() -> bool:
     return "chief" in json.loads(os.environ.get("TF_CONFIG", "{}")).get("cluster", {})
 
@@ -113,7 +122,7 @@ def check_batch(strategy: tf.distribute.Strategy, flag: str, batch_size: int) ->
     """Raises ValueError, naming the flag, unless the replicas can share the batch evenly."""
     replicas = strategy.num_replicas_in_sync
     if batch_size % replicas:
-        raise ValueError(f"--{flag}={batch_size}: choose a multiple of {replicas}, the number of replicas that share it")
+        raise FlagError(f"--{flag}={batch_size}: choose a multiple of {replicas}, the number of replicas that share it")
 
 
 def distribute(

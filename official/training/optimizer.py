@@ -10,6 +10,7 @@ import math
 
 import tensorflow as tf
 
+from official.errors import FlagError
 from official.experiment import Optimizer as Options
 
 keras = tf.keras
@@ -42,11 +43,11 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
             exponential schedule without decay_every.
         """
         if schedule == "exponential" and decay_every < 1:
-            raise ValueError("schedule=exponential needs --decay_every, the steps between decays")
+            raise FlagError("schedule=exponential needs --decay_every, the steps between decays")
         if warmup_steps > total_steps:
-            raise ValueError(f"warmup_steps={warmup_steps} is more than the {total_steps} steps of training")
+            raise FlagError(f"warmup_steps={warmup_steps} is more than the {total_steps} steps of training")
         if len(boundaries) != len(rates):
-            raise ValueError(f"{len(boundaries)} decay_boundaries but {len(rates)} decay_rates")
+            raise FlagError(f"{len(boundaries)} decay_boundaries but {len(rates)} decay_rates")
         self.config = {
             "learning_rate": learning_rate, "total_steps": total_steps, "schedule": schedule,
             "warmup_steps": warmup_steps, "warmup_learning_rate": warmup_learning_rate,

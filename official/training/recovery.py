@@ -2,71 +2,38 @@
 
 A checkpoint is a folder `step_00001000` that appears by one rename when all of it is on disk. It
 holds weights, optimizer, loss averages and guard, and what belongs to the weights
-(official/trained_model.py); data order and random draws follow from (seed,
-step), so the step is all that they need.
+(official/trained_model.py); data order and random draws follow from (seed, step), so the step is all
+that they need. Its `checkpoint.json` holds the checksum of every file and of itself, which are compared
+before anything is taken from it: a damaged checkpoint is put aside for the one before it.
 """
 
 from __future__ import annotations
 
+import glob
 import hashlib
+import json
 import os
+import re
 import shutil
-import signal
 from typing import Any, Mapping
 
 import numpy as np
 import tensorflow as tf
 
-from official.files import read_json, sync_folder, write_json
+from official.errors import FileDamaged, UserError
+from official.files import file_sha256, read_json, sweep, sync_entries, sync_folder, temporary_name, write_json
 from official.trained_model import DESCRIPTION
 
 STATE = "state"
 META = "checkpoint.json"
 RESULT = "result.json"  # of a finished phase
 IMPORTED = "imported"  # the phase folder of a network that job=import_checkpoint brought
+ASIDE = ".damaged"  # what a damaged checkpoint is renamed to
 PHASES = ("student", "teacher", IMPORTED)  # whose checkpoint stands for a run, the first that is there
 
 
-class Interrupted(RuntimeError):
-    """The run was asked to stop and has saved its state."""
-
-    def __init__(self, message: str, signal_number: int):
-        super().__init__(message)
-        self.signal_number = signal_number
-
-
-class StopRequest:
-    """Turns SIGINT and SIGTERM into a wish that the loop looks at; a second SIGINT stops at once."""
-
-    def __init__(self):
-        self.signal_number = 0
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> StopRequest:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            try:
-                self._previous[number] = signal.signal(number, self._note)
-            except ValueError:  # not the main thread: nobody can send us a signal here
-                pass
-        return self
-
-    def __exit__(self, *unused) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _note(self, number, frame):
-        if self.signal_number and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.signal_number = number
-
-    def check(self, what: str) -> None:
-        """Raises Interrupted, with how to go on, if a signal has come."""
-        if self.signal_number:
-            raise Interrupted(
-                f"stopped by {signal.Signals(self.signal_number).name}: {what}. "
-                "The same command goes on from here.",
-                self.signal_number,
-            )
+class CheckpointDamaged(FileDamaged):
+    """A checkpoint that is not what was written."""
 
 
 class Checkpoints:
@@ -86,9 +53,9 @@ class Checkpoints:
         self.checkpoint = tf.train.Checkpoint(**objects)
         if chief:
             os.makedirs(folder, exist_ok=True)
-            for name in os.listdir(folder):
-                if name.startswith(".tmp"):
-                    shutil.rmtree(os.path.join(folder, name), ignore_errors=True)
+            sweep(os.path.join(glob.escape(folder), "*"), exclusive=True)  # the run's lock is held
+            for left in glob.glob(os.path.join(glob.escape(folder), ".tmp_*")):  # of an earlier version
+                shutil.rmtree(left, ignore_errors=True)
 
     def steps(self) -> list[int]:
         """Steps of the complete checkpoints, ascending."""
@@ -106,30 +73,28 @@ class Checkpoints:
         Args:
           meta: goes into `checkpoint.json`; description: of the network, goes into `model.json`.
         """
-        owner = "chief" if self.chief else f"worker_{os.getpid()}"
-        temporary = os.path.join(self.folder, f".tmp_{owner}_{step:08d}")
-        self.checkpoint.write(os.path.join(temporary, STATE))
-        if not self.chief:
+        temporary = temporary_name(self.path(step))
+        try:
+            self.checkpoint.write(os.path.join(temporary, STATE))
+            if self.chief:
+                if description is not None:
+                    write_json(os.path.join(temporary, DESCRIPTION), description)
+                _seal(temporary, {"step": step, **(meta or {})}, _checksums(temporary))
+                sync_folder(temporary)
+                _discard(self.path(step))
+                os.replace(temporary, self.path(step))
+                sync_entries(self.folder)
+                self._prune()
+        finally:  # a worker's, or one for which there was no room
             shutil.rmtree(temporary, ignore_errors=True)
-            return self.path(step)
-        if description is not None:
-            write_json(os.path.join(temporary, DESCRIPTION), description)
-        write_json(os.path.join(temporary, META), {"step": step, **(meta or {})})
-        sync_folder(temporary)
-        final = self.path(step)
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(temporary, final)
-        sync_folder(self.folder)
-        self._prune()
-        return final
+        return self.path(step)
 
     def restore_latest(self) -> int:
-        """Restores the newest checkpoint; returns its step, or 0 if there is none."""
-        steps = self.steps()
-        if not steps:
-            return 0
-        restore_checkpoint(self.checkpoint, self.path(steps[-1]))
-        return steps[-1]
+        """Restores the newest checkpoint that is whole; returns its step, 0 if there is none."""
+        step = newest_whole(self.folder, chief=self.chief)
+        if step:
+            _restore(self.checkpoint, self.path(step))
+        return step
 
     def meta(self, step: int) -> dict[str, Any]:
         """What `save` was given for a checkpoint, and its score."""
@@ -137,12 +102,12 @@ class Checkpoints:
 
     def note_score(self, step: int, score: float) -> None:
         """Records a checkpoint's score, which decides the best one."""
-        path = os.path.join(self.path(step), META)
-        write_json(path, {**read_json(path), "score": score})
+        meta = read_json(os.path.join(self.path(step), META))
+        _seal(self.path(step), {**meta, "score": score}, meta.get("files"))
 
     def best(self) -> int | None:
         """The step with the highest score, or None if none was scored."""
-        scores = {step: read_json(os.path.join(self.path(step), META)).get("score") for step in self.steps()}
+        scores = {step: _score(self.path(step)) for step in self.steps()}
         scored = {step: score for step, score in scores.items() if score is not None}
         return max(scored, key=lambda step: (scored[step], step)) if scored else None
 
@@ -150,15 +115,112 @@ class Checkpoints:
         steps, best = self.steps(), self.best()
         for step in steps[: -self.keep]:
             if step != best:
-                shutil.rmtree(self.path(step), ignore_errors=True)
+                _discard(self.path(step))
 
 
 def checkpoint_steps(folder: str) -> list[int]:
     """Steps of the complete checkpoints in a folder, ascending."""
     if not os.path.isdir(folder):
         return []
-    names = [name for name in os.listdir(folder) if name.startswith("step_")]
+    names = [name for name in os.listdir(folder) if re.fullmatch(r"step_\d+", name)]
     return sorted(int(name[5:]) for name in names if os.path.isfile(os.path.join(folder, name, META)))
+
+
+# --- whole or damaged -----------------------------------------------------------------------------
+
+
+def newest_whole(folder: str, *, chief: bool = True) -> int:
+    """The step of the newest checkpoint in a folder that is not damaged, 0 if there is none; says which ones are.
+
+    Args:
+      chief: also puts the damaged ones aside, so that nothing takes them for the newest any more.
+    """
+    for step in reversed(checkpoint_steps(folder)):
+        path = os.path.join(folder, f"step_{step:08d}")
+        reason = damage(path)
+        if not reason:
+            return step
+        print(f"WARNING: {path} is damaged ({reason}): put aside as {path}{ASIDE}; going on from the state before it")
+        if chief:
+            shutil.rmtree(path + ASIDE, ignore_errors=True)
+            os.replace(path, path + ASIDE)
+    return 0
+
+
+def damage(path: str) -> str:
+    """Why the checkpoint folder `path` is not what was written; "" if it is."""
+    try:
+        meta = read_json(os.path.join(path, META))
+    except FileDamaged:
+        return f"{META} is not JSON"
+    if not isinstance(meta, dict) or not meta:
+        return f"it has no {META}"
+    if "sealed" in meta and meta["sealed"] != _seal_of(meta):
+        return f"{META} has been changed"
+    for name, there in meta.get("files", {}).items():
+        file = os.path.join(path, name)
+        if not os.path.isfile(file):
+            return f"{name} is missing"
+        if os.path.getsize(file) != there["bytes"]:
+            return f"{name} has {os.path.getsize(file)} bytes, not {there['bytes']}"
+        if file_sha256(file) != there["sha256"]:
+            return f"the checksum of {name} is wrong"
+    return "" if "files" in meta else _tensor_damage(path)
+
+
+def _tensor_damage(path: str) -> str:
+    """Reads all of a checkpoint of an earlier version, which has TensorFlow's own checksums alone."""
+    if not os.path.isfile(os.path.join(path, STATE + ".index")):
+        return f"{STATE}.index is missing"
+    try:
+        reader = tf.train.load_checkpoint(os.path.join(path, STATE))
+        for name in reader.get_variable_to_shape_map():
+            reader.get_tensor(name)
+    except Exception as error:  # the reader raises many kinds
+        return f"TensorFlow cannot read it: {str(error)[:120]}"
+    return ""
+
+
+def _checksums(folder: str) -> dict[str, dict[str, Any]]:
+    names = sorted(os.listdir(folder))
+    paths = {name: os.path.join(folder, name) for name in names}
+    return {name: {"bytes": os.path.getsize(p), "sha256": file_sha256(p)} for name, p in paths.items()}
+
+
+def _seal(folder: str, meta: Mapping[str, Any], files: Mapping[str, Any] | None) -> None:
+    """Writes `checkpoint.json` with the files' checksums and its own."""
+    content = {**meta, **({"files": files} if files is not None else {})}
+    write_json(os.path.join(folder, META), {**content, "sealed": _seal_of(content)})
+
+
+def _seal_of(meta: Mapping[str, Any]) -> str:
+    rest = {name: value for name, value in meta.items() if name != "sealed"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def _score(path: str) -> float | None:
+    try:
+        return read_json(os.path.join(path, META)).get("score")
+    except (FileDamaged, AttributeError):
+        return None
+
+
+def _discard(path: str) -> None:
+    """Removes a checkpoint, which is there or not at every moment: it loses its name first."""
+    if os.path.isdir(path):
+        doomed = temporary_name(path)
+        os.replace(path, doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _remedy(path: str) -> str:
+    folder = os.path.dirname(os.path.abspath(path))
+    before = [step for step in checkpoint_steps(folder) if os.path.join(folder, f"step_{step:08d}") != os.path.abspath(path)]
+    result = os.path.join(os.path.dirname(folder), "result.json")
+    again = f"trains on from step {before[-1]}" if before else "trains this phase again"
+    if not os.path.isfile(result):
+        return f"Put a copy of it back, or remove it: the command that made it then {again}."
+    return f"Put a copy of it back, or remove it and {result}: the command that made it then {again}."
 
 
 def restore_checkpoint(checkpoint: tf.train.Checkpoint, path: str, *, partial: bool = False) -> None:
@@ -168,19 +230,25 @@ def restore_checkpoint(checkpoint: tf.train.Checkpoint, path: str, *, partial: b
       partial: takes only the objects that `checkpoint` has (weights without the optimizer, say).
 
     Raises:
-      ValueError: no complete checkpoint there, or one of another model.
+      UserError: no checkpoint there, a damaged one (CheckpointDamaged), or one of another model.
     """
-    state = os.path.join(path, STATE)
-    if not os.path.isfile(state + ".index"):
-        raise ValueError(f"no checkpoint in {path}; it should hold {STATE}.index")
+    if not os.path.isfile(os.path.join(path, META)) and not os.path.isfile(os.path.join(path, STATE + ".index")):
+        raise UserError(f"no checkpoint in {path}; it should hold {STATE}.index")
+    reason = damage(path)
+    if reason:
+        raise CheckpointDamaged(f"the checkpoint {path} is damaged: {reason}. {_remedy(path)}")
+    _restore(checkpoint, path, partial=partial)
+
+
+def _restore(checkpoint: tf.train.Checkpoint, path: str, *, partial: bool = False) -> None:
     try:
-        status = checkpoint.read(state)
+        status = checkpoint.read(os.path.join(path, STATE))
         status.assert_existing_objects_matched()
         if not partial:
             status.assert_consumed()
         status.expect_partial()
     except (AssertionError, ValueError, tf.errors.OpError) as error:
-        raise ValueError(f"the checkpoint {path} is of another model: {str(error)[:300]}") from error
+        raise UserError(f"the checkpoint {path} is of another model: {str(error)[:300]}") from error
 
 
 def weights_sha256(variables: list[tf.Variable]) -> str:
@@ -213,8 +281,8 @@ def find_checkpoint(path: str) -> str:
     if last:
         return last
     if begun:
-        raise ValueError(f"{path}: no phase of this run is finished; name what to take of it: {' or '.join(begun)}")
-    raise ValueError(f"no checkpoint in {path}; it should be a run folder, a phase of one, or a folder step_...")
+        raise UserError(f"{path}: no phase of this run is finished; name what to take of it: {' or '.join(begun)}")
+    raise UserError(f"no checkpoint in {path}; it should be a run folder, a phase of one, or a folder step_...")
 
 
 def last_checkpoint(folder: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Sequence
 
 from official.data.fingerprints import difference, image_digests
 from official.data.source import Category, Source
+from official.errors import UserError
 from official.experiment import Experiment, experiment_from
 from official.files import read_json, write_json
 from official.trained_model import RUN, class_difference
@@ -21,7 +22,7 @@ GOES_ON = ("self_train", "train", "linear_eval")  # jobs that one start need not
 PACKAGES = ("tensorflow", "keras", "keras-cv", "tensorflow-addons", "tensorflow-datasets", "numpy", "pycocotools")
 
 
-class FlagsDiffer(ValueError):
+class FlagsDiffer(UserError):
     """The run folder was made with other flags."""
 
 
@@ -31,7 +32,7 @@ class RunFolder:
     def __init__(self, experiment: Experiment):
         """Raises ValueError if there is no --model_dir."""
         if not experiment.runtime.model_dir:
-            raise ValueError("--model_dir is needed: the folder that a run writes to and continues from")
+            raise UserError("--model_dir is needed: the folder that a run writes to and continues from")
         self.experiment = experiment
         self.path = experiment.runtime.model_dir
         self.chief = True
@@ -104,7 +105,7 @@ class RunFolder:
         """
         saved = read_json(os.path.join(self.path, RUN)).get("categories")
         if saved is None:
-            raise ValueError(f"{self.path} holds no trained model: its {RUN} names no classes")
+            raise UserError(f"{self.path} holds no trained model: its {RUN} names no classes")
         return tuple(Category(c["id"], c["name"]) for c in saved)
 
     def note_source(self, role: str, source: Source) -> None:

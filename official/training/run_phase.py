@@ -18,8 +18,9 @@ from official.training.distribution import is_chief, judging_scope, several_work
 from official.files import read_json, write_json
 from official.trained_model import ModelError, TrainedModel, describe, described
 from official.training.recovery import (
-    RESULT, Checkpoints, StopRequest, last_checkpoint, result_checkpoint, weights_sha256,
+    RESULT, Checkpoints, last_checkpoint, newest_whole, result_checkpoint, weights_sha256,
 )  # fmt: skip
+from official.training.stopping import StopRequest
 from official.training.summaries import Summaries
 from official.training.trainer import Phase, Trainer
 
@@ -52,11 +53,13 @@ class PhaseRun:
           NonFiniteError: see `Trainer.check`; the last good checkpoint is kept.
         """
         self.folder = os.path.join(self.experiment.runtime.model_dir, self.phase.name)
-        self._check_origin()
+        self.chief = is_chief(self.strategy)
         done = read_result(self.folder)
+        if not done:
+            newest_whole(os.path.join(self.folder, "checkpoints"), chief=self.chief)
+        self._check_origin()
         if done:
             return done
-        self.chief = is_chief(self.strategy)
         self.trainer = Trainer(self.task, self.experiment, self.phase, self.strategy)
         self.checkpoints = Checkpoints(
             os.path.join(self.folder, "checkpoints"),

@@ -21,6 +21,7 @@ import tensorflow as tf
 from losses.joint import LossAverages, normalized_joint_loss, standard_joint_loss
 from official.data.pipeline import Worker
 from official.data.source import Source
+from official.errors import FlagError, UserError
 from official.experiment import Experiment
 from official.models.layers import statistics_kept, step_randomness
 from official.tasks.classification import ClassificationTask
@@ -61,7 +62,7 @@ class Phase:
     stretch: float = 1.0
 
 
-class NonFiniteError(RuntimeError):
+class NonFiniteError(UserError):
     """A loss or a gradient was not finite; the message names the step and the terms."""
 
 
@@ -160,7 +161,7 @@ class Trainer:
             own = own + [v for v in self.joint_model.trainable_variables if id(v) not in known]
         found = [v for v in own if not (pattern and re.match(pattern, v.name))]
         if not found:
-            raise ValueError(f"--freeze={pattern} leaves nothing to train")
+            raise FlagError(f"--freeze={pattern} leaves nothing to train")
         return found
 
     def _batch_sizes(self) -> dict[str, int]:

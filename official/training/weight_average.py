@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from official.errors import FlagError
+
 
 class WeightAverage(tf.Module):
     """Shadow variables, one per variable of a model, in the model's order.
@@ -20,7 +22,7 @@ class WeightAverage(tf.Module):
     def __init__(self, model: tf.keras.Model, decay: float):
         """Args: decay: in (0, 1). Raises ValueError otherwise."""
         if not 0.0 < decay < 1.0:
-            raise ValueError(f"weight_average={decay} is not in (0, 1)")
+            raise FlagError(f"weight_average={decay} is not in (0, 1)")
         super().__init__(name="weight_average")
         self.decay = decay
         self.shadows = [

@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from official.files import write_json
 from official.training.recovery import (
+    CheckpointDamaged,
     Checkpoints,
-    Interrupted,
-    StopRequest,
     checkpoint_steps,
+    damage,
     restore_checkpoint,
     weights_sha256,
-    write_json,
 )
+from official.training.stopping import Interrupted, StopRequest
 
 
 def keeper(folder, value=0.0, keep=2):
@@ -47,9 +48,10 @@ def test_a_half_written_checkpoint_does_not_exist(tmp_path):
     checkpoints.save(1)
     os.makedirs(tmp_path / "step_00000002")  # killed before its JSON was written
     (tmp_path / ".tmp_chief_00000003").mkdir()
+    (tmp_path / "step_00000003.tmp-01234567-1-2-89abcdef").mkdir()  # of a dead process of another machine
     again, _ = keeper(tmp_path)
     assert again.steps() == [1] and again.restore_latest() == 1
-    assert not (tmp_path / ".tmp_chief_00000003").exists()
+    assert sorted(os.listdir(tmp_path)) == ["step_00000001", "step_00000002"]
     again.save(2)
     assert checkpoint_steps(str(tmp_path)) == [1, 2]
 
@@ -97,3 +99,76 @@ def test_json_is_replaced_whole(tmp_path):
     with pytest.raises(TypeError):
         write_json(path, {"a": object()})
     assert json.load(open(path)) == {"a": 1}
+
+
+def _flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x10
+    path.write_bytes(bytes(content))
+
+
+DAMAGE = {
+    "truncated": lambda folder: os.truncate(folder / "state.data-00000-of-00001", 5),
+    "flipped": lambda folder: _flip(folder / "state.data-00000-of-00001"),
+    "flipped index": lambda folder: _flip(folder / "state.index"),
+    "zero length": lambda folder: os.truncate(folder / "state.index", 0),
+    "missing": lambda folder: os.remove(folder / "state.data-00000-of-00001"),
+    "garbage JSON": lambda folder: (folder / "checkpoint.json").write_text("{garbage"),
+    "JSON of another kind": lambda folder: (folder / "checkpoint.json").write_text("[1, 2]"),
+    "another step": lambda folder: (folder / "checkpoint.json").write_text(
+        (folder / "checkpoint.json").read_text().replace('"step": 2', '"step": 3')
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_checkpoint_is_put_aside_for_the_one_before_it(tmp_path, capsys, kind):
+    checkpoints, variable = keeper(tmp_path)
+    for step in (1, 2):
+        variable.assign([step, step])
+        checkpoints.save(step)
+    checkpoints.note_score(2, 0.5)  # rewrites the JSON, which is sealed again
+    assert not damage(str(tmp_path / "step_00000002"))
+    DAMAGE[kind](tmp_path / "step_00000002")
+    with pytest.raises(CheckpointDamaged, match="step_00000002 is damaged.*trains on from step 1"):
+        restore_checkpoint(checkpoints.checkpoint, str(tmp_path / "step_00000002"))
+    variable.assign([9.0, 9.0])
+    assert checkpoints.restore_latest() == 1
+    np.testing.assert_array_equal(variable, [1.0, 1.0])
+    assert "step_00000002 is damaged" in capsys.readouterr().out
+    assert checkpoints.steps() == [1] and (tmp_path / "step_00000002.damaged").is_dir()
+    checkpoints.save(2)
+    assert checkpoints.steps() == [1, 2] and not damage(str(tmp_path / "step_00000002"))
+
+
+def test_nothing_but_damage_begins_anew_untouched(tmp_path):
+    checkpoints, variable = keeper(tmp_path)
+    checkpoints.save(1)
+    DAMAGE["flipped"](tmp_path / "step_00000001")
+    variable.assign([9.0, 9.0])
+    assert checkpoints.restore_latest() == 0
+    np.testing.assert_array_equal(variable, [9.0, 9.0])
+
+
+@pytest.mark.parametrize("kind", ["truncated", "flipped", "flipped index", "zero length", "missing"])
+def test_checkpoints_of_earlier_versions_have_tensorflows_checksums(tmp_path, kind):
+    checkpoints, _ = keeper(tmp_path)
+    path = tmp_path / "step_00000001"
+    checkpoints.save(1)
+    (path / "checkpoint.json").write_text('{"step": 1}')
+    assert not damage(str(path)) and checkpoints.restore_latest() == 1
+    DAMAGE[kind](path)
+    assert damage(str(path))
+
+
+def test_a_checkpoint_without_room_leaves_nothing(tmp_path, monkeypatch):
+    checkpoints, _ = keeper(tmp_path)
+    checkpoints.save(1)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("official.training.recovery.sync_folder", full)
+    with pytest.raises(OSError):
+        checkpoints.save(2)
+    assert os.listdir(tmp_path) == ["step_00000001"]

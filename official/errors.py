@@ -1,0 +1,67 @@
+"""What went wrong, in words for the person who started the program; everything else that is raised is a bug of ours."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+
+class UserError(ValueError):
+    """Something that the person can mend: the message names the flag, file or shape, and the remedy."""
+
+
+class FlagError(UserError):
+    """A flag, or flags together, that cannot be used; found before anything is written or trained."""
+
+
+class FileDamaged(UserError):
+    """A file that is not what its name says: the message names it and what to do."""
+
+
+_REMEDIES = {
+    errno.ENOSPC: "the disk is full: free some space; the same command goes on from the last saved state",
+    errno.EDQUOT: "the disk quota is used up: free some space; the same command goes on from the last saved state",
+    errno.EROFS: "this folder is on a read-only disk: choose another --model_dir (or --output, --label_store)",
+    errno.EACCES: "no permission: change the owner or the mode, or name another place",
+    errno.EPERM: "no permission: change the owner or the mode, or name another place",
+    errno.ENAMETOOLONG: "the name is too long for this disk: choose a shorter one",
+    errno.ENOENT: "it is not there: check the path",
+    errno.ENOTDIR: "a part of this path is a file, not a folder: check the path",
+    errno.EISDIR: "it is a folder, and a file is needed: check the path",
+    errno.EMFILE: "too many files are open: raise the limit (ulimit -n), or lower --threads",
+    errno.EIO: "the disk reports an error: check it (dmesg), then give the same command again",
+    errno.ESTALE: "the network file system lost this file: mount it again, then give the same command again",
+    errno.ENOMEM: "not enough memory: lower --batch_size, --image_size or --threads",
+}
+NO_MEMORY = (
+    "not enough memory: lower --batch_size and --pseudo_batch_size (in labelling and evaluation --eval_batch_size), "
+    "--image_size or --threads, or take a smaller --backbone"
+)
+
+
+def in_words(error: BaseException) -> str | None:
+    """One line for what the machine, not the program, is to blame for: a full disk, no permission, no memory.
+
+    Returns:
+      The line, which names the file where it is known, or None for every other error.
+    """
+    if isinstance(error, MemoryError):
+        return NO_MEMORY
+    if isinstance(error, OSError) and error.errno in _REMEDIES:
+        named = [os.fspath(n) for n in (error.filename, error.filename2) if isinstance(n, (str, os.PathLike))]
+        return f"{' -> '.join(named) or error.strerror}: {_REMEDIES[error.errno]}"
+    if type(error).__module__.startswith("tensorflow"):
+        return _tensorflow_in_words(error)
+    return None
+
+
+def _tensorflow_in_words(error: BaseException) -> str | None:
+    """TensorFlow's file system and allocators say what is wrong in the message alone."""
+    text = str(error)
+    first = text.splitlines()[0][:300] if text else ""
+    for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENAMETOOLONG, errno.EIO):
+        if os.strerror(number) in text:
+            return f"{first}: {_REMEDIES[number]}"
+    if type(error).__name__ == "ResourceExhaustedError" or "OOM when allocating" in text:
+        return f"{NO_MEMORY} ({first})"
+    return None
