@@ -167,10 +167,10 @@ def test_a_store_notices_another_network_with_the_same_weights(copied):
     path = find_checkpoint(folder + "/teacher")
     for change, message in (({"anchor_scale": 5.0}, "anchor_scale: 3.0 there, 5.0 now"), ({"activation": "relu"}, "activation")):
         content = json.load(open(os.path.join(path, "model.json")))
-        json.dump({**content, "flags": {**content["flags"], **change}}, open(os.path.join(path, "model.json"), "w"))
+        tiny.edit_checkpoint(path, "model.json", flags={**content["flags"], **change})
         with pytest.raises(LabelError, match=message):
             jobs.run(without({**flags, "job": "pseudo_label"}, *NETWORK))
-        json.dump(content, open(os.path.join(path, "model.json"), "w"))
+        tiny.edit_checkpoint(path, "model.json", **content)
 
 
 def test_another_network_is_refused_before_anything_is_claimed(finished, tmp_path):
@@ -365,8 +365,7 @@ def test_seconds_count_all_starts(copied):
     folder, flags = copied
     before = json.load(open(os.path.join(folder, "summary.json")))
     interrupt(folder, "student")
-    meta = os.path.join(folder, "student", "checkpoints", "step_00000002", "checkpoint.json")
-    json.dump({**json.load(open(meta)), "seconds": 1000.0}, open(meta, "w"))
+    tiny.edit_checkpoint(os.path.join(folder, "student", "checkpoints", "step_00000002"), "checkpoint.json", seconds=1000.0)
     after = jobs.run(experiment_from(flags))
     assert after["student"]["weights_sha256"] == before["student"]["weights_sha256"]
     assert after["student"]["seconds"] > 1000 and after["seconds"]["student"] > 1000
@@ -468,9 +467,9 @@ def _trainer(loop):
 def test_a_student_that_has_begun_keeps_its_teacher_and_labels(copied):
     folder, flags = copied
     interrupt(folder, "student")
-    place = os.path.join(folder, "student", "checkpoints", "step_00000002", "model.json")
-    content = json.load(open(place))
-    content["origin"]["made_from"]["teacher"] = "0" * 64
-    json.dump(content, open(place, "w"))
+    place = os.path.join(folder, "student", "checkpoints", "step_00000002")
+    origin = json.load(open(os.path.join(place, "model.json")))["origin"]
+    origin["made_from"]["teacher"] = "0" * 64
+    tiny.edit_checkpoint(place, "model.json", origin=origin)
     with pytest.raises(ModelError, match="was made from another teacher than"):
         jobs.run(experiment_from(flags))

@@ -79,7 +79,7 @@ class Checkpoints:
             if self.chief:
                 if description is not None:
                     write_json(os.path.join(temporary, DESCRIPTION), description)
-                _seal(temporary, {"step": step, **(meta or {})}, _checksums(temporary))
+                seal(temporary, {"step": step, **(meta or {})})
                 sync_folder(temporary)
                 _discard(self.path(step))
                 os.replace(temporary, self.path(step))
@@ -103,7 +103,7 @@ class Checkpoints:
     def note_score(self, step: int, score: float) -> None:
         """Records a checkpoint's score, which decides the best one."""
         meta = read_json(os.path.join(self.path(step), META))
-        _seal(self.path(step), {**meta, "score": score}, meta.get("files"))
+        seal(self.path(step), {**meta, "score": score}, meta.get("files", {}))
 
     def best(self) -> int | None:
         """The step with the highest score, or None if none was scored."""
@@ -181,15 +181,12 @@ def _tensor_damage(path: str) -> str:
     return ""
 
 
-def _checksums(folder: str) -> dict[str, dict[str, Any]]:
-    names = sorted(os.listdir(folder))
-    paths = {name: os.path.join(folder, name) for name in names}
-    return {name: {"bytes": os.path.getsize(p), "sha256": file_sha256(p)} for name, p in paths.items()}
-
-
-def _seal(folder: str, meta: Mapping[str, Any], files: Mapping[str, Any] | None) -> None:
-    """Writes `checkpoint.json` with the files' checksums and its own."""
-    content = {**meta, **({"files": files} if files is not None else {})}
+def seal(folder: str, meta: Mapping[str, Any], files: Mapping[str, Any] | None = None) -> None:
+    """Writes `checkpoint.json`: `meta`, the files' checksums (of all in the folder, unless they are given) and its own."""
+    if files is None:
+        paths = {name: os.path.join(folder, name) for name in sorted(os.listdir(folder)) if name != META}
+        files = {name: {"bytes": os.path.getsize(p), "sha256": file_sha256(p)} for name, p in paths.items()}
+    content = {**meta, **({"files": files} if files else {})}
     write_json(os.path.join(folder, META), {**content, "sealed": _seal_of(content)})
 
 
