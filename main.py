@@ -51,8 +51,8 @@ def _explain(error: Exception) -> int:
         traceback.print_exception(error)
     if text is None:
         print(
-            "\nThis is a bug of this program, not of your data or flags: please report it with the lines above. "
-            "The same command goes on from the last saved state.",
+            "\nThis is a bug of this program, not of your data or flags: please report it with the lines "
+            "above. The same command goes on from the last saved state.",
             file=sys.stderr,
         )
         return BUG

@@ -1,9 +1,11 @@
-"""What went wrong, in words for the person who started the program; everything else that is raised is a bug of ours."""
+"""What went wrong, in words for the person who started the program; all else is a bug of ours."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+from typing import Iterator
 
 
 class UserError(ValueError):
@@ -14,14 +16,27 @@ class FlagError(UserError):
     """A flag, or flags together, that cannot be used; found before anything is written or trained."""
 
 
+@contextlib.contextmanager
+def about_flags() -> Iterator[None]:
+    """Turns a ValueError of augment/ or losses/, which know no flags, into a FlagError.
+
+    For what is made from flag values alone: a ValueError of TensorFlow's must not come this way.
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise FlagError(str(error)) from error
+
+
 class FileDamaged(UserError):
     """A file that is not what its name says: the message names it and what to do."""
 
 
+_GOES_ON = "the same command goes on from the last saved state"
 _REMEDIES = {
-    errno.ENOSPC: "the disk is full: free some space; the same command goes on from the last saved state",
-    errno.EDQUOT: "the disk quota is used up: free some space; the same command goes on from the last saved state",
-    errno.EROFS: "this folder is on a read-only disk: choose another --model_dir (or --output, --label_store)",
+    errno.ENOSPC: "the disk is full: free some space; " + _GOES_ON,
+    errno.EDQUOT: "the disk quota is used up: free some space; " + _GOES_ON,
+    errno.EROFS: "a read-only disk: choose another --model_dir (or --output, --label_store)",
     errno.EACCES: "no permission: change the owner or the mode, or name another place",
     errno.EPERM: "no permission: change the owner or the mode, or name another place",
     errno.ENAMETOOLONG: "the name is too long for this disk: choose a shorter one",
@@ -34,8 +49,8 @@ _REMEDIES = {
     errno.ENOMEM: "not enough memory: lower --batch_size, --image_size or --threads",
 }
 NO_MEMORY = (
-    "not enough memory: lower --batch_size and --pseudo_batch_size (in labelling and evaluation --eval_batch_size), "
-    "--image_size or --threads, or take a smaller --backbone"
+    "not enough memory: lower --batch_size and --pseudo_batch_size (in labelling and evaluation "
+    "--eval_batch_size), --image_size or --threads, or take a smaller --backbone"
 )
 
 

@@ -40,7 +40,7 @@ def write_json(path: str, content: Any) -> None:
 
 @contextlib.contextmanager
 def whole_file(path: str, *, flush: bool = True) -> Iterator[str]:
-    """Gives a temporary name to write to; what is there at the end is renamed to `path`, or on an error removed.
+    """Gives a temporary name to write to; what is there in the end is renamed to `path`, on an error removed.
 
     Args:
       flush: waits for the disk first; off for what can be made again.
@@ -78,7 +78,8 @@ def read_json(path: str) -> Any:
         with open(path, encoding="utf-8") as file:
             return json.load(file)
     except ValueError as error:  # not UTF-8, or not JSON
-        raise FileDamaged(f"{path} is damaged: not JSON ({error}); put a copy of it back, or remove it") from error
+        words = f"{path} is damaged: not JSON ({error}); put a copy of it back, or remove it"
+        raise FileDamaged(words) from error
 
 
 def file_sha256(path: str) -> str:
@@ -140,7 +141,7 @@ def _fsync(path: str) -> None:
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems cannot flush a folder
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network disks cannot flush a folder
             raise OSError(error.errno, error.strerror, path) from error
     finally:
         os.close(handle)
@@ -156,7 +157,7 @@ def boot() -> str:
 
 @functools.lru_cache(maxsize=None)
 def machine() -> str:
-    """Eight hex digits for this host, since its last boot, in this PID namespace: where a pid means one process."""
+    """Eight hex digits for this host, its last boot and this PID namespace: where a pid is one process."""
     parts = [socket.gethostname(), boot()]
     with contextlib.suppress(OSError):
         parts.append(os.readlink("/proc/self/ns/pid"))
@@ -164,7 +165,11 @@ def machine() -> str:
 
 
 def process_start(pid: int) -> str:
-    """When a process of this machine started, in ticks since boot; "" if there is no such process, "0" where nobody can say."""
+    """When a process of this machine started, in ticks since boot.
+
+    Returns:
+      "" if there is no such process, "0" where nobody can say.
+    """
     stat = _read(f"/proc/{pid}/stat")
     if stat:
         fields = stat.rpartition(")")[2].split()  # the name in front may hold anything
@@ -192,7 +197,7 @@ def temporary_name(path: str) -> str:
 
 
 def sweep(path: str, *, exclusive: bool = False) -> list[str]:
-    """Removes temporary files and folders of `path` (a glob pattern may stand for several) whose maker is dead.
+    """Removes temporary files and folders of `path`, which may be a glob pattern, whose maker is dead.
 
     Args:
       exclusive: the caller holds a lock under which nobody else writes here, so all that is not of a

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Sequence
+import math
+from typing import Iterable, Sequence
 
 from absl import flags
 
@@ -35,6 +36,7 @@ def experiment_from_flagfile(path: str, **overrides) -> Experiment:
     except flags.Error as error:
         raise FlagError(f"{path}: {error}") from error
     names = Experiment().flags()
+    _check_finite(values, names)
     given = {name for name in names if values[name].present} | set(overrides)
     return experiment_from({**{name: values[name].value for name in names}, **overrides}, given)
 
@@ -54,6 +56,14 @@ def _define(field: dataclasses.Field, values: flags.FlagValues) -> None:
         flags.DEFINE_string(field.name, field.default, text, flag_values=values)
 
 
+def _check_finite(values: flags.FlagValues, names: Iterable[str]) -> None:
+    """No bound refuses nan; raises FlagError for it and for infinity."""
+    for name in names:
+        value = values[name].value
+        if isinstance(value, float) and not math.isfinite(value):
+            raise FlagError(f"--{name}={value}: not a finite number")
+
+
 def experiment_from_flags(jobs_on_a_run: Sequence[str] = ()) -> Experiment:
     """The `Experiment` that the parsed command line describes.
 
@@ -61,6 +71,7 @@ def experiment_from_flags(jobs_on_a_run: Sequence[str] = ()) -> Experiment:
       jobs_on_a_run: jobs that take the flags not given on the command line from --model_dir, but for the machine's.
     """
     names = Experiment().flags()
+    _check_finite(flags.FLAGS, names)
     values = {name: flags.FLAGS[name].value for name in names}
     given = {name for name in names if flags.FLAGS[name].present}
     if values["job"] in jobs_on_a_run:

@@ -33,7 +33,7 @@ class Locked(UserError):
 
 @contextlib.contextmanager
 def folder_lock(folder: str, name: str = LOCK) -> Iterator[None]:
-    """Holds `folder/name` for a `with` block; makes the folder, and removes it again if nothing has come into it.
+    """Holds `folder/name` for a `with` block; makes the folder, and removes it if nothing has come into it.
 
     Raises:
       Locked: says who holds it: host, pid, since when, with which command.
@@ -109,8 +109,9 @@ class _Lock:
 
     def _write(self) -> None:
         content = {
-            "host": socket.gethostname(), "pid": os.getpid(), "since": self._since, "machine": machine(), "boot": boot(),
-            "start": process_start(os.getpid()), "command": " ".join(sys.argv)[:300], "token": self._token,
+            "host": socket.gethostname(), "pid": os.getpid(), "since": self._since, "machine": machine(),
+            "boot": boot(), "start": process_start(os.getpid()), "token": self._token,
+            "command": " ".join(sys.argv)[:300],
         }  # fmt: skip
         text = json.dumps(content).encode()
         os.ftruncate(self._handle, 0)
@@ -128,7 +129,8 @@ class _Lock:
             except OSError:
                 continue  # a network disk that is away for a moment
             if not mine:
-                print(f"\nerror: {self.path} was taken by {_who(_read_path(self.path))}; this process stops", file=sys.stderr)
+                taker = _who(_read_path(self.path))
+                print(f"\nerror: {self.path} was taken by {taker}; this process stops", file=sys.stderr)
                 os._exit(1)  # nothing may be written here any more; every file is whole
 
 
@@ -142,7 +144,7 @@ def _flock(handle: int) -> bool | None:
 
 
 def _lives(holder: dict[str, Any], path: str, free: bool | None) -> bool:
-    """Whether the process that wrote the lock is at work, when `flock` (see `_flock`) does not say that it is.
+    """Whether the process that wrote the lock is at work, where `flock` (see `_flock`) does not say so.
 
     Under one kernel `flock` knows; else a pid tells on this machine, and the last sign of life on another.
     """
@@ -192,7 +194,8 @@ def _read_path(path: str) -> dict[str, Any]:
 def _who(holder: dict[str, Any]) -> str:
     if not holder:
         return "another process"
-    return f"process {holder.get('pid')} on {holder.get('host')} (since {holder.get('since')}: {holder.get('command')})"
+    what = f"(since {holder.get('since')}: {holder.get('command')})"
+    return f"process {holder.get('pid')} on {holder.get('host')} {what}"
 
 
 def _refusal(path: str, holder: dict[str, Any]) -> str:
@@ -200,6 +203,6 @@ def _refusal(path: str, holder: dict[str, Any]) -> str:
         f" If that machine is gone, wait {STALE_SECONDS:.0f} s after its last sign of life, or remove {path}."
     )  # fmt: skip
     return (
-        f"{os.path.dirname(path)} is in use by {_who(holder)}. Wait until it has finished, stop it (kill {holder.get('pid')}), "
-        f"or use another folder.{where}"
+        f"{os.path.dirname(path)} is in use by {_who(holder)}. Wait until it has finished, stop it "
+        f"(kill {holder.get('pid')}), or use another folder.{where}"
     )

@@ -14,7 +14,13 @@ from official.files import machine, process_start, sweep, temporary_name, whole_
 from official.lock import Locked, folder_lock
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-HOLD = "import sys, time; from official.lock import folder_lock\nwith folder_lock(sys.argv[1]): print('held', flush=True); time.sleep(60)"
+HOLD = """
+import sys, time
+from official.lock import folder_lock
+with folder_lock(sys.argv[1]):
+    print('held', flush=True)
+    time.sleep(60)
+"""
 
 
 @pytest.fixture
@@ -30,13 +36,15 @@ def other(tmp_path):
 
 def holder(folder, **changed):
     """Writes a lock as some process elsewhere would have."""
-    content = {"host": "elsewhere", "pid": 7, "start": "1", "since": "then", "machine": "ffffffff", "boot": "b", "token": "t", "command": "c"}
+    content = {"host": "elsewhere", "pid": 7, "start": "1", "since": "then", "machine": "ffffffff"}
+    content |= {"boot": "b", "token": "t", "command": "c"}
     os.makedirs(folder, exist_ok=True)
     (folder / "run.lock").write_text(json.dumps({**content, **changed}))
 
 
 def test_the_second_says_who_has_it_and_a_dead_holder_loses_it(tmp_path, other, capsys):
-    with pytest.raises(Locked, match=rf"run is in use by process {other.pid} on .* \(since 2.*-c.*kill {other.pid}"):
+    words = rf"run is in use by process {other.pid} on .* \(since 2.*-c.*kill {other.pid}"
+    with pytest.raises(Locked, match=words):
         with folder_lock(str(tmp_path / "run")):
             pass
     other.kill()
@@ -156,7 +164,8 @@ def test_only_what_the_dead_left_is_swept(tmp_path, other):
     os.utime(old, (past, past))
     assert set(sweep(path)) == {reused, dead, old}
     assert set(sweep(path, exclusive=True)) == {foreign}  # under a lock nobody elsewhere can be writing
-    assert {os.path.join(tmp_path, n) for n in os.listdir(tmp_path) if n.startswith("labels")} == {mine, living}
+    there = {os.path.join(tmp_path, name) for name in os.listdir(tmp_path) if name.startswith("labels")}
+    assert there == {mine, living}
 
 
 def test_names_are_unique_within_a_process_too(tmp_path):

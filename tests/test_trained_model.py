@@ -365,7 +365,8 @@ def test_seconds_count_all_starts(copied):
     folder, flags = copied
     before = json.load(open(os.path.join(folder, "summary.json")))
     interrupt(folder, "student")
-    tiny.edit_checkpoint(os.path.join(folder, "student", "checkpoints", "step_00000002"), "checkpoint.json", seconds=1000.0)
+    last = os.path.join(folder, "student", "checkpoints", "step_00000002")
+    tiny.edit_checkpoint(last, "checkpoint.json", seconds=1000.0)
     after = jobs.run(experiment_from(flags))
     assert after["student"]["weights_sha256"] == before["student"]["weights_sha256"]
     assert after["student"]["seconds"] > 1000 and after["seconds"]["student"] > 1000

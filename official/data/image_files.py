@@ -162,7 +162,8 @@ def inspect_images(
     pool = concurrent.futures.ThreadPoolExecutor(max_workers=os.cpu_count() or 1)
     try:
         hidden = len(paths) < _QUIET_COUNT
-        found = list(tqdm.tqdm(pool.map(look, paths), "checking images", len(paths), disable=hidden, unit=" images"))
+        bar = tqdm.tqdm(pool.map(look, paths), "checking images", len(paths), disable=hidden, unit=" images")
+        found = list(bar)
     finally:  # when it is interrupted nobody waits for the thousands that are left
         pool.shutdown(wait=False, cancel_futures=True)
     for path, image_id, facts in zip(paths, ids, found):

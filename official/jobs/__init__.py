@@ -26,9 +26,8 @@ from official.jobs.on_data import gallery, write_scenes_job, write_tfrecords_job
 from official.jobs.importing import import_checkpoint
 from official.jobs.on_model import evaluate, export, inspect_labels, model_stats, predict, pseudo_label
 from official.jobs.compare_pretraining import compare_pretraining
+from official.jobs.opening import alone_in_folder
 from official.jobs.training import linear_eval, self_train, train
-from official.lock import folder_lock
-from official.training.distribution import is_chief_process
 
 JOBS: dict[str, Callable[[Experiment], dict[str, Any]]] = {
     "self_train": self_train,
@@ -48,8 +47,6 @@ JOBS: dict[str, Callable[[Experiment], dict[str, Any]]] = {
 }
 # Jobs that use a finished run: flags that are not given are those of the run folder.
 USES_RUN = ("pseudo_label", "inspect_labels", "evaluate", "predict", "export")
-
-
 # Jobs that have the run folder to themselves.
 ALONE = ("self_train", "train", "linear_eval", "compare_pretraining", "import_checkpoint")
 
@@ -61,6 +58,5 @@ def run(experiment: Experiment) -> dict[str, Any]:
       Locked: another process trains in the folder.
     """
     runtime = experiment.runtime
-    alone = runtime.job in ALONE and runtime.model_dir and is_chief_process(runtime)
-    with folder_lock(runtime.model_dir) if alone else contextlib.nullcontext():
+    with alone_in_folder(runtime) if runtime.job in ALONE and runtime.model_dir else contextlib.nullcontext():
         return JOBS[runtime.job](experiment)

@@ -7,9 +7,12 @@ import os
 import time
 from typing import Any
 
+import tensorflow as tf
+
 from official.data.source import DataError
 from official.experiment import Experiment
 from official.flags import experiment_from_flagfile
+from official.jobs.opening import alone_in_folder
 from official.jobs.training import train
 from official.tasks.registry import TASKS
 from official.training.distribution import build_strategy, is_chief
@@ -36,11 +39,11 @@ def compare_pretraining(experiment: Experiment) -> dict[str, Any]:
     pretrained = {}
     for name, source in zip(names, sources):
         print(f"\n== pre-training: {name}")
-        pretrained[name] = train(source, strategy)
+        pretrained[name] = _train_alone(source, strategy)
         _wait_for(os.path.join(source.runtime.model_dir, SUMMARY))  # the chief's hand-over
     for name, variant in _variants(experiment, names).items():
         print(f"\n== {experiment.model.task}: {name}")
-        rows[name] = train(variant, strategy)
+        rows[name] = _train_alone(variant, strategy)
     summary = {
         "pretraining": {name: _kept(run) for name, run in pretrained.items()},
         "runs": {name: _kept(run) for name, run in rows.items()},
@@ -51,6 +54,12 @@ def compare_pretraining(experiment: Experiment) -> dict[str, Any]:
     summary = folder.summarize(summary)
     print(comparison(summary, TASKS[experiment.model.task].metrics))
     return summary
+
+
+def _train_alone(experiment: Experiment, strategy: tf.distribute.Strategy) -> dict[str, Any]:
+    """A run of its own folder, which somebody may have started alone (job=train) at the same time."""
+    with alone_in_folder(experiment.runtime):
+        return train(experiment, strategy)
 
 
 def _pretraining(experiment: Experiment, path: str) -> Experiment:

@@ -54,13 +54,18 @@ def _note(folder: str) -> dict[str, Any]:
 def _write(
     load: Callable[[], tuple[Task, tf.keras.Model]], folder: str, note: dict[str, Any]
 ) -> dict[str, str]:
-    """Exports to a temporary folder, flushes it and puts it in the place of `folder`; the files by kind, relative to it."""
+    """Exports to a temporary folder, flushes it and puts it in the place of `folder`.
+
+    Returns:
+      The files by kind, relative to the folder.
+    """
     for left in (folder, f"{folder}.old"):
         sweep(glob.escape(left), exclusive=True)  # of a process that was killed
     temporary, old = temporary_name(folder), temporary_name(f"{folder}.old")
     task, model = load()
     try:
-        files = {kind: os.path.relpath(path, temporary) for kind, path in task.export(model, temporary).items()}
+        made = task.export(model, temporary)
+        files = {kind: os.path.relpath(path, temporary) for kind, path in made.items()}
         write_json(os.path.join(temporary, NOTE), {**note, "files": files})
         for part, _, _ in os.walk(temporary):
             sync_folder(part)

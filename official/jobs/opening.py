@@ -16,12 +16,13 @@ from official.data.labels import require_objects
 from official.data.source import Source, labeled_subset, listed_subset
 from official.data.sources import ReadOptions, open_source
 from official.data.text_lists import read_id_list
-from official.experiment import Experiment
+from official.experiment import Experiment, Runtime
 from official.files import read_json, write_json
+from official.lock import folder_lock
 from official.tasks.registry import TASKS
 from official.tasks.task import Task
 from official.trained_model import TrainedModel, adopted
-from official.training.distribution import local_strategy, set_up_runtime
+from official.training.distribution import is_chief_process, local_strategy, set_up_runtime
 from official.training.loading import find_model, load_model
 from official.training.recovery import last_checkpoint
 from official.training.run_folder import RunFolder
@@ -41,6 +42,15 @@ def read_options(experiment: Experiment, label_kind: str = "") -> ReadOptions:
         stated_size=data.stated_size,
         label_kind=label_kind or TASKS[experiment.model.task].label_kind,
     )
+
+
+def alone_in_folder(runtime: Runtime) -> contextlib.AbstractContextManager[None]:
+    """Has the run folder to itself for a `with` block; workers that follow a chief come in with it.
+
+    Raises:
+      Locked: another process trains in the folder.
+    """
+    return folder_lock(runtime.model_dir) if is_chief_process(runtime) else contextlib.nullcontext()
 
 
 @contextlib.contextmanager

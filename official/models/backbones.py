@@ -53,7 +53,8 @@ def build_backbone(options: Model, input_side: int | None = None) -> keras.Model
             **shared,
         )
     if name not in COEFFICIENTS:
-        raise FlagError(f"backbone={name!r} is unknown; choose one of {sorted({*COEFFICIENTS, *BLOCKS, *SPINENETS, *KERAS_CV})}")
+        known = sorted({*COEFFICIENTS, *BLOCKS, *SPINENETS, *KERAS_CV})
+        raise FlagError(f"backbone={name!r} is unknown; choose one of {known}")
     return build_efficientnet(
         name,
         width=options.backbone_width,

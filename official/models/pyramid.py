@@ -87,7 +87,7 @@ class PyramidBuilder:
         Source: tensorflow/tpu .../architecture/nasfpn.py.
         """
         if sorted(features) != [3, 4, 5]:
-            raise FlagError(f"NAS-FPN merges levels 3 to 7 and needs backbone levels 3, 4, 5, not {sorted(features)}")
+            raise FlagError(f"NAS-FPN merges levels 3 to 7; it needs backbone levels 3, 4, 5, not {sorted(features)}")
         maps = {level: self._resampled_width(x, level) for level, x in features.items()}
         for level in (6, 7):
             maps[level] = keras.layers.MaxPool2D(2, 2, padding="same", name=f"nas_pool_{level}")(maps[level - 1])

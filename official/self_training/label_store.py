@@ -85,7 +85,7 @@ class LabelStore:
         return bool(meta) and os.path.isfile(path) and file_sha256(path) == meta["sha256"]
 
     def _shard_meta(self, shard: int) -> dict[str, Any]:
-        """Counts and checksum of a shard; {} if it is not finished, or its JSON is damaged: it is labelled again then."""
+        """Counts and checksum of a shard; {} if it must be labelled: not finished, or its JSON damaged."""
         try:
             return read_json(self.shard_path(shard) + ".json")
         except FileDamaged:

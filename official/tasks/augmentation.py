@@ -9,6 +9,7 @@ from augment.crops import PicturePolicy
 from augment.geometry import Settings
 from augment.policies import PRESETS
 from augment.randaugment import SETS
+from official.errors import about_flags
 from official.experiment import Augment, Experiment
 
 
@@ -17,20 +18,24 @@ def augmentation(options: Augment, operations: str) -> Policy:
 
     Args:
       operations: RandAugment's set for `--randaugment_ops=auto`, "boxes" or "image".
+
+    Raises:
+      FlagError: see `augment.policies.policy`.
     """
     operations = operations if options.randaugment_ops == "auto" else options.randaugment_ops
-    return policy(
-        options.augment,
-        jitter_min=options.jitter_min,
-        jitter_max=options.jitter_max,
-        flip=options.flip,
-        autoaugment=options.autoaugment,
-        randaugment_layers=options.randaugment_layers,
-        randaugment_magnitude=options.randaugment_magnitude,
-        randaugment_ops=operations,
-        settings=_settings(options, operations),
-        min_box_size=options.min_box_size,
-    )
+    with about_flags():
+        return policy(
+            options.augment,
+            jitter_min=options.jitter_min,
+            jitter_max=options.jitter_max,
+            flip=options.flip,
+            autoaugment=options.autoaugment,
+            randaugment_layers=options.randaugment_layers,
+            randaugment_magnitude=options.randaugment_magnitude,
+            randaugment_ops=operations,
+            settings=_settings(options, operations),
+            min_box_size=options.min_box_size,
+        )
 
 
 def picture_augmentation(experiment: Experiment) -> PicturePolicy:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import functools
 import os
 from typing import Any, Iterable, Iterator
@@ -216,8 +217,8 @@ def parse_scales(text: str) -> list[float]:
         scales = [float(part) for part in text.split(",") if part.strip()]
     except ValueError:
         scales = []
-    if not scales or min(scales) <= 0.0:
-        raise FlagError(f"label_scales={text!r} is not a list of positive numbers")
+    if not scales or not all(0.0 < scale < math.inf for scale in scales):
+        raise FlagError(f"--label_scales={text}: not a list of positive numbers")
     return scales
 
 

@@ -111,7 +111,8 @@ def is_chief_process(options: Runtime) -> bool:
     if options.tpu or options.strategy not in ("auto", "multi_worker"):
         return True
     task = json.loads(os.environ.get("TF_CONFIG", "{}")).get("task", {"type": "worker", "index": 0})
-    return task["type"] == "chief" or (task["type"] == "worker" and int(task["index"]) == 0 and not _has_chief())
+    first_worker = task["type"] == "worker" and int(task["index"]) == 0
+    return task["type"] == "chief" or (first_worker and not _has_chief())
 
 
 def _has_chief() -> bool:
@@ -122,7 +123,8 @@ def check_batch(strategy: tf.distribute.Strategy, flag: str, batch_size: int) ->
     """Raises ValueError, naming the flag, unless the replicas can share the batch evenly."""
     replicas = strategy.num_replicas_in_sync
     if batch_size % replicas:
-        raise FlagError(f"--{flag}={batch_size}: choose a multiple of {replicas}, the number of replicas that share it")
+        remedy = f"choose a multiple of {replicas}, the number of replicas that share it"
+        raise FlagError(f"--{flag}={batch_size}: {remedy}")
 
 
 def distribute(

@@ -228,8 +228,8 @@ def build_optimizer(
         schedule=options.schedule,
         warmup_steps=min(options.warmup_steps, total_steps),
         warmup_learning_rate=options.warmup_learning_rate,
-        boundaries=[round(boundary * stretch) for boundary in _numbers(options.decay_boundaries)],
-        rates=_numbers(options.decay_rates),
+        boundaries=[round(step * stretch) for step in _numbers("decay_boundaries", options.decay_boundaries)],
+        rates=_numbers("decay_rates", options.decay_rates),
         decay_every=options.decay_every * stretch,
         decay_factor=options.decay_factor,
     )
@@ -242,8 +242,15 @@ def build_optimizer(
     return Momentum(schedule, options.momentum, options.optimizer == "nesterov")
 
 
-def _numbers(text: str) -> list[float]:
-    return [float(part) for part in text.split(",") if part.strip()]
+def _numbers(flag: str, text: str) -> list[float]:
+    """The numbers of a list; raises FlagError for anything else."""
+    try:
+        found = [float(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        found = [math.nan]
+    if not all(0.0 <= number < math.inf for number in found):
+        raise FlagError(f"--{flag}={text}: not a list of numbers such as 1,2.5")
+    return found
 
 
 def current_learning_rate(optimizer: keras.optimizers.Optimizer) -> tf.Tensor:

@@ -21,7 +21,9 @@ import numpy as np
 import tensorflow as tf
 
 from official.errors import FileDamaged, UserError
-from official.files import file_sha256, read_json, sweep, sync_entries, sync_folder, temporary_name, write_json
+from official.files import (
+    file_sha256, read_json, sweep, sync_entries, sync_folder, temporary_name, write_json,
+)  # fmt: skip
 from official.trained_model import DESCRIPTION
 
 STATE = "state"
@@ -130,7 +132,7 @@ def checkpoint_steps(folder: str) -> list[int]:
 
 
 def newest_whole(folder: str, *, chief: bool = True) -> int:
-    """The step of the newest checkpoint in a folder that is not damaged, 0 if there is none; says which ones are.
+    """The step of the newest checkpoint in a folder that is not damaged, 0 for none; says which ones are.
 
     Args:
       chief: also puts the damaged ones aside, so that nothing takes them for the newest any more.
@@ -140,7 +142,10 @@ def newest_whole(folder: str, *, chief: bool = True) -> int:
         reason = damage(path)
         if not reason:
             return step
-        print(f"WARNING: {path} is damaged ({reason}): put aside as {path}{ASIDE}; going on from the state before it")
+        print(
+            f"WARNING: {path} is damaged ({reason}): put aside as {path}{ASIDE}; "
+            "going on from the state before it"
+        )
         if chief:
             shutil.rmtree(path + ASIDE, ignore_errors=True)
             os.replace(path, path + ASIDE)
@@ -182,7 +187,7 @@ def _tensor_damage(path: str) -> str:
 
 
 def seal(folder: str, meta: Mapping[str, Any], files: Mapping[str, Any] | None = None) -> None:
-    """Writes `checkpoint.json`: `meta`, the files' checksums (of all in the folder, unless they are given) and its own."""
+    """Writes `checkpoint.json`: `meta`, checksums of files (all in the folder unless given) and its own."""
     if files is None:
         paths = {name: os.path.join(folder, name) for name in sorted(os.listdir(folder)) if name != META}
         files = {name: {"bytes": os.path.getsize(p), "sha256": file_sha256(p)} for name, p in paths.items()}
@@ -212,7 +217,8 @@ def _discard(path: str) -> None:
 
 def _remedy(path: str) -> str:
     folder = os.path.dirname(os.path.abspath(path))
-    before = [step for step in checkpoint_steps(folder) if os.path.join(folder, f"step_{step:08d}") != os.path.abspath(path)]
+    own = os.path.basename(os.path.abspath(path))
+    before = [step for step in checkpoint_steps(folder) if f"step_{step:08d}" != own]
     result = os.path.join(os.path.dirname(folder), "result.json")
     again = f"trains on from step {before[-1]}" if before else "trains this phase again"
     if not os.path.isfile(result):
@@ -229,7 +235,7 @@ def restore_checkpoint(checkpoint: tf.train.Checkpoint, path: str, *, partial: b
     Raises:
       UserError: no checkpoint there, a damaged one (CheckpointDamaged), or one of another model.
     """
-    if not os.path.isfile(os.path.join(path, META)) and not os.path.isfile(os.path.join(path, STATE + ".index")):
+    if not any(os.path.isfile(os.path.join(path, name)) for name in (META, STATE + ".index")):
         raise UserError(f"no checkpoint in {path}; it should hold {STATE}.index")
     reason = damage(path)
     if reason:
@@ -278,8 +284,9 @@ def find_checkpoint(path: str) -> str:
     if last:
         return last
     if begun:
-        raise UserError(f"{path}: no phase of this run is finished; name what to take of it: {' or '.join(begun)}")
-    raise UserError(f"no checkpoint in {path}; it should be a run folder, a phase of one, or a folder step_...")
+        remedy = f"name what to take of it: {' or '.join(begun)}"
+        raise UserError(f"{path}: no phase of this run is finished; {remedy}")
+    raise UserError(f"no checkpoint in {path}; it should be a run folder, a phase or a step_... folder")
 
 
 def last_checkpoint(folder: str) -> str:

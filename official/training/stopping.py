@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: at a step's end where there is state to save, at once elsewhere, and never in silence."""
+"""Ctrl-C and SIGTERM: at a step's end where there is state to save, elsewhere at once; never in silence."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(KeyboardInterrupt):
-    """The run was asked to stop; what it had done is on disk. No `except Exception` on the way swallows it."""
+    """The run was asked to stop; what it had done is on disk. No `except Exception` swallows it."""
 
     def __init__(self, message: str, signal_number: int):
         super().__init__(message)
@@ -42,15 +42,16 @@ class _Handlers:
 
 
 class StopAtOnce(_Handlers):
-    """Turns SIGINT and SIGTERM into Interrupted, wherever the program is: every file is whole or not there."""
+    """Turns SIGINT and SIGTERM into Interrupted, wherever the program is: no file is half-written."""
 
     def _note(self, number: int, frame: Any) -> None:
         name = signal.Signals(number).name
-        raise Interrupted(f"stopped by {name}: nothing is half-written. The same command goes on from what is done.", number)
+        words = f"stopped by {name}: nothing is half-written. The same command goes on from what is done."
+        raise Interrupted(words, number)
 
 
 class StopRequest(_Handlers):
-    """Turns SIGINT and SIGTERM into a wish that the loop looks at between two steps; a second SIGINT stops at once.
+    """Turns SIGINT and SIGTERM into a wish, looked at between steps; a second SIGINT stops at once.
 
     Python's own handlers wait until the current call returns, and TensorFlow's first step compiles for
     minutes. So a thread reads the signals from a pipe that the C handler writes to, answers at once,
@@ -82,7 +83,8 @@ class StopRequest(_Handlers):
         """Raises Interrupted, with what has been saved and how to go on, if a signal has come."""
         if self.signal_number:
             name = signal.Signals(self.signal_number).name
-            raise Interrupted(f"stopped by {name}: {done}. The same command goes on from here.", self.signal_number)
+            words = f"stopped by {name}: {done}. The same command goes on from here."
+            raise Interrupted(words, self.signal_number)
 
 
 class _Watcher:

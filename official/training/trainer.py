@@ -21,7 +21,7 @@ import tensorflow as tf
 from losses.joint import LossAverages, normalized_joint_loss, standard_joint_loss
 from official.data.pipeline import Worker
 from official.data.source import Source
-from official.errors import FlagError, UserError
+from official.errors import FlagError, UserError, about_flags
 from official.experiment import Experiment
 from official.models.layers import statistics_kept, step_randomness
 from official.tasks.classification import ClassificationTask
@@ -100,7 +100,8 @@ class Trainer:
             )
             self.variables = self._trained_variables()
             self.optimizer.build(self.variables)
-            self.averages = LossAverages(experiment.loss.ema_decay)
+            with about_flags():
+                self.averages = LossAverages(experiment.loss.ema_decay)
             self.guard = _Guard(experiment.runtime.precision == "float16")
             decay = experiment.optimizer.weight_average
             self.weight_average = WeightAverage(self.model, decay) if decay else None
@@ -155,13 +156,14 @@ class Trainer:
 
     def _trained_variables(self) -> list[tf.Variable]:
         """All but the frozen ones; freezing does not stop batch norm's statistics (original: base_model.py:96-99)."""
-        pattern, own = self.experiment.training.freeze, self.model.trainable_variables
+        freeze, own = self.experiment.training.freeze, self.model.trainable_variables
+        pattern = _pattern("freeze", freeze)
         if self.joint_model is not None:
             known = {id(v) for v in own}
             own = own + [v for v in self.joint_model.trainable_variables if id(v) not in known]
-        found = [v for v in own if not (pattern and re.match(pattern, v.name))]
+        found = [v for v in own if not (freeze and pattern.match(v.name))]
         if not found:
-            raise FlagError(f"--freeze={pattern} leaves nothing to train")
+            raise FlagError(f"--freeze={freeze} leaves nothing to train")
         return found
 
     def _batch_sizes(self) -> dict[str, int]:
@@ -363,3 +365,11 @@ def _state(value: Any, dtype: tf.DType, name: str) -> tf.Variable:
         synchronization=tf.VariableSynchronization.ON_READ,
         aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
     )
+
+
+def _pattern(flag: str, text: str) -> re.Pattern:
+    """Compiles a flag's regular expression; raises FlagError where it is none."""
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise FlagError(f"--{flag}={text}: not a regular expression ({error})") from error
