@@ -22,13 +22,17 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 class ForkedMain:
-    """One run of main.py in a process of its own."""
+    """One run of main.py in a process of its own.
+
+    Attributes:
+      pid, returncode, stderr (the path of the file that it writes to).
+    """
 
     def __init__(self, arguments: list[str]):
-        handle, self._error = tempfile.mkstemp(suffix=".stderr")
+        handle, self.stderr = tempfile.mkstemp(suffix=".stderr")
         os.close(handle)
         self.returncode: int | None = None
-        self.pid = _ask({"start": arguments, "stderr": self._error})
+        self.pid = _ask({"start": arguments, "stderr": self.stderr})
 
     def poll(self) -> int | None:
         """The exit code, as `Popen.returncode` has it; None while it runs."""
@@ -49,7 +53,7 @@ class ForkedMain:
                 os.kill(self.pid, signal.SIGKILL)
                 raise TimeoutError(f"main.py ran for more than {timeout} seconds")
             time.sleep(0.02)
-        with open(self._error, "rb") as file:
+        with open(self.stderr, "rb") as file:
             return None, file.read()
 
 

@@ -11,6 +11,7 @@ from losses.contrastive import nt_xent
 from official import jobs
 from official.data.source import DataError
 from official.flags import experiment_from_flagfile
+from official.lock import Locked, folder_lock
 from official.tasks import contrastive
 from official.tasks.registry import build_task
 from official.trained_model import ModelError
@@ -178,6 +179,9 @@ def test_the_comparison(tmp_path, capsys):
     assert "from_classification" in table and "gain" in table and "+0.000" in table
     again = jobs.run(experiment)
     assert {name: row["weights_sha256"] for name, row in again["runs"].items()} == sha
+    for name in ("pretraining/classification", "joint"):  # each run is locked, somebody may have started it alone
+        with folder_lock(str(tmp_path / "runs" / name)), pytest.raises(Locked, match=name):
+            jobs.run(experiment)
     flags = json.load(open(tmp_path / "runs" / "random" / "run.json"))["flags"]
     assert flags["joint_weight"] == 0 and flags["init"] == "random"
     with pytest.raises(DataError, match="needs --pretraining"):
