@@ -21,7 +21,7 @@ import socket
 import time
 from typing import Any, Iterator, Sequence
 
-from official.errors import FileDamaged
+from official.errors import FileDamaged, UserError
 
 _MARK = ".tmp-"
 # What a process on another machine has not touched for so long belongs to a dead one.
@@ -57,6 +57,19 @@ def whole_file(path: str, *, flush: bool = True) -> Iterator[str]:
         raise
     if flush:
         _fsync(os.path.dirname(os.path.abspath(path)))
+
+
+def require_space(folder: str, needed: int, what: str) -> None:
+    """Raises UserError unless the disk that `folder` is (or will be) on has `needed` bytes free for `what`."""
+    there = os.path.abspath(folder)
+    while not os.path.isdir(there):
+        there = os.path.dirname(there)
+    free = shutil.disk_usage(there).free
+    if free < needed:
+        raise UserError(
+            f"{folder}: {what} take about {needed / 2**20:,.0f} MiB, and the disk has {free / 2**20:,.0f} MiB free: "
+            "free some space, lower --keep_checkpoints, or choose another --model_dir"
+        )
 
 
 def write_bytes(path: str, content: bytes) -> None:

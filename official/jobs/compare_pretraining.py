@@ -12,6 +12,7 @@ import tensorflow as tf
 from official.data.source import DataError
 from official.experiment import Experiment
 from official.flags import experiment_from_flagfile
+from official.jobs.checks import check_flags
 from official.jobs.opening import alone_in_folder
 from official.jobs.training import train
 from official.tasks.registry import TASKS
@@ -33,6 +34,9 @@ def compare_pretraining(experiment: Experiment) -> dict[str, Any]:
     names = [source.model.task for source in sources]
     if len(set(names)) < len(names):
         raise DataError(f"--pretraining: two flagfiles of one task: {names}")
+    variants = _variants(experiment, names)
+    for planned in (*sources, *variants.values()):
+        check_flags(planned)
     strategy = build_strategy(experiment.runtime)
     folder.claim(chief=is_chief(strategy))
     rows: dict[str, dict[str, Any]] = {}
@@ -41,7 +45,7 @@ def compare_pretraining(experiment: Experiment) -> dict[str, Any]:
         print(f"\n== pre-training: {name}")
         pretrained[name] = _train_alone(source, strategy)
         _wait_for(os.path.join(source.runtime.model_dir, SUMMARY))  # the chief's hand-over
-    for name, variant in _variants(experiment, names).items():
+    for name, variant in variants.items():
         print(f"\n== {experiment.model.task}: {name}")
         rows[name] = _train_alone(variant, strategy)
     summary = {

@@ -12,6 +12,7 @@ import tensorflow as tf
 from official.data.source import DataError, Source
 from official.evaluation.drawing import sheet, write_png
 from official.experiment import Experiment
+from official.jobs.checks import check_flags, check_run, check_thresholds
 from official.jobs.handing_over import export_once
 from official.jobs.held_out import note_held_out, warn_of_seen_images
 from official.jobs.opening import open_eval, open_joint, open_training, open_unlabeled, timed
@@ -28,8 +29,10 @@ from official.training.run_folder import RunFolder
 def _open_loop(
     experiment: Experiment, folder: RunFolder, strategy: tf.distribute.Strategy, *, unlabeled: bool
 ) -> SelfTraining:
+    check_flags(experiment)
+    check_run(experiment, strategy, pseudo=unlabeled)
     set_up_runtime(experiment.runtime)
-    folder.claim(chief=is_chief(strategy))
+    folder.check()
     with timed(folder, "open_data"):
         labeled, rest, held_out = open_training(experiment)
         task = build_task(experiment, labeled.categories)
@@ -38,6 +41,8 @@ def _open_loop(
         evaluation = open_eval(experiment, task, held_out)
     if labeled.annotations is not None and labeled.annotations.counts().sum() == 0:
         raise DataError(f"{labeled.word}: none of the {len(labeled)} labelled images has a usable box")
+    check_thresholds(experiment, labeled.categories)
+    folder.claim(chief=is_chief(strategy))
     if is_chief(strategy):
         folder.note_categories(labeled.categories)
         for role, source in (("labeled", labeled), ("unlabeled", pool), ("eval", evaluation), ("joint", joint)):

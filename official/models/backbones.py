@@ -13,9 +13,29 @@ from official.models.features import check_size
 from official.models.input_scale import own_scale
 from official.models.kerascv_backbones import KERAS_CV, KerasCVBackbone
 from official.models.resnet import BLOCKS, ResNetBackbone
-from official.models.spinenet import COARSEST_LEVEL, SPINENETS, SpineNetBackbone
+from official.models.spinenet import COARSEST_LEVEL, FINEST_LEVEL, SPINENETS, SpineNetBackbone
 
 keras = tf.keras
+
+
+def check_levels(options: Model) -> None:
+    """Whether the levels of a detector or segmenter are in order, offered by its backbone, and divide its input.
+
+    Raises:
+      FlagError: says which flag does not fit and what does.
+    """
+    low, high = options.min_level, options.max_level
+    words = f"--min_level={low} --max_level={high}"
+    spinenet, segmentation = options.backbone in SPINENETS, options.task == "segmentation"
+    if low > high:
+        raise FlagError(f"{words}: the coarsest level is below the finest")
+    if spinenet and not (FINEST_LEVEL <= low and high <= COARSEST_LEVEL):
+        raise FlagError(f"{words}: {options.backbone} has the levels {FINEST_LEVEL} to {COARSEST_LEVEL}")
+    if segmentation and low != 3:
+        raise FlagError(f"--min_level={low}: a segmenter's finest level is 3")
+    if segmentation and not spinenet and options.pyramid == "nas_fpn" and high != 7:
+        raise FlagError(f"--max_level={high}: NAS-FPN's levels are 3 to 7; leave the flag out, or take --pyramid=fpn")
+    check_size(options.image_size, COARSEST_LEVEL if spinenet else high)
 
 
 def build_backbone(options: Model, input_side: int | None = None) -> keras.Model:

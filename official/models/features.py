@@ -12,11 +12,11 @@ keras = tf.keras
 
 
 def check_size(image_size: int, max_level: int, flag: str = "image_size") -> None:
-    """Raises ValueError, which names the flag, unless the image side is a multiple of the coarsest level's stride."""
+    """Raises FlagError, which names the flag, unless the image side is a multiple of the coarsest level's stride."""
     stride = 2**max_level
     if image_size % stride:
         raise FlagError(
-            f"{flag}={image_size} is not a multiple of {stride}, the stride of max_level={max_level}; "
+            f"--{flag}={image_size} is not a multiple of {stride}, the stride of level {max_level}; "
             f"use {math.ceil(image_size / stride) * stride}"
         )
 

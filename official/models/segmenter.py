@@ -61,7 +61,7 @@ class Segmenter(keras.Model):
         Raises:
           ValueError: the image size does not fit, or an unknown pyramid.
         """
-        check_size(image_size, max_level)
+        check_size(image_size, 7 if pyramid == "nas_fpn" and not is_pyramid(backbone) else max_level)
         arguments = {k: v for k, v in locals().items() if k not in ("self", "kwargs", "__class__")}
         build = PyramidBuilder(
             filters=fpn_filters, momentum=batch_norm_momentum, epsilon=batch_norm_epsilon,

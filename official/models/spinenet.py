@@ -58,6 +58,7 @@ BLOCKS = (
 )
 FILTERS = {2: 64, 3: 128, 4: 256, 5: 256, 6: 256, 7: 256}  # by level, times filter_scale
 STEM_BLOCKS = 2
+FINEST_LEVEL = 3
 COARSEST_LEVEL = 7  # the input's sides are multiples of 2^7
 
 

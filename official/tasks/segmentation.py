@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import functools
+import math
 import os
 from typing import Any, Iterable, Iterator
 
@@ -218,7 +218,7 @@ def parse_scales(text: str) -> list[float]:
     except ValueError:
         scales = []
     if not scales or not all(0.0 < scale < math.inf for scale in scales):
-        raise FlagError(f"--label_scales={text}: not a list of positive numbers")
+        raise FlagError(f"--label_scales={text}: positive numbers are needed, comma separated")
     return scales
 
 

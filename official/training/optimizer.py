@@ -211,28 +211,41 @@ def adapted(name: str) -> bool:
     return "kernel" in name and "head_supervised" not in name
 
 
-def build_optimizer(
-    options: Options, total_steps: int, *, learning_rate: float = 0.0, stretch: float = 1.0
-) -> keras.optimizers.Optimizer:  # fmt: skip
-    """The optimizer that the options describe.
+def build_schedule(
+    options: Options, total_steps: int, stretch: float = 1.0, learning_rate: float = 0.0
+) -> WarmupSchedule:  # fmt: skip
+    """The learning rate that the options describe.
 
     Args:
       total_steps: of this phase.
-      learning_rate: replaces `options.learning_rate` when above 0.
       stretch: multiplies --decay_boundaries and --decay_every, for a phase that is that much longer than the one that
         they are meant for.
+      learning_rate: replaces `options.learning_rate` when above 0.
+
+    Raises:
+      FlagError: boundaries or rates that cannot be read, or that do not fit together.
     """
-    schedule = WarmupSchedule(
+    boundaries = _numbers("decay_boundaries", options.decay_boundaries)
+    if any(later <= earlier for earlier, later in zip(boundaries, boundaries[1:])):
+        raise FlagError(f"--decay_boundaries={options.decay_boundaries}: every boundary must be after the one before it")
+    return WarmupSchedule(
         learning_rate or options.learning_rate,
         total_steps,
         schedule=options.schedule,
         warmup_steps=min(options.warmup_steps, total_steps),
         warmup_learning_rate=options.warmup_learning_rate,
-        boundaries=[round(step * stretch) for step in _numbers("decay_boundaries", options.decay_boundaries)],
+        boundaries=[round(boundary * stretch) for boundary in boundaries],
         rates=_numbers("decay_rates", options.decay_rates),
         decay_every=options.decay_every * stretch,
         decay_factor=options.decay_factor,
     )
+
+
+def build_optimizer(
+    options: Options, total_steps: int, *, learning_rate: float = 0.0, stretch: float = 1.0
+) -> keras.optimizers.Optimizer:  # fmt: skip
+    """The optimizer that the options describe; for the arguments see `build_schedule`."""
+    schedule = build_schedule(options, total_steps, stretch, learning_rate)
     if options.optimizer == "adam":
         return Adam(schedule)
     if options.optimizer == "rmsprop":
@@ -248,8 +261,8 @@ def _numbers(flag: str, text: str) -> list[float]:
         found = [float(part) for part in text.split(",") if part.strip()]
     except ValueError:
         found = [math.nan]
-    if not all(0.0 <= number < math.inf for number in found):
-        raise FlagError(f"--{flag}={text}: not a list of numbers such as 1,2.5")
+    if not all(math.isfinite(number) and number >= 0.0 for number in found):
+        raise FlagError(f"--{flag}={text}: numbers are needed, comma separated, none below 0")
     return found
 
 

@@ -42,12 +42,28 @@ class RunFolder:
         self.before = self.seconds.pop("total", 0.0)
 
     def claim(self, *, chief: bool = True) -> None:
-        """Records the flags; where the folder has begun, they must describe all that has (official/training/phases.py).
+        """Records the flags, once nothing is left that could be found wrong with them.
+
+        Raises:
+          FlagsDiffer: see `check`.
+        """
+        self.chief = chief
+        going_on, saved = self.check(), read_json(os.path.join(self.path, RUN))
+        if going_on:
+            print(going_on)
+        if chief and saved.get("flags") != self.experiment.flags():
+            os.makedirs(self.path, exist_ok=True)
+            self._write_run(saved)
+
+    def check(self) -> str:
+        """Whether the flags describe all that has begun here (official/training/phases.py); writes nothing.
+
+        Returns:
+          What is gone on from, and with which other flags; empty where none has changed.
 
         Raises:
           FlagsDiffer: shows every difference, and what to do.
         """
-        self.chief = chief
         saved = read_json(os.path.join(self.path, RUN))
         changed = changed_flags(saved["decisive_flags"], self.experiment) if "decisive_flags" in saved else {}
         begun = begun_phases(self.path) if changed else []
@@ -59,12 +75,10 @@ class RunFolder:
                 + "\nUse the same flags to continue it. To keep what is still valid and make the rest anew, give these "
                 f"flags with\n  {way_out(self.path, lost, saved['flags'])}"
             )  # fmt: skip
-        if begun:
-            flags = " ".join(f"--{name}={now}" for name, (_, now) in sorted(changed.items()))
-            print(f"{self.path}: going on from {', '.join(begun)} with {flags}")
-        if chief and saved.get("flags") != self.experiment.flags():
-            os.makedirs(self.path, exist_ok=True)
-            self._write_run(saved)
+        if not begun:
+            return ""
+        flags = " ".join(f"--{name}={now}" for name, (_, now) in sorted(changed.items()))
+        return f"{self.path}: going on from {', '.join(begun)} with {flags}"
 
     def _write_run(self, saved: dict[str, Any]) -> None:
         content = {

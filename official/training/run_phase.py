@@ -15,7 +15,7 @@ from official.data.source import Source
 from official.experiment import Experiment
 from official.tasks.task import Task
 from official.training.distribution import is_chief, judging_scope, several_workers
-from official.files import read_json, write_json
+from official.files import read_json, require_space, write_json
 from official.trained_model import ModelError, TrainedModel, describe, described
 from official.training.recovery import (
     RESULT, Checkpoints, last_checkpoint, newest_whole, result_checkpoint, weights_sha256,
@@ -70,6 +70,8 @@ class PhaseRun:
         restored = self.checkpoints.restore_latest()
         self.seconds_before = float(self.checkpoints.meta(restored).get("seconds", 0.0)) if restored else 0.0
         self.started = time.time()
+        if not restored and self.chief:
+            self._require_space()
         if not restored and self.initialize:
             self.initialize(self.trainer)
             if self.trainer.weight_average is not None:
@@ -80,6 +82,18 @@ class PhaseRun:
         seconds = self._seconds()
         metrics = self._judge(self.phase.steps)
         return self._finish(metrics, seconds)
+
+    def _require_space(self) -> None:
+        """Whether the disk takes the checkpoints of this phase and of those that follow it.
+
+        Raises:
+          UserError: how much is missing, before hours of training have gone into it.
+        """
+        runtime, steps = self.experiment.runtime, self.phase.steps
+        kept = min(runtime.keep_checkpoints + 2, -(-steps // runtime.checkpoint_every))  # the best, and one being written
+        later = {"teacher": 1 + self.experiment.training.control, "student": int(self.experiment.training.control)}
+        phases = 1 + (later.get(self.phase.name, 0) if runtime.job == "self_train" else 0)
+        require_space(self.folder, self.trainer.checkpoint_bytes() * kept * phases, f"{phases * kept} checkpoints")
 
     def _check_origin(self) -> None:
         """Raises ModelError where the phase has begun with another teacher or other labels."""

@@ -13,6 +13,7 @@ gradients of the replicas are summed; so the numbers do not depend on how many r
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from typing import Any, Callable, Iterator
 
@@ -125,6 +126,13 @@ class Trainer:
         }
         return {name: part for name, part in found.items() if part is not None}
 
+    def checkpoint_bytes(self) -> int:
+        """About how much a checkpoint holds, in bytes."""
+        held = [*self.model.variables, *self.optimizer.variables]
+        held += self.joint_model.variables if self.joint_model is not None else []
+        held += self.weight_average.shadows if self.weight_average is not None else []
+        return sum(v.dtype.size * math.prod(v.shape) for v in {id(v): v for v in held}.values())
+
     def batches(self) -> Iterator[Tensors]:
         """Batches from the current step on, one per step."""
         start = self.step
@@ -156,12 +164,20 @@ class Trainer:
 
     def _trained_variables(self) -> list[tf.Variable]:
         """All but the frozen ones; freezing does not stop batch norm's statistics (original: base_model.py:96-99)."""
+<<<<<<< HEAD
         freeze, own = self.experiment.training.freeze, self.model.trainable_variables
-        pattern = _pattern("freeze", freeze)
+        pattern = compiled("freeze", freeze)
         if self.joint_model is not None:
             known = {id(v) for v in own}
             own = own + [v for v in self.joint_model.trainable_variables if id(v) not in known]
         found = [v for v in own if not (freeze and pattern.match(v.name))]
+=======
+        pattern, own = self.experiment.training.freeze, _connected(self.model)
+        if self.joint_model is not None:
+            known = {id(v) for v in own}
+            own = own + [v for v in _connected(self.joint_model) if id(v) not in known]
+        found = [v for v in own if not (pattern and re.match(pattern, v.name))]
+>>>>>>> 82a8bcf (Flags, files and places are checked before a run folder is claimed; backbones cut off below level 5 train)
         if not found:
             raise FlagError(f"--freeze={freeze} leaves nothing to train")
         return found
@@ -288,7 +304,7 @@ class Trainer:
     def _weight_decay_loss(self) -> tf.Tensor:
         """weight_decay * 0.5 * sum of squares; outside the normalised data loss."""
         squares = [tf.nn.l2_loss(tf.cast(variable, tf.float32)) for variable in self.decayed]
-        return self.experiment.loss.weight_decay * tf.add_n(squares)
+        return self.experiment.loss.weight_decay * tf.add_n(squares or [tf.zeros([])])  # all kernels may be frozen
 
     def _term_metrics(self, totals: Tensors, terms: dict[str, Tensors], counts: Tensors) -> Tensors:
         metrics = {f"{name}_loss": total for name, total in totals.items()}
@@ -313,6 +329,12 @@ class Trainer:
         flat = tf.nest.flatten(values)
         summed = tf.distribute.get_replica_context().all_reduce(_SUM, flat)
         return tf.nest.pack_sequence_as(values, summed)
+
+
+def _connected(model: tf.keras.Model) -> list[tf.Variable]:
+    """The trainable variables that the outputs depend on; with --max_level=4 the backbone's last stages are not among them."""
+    used = {id(v) for v in tf.keras.Model(model.inputs, model.outputs).variables}
+    return [v for v in model.trainable_variables if id(v) in used]
 
 
 def joint_task(experiment: Experiment, source: Source) -> ClassificationTask:
@@ -367,7 +389,7 @@ def _state(value: Any, dtype: tf.DType, name: str) -> tf.Variable:
     )
 
 
-def _pattern(flag: str, text: str) -> re.Pattern:
+def compiled(flag: str, text: str) -> re.Pattern:
     """Compiles a flag's regular expression; raises FlagError where it is none."""
     try:
         return re.compile(text)
