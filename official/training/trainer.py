@@ -164,20 +164,12 @@ class Trainer:
 
     def _trained_variables(self) -> list[tf.Variable]:
         """All but the frozen ones; freezing does not stop batch norm's statistics (original: base_model.py:96-99)."""
-<<<<<<< HEAD
-        freeze, own = self.experiment.training.freeze, self.model.trainable_variables
+        freeze, own = self.experiment.training.freeze, _connected(self.model)
         pattern = compiled("freeze", freeze)
         if self.joint_model is not None:
             known = {id(v) for v in own}
-            own = own + [v for v in self.joint_model.trainable_variables if id(v) not in known]
-        found = [v for v in own if not (freeze and pattern.match(v.name))]
-=======
-        pattern, own = self.experiment.training.freeze, _connected(self.model)
-        if self.joint_model is not None:
-            known = {id(v) for v in own}
             own = own + [v for v in _connected(self.joint_model) if id(v) not in known]
-        found = [v for v in own if not (pattern and re.match(pattern, v.name))]
->>>>>>> 82a8bcf (Flags, files and places are checked before a run folder is claimed; backbones cut off below level 5 train)
+        found = [v for v in own if not (freeze and pattern.match(v.name))]
         if not found:
             raise FlagError(f"--freeze={freeze} leaves nothing to train")
         return found
@@ -204,9 +196,9 @@ class Trainer:
         )
 
     def _compile(self) -> Callable[[Tensors], Tensors]:
-        compiled = self.experiment.runtime.xla and self.replicas == 1
+        by_xla = self.experiment.runtime.xla and self.replicas == 1
 
-        @tf.function(jit_compile=compiled or None)
+        @tf.function(jit_compile=by_xla or None)
         def one_replica(batch):
             return self._replica_step(batch)
 
