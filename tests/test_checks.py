@@ -91,7 +91,9 @@ def test_batches_of_all_phases_are_shared_evenly(monkeypatch):
     for name, value in odd.items():
         with pytest.raises(FlagError, match=f"--{name}=3: choose a multiple of 2"):
             check_run(tiny.experiment(joint_weight=0.5, **{"joint_batch_size": 4, name: value}), Two(), pseudo=True)
-    check_run(tiny.experiment(joint_batch_size=3, pseudo_batch_size=3), Two(), pseudo=False)
+    with pytest.raises(FlagError, match="--batch_size=3"):  # the student's, where the teacher has one of its own
+        check_run(tiny.experiment(teacher_batch_size=4, batch_size=3), Two(), pseudo=True)
+    check_run(tiny.experiment(teacher_batch_size=4, batch_size=3, joint_batch_size=3, pseudo_batch_size=3), Two(), pseudo=False)
 
 
 def test_thresholds_of_classes_that_are_not_there():
