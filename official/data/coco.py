@@ -18,9 +18,6 @@ from official.data.labels import (
 )  # fmt: skip
 from official.data.source import Annotations, Category, Source
 
-GUESSED_FROM = 50  # images whose folder is looked for, before it must be said
-
-
 def open_coco(
     path: str,
     image_folder: str | None = None,
@@ -48,7 +45,8 @@ def open_coco(
     """
     data = load_coco_json(path, labeled=labeled, outlines=masks)
     word, report = f"coco:{path}", InputReport()
-    folder = image_folder or _guess_folder(path, data)
+    names = [name for image in data["images"] if isinstance(name := image.get("file_name"), str) and name]
+    folder = image_folder or image_files.guess_folder(word, path, names)
     image_files.require_folder(folder, word)
     records, paths = _found_images(data["images"], folder, report)
     ids = [identifier(image["id"]) for image in records]
@@ -69,7 +67,7 @@ def open_coco(
 def _labelled(
     source: Source, data: dict[str, Any], path: str, masks: bool, max_skipped_fraction: float, crowd: str
 ) -> Source:
-    categories, category_ids = read_categories(data, path)
+    categories, category_ids = read_categories(data, path, source.report)
     annotations, rows = read_objects(data, source, category_ids, crowd=crowd)
     if masks:
         read = class_map_reader([data["annotations"][row] for row in rows], annotations, source)
@@ -93,7 +91,7 @@ def _found_images(images: list[dict], folder: str, report: InputReport) -> tuple
     records, paths = [], []
     for image in images:
         name = image.get("file_name")
-        target = finder.inside(name) if isinstance(name, str) and name else None
+        target = _path(finder, name) if isinstance(name, str) and name else None
         if target is None:
             report.skip_image(
                 "file_name is missing or leaves the image folder", str(name), file_id(image["id"])
@@ -104,35 +102,33 @@ def _found_images(images: list[dict], folder: str, report: InputReport) -> tuple
     return records, paths
 
 
-def _guess_folder(path: str, data: dict[str, Any]) -> str:
-    here = os.path.dirname(os.path.abspath(path))
-    names = [
-        name
-        for image in data["images"][:GUESSED_FROM]
-        if isinstance(name := image.get("file_name"), str) and name
-    ]
-    for folder in (os.path.join(here, "images"), os.path.join(here, "..", "images"), here):
-        if any(os.path.isfile(target) for name in names if (target := image_files.safe_join(folder, name))):
-            return folder
-    raise DataError(f"coco:{path}: its images are not beside it; say where with coco:{path},IMAGE_FOLDER")
+def _path(finder: image_files.ImageFinder, name: str) -> str | None:
+    """The path of a file of the folder, or of a labelling server's by its bare name; None if it leaves the folder."""
+    if image_files.is_foreign(name):
+        return finder.known(name) or os.path.join(finder.folder, os.path.basename(name))
+    return finder.inside(name)
 
 
 def _stated(image: dict) -> tuple[float, float]:
     return number(image.get("height")), number(image.get("width"))
 
 
-def read_categories(data: dict[str, Any], path: str) -> tuple[tuple[Category, ...], tuple[int | str, ...]]:
+def read_categories(
+    data: dict[str, Any], path: str, report: InputReport
+) -> tuple[tuple[Category, ...], tuple[int | str, ...]]:  # fmt: skip
     """The classes in the order of their ids, and their ids as they stand in the file.
 
-    Ids that are no numbers become 1, 2, ... in their order.
+    Ids that are no numbers become 1, 2, ... in their order. Roboflow's category 0, which is called as the data set and has no
+    object, is left out.
 
     Raises:
       DataError: an id or a name is missing or occurs twice.
     """
     if not all(isinstance(c, dict) and identifier(c.get("id")) is not None for c in data["categories"]):
         raise DataError(f"{path}: a category has no id: {shown(data['categories'])}")
-    ids = [file_id(c["id"]) for c in data["categories"]]
-    names = [printable(str(c.get("name", i))) for c, i in zip(data["categories"], ids)]
+    entries = _without_dummies(data, path, report)
+    ids = [file_id(c["id"]) for c in entries]
+    names = [printable(str(c.get("name", i))) for c, i in zip(entries, ids)]
     for field, values in (("id", list(map(identifier, ids))), ("name", names)):
         repeated = [value for value, n in collections.Counter(values).items() if n > 1]
         if repeated:
@@ -142,6 +138,19 @@ def read_categories(data: dict[str, Any], path: str) -> tuple[tuple[Category, ..
         numbers = [sorted(map(str, ids)).index(str(i)) + 1 for i in ids]
     order = sorted(range(len(ids)), key=numbers.__getitem__)
     return tuple(Category(numbers[i], names[i]) for i in order), tuple(ids[i] for i in order)
+
+
+def _without_dummies(data: dict[str, Any], path: str, report: InputReport) -> list[dict]:
+    """The categories without one of id 0 that is above the others, or is called as one of them, and has no object."""
+    categories = data["categories"]
+    dummies = [c for c in categories if identifier(c["id"]) == "0" and str(c.get("supercategory")).lower() == "none"]
+    for dummy in dummies:
+        others = [c for c in categories if c is not dummy]
+        above = any(dummy.get("name") in (c.get("name"), c.get("supercategory")) for c in others)
+        if above and not any(identifier(a.get("category_id")) == "0" for a in data["annotations"]):
+            report.note(f"category 0 stands for all others and has no object: left out ({printable(str(dummy.get('name')))})", path)
+            return others
+    return categories
 
 
 def _integer(value: int | str) -> int | None:
@@ -212,7 +221,7 @@ def labels_alone(
         report=report,
         file_ids=_objects([file_id(image["id"]) for image in data["images"]]),
     )
-    categories, category_ids = read_categories(data, path)
+    categories, category_ids = read_categories(data, path, report)
     annotations, rows = read_objects(data, source, category_ids, crowd=crowd)
     note_crowded_classes(annotations, categories, report)
     labelled = dataclasses.replace(

@@ -21,7 +21,7 @@ from PIL import Image, ImageOps
 from official.data.coco_json import LFS_POINTER, LFS_REASON
 from official.data.frames import Frames, frames_of
 from official.data.image_places import (  # noqa: F401
-    EXTENSIONS, ImageFinder, displayed, holds_labels, named_picture, require_folder, safe_join, walk,
+    EXTENSIONS, ImageFinder, displayed, guess_folder, holds_labels, is_foreign, named_picture, require_folder, safe_join, walk,
 )  # fmt: skip
 from official.data.input_report import InputReport
 from official.data.png_chunks import png_exif

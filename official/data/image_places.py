@@ -5,7 +5,8 @@ from __future__ import annotations
 import collections
 import os
 import re
-from typing import Iterator
+import urllib.parse
+from typing import Iterator, Sequence
 
 from official.data.input_report import DataError, printable
 
@@ -100,6 +101,61 @@ def named_picture(folder: str, name: str) -> str | None:
     return os.path.join(folder, found[0]) if found and not labels else None
 
 
+GUESSED_FROM = 50  # images whose folder is looked for, before it must be said
+_UPLOAD = re.compile(r"^[0-9a-f]{8}-(?=.)")  # what Label Studio puts before the name of an uploaded file
+
+
+def is_foreign(name: str) -> bool:
+    """Whether a name is one of a labelling server: a URL, or a path of Label Studio's."""
+    return "://" in name or name.startswith("/data/")
+
+
+def local_names(name: str) -> list[str]:
+    """What a file that a labelling tool names may be called in a folder, the likeliest first.
+
+    Backslashes are folders; of a URL its path counts, percent signs spelled out, of Label Studio's `?d=` what stands there;
+    then the bare name, also without the prefix of an upload. Names that would leave the folder are bare.
+    """
+    found = [name.replace("\\", "/")]
+    if is_foreign(name):
+        parts = urllib.parse.urlsplit(name)
+        query = urllib.parse.parse_qs(parts.query).get("d")
+        found = query or [parts.path, urllib.parse.unquote(parts.path)]
+    bare = [os.path.basename(n) for n in found]
+    names = [n.lstrip("/") for n in found] + bare + [_UPLOAD.sub("", n) for n in bare]
+    return [n for n in dict.fromkeys(names) if safe_join(".", n)]
+
+
+def guess_folder(word: str, annotations: str, names: Sequence[str]) -> str:
+    """The folder of images beside an annotation file, in which one of the first of them is.
+
+    Raises:
+      DataError: there is none.
+    """
+    here = os.path.dirname(os.path.abspath(annotations))
+    wanted = [local for name in names[:GUESSED_FROM] for local in local_names(name)]
+    folders = [os.path.join(here, "images"), os.path.join(here, "..", "images"), here]
+    for folder in folders:
+        if any(os.path.isfile(os.path.join(folder, name)) for name in wanted):
+            return folder
+    for folder in filter(os.path.isdir, folders[:2]):
+        finder = ImageFinder(folder)
+        if any(finder.known(name) for name in names[:GUESSED_FROM]):
+            return folder
+    raise DataError(f"{word}: its images are not beside it; say where with {word},IMAGE_FOLDER")
+
+
+def _nearest(found: list[str], file_name: str) -> list[str]:
+    """Those of some paths of one bare name that end in the most of the folders of `file_name`."""
+    parts = [part for part in os.path.normpath(file_name.replace("\\", "/")).split(os.sep) if part != ".."]
+    for first in range(len(parts) - 1):
+        ending = os.sep + os.sep.join(parts[first:])
+        nearer = [name for name in found if (os.sep + name).endswith(ending)]
+        if nearer:
+            return nearer
+    return found
+
+
 class ImageFinder:
     """Finds the pictures of annotations in a folder."""
 
@@ -121,11 +177,22 @@ class ImageFinder:
             return path
         return self.elsewhere(file_name) or path
 
+    def known(self, file_name: str) -> str | None:
+        """The path of an existing image by any of its `local_names`: where the name says, or else anywhere below the folder.
+
+        Raises:
+          DataError: two files fit.
+        """
+        names = local_names(file_name)
+        written = [name for name in names if os.path.dirname(name)] or names
+        here = (path for name in written if os.path.isfile(path := os.path.join(self.folder, name)))
+        return next(here, None) or next(filter(None, map(self.elsewhere, [file_name, *names])), None)
+
     def elsewhere(self, file_name: str, *, stem: bool = False) -> str | None:
         """The one picture below the folder with this name, wherever it is; None if there is none.
 
         Args:
-          file_name: with folders, a file that ends in them comes before others.
+          file_name: with folders, a file that ends in more of them comes before others.
           stem: a picture of another ending will do.
 
         Raises:
@@ -135,9 +202,7 @@ class ImageFinder:
         found = self._index().get(bare, [])
         if not found and stem:
             found = self._index().get("stem:" + os.path.splitext(bare)[0], [])
-        ending = os.sep + os.path.normpath(file_name)
-        nearer = [name for name in found if (os.sep + name).endswith(ending)]
-        found = nearer or found
+        found = _nearest(found, file_name)
         pictures = [name for name in found if not holds_labels(name)] or found
         if len(pictures) > 1:
             raise DataError(

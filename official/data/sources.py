@@ -5,6 +5,10 @@
     voc:FOLDER[,IMAGE_FOLDER][,split=S]  Pascal VOC XML; for segmentation its mask PNGs, with the values below
         first_pixel=0|1  whether its boxes count pixels from 0 (LabelImg) or 1 (Pascal VOC), where that is not found out
     yolo:DATA.yaml[,split=S]             YOLO as Ultralytics lays it out: boxes or polygons; `train`, or `val` as --eval_data
+    labelme:FOLDER[,IMAGE_FOLDER]        LabelMe's JSONs, one an image
+    cvat:FILE.xml[,IMAGE_FOLDER]         CVAT for images 1.1
+    via:FILE.json[,IMAGE_FOLDER][,attribute=NAME]  VGG Image Annotator 1 and 2; which attribute of a region is its class
+    labelstudio:FILE.json[,IMAGE_FOLDER][,which=predictions]  Label Studio's JSON or JSON-MIN
     masks:IMAGES,MASKS[,NAME=VALUE...]   pictures and mask PNGs of the same names (segmentation):
         classes=FILE     a class name a line, in the order of the indices
         palette=FILE     masks of colours: lines of `r g b name`, a `labelmap.txt`, or `voc`
@@ -25,7 +29,12 @@ import os
 
 from official.data.coco import open_coco
 from official.data.crops import object_crops
+from official.data.formats.cvat import open_cvat
+from official.data.formats.label_studio import open_label_studio
+from official.data.formats.labelme import open_labelme
+from official.data.formats.recognise import advice, what_it_is
 from official.data.formats.records import ReadRules
+from official.data.formats.via import open_via
 from official.data.formats.yolo import open_yolo
 from official.data.image_folder import open_folder
 from official.data.mask_folders import mask_rules, open_masks, open_voc_masks
@@ -86,7 +95,7 @@ def open_source(word: str, options: ReadOptions = ReadOptions(), *, labeled: boo
     return dataclasses.replace(source, word=word)
 
 
-_NAMES = ("images", "masks", "split", "classes", "count", "size", "ignore", "foreground", "palette", "feature", "first_pixel")
+_NAMES = ("images", "masks", "split", "classes", "count", "size", "ignore", "foreground", "palette", "feature", "first_pixel", "attribute", "which")
 _ESCAPED = {f"\\{character}": chr(0xE000 + number) for number, character in enumerate(",=+\\")}
 
 
@@ -101,7 +110,8 @@ def parse_word(word: str) -> tuple[str, str, dict[str, str]]:
     """
     kind, _, rest = word.partition(":")
     if kind not in _OPENERS:
-        raise DataError(f"data {word!r}: unknown kind {kind!r}; choose one of {sorted(_OPENERS)} (KIND:PLACE)")
+        found = advice(kind) or what_it_is(rest) or what_it_is(word)
+        raise DataError(f"data {word!r}: unknown kind {kind!r}; choose one of {sorted(_OPENERS)} (KIND:PLACE){found}")
     for written, kept in _ESCAPED.items():
         rest = rest.replace(written, kept)
     place, *extras = _joined(rest.split(","))
@@ -193,6 +203,27 @@ def _yolo(place, named, options, labeled):
     return open_yolo(place, named.pop("split", options.split), _read_rules(options, labeled))
 
 
+def _labelme(place, named, options, labeled):
+    return open_labelme(place, named.pop("images", None), _read_rules(options, labeled))
+
+
+def _cvat(place, named, options, labeled):
+    return open_cvat(place, named.pop("images", None), _read_rules(options, labeled))
+
+
+def _via(place, named, options, labeled):
+    return open_via(place, named.pop("images", None), named.pop("attribute", None), _read_rules(options, labeled))
+
+
+def _label_studio(place, named, options, labeled):
+    which = named.pop("which", "annotations")
+    if which not in ("annotations", "predictions"):
+        raise DataError(f"data 'labelstudio:{place}': which={which} is neither annotations nor predictions")
+    return open_label_studio(
+        place, named.pop("images", None), _read_rules(options, labeled), predictions=which == "predictions"
+    )
+
+
 def _masks(place, named, options, labeled):
     return open_masks(
         place, named.pop("images", ""), rules=mask_rules(f"masks:{place}", named), labeled=labeled, **_file_checks(options)
@@ -219,6 +250,10 @@ _OPENERS = {
     "coco": _coco,
     "voc": _voc,
     "yolo": _yolo,
+    "labelme": _labelme,
+    "cvat": _cvat,
+    "via": _via,
+    "labelstudio": _label_studio,
     "masks": _masks,
     "folder": _folder,
     "tfrecord": _tfrecord,

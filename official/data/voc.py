@@ -10,6 +10,7 @@ import numpy as np
 
 from official.data import image_files
 from official.data.coco_json import LFS_POINTER, LFS_REASON
+from official.data.formats.recognise import what_it_is
 from official.data.input_report import DataError, InputReport, printable
 from official.data.labels import (
     ImageTable, RawObjects, clean_objects, flag, note_crowded_classes, number,
@@ -147,7 +148,7 @@ def _xml_files(folder: str, split: str | None, word: str, report: InputReport) -
             raise DataError(f"{word}: no split list {list_path}")
         found = _listed(found, read_split(list_path, "split list"), list_path, report)
     if not found and not report.skipped_images:
-        raise DataError(f"{word}: no XML annotation found")
+        raise DataError(f"{word}: no XML annotation found{what_it_is(folder)}")
     return found
 
 

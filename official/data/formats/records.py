@@ -15,6 +15,8 @@ from official.data.input_report import DataError, InputReport, printable
 from official.data.labels import ImageTable, RawObjects, clean_objects, identifier, note_crowded_classes, number
 from official.data.source import Category, Source
 
+NO_AREA = "shape without an area"
+
 
 @dataclasses.dataclass(frozen=True)
 class ReadRules:
@@ -72,6 +74,24 @@ class ImageRecord:
     lost: list[str] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
     fractions: bool = False
+
+
+def joined(shapes: list[Shape]) -> Shape:
+    """Parts of one object as one: the box around all, and all polygons; without an outline where a part has none."""
+    if len(shapes) == 1:
+        return shapes[0]
+    boxes = [shape.box if shape.box is not None else _around(shape.outline) for shape in shapes]
+    box = [*np.min([b[:2] for b in boxes], axis=0).tolist(), *np.max([b[2:] for b in boxes], axis=0).tolist()]
+    whole = all(isinstance(shape.outline, list) for shape in shapes)
+    return Shape(
+        shapes[0].label, box, [p for shape in shapes for p in shape.outline] if whole else None,
+        crowd=any(shape.crowd for shape in shapes), score=min(shape.score for shape in shapes),
+    )  # fmt: skip
+
+
+def _around(outline: Any) -> list[float]:
+    found = outline_box(outline)
+    return [math.nan] * 4 if found is None else [found[0], found[1], found[0] + found[2], found[1] + found[3]]
 
 
 def stated_number(value: Any) -> float:

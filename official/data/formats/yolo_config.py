@@ -9,6 +9,7 @@ from typing import Any, Sequence
 import yaml
 
 from official.data.coco_json import LFS_POINTER, LFS_REASON
+from official.data.formats.recognise import what_it_is
 from official.data.input_report import DataError, printable, shown
 from official.data.text_lists import read_lines
 
@@ -109,7 +110,7 @@ def _config_file(place: str) -> str:
     usual = [name for name in found if os.path.splitext(name)[0] in ("data", "dataset")]
     found = usual[:1] or found or [name for name in ("classes.txt",) if os.path.isfile(os.path.join(place, name))]
     if len(found) != 1:
-        held = f"has {shown(found)}; name one" if found else "has no data.yaml; it lists `train:`, `val:` and `names:`"
+        held = f"has {shown(found)}; name one" if found else f"has no data.yaml, which lists `train:`, `val:` and `names:`{what_it_is(place)}"
         raise DataError(f"yolo:{place} {held}")
     return os.path.join(place, found[0])
 
@@ -139,7 +140,7 @@ def _read_yaml(path: str) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, TypeError) as error:
         raise DataError(f"{path} is not YAML: {printable(str(error))[:200]}") from error
     if not isinstance(content, dict) or not ({"names", "nc", "train", "val", "test"} & set(content)):
-        raise DataError(f"{path} is not a YOLO data.yaml: it needs `train:` (and `val:`) and `names:`")
+        raise DataError(f"{path} is not a YOLO data.yaml: it needs `train:` (and `val:`) and `names:`{what_it_is(path)}")
     return content
 
 
