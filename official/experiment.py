@@ -241,7 +241,7 @@ class Handover:
     """Jobs on a finished model."""
 
     checkpoint: str = option("", "Run folder, phase or checkpoint folder to evaluate, label, predict or export with, the run's own when empty; job=import_checkpoint: the file.")
-    classes: str = option("", "job=import_checkpoint of a whole network: its classes, a name a line in the order of its channels (a detector's without the background), or a COCO JSON whose category ids are the channels. Default: COCO's for a detector of 91 channels, PASCAL VOC's for a segmenter of 21, else class_1, class_2 ...")
+    classes: str = option("", "File of the classes of all data, a name a line in the order that they are to have, or a COCO JSON: needed where the words that a + joins have other classes. job=import_checkpoint of a whole network: its classes, a name a line in the order of its channels (a detector's without the background), or a COCO JSON whose category ids are the channels. Default: COCO's for a detector of 91 channels, PASCAL VOC's for a segmenter of 21, else class_1, class_2 ...")
     detections: str = option("", "job=evaluate: a COCO results file to score instead of a model.")
     iou_type: str = option("bbox", "job=evaluate --detections: what is compared.", choices=("bbox", "segm"))
     images: str = option("", "job=predict: a folder of pictures.")

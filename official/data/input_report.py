@@ -65,6 +65,15 @@ class InputReport:
         self._lost["object", kind_of(reason)] += 1
         self.note(reason, file, image_id)
 
+    def add(self, other: InputReport) -> None:
+        """Counts what another report counts, too."""
+        self.counts.update(other.counts)
+        self._lost.update(other._lost)
+        self.entries += other.entries[: max(0, self.MAX_ENTRIES - len(self.entries))]
+        self.skipped_images += other.skipped_images
+        self.lost_objects += other.lost_objects
+        self.objects += other.objects
+
     def check(self, word: str, total: int, max_skipped_fraction: float) -> None:
         """Fails if too many images, or all of them, were left out.
 

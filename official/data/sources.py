@@ -18,7 +18,8 @@
     tfrecord:GLOB[+GLOB...]              TF Examples of the original stack
     tfds:BUILDER[/CONFIG][:SPLIT][,feature=NAME]  a prepared TensorFlow Datasets builder
 
-A comma, equals sign or plus in a path is understood where the path exists, and may be written as \\, \\= \\+.
+Words that are joined by + are one data set, as in coco:a.json,images+yolo:more/data.yaml, where their classes have the same names
+or are listed by --classes. A comma, equals sign or plus in a path is understood where the path exists, and may be written as \\, \\= \\+.
 Where classes of pictures are wanted and a word has boxes, every object is cut out as a picture.
 """
 
@@ -26,6 +27,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 
 from official.data.coco import open_coco
 from official.data.crops import object_crops
@@ -37,6 +39,7 @@ from official.data.formats.records import ReadRules
 from official.data.formats.via import open_via
 from official.data.formats.yolo import open_yolo
 from official.data.image_folder import open_folder
+from official.data.joined import in_order, join_sources, read_classes
 from official.data.mask_folders import mask_rules, open_masks, open_voc_masks
 from official.data.scenes_source import open_scenes
 from official.data.source import DataError, Source
@@ -58,6 +61,7 @@ class ReadOptions:
     crowd: str = "ignore"  # what an object marked as a crowd or difficult is: "ignore", or "objects" like others
     stated_size: str = "check"  # an image of another size than its annotations state: left out, or "scale"
     split: str = "train"  # that is read where a word of named splits says none
+    classes_file: str = ""  # file of the classes, in the order that they are to have
     label_kind: str = "boxes"  # "boxes", "masks" (class maps) or "classes" (of whole pictures)
 
     @property
@@ -80,8 +84,15 @@ def open_source(word: str, options: ReadOptions = ReadOptions(), *, labeled: boo
       labeled: False for the unlabelled stream: labels that the source has are dropped.
 
     Raises:
-      DataError: unknown kind, malformed word, or what the kind's own loader raises.
+      DataError: unknown kind, malformed word, words whose classes differ, or what the kind's own loader raises.
     """
+    words = split_word(word)
+    if len(words) == 1:
+        return _open_one(word, options, labeled)
+    return join_sources(word, [_open_one(part, options, labeled) for part in words])
+
+
+def _open_one(word: str, options: ReadOptions, labeled: bool) -> Source:
     kind, place, named = parse_word(word)
     source = _OPENERS[kind](place, named, options, labeled)
     if named:
@@ -92,11 +103,38 @@ def open_source(word: str, options: ReadOptions = ReadOptions(), *, labeled: boo
     labels = {"boxes": source.annotations, "masks": source.read_mask, "classes": source.image_classes}
     if labeled and labels[options.label_kind] is None:
         raise DataError(f"data {word!r} has no {options.label_kind}; it can be used with --unlabeled_data only")
+    if labeled and options.classes_file:
+        source = in_order(source, read_classes(options.classes_file))
     return dataclasses.replace(source, word=word)
 
 
 _NAMES = ("images", "masks", "split", "classes", "count", "size", "ignore", "foreground", "palette", "feature", "first_pixel", "attribute", "which")
 _ESCAPED = {f"\\{character}": chr(0xE000 + number) for number, character in enumerate(",=+\\")}
+
+
+def split_word(word: str) -> list[str]:
+    """KIND:...+KIND:... -> its words. A plus is part of a path where no KIND: follows, or a backslash is before it, or that path
+    exists."""
+    for written, kept in _ESCAPED.items():
+        word = word.replace(written, kept)
+    first, *others = re.split(rf"\+(?=(?:{'|'.join(_OPENERS)}):)", word)
+    found = [first]
+    for part in others:
+        if _goes_on(found[-1], part):
+            found[-1] += "+" + part
+        else:
+            found.append(part)
+    for written, kept in _ESCAPED.items():
+        found = [part.replace(kept, written) for part in found]
+    return found
+
+
+def _goes_on(word: str, more: str) -> bool:
+    """Whether a path that exists goes over the plus between two parts of a word."""
+    before, behind = word.partition(":")[2].split(","), more.split(",")
+    ends = [",".join(before[i:]) for i in range(len(before))]
+    starts = [",".join(behind[:i]) for i in range(1, len(behind) + 1)]
+    return any(_is_path(f"{end}+{start}") for end in ends for start in starts)
 
 
 def parse_word(word: str) -> tuple[str, str, dict[str, str]]:

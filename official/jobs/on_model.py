@@ -11,7 +11,7 @@ import tqdm
 
 from official.data.image_folder import open_folder
 from official.data.source import Category, DataError
-from official.data.sources import parse_word
+from official.data.sources import parse_word, split_word
 from official.evaluation import coco_metrics
 from official.evaluation.drawing import write_png
 from official.experiment import Experiment
@@ -101,8 +101,8 @@ def evaluate(experiment: Experiment) -> dict[str, Any]:
 def _evaluate_files(experiment: Experiment) -> dict[str, Any]:
     folder = RunFolder(experiment)
     kind, _, place = experiment.data.eval_data.partition(":")
-    if kind != "coco" or not place:
-        raise DataError("--detections needs --eval_data=coco:GROUND_TRUTH.json")
+    if kind != "coco" or not place or len(split_word(experiment.data.eval_data)) > 1:
+        raise DataError("--detections needs --eval_data=coco:GROUND_TRUTH.json, one file")
     handover, reports = experiment.handover, {}
     with listing(folder.path, reports):
         metrics = coco_metrics.evaluate_files(

@@ -40,6 +40,7 @@ def read_options(experiment: Experiment, label_kind: str = "") -> ReadOptions:
         max_skipped_fraction=data.max_skipped_fraction,
         crowd=data.crowd,
         stated_size=data.stated_size,
+        classes_file=_classes_file(experiment),
         label_kind=label_kind or TASKS[experiment.model.task].label_kind,
     )
 
@@ -51,6 +52,12 @@ def alone_in_folder(runtime: Runtime) -> contextlib.AbstractContextManager[None]
       Locked: another process trains in the folder.
     """
     return folder_lock(runtime.model_dir) if is_chief_process(runtime) else contextlib.nullcontext()
+
+
+def _classes_file(experiment: Experiment) -> str:
+    """--classes; of a run folder that is used elsewhere, without the file that it was trained with, the model knows them."""
+    path = experiment.handover.classes
+    return path if "classes" in experiment.given or os.path.isfile(path) else ""
 
 
 @contextlib.contextmanager

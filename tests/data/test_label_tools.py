@@ -161,14 +161,14 @@ def test_cvat_groups_masks_and_labels_that_are_not_listed(tmp_path):
     square = '<polygon label="cat" group_id="{}" points="{},0;{},0;{},5;{},5"/>'
     word = cvat(
         tmp_path,
-        square.format(1, 0, 5, 5, 0) + square.format(1, 10, 15, 15, 10) + square.format(0, 20, 25, 25, 20)
+        square.format(1, 0, 5, 5, 0) + square.format(1, 10, 15, 15, 10) + square.format(0, 20, 25, 25, 20) + square.format(0, 30, 32, 32, 30)
         + '<mask label="ant" rle="0, 6" left="30" top="5" width="3" height="2"/>',
         meta="",
     )  # fmt: skip
     source = read(word)
-    assert objects(source) == [("ant", [5, 30, 7, 33]), ("cat", [0, 0, 5, 15]), ("cat", [0, 20, 5, 25])]
+    assert objects(source) == [("ant", [5, 30, 7, 33]), ("cat", [0, 0, 5, 15]), ("cat", [0, 20, 5, 25]), ("cat", [0, 30, 5, 32])]
     mask = mask_of(read(word, label_kind="masks"))
-    assert (mask[5:7, 30:33] == 1).all() and (mask == 1).sum() == 6 and (mask == 2).sum() == 75
+    assert (mask[5:7, 30:33] == 1).all() and (mask == 1).sum() == 6 and (mask == 2).sum() == 85
 
 
 def test_cvat_files_that_are_not_images_say_so(tmp_path):
