@@ -216,7 +216,7 @@ class Runtime:
     job: str = option(
         "self_train",
         "What to do; see official/jobs/__init__.py.",
-        choices=("self_train", "train", "linear_eval", "compare_pretraining", "pseudo_label", "inspect_labels", "evaluate", "predict", "export", "import_checkpoint", "model_stats", "gallery", "write_scenes", "write_tfrecords"),
+        choices=("self_train", "train", "linear_eval", "compare_pretraining", "pseudo_label", "inspect_labels", "evaluate", "predict", "export", "import_checkpoint", "model_stats", "gallery", "check_data", "write_scenes", "write_tfrecords"),
     )
     model_dir: str = option("", "The run folder: everything a job writes is in it.")
     seed: int = option(0, "Decides weights, data order and every random draw.", lower=0)
@@ -248,6 +248,7 @@ class Handover:
     output: str = option("", "Where job=predict, write_scenes and write_tfrecords write.")
     output_shards: int = option(8, "job=write_tfrecords: how many files.", lower=1)
     tflite: bool = option(False, "Also exports TFLite.")
+    check_steps: int = option(5, "job=check_data: real training steps that are timed, to say how long a run takes; 0: none.", lower=0)
 
 
 GROUPS = {

@@ -11,6 +11,7 @@
     export           .keras, SavedModel, TFLite
     import_checkpoint  somebody's backbone weights as a file for --init, or a whole released network as a run
     model_stats      parameters and multiply-adds
+    check_data       before a run: what is there, what does not fit, what is there twice, how long it takes
     gallery          one sheet of every augmentation
     write_scenes     the embedded data set as files in COCO format
     write_tfrecords  any source as TFRecord shards
@@ -22,6 +23,7 @@ import contextlib
 from typing import Any, Callable
 
 from official.experiment import Experiment
+from official.jobs.check_data import check_data
 from official.jobs.on_data import gallery, write_scenes_job, write_tfrecords_job
 from official.jobs.importing import import_checkpoint
 from official.jobs.on_model import evaluate, export, inspect_labels, model_stats, predict, pseudo_label
@@ -42,6 +44,7 @@ JOBS: dict[str, Callable[[Experiment], dict[str, Any]]] = {
     "import_checkpoint": import_checkpoint,
     "model_stats": model_stats,
     "gallery": gallery,
+    "check_data": check_data,
     "write_scenes": write_scenes_job,
     "write_tfrecords": write_tfrecords_job,
 }

@@ -14,6 +14,7 @@ from official.evaluation.drawing import sheet, write_png
 from official.experiment import Experiment
 from official.jobs.checks import check_flags, check_run, check_thresholds
 from official.jobs.handing_over import export_once
+from official.jobs.data_checks import quick_checks, warn
 from official.jobs.held_out import note_held_out, warn_of_seen_images
 from official.jobs.opening import open_eval, open_joint, open_training, open_unlabeled, timed
 from official.jobs.settling import settled
@@ -52,6 +53,7 @@ def _open_loop(
             note_held_out(folder, experiment, labeled, held_out)
         if evaluation is not None:
             warn_of_seen_images(experiment, evaluation)
+        warn(folder.path, quick_checks(experiment, {"labeled": labeled, "unlabeled": pool, "eval": evaluation}))
     print(
         f"training: {len(labeled)} images{_amount(labeled)}"
         + (f"; unlabelled: {len(pool)} images" if pool else "")
