@@ -18,6 +18,7 @@ from official.files import write_json
 from official.models.anchor_fit import AnchorFlags, proposals
 
 SAMPLED_BOXES = 50_000
+QUICKLY_SAMPLED = 5_000
 _SAID = {"labeled": "labelled", "unlabeled": "unlabelled", "eval": "evaluation"}
 
 
@@ -31,7 +32,8 @@ def quick_checks(experiment: Experiment, sources: Mapping[str, Source | None]) -
     found = shared_warnings(opened)
     if experiment.model.task == "detection":
         labeled = opened["labeled"]
-        found += anchor_warnings(experiment, anchor_report(experiment, labeled)) + crowded_warnings(experiment, opened)
+        report = anchor_report(experiment, labeled, QUICKLY_SAMPLED)
+        found += anchor_warnings(experiment, report) + crowded_warnings(experiment, opened)
     for role in ("labeled", "eval"):
         if role in opened and opened[role].categories:
             found += class_warnings(role, opened[role])
@@ -60,9 +62,9 @@ def shared_warnings(opened: Mapping[str, Source]) -> list[str]:
     return found
 
 
-def anchor_report(experiment: Experiment, labeled: Source) -> dict[str, Any]:
+def anchor_report(experiment: Experiment, labeled: Source, most: int = SAMPLED_BOXES) -> dict[str, Any]:
     """The best possible recall of the labelled boxes, and what would raise it; see `official.models.anchor_fit`."""
-    boxes, sizes = sampled_boxes(labeled)
+    boxes, sizes = sampled_boxes(labeled, most)
     return {"boxes": len(boxes), **proposals(boxes, sizes, anchor_flags(experiment), experiment.loss.match_iou)}
 
 
@@ -72,11 +74,11 @@ def anchor_flags(experiment: Experiment) -> AnchorFlags:
     return AnchorFlags(options.image_size, options.min_level, options.max_level, options.anchor_scale, options.num_scales)
 
 
-def sampled_boxes(source: Source) -> tuple[np.ndarray, np.ndarray]:
-    """At most `SAMPLED_BOXES` boxes that are no crowds, and the sizes of their images; evenly spaced."""
+def sampled_boxes(source: Source, most: int = SAMPLED_BOXES) -> tuple[np.ndarray, np.ndarray]:
+    """At most so many boxes that are no crowds, and the sizes of their images; evenly spaced."""
     rows = np.flatnonzero(~source.annotations.crowd)
-    if len(rows) > SAMPLED_BOXES:
-        rows = rows[np.linspace(0, len(rows) - 1, SAMPLED_BOXES).astype(int)]
+    if len(rows) > most:
+        rows = rows[np.linspace(0, len(rows) - 1, most).astype(int)]
     images = np.repeat(np.arange(len(source)), source.annotations.counts())
     return source.annotations.boxes[rows], source.sizes[images[rows]]
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from official.data.image_folder import open_folder
-from official.data.set_statistics import set_statistics, table
+from official.data.set_statistics import repeated_objects, set_statistics, table
 from official.data.shared_images import shared_images
 from official.data.source import Annotations, Category
 from tests import tiny
@@ -38,6 +38,12 @@ def test_objects_are_counted_by_class(scenes):
     lines = table("labeled", found)
     assert "3 objects" in lines[0] and "at most 3" in lines[0]
     assert lines[3].split() == ["dog", "1", "1", "40", "40", "40", "0/1/0"]
+
+
+def test_repeated_objects_share_class_and_box_and_are_no_crowds(scenes):
+    boxes, classes, crowd = [[0, 0, 9, 9]] * 6 + [[0, 0, 9, 8]], [0, 0, 0, 1, 1, 1, 1], [False] * 4 + [True] * 2 + [False]
+    objects = {"boxes": boxes, "classes": classes, "crowd": crowd}
+    assert repeated_objects(boxed(scenes, [objects, {"boxes": boxes[:1], "classes": [0]}])) == 2
 
 
 def test_sets_without_labels_and_of_classes(scenes):
