@@ -96,13 +96,12 @@ def test_the_quick_part_reads_no_image(scenes, monkeypatch):
     assert any("16 of 16 evaluation images are labelled images too" in line or "16 of 16 labelled images" in line for line in found)
 
 
-def test_a_run_prints_the_quick_part(tmp_path, capsys):
+def test_a_run_prints_the_quick_part(tmp_path, capsys, monkeypatch):
     experiment = tiny.experiment(
         job="train", model_dir=str(tmp_path), teacher_steps=1, eval_data="scenes:train,count=4", pictures=0, anchor_scale=6.0, checkpoint_every=1
     )
-    monkey = pytest.MonkeyPatch()
-    monkey.setattr("official.jobs.training.SelfTraining.train_teacher", lambda self: 1 / 0)  # warned before anything is trained
-    with monkey.context(), pytest.raises(ZeroDivisionError):
+    monkeypatch.setattr("official.jobs.training.SelfTraining.train_teacher", lambda self: 1 / 0)  # warned before anything is trained
+    with pytest.raises(ZeroDivisionError):
         jobs.run(experiment)
     printed = capsys.readouterr().out
     kept = json.load(open(tmp_path / "data" / "warnings.json"))
