@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from losses.replicas import all_reduce
+
 _SELF = 1e9  # taken off a view's similarity to itself
 _SUM = tf.distribute.ReduceOp.SUM
 
@@ -59,5 +61,5 @@ def _gathered(first: tf.Tensor, second: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor
     here = tf.reshape(tf.one_hot(place, replicas), [replicas, 1, 1])
     spread = [tf.reshape(here * view[None], [replicas * count, -1]) for view in (first, second)]
     # One by one: the gradient of a reduced list needs every member to be used.
-    gathered = [context.all_reduce(_SUM, view) for view in spread]
+    gathered = [all_reduce(_SUM, view) for view in spread]
     return gathered[0], gathered[1], place * count

@@ -9,9 +9,11 @@ from typing import Sequence
 
 import tensorflow as tf
 
+from losses.replicas import all_reduce
 from official.hashing import hashed, mixed, named_seed
 
 keras = tf.keras
+_MEAN = tf.distribute.ReduceOp.MEAN
 
 
 @keras.saving.register_keras_serializable("self_training")
@@ -55,10 +57,9 @@ class SyncBatchNormalization(keras.layers.BatchNormalization):
     def _many_replicas(self, inputs):
         x = tf.cast(inputs, tf.float32)
         local_mean, local_variance = tf.nn.moments(x, axes=[0, 1, 2])
-        context = tf.distribute.get_replica_context()
-        mean = context.all_reduce(tf.distribute.ReduceOp.MEAN, local_mean)
+        mean = all_reduce(_MEAN, local_mean)
         spread = local_variance + tf.square(local_mean - mean)
-        variance = context.all_reduce(tf.distribute.ReduceOp.MEAN, spread)
+        variance = all_reduce(_MEAN, spread)
         outputs = tf.nn.batch_normalization(x, mean, variance, self.beta, self.gamma, self.epsilon)
         return tf.cast(outputs, inputs.dtype), mean, variance
 

@@ -315,10 +315,10 @@ class Trainer:
             self.weight_average.update(self.model, self.optimizer.iterations.read_value())
 
     def _sum(self, values: Any) -> Any:
-        """Adds up over replicas."""
+        """Adds up over replicas; no gradient flows back, and so none is prepared (see losses/replicas.py)."""
         if self.replicas == 1:
             return values
-        flat = tf.nest.flatten(values)
+        flat = [tf.stop_gradient(value) for value in tf.nest.flatten(values)]
         summed = tf.distribute.get_replica_context().all_reduce(_SUM, flat)
         return tf.nest.pack_sequence_as(values, summed)
 
