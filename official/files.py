@@ -15,6 +15,7 @@ import glob
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -24,6 +25,7 @@ from typing import Any, Iterator, Sequence
 from official.errors import FileDamaged, UserError
 
 _MARK = ".tmp-"
+_TEMPORARY = re.compile(r"\.tmp-[0-9a-f]{8}-\d+-\d*-[0-9a-f]{8}$")
 # What a process on another machine has not touched for so long belongs to a dead one.
 FOREIGN_SECONDS = 24 * 3600.0
 
@@ -222,11 +224,28 @@ def sweep(path: str, *, exclusive: bool = False) -> list[str]:
     removed = []
     for left in glob.glob(path + _MARK + "*"):
         if _left_over(left, exclusive):
-            shutil.rmtree(left, ignore_errors=True)
-            with contextlib.suppress(OSError):
-                os.remove(left)
+            _remove(left)
             removed.append(left)
     return removed
+
+
+def sweep_tree(folder: str) -> list[str]:
+    """Removes all temporary files and folders below `folder` whose maker is dead; returns their paths."""
+    removed = []
+    for place, folders, files in os.walk(folder):
+        for name in [*folders, *files]:
+            if _TEMPORARY.search(name) and _left_over(os.path.join(place, name), exclusive=False):
+                removed.append(os.path.join(place, name))
+        folders[:] = [name for name in folders if not _TEMPORARY.search(name)]
+    for path in removed:
+        _remove(path)
+    return removed
+
+
+def _remove(path: str) -> None:
+    shutil.rmtree(path, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        os.remove(path)
 
 
 def _left_over(path: str, exclusive: bool) -> bool:

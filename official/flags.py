@@ -36,7 +36,7 @@ def experiment_from_flagfile(path: str, **overrides) -> Experiment:
     except flags.Error as error:
         raise FlagError(f"{path}: {error}") from error
     names = Experiment().flags()
-    _check_finite(values, names)
+    _check(values, names)
     given = {name for name in names if values[name].present} | set(overrides)
     return experiment_from({**{name: values[name].value for name in names}, **overrides}, given)
 
@@ -56,12 +56,26 @@ def _define(field: dataclasses.Field, values: flags.FlagValues) -> None:
         flags.DEFINE_string(field.name, field.default, text, flag_values=values)
 
 
-def _check_finite(values: flags.FlagValues, names: Iterable[str]) -> None:
-    """No bound refuses nan; raises FlagError for it and for infinity."""
+def _check(values: flags.FlagValues, names: Iterable[str]) -> None:
+    """What bounds and choices do not refuse: nan, infinity, places that cannot be reached.
+
+    Raises:
+      FlagError: names the flag.
+    """
     for name in names:
         value = values[name].value
         if isinstance(value, float) and not math.isfinite(value):
             raise FlagError(f"--{name}={value}: not a finite number")
+        if isinstance(value, str) and "://" in value and not _is_read_there(name, value):
+            raise FlagError(
+                f"--{name}={value}: only tfrecord:gs://... data and --data_dir are read from a bucket, all "
+                "else is on a disk of this machine: copy it there (gcloud storage cp), or mount it (gcsfuse)"
+            )
+
+
+def _is_read_there(name: str, value: str) -> bool:
+    """Whether TensorFlow reads or prepares the data that a flag names, which it also does in a bucket."""
+    return name in ("data_dir", "tpu") or (name.endswith("_data") and value.startswith("tfrecord:"))
 
 
 def experiment_from_flags(jobs_on_a_run: Sequence[str] = ()) -> Experiment:
@@ -71,7 +85,7 @@ def experiment_from_flags(jobs_on_a_run: Sequence[str] = ()) -> Experiment:
       jobs_on_a_run: jobs that take the flags not given on the command line from --model_dir, but for the machine's.
     """
     names = Experiment().flags()
-    _check_finite(flags.FLAGS, names)
+    _check(flags.FLAGS, names)
     values = {name: flags.FLAGS[name].value for name in names}
     given = {name for name in names if flags.FLAGS[name].present}
     if values["job"] in jobs_on_a_run:

@@ -1,17 +1,29 @@
 """How the program ends: exit codes, one line for what a person can mend, a traceback for bugs, and never in silence."""
 
 import json
+import math
 import os
+import re
 import signal
 import time
 
+import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 import main
 from official import jobs
-from official.errors import FlagError, UserError
+from official.data.scenes_source import write_scenes
+from official.data.source import DataError
+from official.data.sources import open_source
+from official.data.unreadable import first_unreadable, naming_unreadable
+from official.errors import FlagError, UserError, in_words
+from official.flags import experiment_from_flagfile
+from official.tasks.registry import build_task
+from official.training.run_phase import PhaseRun
 from official.training.stopping import Interrupted
+from official.training.trainer import Phase, Trainer
 from tests import tiny
 from tests.forked_main import ForkedMain
 
@@ -31,8 +43,6 @@ def ended(monkeypatch, capsys, error):
 
 
 def tensorflows_own():
-    import tensorflow as tf
-
     try:
         tf.convert_to_tensor([[1], [2, 3]])
     except ValueError as error:
@@ -70,10 +80,6 @@ def test_everything_else_is_a_bug_and_looks_like_one(monkeypatch, capsys, error)
 
 
 def test_tensorflow_says_in_its_message_what_the_machine_lacks():
-    import tensorflow as tf
-
-    from official.errors import in_words
-
     full = tf.errors.ResourceExhaustedError(None, None, "/x/state.tmp; No space left on device")
     assert in_words(full) == (
         "/x/state.tmp; No space left on device: the disk is full: free some space; "
@@ -81,6 +87,111 @@ def test_tensorflow_says_in_its_message_what_the_machine_lacks():
     )
     assert "--batch_size" in in_words(tf.errors.ResourceExhaustedError(None, None, "OOM when allocating [1,2]"))
     assert in_words(tf.errors.InvalidArgumentError(None, None, "shapes differ")) is None
+
+
+# --- what bounds do not refuse --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "flag, words",
+    [
+        ("learning_rate=nan", "--learning_rate=nan: not a finite number"),
+        ("clip_norm=inf", "--clip_norm=inf: not a finite number"),
+        ("model_dir=gs://bucket/run", "--model_dir=gs://bucket/run: only tfrecord:gs://... data"),
+        ("labeled_data=coco:gs://b/a.json,gs://b/images", "gcsfuse"),
+        ("init=https://x/y.npz", "on a disk of this machine"),
+    ],
+)
+def test_flags_that_no_bound_refuses(tmp_path, flag, words):
+    (tmp_path / "a.cfg").write_text(f"--{flag}\n")
+    with pytest.raises(FlagError, match=re.escape(words)):
+        experiment_from_flagfile(str(tmp_path / "a.cfg"))
+
+
+def test_what_tensorflow_reads_in_a_bucket_is_no_error(tmp_path):
+    (tmp_path / "a.cfg").write_text("--eval_data=tfrecord:gs://b/x-*\n--data_dir=gs://b/tfds\n--tpu=grpc://1.2.3.4\n")
+    assert experiment_from_flagfile(str(tmp_path / "a.cfg")).data.data_dir == "gs://b/tfds"
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (dict(freeze="("), "--freeze=(: not a regular expression"),
+        (dict(freeze=".*"), "--freeze=.* leaves nothing to train"),
+        (dict(schedule="step", decay_boundaries="a,b"), "--decay_boundaries=a,b: not a list of numbers"),
+        (dict(schedule="step", decay_rates="nan"), "--decay_rates=nan: not a list of numbers"),
+        (dict(ema_decay=1.0), "ema_decay=1.0 is not in [0, 1)"),
+        (dict(jitter_min=1.5, jitter_max=0.5), "jitter range 1.5..0.5 is empty"),
+    ],
+    ids=str,
+)
+def test_a_flag_at_fault_is_named_and_is_no_bug(options, words):
+    """Also where what refuses it (augment/, losses/) knows no flags."""
+    source, experiment = tiny.scenes_source(count=2), tiny.experiment(**options)
+    with pytest.raises(FlagError, match=re.escape(words)):
+        task = build_task(experiment, source.categories)
+        Trainer(task, experiment, Phase("teacher", 4, source), tf.distribute.get_strategy())
+
+
+# --- images that vanish ---------------------------------------------------------------------------
+
+
+def test_an_image_that_becomes_unreadable_is_named(tmp_path):
+    source = files_of_scenes(tmp_path)
+    assert first_unreadable(source) == ""
+    path = source.file_names[1]
+    whole = open(path, "rb").read()
+    for content in (whole[:300], b""):
+        open(path, "wb").write(content)
+        with pytest.raises(DataError, match=rf"{path} \(id .*\) cannot be read any more"):
+            read_all(source)
+    os.remove(path)
+    with pytest.raises(DataError, match=rf"{path} \(id .*\) cannot be read any more .*No such file"):
+        read_all(source)
+    with pytest.raises(tf.errors.InvalidArgumentError):  # nobody's image
+        with naming_unreadable(source.subset(np.arange(3))):
+            tf.debugging.assert_equal(1, 2)
+
+
+def test_an_image_lost_in_the_middle_of_training(tmp_path, monkeypatch):
+    source = files_of_scenes(tmp_path)
+    step = Trainer.train_step
+
+    def losing(trainer, batch):
+        if trainer.step == 5 and os.path.exists(source.file_names[1]):
+            os.remove(source.file_names[1])
+        return step(trainer, batch)
+
+    monkeypatch.setattr(Trainer, "train_step", losing)
+    options = dict(task="classification", job="train", pictures=0, eval_data="", batch_size=4, teacher_steps=40)
+    experiment = tiny.experiment(**options, labeled_data=source.word, model_dir=str(tmp_path / "run"))
+    with pytest.raises(DataError, match=f"{source.file_names[1]}.*No such file.*goes on from the last saved state"):
+        jobs.run(experiment)
+    assert "step_00000004" in os.listdir(tmp_path / "run" / "teacher" / "checkpoints")
+
+
+def read_all(source):
+    with naming_unreadable(source):
+        [source.read_image(tf.constant(i, tf.int64)) for i in range(len(source))]
+
+
+def files_of_scenes(folder):
+    """Eight images as files."""
+    write_scenes(str(folder), size=64, counts={"train": 8, "unlabeled": 1, "val": 1})
+    return open_source(f"coco:{folder}/train/annotations.json,{folder}/train/images")
+
+
+def test_a_loss_that_explodes_is_said_once(capsys):
+    run = PhaseRun(None, None, Phase("teacher", 100, None), None, None)
+    for lowest, losses in ((math.inf, (5.0, 80.0, 99.0, 3.0)), (math.inf, (60.0, 0.5, 99.0)), (math.inf, (9e3,))):
+        run.lowest, run.exploded = lowest, False
+        [run._watch(loss, step) for step, loss in enumerate(losses, start=1)]
+        assert not run.exploded and not capsys.readouterr().out
+    for losses in ((5.0, 501.0, 1e9), (1.5e13, 1.5e13), (0.1, 101.0)):
+        run.lowest, run.exploded = math.inf, False
+        [run._watch(loss, step) for step, loss in enumerate(losses, start=1)]
+        text = capsys.readouterr().out
+        assert text.count("WARNING") == 1 and "teacher: the loss explodes" in text and "--learning_rate" in text
 
 
 # --- signals --------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import tqdm
 from official.data.image_folder import open_folder
 from official.data.source import Category, DataError
 from official.data.sources import parse_word, split_word
+from official.data.unreadable import naming_unreadable
 from official.evaluation import coco_metrics
 from official.evaluation.drawing import write_png
 from official.experiment import Experiment
@@ -85,7 +86,7 @@ def evaluate(experiment: Experiment) -> dict[str, Any]:
     source = open_eval(task.experiment, task)
     if source is None:
         raise DataError("--eval_data is needed")
-    with timed(folder, "evaluate"):
+    with timed(folder, "evaluate"), naming_unreadable(source):
         metrics = task.evaluate(model, source, os.path.join(folder.path, "evaluation"), "evaluating")
     print(json.dumps({name: round(metrics[name], 4) for name in task.metrics}))
     return folder.summarize(
@@ -130,7 +131,7 @@ def predict(experiment: Experiment) -> dict[str, Any]:
         reports["images"] = source.report
     output = experiment.handover.output or os.path.join(folder.path, "predictions")
     source = dataclasses.replace(source, categories=task.categories)
-    with timed(folder, "predict"):
+    with timed(folder, "predict"), naming_unreadable(source):
         found = tqdm.tqdm(task.predict(model, source, 0, len(source)), "predicting", len(source), unit=" images")
         numbers = task.write_predictions(source, found, output)
     print(f"{len(source)} images: {numbers}; {output}")

@@ -17,7 +17,7 @@ from official.data.source import Source, labeled_subset, listed_subset
 from official.data.sources import ReadOptions, open_source
 from official.data.text_lists import read_id_list
 from official.experiment import Experiment, Runtime
-from official.files import read_json, write_json
+from official.files import read_json, sweep_tree, write_json
 from official.lock import folder_lock
 from official.tasks.registry import TASKS
 from official.tasks.task import Task
@@ -45,13 +45,21 @@ def read_options(experiment: Experiment, label_kind: str = "") -> ReadOptions:
     )
 
 
-def alone_in_folder(runtime: Runtime) -> contextlib.AbstractContextManager[None]:
-    """Has the run folder to itself for a `with` block; workers that follow a chief come in with it.
+@contextlib.contextmanager
+def alone_in_folder(runtime: Runtime) -> Iterator[None]:
+    """Has the run folder to itself for a `with` block, without what dead processes were writing there.
+
+    Workers that follow a chief come in with it.
 
     Raises:
       Locked: another process trains in the folder.
     """
-    return folder_lock(runtime.model_dir) if is_chief_process(runtime) else contextlib.nullcontext()
+    if not is_chief_process(runtime):
+        yield
+        return
+    with folder_lock(runtime.model_dir):
+        sweep_tree(runtime.model_dir)
+        yield
 
 
 def _classes_file(experiment: Experiment) -> str:

@@ -9,6 +9,7 @@ import tensorflow as tf
 import tqdm
 
 from official.data.source import Source
+from official.data.unreadable import naming_unreadable
 from official.experiment import Experiment
 from official.self_training.label_store import LabelStore, ids_digest
 from official.tasks.task import Task
@@ -68,7 +69,7 @@ def label_source(
     names = [category.name for category in task.categories]
     mine = range(options.shard_index, shards, options.num_shards)
     bar = tqdm.tqdm(total=sum(_length(source, s, size) for s in mine), desc="labelling", unit=" images")
-    with bar, StopRequest("image") as stop:
+    with bar, naming_unreadable(source), StopRequest("image") as stop:
         for shard in mine:
             if not store.has_shard(shard):
                 store.write_shard(shard, _rows(task, model, source, shard, size, bar, stop), names)

@@ -27,6 +27,7 @@ import numpy as np
 import tensorflow as tf
 
 from official.data.source import Source
+from official.data.unreadable import naming_unreadable
 from official.experiment import Experiment
 from official.files import write_json
 from official.models.import_checkpoint import initialize_backbone
@@ -81,7 +82,10 @@ class SelfTraining:
         result |= {"checkpoint": os.path.abspath(teacher.path), "weights_sha256": weights_sha256(model.variables)}
         chief = is_chief(self.strategy)
         if chief and self.evaluation is not None:
-            metrics = task.evaluate(model, self.evaluation, os.path.join(folder, "evaluation"), "evaluating teacher")
+            with naming_unreadable(self.evaluation):
+                metrics = task.evaluate(
+                    model, self.evaluation, os.path.join(folder, "evaluation"), "evaluating teacher"
+                )
             result.update(kept_metrics(task, metrics))
         return write_result(folder, result, chief=chief)
 

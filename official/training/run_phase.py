@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import time
 from typing import Any, Callable
@@ -12,6 +13,7 @@ import tqdm
 
 from official.data.pipeline import example_reader
 from official.data.source import Source
+from official.data.unreadable import naming_unreadable
 from official.experiment import Experiment
 from official.tasks.task import Task
 from official.training.distribution import is_chief, judging_scope, several_workers
@@ -26,6 +28,8 @@ from official.training.trainer import Phase, Trainer
 
 MADE_FROM = "made_from"  # in a description's origin: fingerprints of the teacher and of the labels
 CHECK_EVERY = 10  # steps between looks at the guard and updates of the progress bar
+# A loss that explodes: so many times the lowest so far (1, where that is lower), but at most 10,000.
+EXPLODED, EXPLODED_AT_MOST = 100.0, 1e4
 
 
 @dataclasses.dataclass
@@ -72,6 +76,7 @@ class PhaseRun:
         self.started = time.time()
         if not restored and self.chief:
             self._require_space()
+        self.lowest, self.exploded = math.inf, False  # losses of this start
         if not restored and self.initialize:
             self.initialize(self.trainer)
             if self.trainer.weight_average is not None:
@@ -132,12 +137,13 @@ class PhaseRun:
         self._show_training_pictures()
         images = sum(trainer.batch_sizes.values())
         bar = tqdm.tqdm(total=steps, initial=first, desc=self.phase.name, unit=" steps", disable=not self.chief)
-        with bar, StopRequest() as stop:
+        with bar, naming_unreadable(*trainer.sources.values()), StopRequest() as stop:
             clock, since = time.time(), first
             for step, batch in zip(range(first + 1, steps + 1), trainer.batches()):
                 metrics = trainer.train_step(batch)
                 if step % CHECK_EVERY == 0 or step == steps:
                     trainer.check(metrics)
+                    self._watch(float(metrics["loss"]), step)
                     rate = (step - since) * images / max(1e-9, time.time() - clock)
                     bar.set_postfix_str(f"loss {float(metrics['loss']):.3f}, {rate:.0f} images/s")
                     bar.update(step - bar.n)
@@ -147,6 +153,18 @@ class PhaseRun:
                     clock, since = time.time(), step
                 self._keep(step, metrics)
                 self._check_stop(stop, step, metrics)
+
+    def _watch(self, loss: float, step: int) -> None:
+        """Says once that the loss explodes: finite, so the guard lets it pass, but nothing is learned any more."""
+        self.lowest = min(self.lowest, loss)
+        limit = min(EXPLODED * max(1.0, self.lowest), EXPLODED_AT_MOST)
+        if loss > limit and not self.exploded:
+            self.exploded = True
+            print(
+                f"\nWARNING: {self.phase.name}: the loss explodes ({loss:.3g} at step {step}): nothing is "
+                "learned any more. Lower --learning_rate or --alpha, set --clip_norm, or lengthen "
+                "--warmup_steps, and begin anew in another --model_dir."
+            )
 
     def _keep(self, step: int, metrics: dict) -> None:
         options = self.experiment.runtime
@@ -172,9 +190,10 @@ class PhaseRun:
         model = self._model_to_judge()
         if not self.chief:
             return {}
-        metrics = self.task.evaluate(
-            model, self.eval_source, os.path.join(self.folder, "evaluation"), f"evaluating {self.phase.name}"
-        )
+        with naming_unreadable(self.eval_source):
+            metrics = self.task.evaluate(
+                model, self.eval_source, os.path.join(self.folder, "evaluation"), f"evaluating {self.phase.name}"
+            )
         scalars = {k: v for k, v in metrics.items() if isinstance(v, float)}
         self.summaries.scalars(scalars, step, prefix="evaluation")
         self.summaries.scalars(metrics.get("per_class", {}), step, prefix="evaluation_per_class")

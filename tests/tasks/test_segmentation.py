@@ -226,6 +226,6 @@ def test_the_loop_and_every_job(tmp_path):
 
 def test_parse_scales():
     assert parse_scales("0.5, 1,1.75") == [0.5, 1.0, 1.75]
-    for text in ("", "a", "1,-1"):
+    for text in ("", "a", "1,-1", "1,inf", "nan"):
         with pytest.raises(ValueError, match="label_scales"):
             parse_scales(text)
