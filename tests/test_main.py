@@ -118,8 +118,8 @@ def test_what_tensorflow_reads_in_a_bucket_is_no_error(tmp_path):
     [
         (dict(freeze="("), "--freeze=(: not a regular expression"),
         (dict(freeze=".*"), "--freeze=.* leaves nothing to train"),
-        (dict(schedule="step", decay_boundaries="a,b"), "--decay_boundaries=a,b: not a list of numbers"),
-        (dict(schedule="step", decay_rates="nan"), "--decay_rates=nan: not a list of numbers"),
+        (dict(schedule="step", decay_boundaries="a,b"), "--decay_boundaries=a,b: numbers are needed"),
+        (dict(schedule="step", decay_rates="nan"), "--decay_rates=nan: numbers are needed"),
         (dict(ema_decay=1.0), "ema_decay=1.0 is not in [0, 1)"),
         (dict(jitter_min=1.5, jitter_max=0.5), "jitter range 1.5..0.5 is empty"),
     ],
@@ -146,10 +146,10 @@ def test_an_image_that_becomes_unreadable_is_named(tmp_path):
         with pytest.raises(DataError, match=rf"{path} \(id .*\) cannot be read any more"):
             read_all(source)
     os.remove(path)
-    with pytest.raises(DataError, match=rf"{path} \(id .*\) cannot be read any more .*No such file"):
+    with pytest.raises(DataError, match=rf"{path} \(id .*\) cannot be read any more .*; No such file or directory. *\). Put it back"):
         read_all(source)
     with pytest.raises(tf.errors.InvalidArgumentError):  # nobody's image
-        with naming_unreadable(source.subset(np.arange(3))):
+        with naming_unreadable(source.subset(np.arange(1))):
             tf.debugging.assert_equal(1, 2)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import os
+import re
 from typing import Iterator
 
 import tensorflow as tf
@@ -57,5 +58,6 @@ def _reason(source: Source, index: int) -> str:
             if read is not None:
                 read(tf.constant(index, tf.int64))
     except tf.errors.OpError as error:
-        return str(error.message).split("[Op:")[0].splitlines()[0].strip()[:200]
+        words = re.sub(r"\{\{.*?\}\}|\[Op:.*", "", str(error.message)).strip()
+        return words.partition("\n")[0][:200] or type(error).__name__
     return ""
