@@ -28,8 +28,9 @@ keras = tf.keras
 
 def stock_model(model: keras.Model) -> keras.Model:
     """The same float32 inference network out of stock Keras layers, with a copy of the weights."""
-    plain = keras.models.clone_model(keras.Model(model.inputs, model.outputs), clone_function=_stock_layer)
-    plain.set_weights(model.get_weights())
+    used = keras.Model(model.inputs, model.outputs)  # --max_level=4 leaves the backbone's last stages out
+    plain = keras.models.clone_model(used, clone_function=_stock_layer)
+    plain.set_weights(used.get_weights())
     names = sorted(model.output) if isinstance(model.output, dict) else model.output_names
     outputs = dict(zip(names, plain.outputs))
     return keras.Model(plain.inputs, outputs, name="network")
