@@ -1,13 +1,14 @@
-"""Whole self-training runs killed, damaged, moved, starved of disk: does every one end as an undisturbed run does?
+"""Whole runs killed, damaged, moved, starved of disk: does every one end as an undisturbed run does?
 
     python -m benchmarks.faults --kills=100                  # detection and segmentation, 50 kills each
     python -m benchmarks.faults --kills=6 --tasks=detection  # a quick look
 
-A run is the whole loop (teacher, labelling, student, control, export) of a tiny network. It is killed with SIGKILL
-several times in every phase: at a random moment, or in the very moment in which a file is being written. Between
-kills its folder is moved, its newest checkpoint damaged, its disk filled up, and a second process is started on it.
-In the end weights, pseudo labels, exported model and files are compared with those of a run that nobody disturbed.
-Every start is a fork of one process that has TensorFlow imported. Exit code 1 if anything differs.
+A run is the whole loop (teacher, labelling, student, control, export) of a tiny network. It is killed with
+SIGKILL several times in every phase: at a random moment, or in the very moment in which a file is being
+written. Between kills its folder is moved, its newest checkpoint damaged, its disk filled up, and a second
+process is started on it. In the end weights, pseudo labels, exported model and files are compared with those
+of a run that nobody disturbed. Every start is a fork of one process that has TensorFlow imported. Exit code 1
+if anything differs.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import collections
 import contextlib
 import dataclasses
 import glob
-import json
 import os
 import random
 import shutil
@@ -28,12 +28,17 @@ import tempfile
 import time
 from typing import Any, Callable, Iterator
 
+from official.errors import FileDamaged
 from official.files import file_sha256, read_json
 from official.self_training.label_store import LabelStore
 from tests import tiny
 from tests.forked_main import ForkedMain
 
 PHASES = ("teacher", "pseudo_label", "student", "control", "export")
+ENDS = (
+    "teacher/result.json", "pseudo_labels/manifest.json", "student/result.json", "control/result.json",
+    "summary.json",
+)  # fmt: skip
 TRAINED = ("teacher", "student", "control")
 FLAGS = dict(
     labeled_data="scenes:train,count=8", unlabeled_data="scenes:unlabeled,count=16", eval_data="", pictures=0,
@@ -41,7 +46,7 @@ FLAGS = dict(
     teacher_steps=10, student_steps=10, checkpoint_every=1, label_shard_size=1, survival_probability=0.8,
 )  # fmt: skip
 SMALL = dict(segmentation=dict(min_level=3, label_scales="1"))
-POLL_SECONDS = 0.001
+POLL_SECONDS = 0.002
 WRITE_SHARE = 0.6  # of the kills: in the moment in which a temporary file is there
 DISK_MIB = 64
 
@@ -61,14 +66,15 @@ class Score:
 
 def main() -> None:
     """Prints a table; exit code 1 if anything differs."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--kills", type=int, default=100, help="in all")
     parser.add_argument("--tasks", default="detection,segmentation")
     parser.add_argument("--per_phase", type=int, default=4, help="kills in a phase of a run")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     tasks, started = options.tasks.split(","), time.monotonic()
-    scores = {task: disturb(task, -(-options.kills // len(tasks)), options.per_phase, options.seed) for task in tasks}
+    kills = -(-options.kills // len(tasks))
+    scores = {task: disturb(task, kills, options.per_phase, options.seed) for task in tasks}
     for task, score in scores.items():
         print(report(task, score))
     print(f"{time.monotonic() - started:.0f} s")
@@ -80,7 +86,8 @@ def report(task: str, score: Score) -> str:
     phases = ", ".join(f"{phase} {score.kills[phase]}" for phase in PHASES)
     faults = ", ".join(f"{name} {count}" for name, count in sorted(score.faults.items()))
     lines = [
-        f"{task}: {score.kills.total()} kills ({phases}; {score.writing} while a file was written) in {score.runs} runs",
+        f"{task}: {score.kills.total()} kills survived in {score.runs} runs ({phases};",
+        f"  {score.writing} while a file was being written)",
         f"  also: {faults}",
         f"  labels lost {score.lost}, double {score.double}; what differs: {len(score.wrong)}",
     ]
@@ -141,12 +148,12 @@ class Run:
         """Waits for the end, which is to be this exit code and these words."""
         error = process.communicate()[1].decode()
         if process.returncode != code or words not in error:
-            self.score.wrong.append(f"{self.task}, {self.phase()}: exit code {process.returncode}, not {code}: {error[-900:]}")
+            found = f"exit code {process.returncode}, not {code}: {error[-900:]}"
+            self.score.wrong.append(f"{self.task}, {self.phase()}: {found}")
 
     def phase(self) -> str:
         """The phase that is going on, from what is on disk."""
-        ends = ("teacher/result.json", "pseudo_labels/manifest.json", "student/result.json", "control/result.json", "summary.json")
-        for phase, end in zip(PHASES, ends):
+        for phase, end in zip(PHASES, ENDS):
             if not os.path.exists(os.path.join(self.folder, end)):
                 return phase
         return ""
@@ -165,46 +172,50 @@ class Run:
         others = dict(zip(PHASES, (self.second_process, self.interrupt, self.fill, self.second_process)))
         for phase in PHASES:
             for number in range(kills):
-                if self.phase() == phase and not self.score.wrong:
-                    self.kill()
-                if number == 0 and self.phase() == phase:
+                if not self.score.wrong:
+                    self.kill(phase)
+                if number == 0:
                     self.damage(phase)
-            if self.phase() == phase and phase in others and not self.score.wrong:
-                others[phase]()
+            if phase in others and not self.score.wrong:
+                others[phase](phase)
             self.move()
-        self.finish()
+        if not self.score.wrong:
+            self.finish()
 
-    def kill(self, process: ForkedMain | None = None) -> None:
-        """Kills the command after a random number of files; it may end before, which is no kill."""
+    def kill(self, phase: str, process: ForkedMain | None = None) -> None:
+        """Kills the command in a phase (or, where that has been done, in a later one); it may end before."""
         process = process or self.start()
-        if self.underway(process):
+        if self.underway(process, phase):
             phase, writing = self.phase(), bool(self.temporary())
             process.send_signal(signal.SIGKILL)
             process.communicate()
             self.score.kills[phase] += process.returncode == -signal.SIGKILL
             self.score.writing += writing
 
-    def underway(self, process: ForkedMain) -> bool:
-        """Waits for a random number of temporary files, or a moment longer; False if the process ended before."""
-        old, seen, wanted = self.temporary(), set(), self.chance.choice((0, 1, 1, 2, 3, 4))
-        phase = self.phase()
+    def underway(self, process: ForkedMain, phase: str) -> bool:
+        """Waits for a phase and then for a random number of its files; False if the process ended before."""
+        wanted, seen, old = self.chance.choice((0, 1, 1, 2, 3, 4)), set(), set()
+        while process.poll() is None and PHASES.index(self.phase() or PHASES[-1]) < PHASES.index(phase):
+            time.sleep(POLL_SECONDS)
+            old = self.temporary()
         while process.poll() is None and len(seen) < wanted and self.phase() == phase:
+            time.sleep(POLL_SECONDS)
             seen |= self.temporary() - old
         if wanted == 0:  # while it starts, builds and traces
-            time.sleep(self.chance.uniform(0.0, 6.0))
+            time.sleep(self.chance.uniform(0.0, 4.0))
         elif self.chance.random() > WRITE_SHARE:
             time.sleep(self.chance.uniform(0.0, 0.5))
         return process.poll() is None
 
-    def interrupt(self) -> None:
+    def interrupt(self, phase: str) -> None:
         """SIGTERM: the state is saved, the exit code is the signal's."""
         process = self.start()
-        if self.underway(process):
+        if self.underway(process, phase):
             process.send_signal(signal.SIGTERM)
             self._expect(process, 128 + signal.SIGTERM, "stopped by SIGTERM")
             self.score.faults["SIGTERM"] += 1
 
-    def second_process(self) -> None:
+    def second_process(self, phase: str) -> None:
         """Another process on the folder stops at once and disturbs nothing; the first one is killed then."""
         first = self.start()
         while first.poll() is None and not self._is_held_by(first.pid):
@@ -212,12 +223,13 @@ class Run:
         second = self.start()
         self._expect(second, 1, f"in use by process {first.pid}")
         self.score.faults["second process"] += 1
-        self.kill(first)
+        self.kill(phase, first)
 
     def _is_held_by(self, pid: int) -> bool:
-        with contextlib.suppress(OSError, ValueError), open(os.path.join(self.folder, "run.lock"), "rb") as file:
-            return json.load(file).get("pid") == pid
-        return False
+        try:
+            return read_json(os.path.join(self.folder, "run.lock")).get("pid") == pid
+        except FileDamaged:  # it is being written
+            return False
 
     def move(self) -> None:
         """The folder gets another name."""
@@ -236,12 +248,12 @@ class Run:
         DAMAGE[kind](steps[-1])
         self.score.faults[f"checkpoint {kind}"] += 1
 
-    def fill(self) -> None:
+    def fill(self, phase: str) -> None:
         """The disk is full: one line, exit code 1, and it goes on when there is room."""
         if not os.path.ismount(os.path.dirname(self.folder)):
             return
         process, filler = self.start(), os.path.join(os.path.dirname(self.folder), "filler")
-        if self.underway(process):
+        if self.underway(process, phase):
             with contextlib.suppress(OSError), open(filler, "wb", buffering=0) as file:
                 while True:
                     file.write(bytes(4096))
@@ -256,13 +268,15 @@ class Run:
         store = LabelStore(os.path.join(self.folder, "pseudo_labels"))
         phases = {name: read_json(os.path.join(self.folder, name, "result.json")) for name in TRAINED}
         found = {f"weights of the {name}": result["weights_sha256"] for name, result in phases.items()}
-        found["labels"] = [file_sha256(path) for path in sorted(glob.glob(os.path.join(store.folder, "*.tfrecord")))]
+        shards = sorted(glob.glob(os.path.join(store.folder, "*.tfrecord")))
+        found["labels"] = [file_sha256(path) for path in shards]
         found["ids"] = store.names()
         summary = read_json(os.path.join(self.folder, "summary.json"))
         found["numbers"] = [summary["pseudo_labels"], summary["images_seen"]]
         note = read_json(os.path.join(self.folder, "export", "export.json"))
         found["export"] = [note["weights_sha256"], sorted(note["files"])]
-        found["left over"] = sorted(os.path.basename(p) for p in self.temporary() | set(glob.glob(f"{self.folder}/*.lock")))
+        left = self.temporary() | set(glob.glob(f"{self.folder}/*.lock"))
+        found["left over"] = sorted(os.path.basename(path) for path in left)
         return found
 
     def compare(self, expected: dict[str, Any]) -> None:

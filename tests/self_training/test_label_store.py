@@ -1,12 +1,15 @@
 """Labels are stored once, whole, and read at any threshold."""
 
+import concurrent.futures
 import json
 import os
+import threading
 
 import numpy as np
 import pytest
 
 from official.data.source import Category
+from official.files import machine
 from official.self_training.inspect_labels import describe
 from official.self_training.label_store import LabelError, LabelStore, parse_thresholds
 from official.self_training.labeler import label_source
@@ -122,6 +125,29 @@ def test_workers_share_the_job(tmp_path):
     assert second is not None and second["images"] == 16
     for shard in range(4):
         assert open(store.shard_path(shard), "rb").read() == open(alone.shard_path(shard), "rb").read()
+
+
+def test_three_workers_who_label_the_same_at_once(tmp_path):
+    """Each writes under a name of its own; what a dead one left goes, what a living one writes stays."""
+    barrier = threading.Barrier(3)
+
+    class Slow(Teacher):
+        def label(self, model, source, first, last):
+            yield from super().label(model, source, first, last)
+            barrier.wait(30.0)  # three unfinished files of one shard
+
+    _, alone = label(tmp_path / "alone")
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    dead = shared / f"labels-00001.tfrecord.tmp-{machine()}-999999999-1-00000000"
+    dead.write_bytes(b"half")
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        manifests = list(pool.map(lambda _: label(shared, Slow())[0], range(3)))
+    assert manifests[0] == manifests[1] == manifests[2] and manifests[0]["images"] == 16
+    assert sorted(os.listdir(shared)) == sorted(os.listdir(tmp_path / "alone"))
+    for shard in range(4):
+        written = (shared / f"labels-{shard:05d}.tfrecord").read_bytes()
+        assert written == open(alone.shard_path(shard), "rb").read()
 
 
 def test_another_teacher_or_other_flags_are_refused(tmp_path):
