@@ -75,6 +75,7 @@ class Model:
     batch_norm_epsilon: float = option(1e-4, "Of pyramid, heads, and a ResNet's or SpineNet's blocks.", lower=0.0)
     backbone_batch_norm_momentum: float = option(0.99, "Of an EfficientNet.", lower=0.0, upper=1.0)
     input_normalization: str = option("auto", "Scale of the backbone's pixels: ImageNet mean and deviation, [0, 1], [-1, 1], 0..255 or (p - 127) / 128; auto: what the weights of --init say, else lite for an EfficientNet-Lite and imagenet for all others.", choices=("auto", "imagenet", "unit", "symmetric", "bytes", "lite"))
+    resnet_pool: str = option("auto", "ResNet: how the pool after the stem is padded, as in TensorFlow (same) or as in PyTorch (symmetric); auto: what the weights of --init say, else same.", choices=("auto", "same", "symmetric"))
     zero_last_gamma: bool = option(False, "ResNet: residual branches start at zero (SimCLR).")
     dropout: float = option(0.0, "Classification: share of the pooled features dropped in training (EfficientNet-B0 ... B7: 0.2 ... 0.5, -Lite0, 1: 0.2, -Lite2 ... 4: 0.3).", lower=0.0, upper=0.95)
     linear_probe: bool = option(False, "Classification: a linear layer on a frozen backbone (job=linear_eval sets it).")

@@ -109,10 +109,14 @@ def described(
 ) -> TrainedModel:  # fmt: skip
     """The description of a network that `experiment` trains; `more` as the attributes."""
     flags = experiment.flags()
-    flags = {name: flags[name] for name in (*NETWORK, *DECODING)}
-    if flags["input_normalization"] == "auto":
-        flags["input_normalization"] = own_scale(flags["backbone"])  # what a network is built with
+    flags = as_built({name: flags[name] for name in (*NETWORK, *DECODING)})
     return TrainedModel(flags, tuple(categories), averaged, phase, step, steps, **more)
+
+
+def as_built(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Flags with what a network is built with in place of what is left to the weights."""
+    own = {"input_normalization": own_scale(flags["backbone"]), "resnet_pool": "same"}
+    return {**flags, **{name: value for name, value in own.items() if flags[name] == "auto"}}
 
 
 # --- reading --------------------------------------------------------------------------------------
@@ -161,7 +165,7 @@ def _known_flags(saved: Mapping[str, Any], path: str) -> dict[str, Any]:
     for name, value in saved.items():
         if any(isinstance(value, kind) != isinstance(known[name], kind) for kind in (bool, str)):
             raise ModelError(f"{path}: {name}={value!r} in its {DESCRIPTION} is no value of --{name}")
-    return {name: saved.get(name, known[name]) for name in (*NETWORK, *DECODING)}
+    return as_built({name: saved.get(name, known[name]) for name in (*NETWORK, *DECODING)})
 
 
 def _categories(saved: Sequence[Mapping[str, Any]]) -> tuple[Category, ...]:
@@ -205,7 +209,8 @@ def _earlier_total(experiment: Experiment, phase: str, step: int) -> int:
 
 # --- flags and descriptions -----------------------------------------------------------------------
 
-_OPEN = ("input_normalization", "auto")  # a value that leaves it to the weights
+# Values that leave it to the weights.
+_OPEN = (("input_normalization", "auto"), ("resnet_pool", "auto"))
 
 
 def adopted(
@@ -222,13 +227,13 @@ def adopted(
     """
     now = experiment.flags()
     loose = (*DECODING, SIZE) if names is DECIDING else ()
-    free = {n for n in (*names, *loose) if n not in experiment.given or (n, now[n]) == _OPEN}
+    free = {n for n in (*names, *loose) if n not in experiment.given or (n, now[n]) in _OPEN}
     contradicted = [n for n in names if n not in free and now[n] != model.flags[n]]
     if contradicted:
         rows = "".join(f"\n  --{n}: {model.flags[n]!r} there, {now[n]!r} given" for n in contradicted)
         raise ModelError(f"{because} is another network than the flags describe:{rows}\nLeave these flags out{remedy}.")
     taken = {n: model.flags[n] for n in free if now[n] != model.flags[n]}
-    shown = {n: v for n, v in taken.items() if (n, now[n]) != _OPEN}
+    shown = {n: v for n, v in taken.items() if (n, now[n]) not in _OPEN}
     if shown:
         print(f"from {because}: " + " ".join(f"--{n}={v}" for n, v in sorted(shown.items())))
     return experiment.with_flags(taken)

@@ -42,7 +42,7 @@ def _import_backbone(experiment: Experiment) -> dict[str, Any]:
         experiment.handover.checkpoint, experiment.training.weights_dir, experiment.model
     )
     backbone = build_backbone(
-        dataclasses.replace(experiment.model, input_normalization=weights.normalization)
+        dataclasses.replace(experiment.model, **weights.needs())
     )
     count = assign_weights(backbone, weights)
     write_weights(output, weights)

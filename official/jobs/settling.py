@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any, Mapping
+
 from official.experiment import Experiment
-from official.models.input_scale import own_scale
-from official.trained_model import BACKBONE, DECIDING, DECODING, TrainedModel, adopted
+from official.trained_model import BACKBONE, DECIDING, DECODING, TrainedModel, adopted, as_built
 from official.training.loading import find_model, is_run, starting_weights
 from official.training.phases import begun_phases
 from official.training.run_folder import saved_flags
@@ -34,7 +35,7 @@ def settled(experiment: Experiment) -> Experiment:
     elif is_run(options.init):
         model = find_model(options.init, "--init")
         experiment = adopted(experiment, model, because=f"--init={options.init}", names=BACKBONE)
-    return _with_scale(experiment, saved.get("input_normalization", "auto"))
+    return _with_needs(experiment, saved)
 
 
 def _open(experiment: Experiment, name: str) -> bool:
@@ -50,12 +51,13 @@ def _settled_by_teacher(experiment: Experiment, teacher: TrainedModel) -> Experi
     return experiment.with_flags(same if options.control else {})
 
 
-def _with_scale(experiment: Experiment, saved: str) -> Experiment:
-    if experiment.model.input_normalization != "auto":
-        return experiment
-    options, scale = experiment.training, saved
-    if scale == "auto":
-        scale = own_scale(experiment.model.backbone)
+def _with_needs(experiment: Experiment, saved: Mapping[str, Any]) -> Experiment:
+    """With the scale of the pixels and the padding that the starting weights want, where a flag leaves it open."""
+    flags, options = experiment.flags(), experiment.training
+    needs = {name: saved.get(name, "auto") for name in ("input_normalization", "resnet_pool") if flags[name] == "auto"}
+    if "auto" in needs.values():
+        found = as_built(flags)
         if options.init != "random" and not options.init_checkpoint:
-            scale = starting_weights(options.init, options.weights_dir, experiment.model).normalization
-    return experiment.with_flags({"input_normalization": scale})
+            found = starting_weights(options.init, options.weights_dir, experiment.model).needs()
+        needs = {name: found[name] if value == "auto" else value for name, value in needs.items()}
+    return experiment.with_flags(needs)

@@ -58,6 +58,7 @@ def build_backbone(options: Model, input_side: int | None = None) -> keras.Model
             batch_norm_epsilon=options.batch_norm_epsilon,
             activation=options.activation,
             zero_last_gamma=options.zero_last_gamma,
+            pool_padding="same" if options.resnet_pool == "auto" else options.resnet_pool,
             **shared,
         )
     if name in KERAS_CV:

@@ -9,6 +9,7 @@
       (of tensorflow/tpu's classifiers)  conv2d/kernel …                          mean, std      0.9, 1e-5
     keras.applications EfficientNet      a .h5, with or without head              mean, std      0.99, 1e-3
     keras-cv ResNet                      a .h5 or .weights.h5                     [0, 1]         0.99, 1.001e-5
+    PyTorch: efficientnet-pytorch, timm  .pth, .pt or .safetensors                official/models/import_torch.py
     a run of this project                an exported model.keras                  as the run      as the run
     a file of --job=import_checkpoint    .npz                                     as its origin   as its origin
 
@@ -32,6 +33,7 @@ from official.models import import_released, import_simclr
 from official.models.import_efficientnet import read_efficientnet
 from official.models.import_keras import read_h5, read_keras
 from official.models.import_resnet import read_resnet, scope_of_resnet
+from official.models.import_torch import read_torch
 from official.models.weight_files import WeightFile, open_checkpoint
 from official.models.weights import (
     Weights,
@@ -64,7 +66,8 @@ def read_weights(path: str, backbone: keras.Model) -> Weights:
                 return read(path, backbone)
     raise WeightsError(
         f"{path}: no weights there, or of an unknown kind; what can be read is a checkpoint prefix"
-        " (model.ckpt) of EfficientNet, ResNet, SpineNet or SimCLR, a .h5 of keras.applications or keras-cv,"
+        " (model.ckpt) of EfficientNet, ResNet, SpineNet or SimCLR, a .h5 of keras.applications or keras-cv, a .pth,"
+        " .pt or .safetensors of efficientnet-pytorch, timm or torchvision,"
         " a run folder or an exported model.keras of this project, or an imported .npz"
     )
 
@@ -196,4 +199,5 @@ _KINDS: tuple[tuple[Callable[[str], bool], Callable], ...] = (
     (lambda path: path.endswith(".h5") and os.path.isfile(path), read_h5),
     (lambda path: path.endswith(".npz") and os.path.isfile(path), read_npz),
     (lambda path: path.endswith(".keras") and os.path.isfile(path), read_keras),
+    (lambda path: path.endswith((".pth", ".pt", ".safetensors")) and os.path.isfile(path), read_torch),
 )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import Iterable
+from typing import Container, Iterable
 
 import tensorflow as tf
 
@@ -29,7 +29,7 @@ def tf1_names(backbone: keras.Model, model_name: str) -> dict[str, str]:
             for m in (re.match(r"block(\d+[a-z]+)_", variable_name(v)) for v in backbone.variables)
             if m
         },
-        key=_block_order,
+        key=block_order,
     )
     number = {block: i for i, block in enumerate(blocks)}
     return {
@@ -53,7 +53,21 @@ def model_name(path: str, there: Iterable[str]) -> str:
     return models.pop()
 
 
-def _block_order(block: str) -> tuple[int, int, str]:
+def check_kind(path: str, lite: bool, names: Container[str]) -> None:
+    """Refuses weights of an EfficientNet for a Lite and the other way: all names of the one are in the other, too.
+
+    Args:
+      lite: what the file is of; names: of the network's variables; one that is no EfficientNet passes.
+
+    Raises:
+      WeightsError: the other kind.
+    """
+    if "block1a_dwconv/depthwise_kernel" in names and lite == ("block1a_se_reduce/kernel" in names):
+        kind = ("-lite", "lite0 (to -lite4)") if lite else ("", "b0 (to -b7, or -l2)")
+        raise WeightsError(f"{path} is of an EfficientNet{kind[0]}; it needs --backbone=efficientnet-{kind[1]}")
+
+
+def block_order(block: str) -> tuple[int, int, str]:
     digits, letters = re.match(r"(\d+)([a-z]+)", block).groups()
     return int(digits), len(letters), letters
 
@@ -86,11 +100,14 @@ def read_efficientnet(path: str, file: WeightFile, backbone: keras.Model) -> Wei
     Raises:
       WeightsError: it is none of EfficientNet.
     """
-    there = file.arrays
-    plain = tf1_names(backbone, model_name(path, there))
+    there, scope = file.arrays, model_name(path, file.arrays)
+    lite = scope.startswith("efficientnet-lite")
+    check_kind(path, lite, shapes_of(backbone))
+    plain = tf1_names(backbone, scope)
     table = {ours: theirs + EMA if theirs + EMA in there else theirs for ours, theirs in plain.items()}
     weights = take(
-        file, table, shapes_of(backbone), f"TF1 checkpoint {path}", without=("/RMSProp", "/Momentum")
-    )
+        file, table, shapes_of(backbone), f"TF1 checkpoint {path}", without=("/RMSProp", "/Momentum"),
+        normalization="lite" if lite else "imagenet",
+    )  # fmt: skip
     averaged = set(plain.values())
     return dataclasses.replace(weights, unused=tuple(name for name in weights.unused if name not in averaged))

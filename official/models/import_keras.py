@@ -17,6 +17,7 @@ from typing import Any, Iterable, Iterator
 
 import tensorflow as tf
 
+from official.models.import_efficientnet import check_kind
 from official.models.input_scale import scale_of_layers
 from official.models.kerascv_backbones import KerasCVBackbone, stock_backbone
 from official.models.weight_files import WeightFile, WeightsError, open_h5, open_h5_member, read_member
@@ -34,6 +35,7 @@ def read_h5(path: str, backbone: keras.Model) -> Weights:
             kind = {"normalization": "unit", "epsilon": epsilon_of(backbone)}
             table = _table_of_stock(backbone) if _is_newer(file) else _old_table(file)
             return take(file, table, shapes_of(backbone), f"keras-cv weights {path}", **kind)
+        check_kind(path, not any("_se_reduce" in name for name in file.arrays), shapes_of(backbone))
         return take(file, _wanted(_old_table(file), backbone), shapes_of(backbone), f"Keras weights {path}")
 
 
@@ -42,6 +44,8 @@ def read_keras(path: str, backbone: keras.Model) -> Weights:
     with zipfile.ZipFile(path) as archive:
         layers = list(_layers(json.loads(read_member(archive, "config.json"))))
         mine = {layer.name for layer in backbone.layers}
+        has_se = any("_se_reduce" in config["config"]["name"] for config, _ in layers)
+        check_kind(path, not has_se, shapes_of(backbone))
         norms = [
             c for c, _ in layers if c["class_name"] == "BatchNormalization" and c["config"]["name"] in mine
         ]

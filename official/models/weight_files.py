@@ -228,11 +228,11 @@ def open_h5_member(path: str, archive: zipfile.ZipFile, name: str) -> Iterator[W
         raise WeightsError(
             f"{path}: {name} is compressed, which Keras does not do; pack it again without compression"
         )
-    with open(path, "rb") as raw, h5py.File(_Window(raw, _start_of(raw, info), info.file_size), "r") as file:
+    with open(path, "rb") as raw, h5py.File(_Window(raw, start_of_member(raw, info), info.file_size), "r") as file:
         yield WeightFile(path, _h5_arrays(file, path))
 
 
-def _start_of(raw: io.BufferedReader, info: zipfile.ZipInfo) -> int:
+def start_of_member(raw: io.BufferedReader, info: zipfile.ZipInfo) -> int:
     """Where a member's bytes begin: after its local header, a name and an extra field."""
     raw.seek(info.header_offset + 26)
     name, extra = struct.unpack("<HH", raw.read(4))

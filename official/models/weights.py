@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from official.files import whole_file
 from official.models.input_scale import SCALES, scale_of
+from official.models.resnet import pool_padding_of
 from official.models.weight_files import WeightFile, WeightsError, open_npz
 
 keras = tf.keras
@@ -33,6 +34,7 @@ class Weights:
       unused: names in the file that no backbone has (classification head, optimizer).
       normalization: the scale of pixels that they want, a key of `input_scale.SCALES`.
       epsilon: of their batch norm.
+      pool: padding of a ResNet's pool, "same" or "symmetric".
     """
 
     values: dict[str, np.ndarray]
@@ -40,6 +42,11 @@ class Weights:
     unused: tuple[str, ...] = ()
     normalization: str = "imagenet"
     epsilon: float = 1e-3
+    pool: str = "same"
+
+    def needs(self) -> dict[str, str]:
+        """The options of a backbone that these weights decide."""
+        return {"input_normalization": self.normalization, "resnet_pool": self.pool}
 
     def fingerprint(self) -> str:
         """SHA-256 over the sorted names and their bytes."""
@@ -82,6 +89,11 @@ def assign_weights(backbone: keras.Model, weights: Weights) -> int:
             f"{weights.origin} wants pixels on the scale {weights.normalization!r}, the model is built for"
             f" {wanted!r}: use --input_normalization={weights.normalization}"
         )
+    if weights.pool != pool_padding_of(backbone):
+        raise WeightsError(
+            f"{weights.origin} was trained with a pool padded {weights.pool!r}, the model's is padded"
+            f" {pool_padding_of(backbone)!r}: use --resnet_pool={weights.pool}"
+        )
     for variable in backbone.variables:
         name = variable_name(variable)
         value = weights.values[name]
@@ -92,10 +104,11 @@ def assign_weights(backbone: keras.Model, weights: Weights) -> int:
 
 
 def epsilon_of(backbone: keras.Model) -> float:
-    """Of the backbone's batch norm; all its layers have the same."""
+    """Of the first batch norm of a network, or else of a model inside it; a backbone's have all the same."""
+    inside = [layer for model in backbone.layers if isinstance(model, keras.Model) for layer in model.layers]
     return next(
         float(layer.epsilon)
-        for layer in backbone.layers
+        for layer in (*backbone.layers, *inside)
         if isinstance(layer, keras.layers.BatchNormalization)
     )
 
@@ -107,6 +120,8 @@ def differences(backbone: keras.Model, weights: Weights) -> list[str]:
         notes.append(
             f"the backbone brings pixels to the scale {weights.normalization!r}, as the weights want them"
         )
+    if weights.pool != "same":
+        notes.append(f"the pool after the stem is padded {weights.pool!r}, as the weights want it")
     difference = weights.epsilon - epsilon_of(backbone)
     if abs(difference) > 1e-9:
         names = [n for n in weights.values if n.endswith("/moving_variance")]
@@ -127,6 +142,7 @@ def write_weights(path: str, weights: Weights) -> None:
         "licence": LICENCE_NOTE,
         "normalization": weights.normalization,
         "epsilon": weights.epsilon,
+        "pool": weights.pool,
     }
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
     with whole_file(path) as temporary, open(temporary, "wb") as file:
@@ -160,7 +176,7 @@ def read_npz(path: str, backbone: keras.Model) -> Weights:
         )
     if weights.fingerprint() != note["sha256"]:
         raise WeightsError(f"{path} is damaged: its values do not have the fingerprint that it states")
-    return weights
+    return dataclasses.replace(weights, pool=note.get("pool", "same"))
 
 
 def shapes_of(model: keras.Model) -> dict[str, tuple[int, ...]]:

@@ -13,6 +13,8 @@ import tensorflow as tf
 
 from official.experiment import Experiment, Model
 from official.models.backbones import build_backbone
+from official.models.efficientnet import is_lite
+from official.models.import_efficientnet import check_kind
 from official.models.import_checkpoint import read_weights, weights_file
 from official.models.weights import Weights, epsilon_of, shapes_of, variable_name
 from official.tasks.registry import build_task
@@ -91,12 +93,14 @@ def starting_weights(init: str, weights_dir: str, options: Model, backbone: tf.k
     model = _finished(init)
     network = load_model(model, Experiment())[1].backbone
     found, wanted = {variable_name(v): v.numpy() for v in network.variables}, shapes_of(backbone)
+    check_kind(f"run {init}", is_lite(model.flags["backbone"]), wanted)
     return Weights(
         values={name: value for name, value in found.items() if name in wanted},
         origin=f"run {init} ({model.flags['task']}, {model.flags['backbone']}, {model.phase} at step {model.step})",
         unused=tuple(sorted(set(found) - set(wanted))),
         normalization=model.flags["input_normalization"],
         epsilon=epsilon_of(network),
+        pool=model.flags["resnet_pool"],
     )
 
 
