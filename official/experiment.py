@@ -165,8 +165,9 @@ class Training:
     student_init: str = option("teacher", "Where the student starts: teacher, scratch (as the teacher did), or anything that --init takes.")
     teacher: str = option("", "A trained model to label with and start the student from, in place of training one: a run folder (the first finished one of its student, teacher and imported network), a phase in one, or a checkpoint folder. It is used as the network that it was trained as; flags of the network that are not given are its own.")
     init_checkpoint: str = option("", "Run folder, phase or checkpoint folder that the teacher starts from, heads included.")
-    init: str = option("random", "Backbone weights to start from: random, imagenet, imagenet++, simclr (looked up in --weights_dir), a run folder or a file; see official/models/import_checkpoint.py.")
-    weights_dir: str = option("weights", "Where --init=imagenet, imagenet++ and simclr look for <backbone>_<init>.npz.")
+    init: str = option("random", "Backbone weights to start from: random, imagenet, imagenet++, simclr (public weights, looked up by name), a run folder or a file; see official/models/import_checkpoint.py.")
+    weights_dir: str = option("weights", "Where --init=imagenet, imagenet++ and simclr look first: <backbone>_<init>.npz, or a public file under its own name; see official/models/public_weights.py.")
+    download: bool = option(False, "Fetches the public file that --init=imagenet or imagenet++ names where none is here: once, its hash checked, going on where it broke off.")
     joint_batch_size: int = option(256, "Joint training: pictures of --joint_data per step, over all replicas.", lower=1)
     joint_image_size: int = option(224, "Joint training: side of their crops.", lower=32)
     freeze: str = option("", "Regular expression: variables whose names it matches from the start are not trained, nor decayed.")
@@ -267,7 +268,7 @@ GROUPS = {
 
 # Flags that change where or how fast a run goes, or what is done with it, but not what it computes.
 NOT_FINGERPRINTED = frozenset(
-    ("job", "model_dir", "weights_dir", "threads", "keep_checkpoints", "summary_every", "pictures", "data_dir", "checkpoint_every")
+    ("job", "model_dir", "weights_dir", "download", "threads", "keep_checkpoints", "summary_every", "pictures", "data_dir", "checkpoint_every")
     + ("shard_index", "num_shards", "label_store", "check_images", "strategy", "num_devices", "tpu", "on_nan")
     + ("max_nan_steps", "max_skipped_fraction", "eval_batch_size", "deterministic", "xla", "eval_every")
 ) | {field.name for field in dataclasses.fields(Handover)}

@@ -126,7 +126,7 @@ def _check_student_init(experiment: Experiment) -> None:
     init = experiment.training.student_init
     if init not in (*_OWN_INITS, "random") and STUDENT not in begun_phases(experiment.runtime.model_dir):
         try:
-            starting_weights(init, experiment.training.weights_dir, experiment.model)
+            starting_weights(init, experiment.training, experiment.model)
         except UserError as error:
             raise FlagError(f"--student_init={init}: {error}") from error
 

@@ -38,12 +38,8 @@ def import_checkpoint(experiment: Experiment) -> dict[str, Any]:
 
 def _import_backbone(experiment: Experiment) -> dict[str, Any]:
     folder, output = RunFolder(experiment), experiment.handover.output
-    weights = starting_weights(
-        experiment.handover.checkpoint, experiment.training.weights_dir, experiment.model
-    )
-    backbone = build_backbone(
-        dataclasses.replace(experiment.model, **weights.needs())
-    )
+    weights = starting_weights(experiment.handover.checkpoint, experiment.training, experiment.model)
+    backbone = build_backbone(dataclasses.replace(experiment.model, **weights.needs()))
     count = assign_weights(backbone, weights)
     write_weights(output, weights)
     _print_variables(backbone)

@@ -58,6 +58,6 @@ def _with_needs(experiment: Experiment, saved: Mapping[str, Any]) -> Experiment:
     if "auto" in needs.values():
         found = as_built(flags)
         if options.init != "random" and not options.init_checkpoint:
-            found = starting_weights(options.init, options.weights_dir, experiment.model).needs()
+            found = starting_weights(options.init, options, experiment.model).needs()
         needs = {name: found[name] if value == "auto" else value for name, value in needs.items()}
     return experiment.with_flags(needs)

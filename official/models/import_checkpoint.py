@@ -23,7 +23,6 @@ wanted is read: see official/models/weight_files.py.
 from __future__ import annotations
 
 import contextlib
-import glob
 import os
 from typing import Callable, Iterator, Sequence
 
@@ -34,7 +33,7 @@ from official.models.import_efficientnet import read_efficientnet
 from official.models.import_keras import read_h5, read_keras
 from official.models.import_resnet import read_resnet, scope_of_resnet
 from official.models.import_torch import read_torch
-from official.models.weight_files import WeightFile, open_checkpoint
+from official.models.weight_files import WeightFile, checkpoint_prefix, open_checkpoint
 from official.models.weights import (
     Weights,
     WeightsError,
@@ -138,45 +137,6 @@ def initialize_backbone(model: keras.Model, init: str, weights: Weights) -> dict
         "random": [variable_name(v) for v in others],
         "unused": list(weights.unused),
     }
-
-
-NAMED = {
-    "imagenet": (
-        "the AutoAugment or RandAugment EfficientNet checkpoint (ckptsaug/<backbone>.tar.gz or randaug/…) of "
-        "tensorflow/tpu models/official/efficientnet"
-    ),
-    "imagenet++": (
-        "the Noisy Student checkpoint (noisystudent/noisy_student_<backbone>.tar.gz) of the same page"
-    ),
-    "simclr": "a SimCLR checkpoint (v1: ResNet50_1x; v2: pretrained/r50_1x_sk0) of google-research/simclr",
-}
-
-
-def weights_file(init: str, weights_dir: str, backbone: str) -> str:
-    """The path that --init names.
-
-    Raises:
-      WeightsError: a named one that is not there; says what to fetch and how to import it.
-    """
-    if init not in NAMED:
-        return init
-    path = os.path.join(weights_dir, f"{backbone}_{init}.npz")
-    if not os.path.isfile(path):
-        raise WeightsError(
-            f"--init={init}: no {path}. On a machine with network fetch {NAMED[init]}, unpack it, and run"
-            f" python main.py --job=import_checkpoint --backbone={backbone} --checkpoint=…/model.ckpt"
-            f" --output={path} --model_dir=RUN"
-        )
-    return path
-
-
-def checkpoint_prefix(path: str) -> str:
-    """`path` itself, or what the folder `path` holds: a SavedModel's variables, or its only checkpoint."""
-    inside = os.path.join(path, "variables", "variables")
-    if os.path.isfile(inside + ".index"):
-        return inside
-    found = glob.glob(os.path.join(glob.escape(path), "*.index"))
-    return found[0].removesuffix(".index") if len(found) == 1 else path
 
 
 def _is_checkpoint(path: str) -> bool:

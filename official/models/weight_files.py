@@ -140,6 +140,15 @@ def open_checkpoint(prefix: str) -> WeightFile:
     )
 
 
+def checkpoint_prefix(path: str) -> str:
+    """`path` itself, or what the folder `path` holds: a SavedModel's variables, or its only checkpoint."""
+    inside = os.path.join(path, "variables", "variables")
+    if os.path.isfile(inside + ".index"):
+        return inside
+    found = glob.glob(os.path.join(glob.escape(path), "*.index"))
+    return found[0].removesuffix(".index") if len(found) == 1 else path
+
+
 # --- NumPy -----------------------------------------------------------------------------------------
 
 

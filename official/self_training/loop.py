@@ -192,7 +192,7 @@ class SelfTraining:
 
     def _from_file(self, phase: str, init: str, trainer: Trainer) -> None:
         model = trainer.model
-        weights = starting_weights(init, self.experiment.training.weights_dir, self.experiment.model, model.backbone)
+        weights = starting_weights(init, self.experiment.training, self.experiment.model, model.backbone)
         report = initialize_backbone(model, init, weights)
         if is_chief(self.strategy):
             write_json(os.path.join(self.experiment.runtime.model_dir, phase, "initialized.json"), report)

@@ -11,11 +11,12 @@ import os
 
 import tensorflow as tf
 
-from official.experiment import Experiment, Model
+from official.experiment import Experiment, Model, Training
 from official.models.backbones import build_backbone
 from official.models.efficientnet import is_lite
 from official.models.import_efficientnet import check_kind
-from official.models.import_checkpoint import read_weights, weights_file
+from official.models.import_checkpoint import read_weights
+from official.models.public_weights import weights_file
 from official.models.weights import Weights, epsilon_of, shapes_of, variable_name
 from official.tasks.registry import build_task
 from official.tasks.task import Task
@@ -78,18 +79,22 @@ def is_run(path: str) -> bool:
     return os.path.isfile(os.path.join(path, RUN))
 
 
-def starting_weights(init: str, weights_dir: str, options: Model, backbone: tf.keras.Model | None = None) -> Weights:
+def starting_weights(
+    init: str, options: Training, model_options: Model, backbone: tf.keras.Model | None = None
+) -> Weights:
     """The backbone weights that --init names: of a finished run, or of a file (`import_checkpoint.read_weights`).
 
     Args:
-      backbone: names the variables that are wanted; by default one that `options` describe.
+      options: where named weights are looked for, and whether they may be fetched.
+      backbone: names the variables that are wanted; by default one that `model_options` describe.
 
     Raises:
       ValueError: absent, not finished, damaged, or of a kind that is not known.
     """
-    backbone = backbone or build_backbone(options)
+    backbone = backbone or build_backbone(model_options)
     if not is_run(init):
-        return read_weights(weights_file(init, weights_dir, options.backbone), backbone)
+        name = model_options.backbone
+        return read_weights(weights_file(init, options.weights_dir, name, download=options.download), backbone)
     model = _finished(init)
     network = load_model(model, Experiment())[1].backbone
     found, wanted = {variable_name(v): v.numpy() for v in network.variables}, shapes_of(backbone)

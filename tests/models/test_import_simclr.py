@@ -7,7 +7,8 @@ import pytest
 import tensorflow as tf
 
 from official.data.example import normalize
-from official.models.import_checkpoint import read_weights, weights_file
+from official.models.import_checkpoint import read_weights
+from official.models.public_weights import weights_file
 from official.models.import_simclr import layers_in_order, tf1_table, tf2_table
 from official.models.kerascv_backbones import KerasCVBackbone, stock_backbone
 from official.models.resnet import ResNetBackbone
@@ -210,7 +211,7 @@ def test_scale_and_epsilon_survive_the_imported_file(values, tmp_path):
     weights = read_weights(str(tmp_path / "resnet-50_simclr.npz"), backbone)
     assert weights.normalization == "unit" and weights.epsilon == 1e-5
     assert read_weights(weights_file("simclr", str(tmp_path), "resnet-50"), backbone).normalization == "unit"
-    with pytest.raises(WeightsError, match="fetch a SimCLR checkpoint"):
+    with pytest.raises(WeightsError, match="put one of these into .*r50_1x_sk0, .*ResNet50_1x"):
         weights_file("simclr", str(tmp_path / "nowhere"), "resnet-50")
 
 
