@@ -30,6 +30,7 @@ class Data:
     data_dir: str = option("", "Where TFDS data sets are prepared (TFDS' own default when empty).")
     labeled_fraction: float = option(1.0, "Share of --labeled_data whose labels are used.", lower=0.0, upper=1.0)
     split_seed: int = option(0, "Which subset --labeled_fraction takes, and which images --eval_fraction holds out.", lower=0)
+    reviewed: str = option("", "Labelled data that people have corrected, of job=review_labels or any: it joins --labeled_data, and its images leave the unlabelled ones.")
     labeled_ids: str = option("", "File with the ids or file names to use as labelled, instead of a fraction.")
     scenes_seed: int = option(0, "Seed of the embedded data set.", lower=0)
     scenes_size: int = option(160, "Side of the embedded pictures in pixels.", lower=32)
@@ -162,6 +163,7 @@ class Training:
     teacher_steps: int = option(45_000, "Steps of the teacher.", lower=1)
     student_steps: int = option(45_000, "Steps of the student.", lower=1)
     control: bool = option(False, "Also trains the fair control: labels alone, teacher's plus student's steps; official/self_training/loop.py says what fair is.")
+    rounds: int = option(1, "job=self_train: how often; from the second round on the last one's student is the teacher, in <model_dir>/round_2 and so on.", lower=1)
     student_init: str = option("teacher", "Where the student starts: teacher, scratch (as the teacher did), or anything that --init takes.")
     teacher: str = option("", "A trained model to label with and start the student from, in place of training one: a run folder (the first finished one of its student, teacher and imported network), a phase in one, or a checkpoint folder. It is used as the network that it was trained as; flags of the network that are not given are its own.")
     init_checkpoint: str = option("", "Run folder, phase or checkpoint folder that the teacher starts from, heads included.")
@@ -218,7 +220,7 @@ class Runtime:
     job: str = option(
         "self_train",
         "What to do; see official/jobs/__init__.py.",
-        choices=("self_train", "train", "linear_eval", "compare_pretraining", "pseudo_label", "inspect_labels", "evaluate", "predict", "export", "import_checkpoint", "model_stats", "gallery", "check_data", "write_scenes", "write_tfrecords"),
+        choices=("self_train", "train", "linear_eval", "compare_pretraining", "pseudo_label", "inspect_labels", "evaluate", "predict", "export", "import_checkpoint", "model_stats", "gallery", "check_data", "review_labels", "write_scenes", "write_tfrecords"),
     )
     model_dir: str = option("", "The run folder: everything a job writes is in it.")
     seed: int = option(0, "Decides weights, data order and every random draw.", lower=0)
@@ -247,9 +249,10 @@ class Handover:
     detections: str = option("", "job=evaluate: a COCO results file to score instead of a model.")
     iou_type: str = option("bbox", "job=evaluate --detections: what is compared.", choices=("bbox", "segm"))
     images: str = option("", "job=predict: a folder of pictures.")
-    output: str = option("", "Where job=predict, write_scenes and write_tfrecords write.")
+    output: str = option("", "Where job=predict, review_labels, write_scenes and write_tfrecords write.")
     output_shards: int = option(8, "job=write_tfrecords: how many files.", lower=1)
     tflite: bool = option(False, "Also exports TFLite.")
+    review_images: int = option(50, "job=review_labels: how many images are written for people to correct.", lower=1)
     check_steps: int = option(5, "job=check_data: real training steps that are timed, to say how long a run takes; 0: none.", lower=0)
 
 

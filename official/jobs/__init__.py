@@ -6,6 +6,7 @@
     compare_pretraining  one task from random, pre-trained and jointly trained weights: a table
     pseudo_label     label a source with a trained model
     inspect_labels   numbers, a sheet of pictures and a COCO JSON of a label store
+    review_labels    the images worth a person's minute, with their pseudo labels, for a labelling tool
     evaluate         score a model, or an existing COCO results file
     predict          detect on a folder of pictures
     export           .keras, SavedModel, TFLite
@@ -29,6 +30,7 @@ from official.jobs.importing import import_checkpoint
 from official.jobs.on_model import evaluate, export, inspect_labels, model_stats, predict, pseudo_label
 from official.jobs.compare_pretraining import compare_pretraining
 from official.jobs.opening import alone_in_folder
+from official.jobs.review_labels import review_labels
 from official.jobs.training import linear_eval, self_train, train
 
 JOBS: dict[str, Callable[[Experiment], dict[str, Any]]] = {
@@ -38,6 +40,7 @@ JOBS: dict[str, Callable[[Experiment], dict[str, Any]]] = {
     "compare_pretraining": compare_pretraining,
     "pseudo_label": pseudo_label,
     "inspect_labels": inspect_labels,
+    "review_labels": review_labels,
     "evaluate": evaluate,
     "predict": predict,
     "export": export,
@@ -49,7 +52,7 @@ JOBS: dict[str, Callable[[Experiment], dict[str, Any]]] = {
     "write_tfrecords": write_tfrecords_job,
 }
 # Jobs that use a finished run: flags that are not given are those of the run folder.
-USES_RUN = ("pseudo_label", "inspect_labels", "evaluate", "predict", "export")
+USES_RUN = ("pseudo_label", "inspect_labels", "review_labels", "evaluate", "predict", "export")
 # Jobs that have the run folder to themselves.
 ALONE = ("self_train", "train", "linear_eval", "compare_pretraining", "import_checkpoint")
 

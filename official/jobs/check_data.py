@@ -17,6 +17,7 @@ from official.experiment import Experiment
 from official.files import write_json
 from official.jobs.data_checks import anchor_flags, anchor_report, anchor_warnings, quick_checks, sampled_boxes
 from official.jobs.opening import open_eval, open_training, open_unlabeled
+from official.jobs.reviewed import with_reviewed
 from official.jobs.settling import settled
 from official.models.anchor_fit import in_network, possible_recall, taught
 from official.tasks.registry import build_task
@@ -63,6 +64,9 @@ def _opened(experiment: Experiment) -> tuple[dict[str, Source], Task]:
     if experiment.data.unlabeled_data != "rest" or (rest is not None and len(rest)):
         found["unlabeled"] = open_unlabeled(experiment, rest)
     evaluation = open_eval(experiment, task, held_out)
+    found["labeled"], pool = with_reviewed(experiment, labeled, found.get("unlabeled"))
+    if pool is not None:
+        found["unlabeled"] = pool
     if evaluation is not None:
         found["eval"] = evaluation
     return found, task

@@ -18,8 +18,9 @@ from official.evaluation.drawing import write_png
 from official.experiment import Experiment
 from official.jobs.handing_over import export_once
 from official.jobs.opening import (
-    listing, open_eval, open_labeled, open_model, open_unlabeled, read_options, timed, trained_model,
+    listing, open_eval, open_model, read_options, timed, trained_model,
 )  # fmt: skip
+from official.jobs.reviewed import unlabeled_pool
 from official.models.statistics import model_statistics
 from official.self_training import inspect_labels as inspection
 from official.self_training.label_store import LabelStore, parse_thresholds
@@ -38,8 +39,7 @@ def pseudo_label(experiment: Experiment) -> dict[str, Any]:
     set_up_runtime(experiment.runtime)
     teacher = trained_model(experiment, "teacher")
     experiment = adopted(experiment, teacher, because=teacher.path)
-    rest = open_labeled(experiment)[1] if experiment.data.unlabeled_data == "rest" else None
-    source = open_unlabeled(experiment, rest)
+    source = unlabeled_pool(experiment)
     if not experiment.pseudo_labels.label_store:  # a store elsewhere may be of other images than the run's
         folder.note_source("unlabeled", source)
     loop = SelfTraining(build_task(experiment, teacher.categories), experiment, strategy, source, source, None)
@@ -67,8 +67,7 @@ def inspect_labels(experiment: Experiment) -> dict[str, Any]:
     output = experiment.handover.output or os.path.join(folder.path, "pictures")
     os.makedirs(output, exist_ok=True)
     exported = store.export(output, *thresholds)
-    rest = open_labeled(experiment)[1] if experiment.data.unlabeled_data == "rest" else None
-    source = open_unlabeled(experiment, rest)
+    source = unlabeled_pool(experiment)
     task = build_task(experiment, store.categories())
     sheet_picture = inspection.draw_sheet(store, source, task, options.score_threshold, limits)
     picture = write_png(os.path.join(output, "pseudo_labels.png"), sheet_picture)

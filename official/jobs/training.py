@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -17,8 +18,10 @@ from official.jobs.handing_over import export_once
 from official.jobs.data_checks import quick_checks, warn
 from official.jobs.held_out import note_held_out, warn_of_seen_images
 from official.jobs.opening import open_eval, open_joint, open_training, open_unlabeled, timed
+from official.jobs.reviewed import with_reviewed
 from official.jobs.settling import settled
 from official.self_training.loop import SelfTraining
+from official.self_training.rounds import begin_round, joined_summary
 from official.tasks.registry import TASKS, build_task
 from official.tasks.task import Task
 from official.trained_model import describe
@@ -40,6 +43,7 @@ def _open_loop(
         joint = open_joint(experiment)
         pool = open_unlabeled(experiment, rest) if unlabeled else None
         evaluation = open_eval(experiment, task, held_out)
+        labeled, pool = with_reviewed(experiment, labeled, pool)
     if labeled.annotations is not None and labeled.annotations.counts().sum() == 0:
         raise DataError(f"{labeled.word}: none of the {len(labeled)} labelled images has a usable box")
     check_thresholds(experiment, labeled.categories)
@@ -80,22 +84,39 @@ def self_train(experiment: Experiment) -> dict[str, Any]:
         raise DataError(f"job=self_train makes pseudo labels; --task={experiment.model.task} has none: use --job=train")
     loop = _open_loop(experiment, folder, strategy, unlabeled=True)
     summary: dict[str, Any] = {"skipped_inputs": _skipped(loop)}
-    with timed(folder, "teacher"):
-        summary["teacher"] = loop.train_teacher()
-    with timed(folder, "pseudo_label"):
-        loop.make_labels(summary["teacher"]["checkpoint"])
-        pseudo, summary["pseudo_labels"] = loop.read_labels()
-    with timed(folder, "student"):
-        summary["student"] = loop.train_student(pseudo, summary["teacher"])
-    if experiment.training.control:
-        with timed(folder, "control"):
-            summary["control"] = loop.train_control(summary["teacher"])
+    last, rounds = loop, []
+    for number in range(1, experiment.training.rounds + 1):
+        own = folder
+        if number > 1:
+            print(f"\n== round {number}")
+            last, own = begin_round(loop, number)
+        with timed(folder, f"round_{number}") if number > 1 else contextlib.nullcontext():
+            rounds.append(_chain(last, own))
+        if number > 1 and is_chief(loop.strategy):
+            own.summarize(rounds[-1])
+    summary |= joined_summary(rounds)
     if is_chief(loop.strategy):
         with timed(folder, "hand_over"):
             student = _Loaded(loop, summary["student"])
             summary["export"], new = student.export()
             summary["pictures"] = _teacher_beside_student(loop, summary, student, new)
     return _end_of_training(folder, loop, summary)
+
+
+def _chain(loop: SelfTraining, folder: RunFolder) -> dict[str, Any]:
+    """All phases of one round, in order; their results by name."""
+    found: dict[str, Any] = {}
+    with timed(folder, "teacher"):
+        found["teacher"] = loop.train_teacher()
+    with timed(folder, "pseudo_label"):
+        loop.make_labels(found["teacher"]["checkpoint"])
+        pseudo, found["pseudo_labels"] = loop.read_labels()
+    with timed(folder, "student"):
+        found["student"] = loop.train_student(pseudo, found["teacher"])
+    if loop.experiment.training.control:
+        with timed(folder, "control"):
+            found["control"] = loop.train_control(found["teacher"])
+    return found
 
 
 def train(experiment: Experiment, strategy: tf.distribute.Strategy | None = None) -> dict[str, Any]:
@@ -140,9 +161,10 @@ def linear_eval(experiment: Experiment) -> dict[str, Any]:
 
 def _end_of_training(folder: RunFolder, loop: SelfTraining, summary: dict[str, Any]) -> dict[str, Any]:
     phases = [name for name in ("teacher", "control", "student") if name in summary]
+    chains = summary.get("rounds", [summary])
     for name in phases:  # a start that was killed could not note its own
-        folder.seconds[name] = max(folder.seconds.get(name, 0.0), summary[name]["seconds"])
-    summary["images_seen"] = sum(summary[name]["images_seen"] for name in phases)
+        folder.seconds[name] = max(folder.seconds.get(name, 0.0), chains[0][name]["seconds"])
+    summary["images_seen"] = sum(chain[name]["images_seen"] for chain in chains for name in phases)
     if not is_chief(loop.strategy):
         return summary
     if loop.evaluation is not None:
@@ -166,13 +188,34 @@ def table(summary: dict[str, Any], metrics: Sequence[str]) -> str:
     widths = [max(8, len(name) + 2) for name in metrics]
     head = "".join(f"{name:>{width}}" for name, width in zip(metrics, widths))
     lines = ["", f"{'':<11}{head}   steps  seconds"]
-    for name in ("teacher", "control", "student"):
-        row = summary.get(name)
-        if row:
-            cells = [f"{row[m]:.3f}" if m in row else "-" for m in metrics]
-            values = "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths))
-            lines.append(f"{name:<11}{values}{row['steps']:8d}{row['seconds']:9.0f}")
-    labels = summary.get("pseudo_labels", {})
+    chains = summary.get("rounds", [summary])
+    for number, chain in enumerate(chains, 1):
+        for name in ("teacher", "control", "student"):
+            row = chain.get(name)
+            if row:
+                cells = [f"{row[m]:.3f}" if m in row else "-" for m in metrics]
+                values = "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths))
+                called = f"{name} {number}" if len(chains) > 1 else name
+                lines.append(f"{called:<11}{values}{row['steps']:8d}{row['seconds']:9.0f}")
+    for number, chain in enumerate(chains, 1):
+        prefix = f"round {number}: " if len(chains) > 1 else ""
+        lines += [prefix + line for line in _label_lines(chain.get("pseudo_labels", {}))]
+    for name, path in {**summary.get("export", {}), "pictures": summary.get("pictures")}.items():
+        if path:
+            lines.append(f"{name:<12} {path}")
+    logs = {
+        os.path.dirname(os.path.dirname(os.path.dirname(chain[n]["checkpoint"])))
+        for chain in chains
+        for n in (("teacher", "student") if chain is chains[0] else ("student",))
+        if n in chain
+    }
+    lines += [f"{'logs':<12} tensorboard --logdir={path}" for path in sorted(logs)]
+    return "\n".join(lines)
+
+
+def _label_lines(labels: dict[str, Any]) -> list[str]:
+    """What the pseudo labels in use are, as text."""
+    lines = []
     if "boxes" in labels:
         lines.append(
             f"pseudo labels: {labels['boxes']} boxes at score >= {labels['threshold']} "
@@ -188,12 +231,7 @@ def table(summary: dict[str, Any], metrics: Sequence[str]) -> str:
             f"pseudo labels: {labels['labelled_pixels']:.1%} of the pixels at score >= {labels['threshold']} "
             f"on {labels['images_with_labels']} of {labels['images']} images"
         )
-    for name, path in {**summary.get("export", {}), "pictures": summary.get("pictures")}.items():
-        if path:
-            lines.append(f"{name:<12} {path}")
-    logs = {os.path.dirname(os.path.dirname(os.path.dirname(summary[n]["checkpoint"]))) for n in ("teacher", "student") if n in summary}
-    lines += [f"{'logs':<12} tensorboard --logdir={path}" for path in sorted(logs)]
-    return "\n".join(lines)
+    return lines
 
 
 def _explain_zero(summary: dict[str, Any], phases: list[str], metric: str) -> None:

@@ -24,7 +24,7 @@ ALL = (TEACHER, LABELS, STUDENT, CONTROL, IMPORTED)
 
 # Which phases depend on a flag; on those that are not listed all of them do.
 _DEPENDING: dict[str, tuple[str, ...]] = {
-    "control": (),
+    **dict.fromkeys(("control", "rounds"), ()),
     **dict.fromkeys(("student_steps", "student_augment"), (STUDENT, CONTROL)),
     **dict.fromkeys(("unlabeled_data", "score_floor", "label_scales", "label_flip"), (LABELS, STUDENT)),
     **dict.fromkeys(("label_temperature", "label_shard_size"), (LABELS, STUDENT)),
@@ -43,7 +43,7 @@ _HOW_TO_TRAIN = {
     field.name for group in (Augment, Loss, Optimizer, Training) for field in dataclasses.fields(group)
 } - {"teacher"}  # fmt: skip
 # What these name is compared when it is open (ids, labels, weights), so that it may lie elsewhere than it did.
-_PLACES = ("labeled_data", "unlabeled_data", "eval_data", "joint_data", "labeled_ids", "teacher")
+_PLACES = ("labeled_data", "unlabeled_data", "eval_data", "joint_data", "labeled_ids", "reviewed", "teacher")
 
 
 def begun_phases(model_dir: str) -> list[str]:

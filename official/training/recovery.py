@@ -31,6 +31,7 @@ META = "checkpoint.json"
 RESULT = "result.json"  # of a finished phase
 IMPORTED = "imported"  # the phase folder of a network that job=import_checkpoint brought
 ASIDE = ".damaged"  # what a damaged checkpoint is renamed to
+ROUND = "round_"  # begins the name of the folder, in its run, of a later round of self-training
 PHASES = ("student", "teacher", IMPORTED)  # whose checkpoint stands for a run, the first that is there
 
 
@@ -266,13 +267,16 @@ def weights_sha256(variables: list[tf.Variable]) -> str:
 def find_checkpoint(path: str) -> str:
     """The checkpoint folder that `path` means.
 
-    A run stands for the first of its *finished* phases: its student, else its teacher (which may be elsewhere),
-    else its imported network. A phase that was named stands for its last checkpoint, finished or not.
+    A run stands for the student of its last finished round, or else the first of its *finished* phases: its student, its
+    teacher (which may be elsewhere), its imported network. A phase that was named stands for its last checkpoint, finished or not.
 
     Raises:
       ValueError: nothing trained there, or a run in which nothing is finished; says what could be named instead.
     """
     begun = []
+    for folder in reversed(round_folders(path)):
+        if phase_finished(os.path.join(folder, PHASES[0])):
+            return last_checkpoint(os.path.join(folder, PHASES[0]))
     for phase in PHASES:
         folder = os.path.join(path, phase)
         last = last_checkpoint(folder)
@@ -287,6 +291,13 @@ def find_checkpoint(path: str) -> str:
         remedy = f"name what to take of it: {' or '.join(begun)}"
         raise UserError(f"{path}: no phase of this run is finished; {remedy}")
     raise UserError(f"no checkpoint in {path}; it should be a run folder, a phase or a step_... folder")
+
+
+def round_folders(run: str) -> list[str]:
+    """The folders of a run's later rounds, in order."""
+    names = [name for name in os.listdir(run) if name.startswith(ROUND)] if os.path.isdir(run) else []
+    numbers = sorted(int(name.removeprefix(ROUND)) for name in names if name.removeprefix(ROUND).isdecimal())
+    return [os.path.join(run, f"{ROUND}{number}") for number in numbers]
 
 
 def last_checkpoint(folder: str) -> str:

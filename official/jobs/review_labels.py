@@ -1,0 +1,150 @@
+"""Writes the pseudo-labelled images that are worth a person's minute, with their labels, for any labelling tool."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import io
+import os
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from official.data.coco import to_coco
+from official.data.source import Annotations, DataError, Source
+from official.errors import UserError
+from official.experiment import Experiment
+from official.files import output_names, write_bytes, write_json
+from official.jobs.opening import trained_model
+from official.jobs.reviewed import unlabeled_pool
+from official.self_training import review
+from official.self_training.label_store import LabelStore, parse_thresholds
+from official.tasks.task import Task
+from official.trained_model import SIZE
+from official.training.distribution import set_up_runtime
+from official.training.loading import load_model
+from official.training.recovery import weights_sha256
+from official.training.run_folder import RunFolder
+
+COMPARED = 4  # times --review_images: how many images are looked at mirrored and smaller
+SMALLER = 0.75  # times the network's input
+AFTER = "annotations.json"
+
+
+def review_labels(experiment: Experiment) -> dict[str, Any]:
+    """Chooses images of a finished run's label store (official/self_training/review.py) and writes them with their labels.
+
+    `<output>/images/`, `<output>/annotations.json` (COCO, with scores) and `<output>/review.json` (which image is which and why).
+    """
+    folder = RunFolder(experiment)
+    set_up_runtime(experiment.runtime)
+    options = experiment.pseudo_labels
+    store = LabelStore(options.label_store or os.path.join(folder.path, "pseudo_labels"))
+    manifest = store.manifest()
+    if store.kind().name != "boxes":
+        raise UserError(f"job=review_labels writes boxes; {store.folder} holds {store.kind().name}: inspect_labels exports those")
+    output = experiment.handover.output or os.path.join(folder.path, "review")
+    if os.path.exists(os.path.join(output, review.MANIFEST)):
+        raise UserError(f"{output} holds images for review already, perhaps corrected ones; name another place with --output")
+    pool = unlabeled_pool(experiment)
+    limits = store.limits(options.score_threshold, parse_thresholds(options.class_thresholds))
+    rows = _rows_of(store, pool)
+    found = review.worth(rows, limits)
+    _compare_views(experiment, store, manifest, pool, rows, limits, found)
+    names = [category.name for category in store.categories()]
+    chosen = review.choose(found, experiment.handover.review_images, names)
+    if not chosen:
+        raise DataError(f"{store.folder}: not one label is uncertain; lower --score_floor when labelling, or raise --score_threshold")
+    labelled = _labelled(store, pool, rows, limits, list(chosen))
+    _write(labelled, pool.word, list(chosen.values()), output)
+    counts = collections.Counter(reasons[0] for reasons in chosen.values())
+    word = f"coco:{os.path.join(output, AFTER)},{os.path.join(output, review.IMAGES)}"
+    print(f"{len(chosen)} of {len(pool)} images to review: " + ", ".join(f"{n} {reason}" for reason, n in counts.items()))
+    print(f"images       {output}\nCorrect them, keep every image that was looked at (also without a box), and train on with --reviewed={word}")
+    return folder.summarize({"review": {"images": len(chosen), "reasons": dict(counts), "output": output, "reviewed": word}})
+
+
+def _rows_of(store: LabelStore, pool: Source) -> list[dict[str, Any]]:
+    """The stored labels of the images, in their order."""
+    wanted = set(map(str, pool.ids))
+    rows = {row["id"]: row for row in store.rows() if row["id"] in wanted}
+    missing = [i for i in pool.ids if str(i) not in rows]
+    if missing:
+        raise DataError(f"{store.folder} has no labels for {len(missing)} images, the first is {missing[0]}")
+    return [rows[str(i)] for i in pool.ids]
+
+
+def _compare_views(experiment, store, manifest, pool: Source, rows, limits: np.ndarray, found: review.Worth) -> None:
+    """Adds the reason "views" to `found`, where the network that made the labels is there."""
+    try:
+        teacher = trained_model(experiment, "teacher")
+    except ValueError as error:
+        print(f"views are not compared: {error}")
+        return
+    task, model = load_model(teacher, experiment)
+    if weights_sha256(model.variables) != manifest["teacher_sha256"]:
+        print(f"views are not compared: {teacher.path} did not make {store.folder}")
+        return
+    places = review.candidates(found, COMPARED * experiment.handover.review_images)
+    some = pool.subset(places)
+    values = np.zeros(len(pool))
+    kind, own = store.kind(), [rows[i] for i in places]
+    for view in (_mirrored(task, model, some), _smaller(teacher, experiment, some)):
+        for i, row, other in zip(places, own, view):
+            values[i] += review.disagreement(kind.at(row, limits), kind.at(other, limits))
+    found.reasons["views"] = values
+
+
+def _mirrored(task: Task, model: tf.keras.Model, source: Source):
+    found = task.label(model, review.mirrored(source), 0, len(source))
+    return (review.unmirrored(objects, int(source.sizes[i][1])) for i, objects in enumerate(found))
+
+
+def _smaller(teacher, experiment: Experiment, source: Source):
+    """The labels at the next smaller input that the pyramid takes, or at the next larger one where there is none."""
+    own = teacher.flags[SIZE]
+    stride = 2 ** teacher.flags["max_level"]
+    side = max(1, round(SMALLER * own / stride)) * stride
+    side = side if side < own else own + stride
+    task, model = load_model(teacher, experiment.with_flags({SIZE: side}), resized=True)
+    return task.label(model, source, 0, len(source))
+
+
+def _labelled(store: LabelStore, pool: Source, rows, limits: np.ndarray, places: list[int]) -> Source:
+    some = pool.subset(np.array(places))
+    annotations = Annotations.from_images([store.kind().at(rows[i], limits) for i in places])
+    return some.with_annotations(annotations, store.categories())
+
+
+def _write(source: Source, word: str, reasons: list[list[str]], output: str) -> None:
+    """Images as they are stored (PNG where they are no files), their labels, and the list, last."""
+    entries, stems = [], output_names([str(i) for i in source.ids], "")
+    used = []
+    for i, stem in enumerate(stems):
+        content, ending = _stored(source, i)
+        used.append(stem.replace("/", "__") + ending)
+        write_bytes(os.path.join(output, review.IMAGES, used[-1]), content)
+        objects = source.annotations.of(i)
+        boxes = [[source.categories[c].name, *np.rint(b).tolist()] for b, c in zip(objects["boxes"], objects["classes"])]
+        entries.append({"file": used[-1], "id": str(source.ids[i]), "reasons": reasons[i], "boxes": boxes})
+    coco = to_coco(_named(source, used), with_scores=True)
+    for annotation in coco["annotations"]:
+        annotation["segmentation"] = []
+    write_json(os.path.join(output, AFTER), coco)
+    write_json(os.path.join(output, review.MANIFEST), {"data": word, "images": entries})
+
+
+def _named(source: Source, names: list[str]) -> Source:
+    return dataclasses.replace(source, file_names=np.array(names), ids=np.array(names), file_ids=None, frames=None)
+
+
+def _stored(source: Source, i: int) -> tuple[bytes, str]:
+    path = str(source.file_names[i]) if source.file_names is not None else ""
+    if os.path.isfile(path):
+        with open(path, "rb") as file:
+            return file.read(), os.path.splitext(path)[1].lower()
+    buffer = io.BytesIO()
+    Image.fromarray(source.read_image(tf.constant(i, tf.int64)).numpy()).save(buffer, "PNG")
+    return buffer.getvalue(), ".png"

@@ -1,0 +1,221 @@
+"""Which images are worth a person's minute, and labels that come back corrected: by hand-made label stores, without a network."""
+
+import dataclasses
+import json
+import os
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from official import jobs
+from official.data.image_folder import open_folder
+from official.data.source import Category, DataError
+from official.errors import UserError
+from official.jobs.reviewed import unlabeled_pool, with_reviewed
+from official.jobs.opening import open_training, open_unlabeled
+from official.self_training import review
+from official.self_training.label_store import LabelStore
+from tests import tiny
+
+LIMITS = np.float32([0.5, 0.8])
+
+
+def row(*objects):
+    """(y1, x1, y2, x2, score, class) each."""
+    table = np.array(objects, np.float64).reshape(-1, 6)
+    return {"boxes": table[:, :4].astype(np.float32), "scores": table[:, 4].astype(np.float32), "classes": table[:, 5].astype(np.int32)}
+
+
+def test_the_expected_number_of_wrong_labels():
+    """By hand: used labels are wrong with 1 - score, those from half the threshold on are missing with their score."""
+    rows = [
+        row((0, 0, 9, 9, 0.9, 0), (20, 20, 30, 30, 0.6, 1)),  # class 1's threshold is 0.8: not in use, but nearly
+        row((0, 0, 9, 9, 0.2, 0)),  # far from 0.5
+        row(),
+        row((0, 0, 9, 9, 0.4, 0), (20, 20, 30, 30, 0.3, 0)),
+    ]
+    found = review.worth(rows, LIMITS)
+    np.testing.assert_allclose(found.reasons["uncertain"], [0.1 + 0.6, 0, 0, 0.7], atol=1e-6)
+    np.testing.assert_allclose(found.classes, [[0.1, 0.6], [0, 0], [0, 0], [0.7, 0]], atol=1e-6)
+    np.testing.assert_allclose(found.reasons["empty"], [0, 0.2, 0, 0.7], atol=1e-6)
+
+
+def test_two_classes_on_one_spot():
+    """The second best counts, once; another spot, the same class and what is far from its threshold do not."""
+    spot = (0, 0, 10, 10)
+    rows = [
+        row((*spot, 0.9, 0), (1, 0, 11, 10, 0.7, 1), (0, 1, 10, 11, 0.6, 1)),
+        row((*spot, 0.9, 0), (40, 40, 50, 50, 0.9, 1)),
+        row((*spot, 0.9, 0), (*spot, 0.8, 0)),
+        row((*spot, 0.9, 0), (*spot, 0.3, 1)),
+    ]
+    np.testing.assert_allclose(review.worth(rows, LIMITS).reasons["classes"], [1.3, 0, 0, 0], atol=1e-6)
+
+
+def test_views_that_disagree():
+    one = row((0, 0, 10, 10, 0.9, 0), (20, 20, 30, 30, 0.9, 1), (40, 40, 50, 50, 0.9, 0))
+    other = row((0, 1, 10, 11, 0.9, 0), (20, 20, 30, 30, 0.9, 0), (1, 0, 11, 10, 0.9, 0))
+    assert review.disagreement(one, one) == 0 and review.disagreement(row(), row()) == 0
+    assert review.disagreement(one, other) == 4  # one pair: a partner is one once, and of one class
+    assert review.disagreement(one, row()) == 3
+
+
+def test_mirrors():
+    source = tiny.scenes_source(count=2)
+    pixels = review.mirrored(source).read_image(tf.constant(1, tf.int64)).numpy()
+    np.testing.assert_array_equal(pixels, source.read_image(tf.constant(1, tf.int64)).numpy()[:, ::-1])
+    boxes = source.annotations.of(1)["boxes"]
+    seen = boxes[:, [0, 3, 2, 1]] * [1, -1, 1, -1] + [0, 64, 0, 64]
+    np.testing.assert_allclose(review.unmirrored({"boxes": seen}, 64)["boxes"], boxes, atol=1e-5)
+
+
+def test_reasons_and_classes_take_turns():
+    """Six images; no image twice, all its reasons are kept, images without a reason are left out."""
+    found = review.Worth(
+        {"uncertain": np.array([9.0, 8, 0, 1, 0, 0]), "empty": np.array([0, 0, 5.0, 0, 0, 0])},
+        np.array([[9.0, 0], [8, 0], [0, 0], [0, 1], [0, 0], [0, 0]]),
+    )
+    chosen = review.choose(found, 10, ("cat", "dog"))
+    assert list(chosen) == [0, 1, 2, 3]
+    assert chosen[0] == ["uncertain", "class cat"] and chosen[1][0] == "class cat" and chosen[2] == ["empty"]
+    assert chosen[3][0] == "class dog"
+    assert list(review.choose(found, 2, ("cat", "dog"))) == [0, 1]
+
+
+def test_candidates_are_the_uncertain_and_some_others():
+    found = review.Worth({"uncertain": np.arange(100.0)}, np.zeros((100, 1)))
+    chosen = review.candidates(found, 10)
+    assert set(range(95, 100)) <= set(chosen.tolist()) and len(chosen) == 10 and chosen[0] == 0
+    assert review.candidates(review.Worth({"uncertain": np.zeros(3)}, np.zeros((3, 1))), 10).tolist() == [0, 1, 2]
+
+
+# --- the job --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder of eight images, two of one name in sub-folders."""
+    rng = np.random.default_rng(0)
+    for i in range(8):
+        path = tmp_path / "photos" / ("a" if i % 2 else "b") / f"{i // 2}.png"
+        os.makedirs(path.parent, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (40, 64, 3), dtype=np.uint8)).save(path)
+    return tmp_path / "photos"
+
+
+def stored(folder, source, rows, categories):
+    store = LabelStore(str(folder))
+    store.start({"kind": "boxes", "teacher_sha256": "none", "data": source.word, "categories": [dataclasses.asdict(c) for c in categories]})
+    details = [
+        {**r, "id": str(source.ids[i]), "file_name": str(source.file_names[i]), "size": tuple(source.sizes[i])} for i, r in enumerate(rows)
+    ]
+    store.write_shard(0, details, [c.name for c in categories])
+    store.finish(1, {})
+
+
+@pytest.fixture
+def reviewing(tmp_path, photos):
+    """A run folder with labels of the photos, of two of the scenes' classes; the experiment of the review."""
+    source = open_folder(str(photos))
+    rows = [row((1, 2, 20, 30, 0.45 + 0.06 * i, i % 2), (10, 10, 30, 40, 0.3, 1)) for i in range(7)] + [row()]
+    stored(tmp_path / "run" / "pseudo_labels", source, rows, tiny.scenes_source(count=1).categories)
+    return tiny.experiment(
+        job="review_labels", model_dir=str(tmp_path / "run"), unlabeled_data=f"folder:{photos}", score_threshold=0.5, review_images=5
+    )
+
+
+def corrected(experiment, change):
+    """Writes the review, lets `change` edit its COCO file, and gives the experiment that takes it back."""
+    word = jobs.run(experiment)["review"]["reviewed"]
+    path = word.partition(":")[2].split(",")[0]
+    with open(path) as file:
+        content = json.load(file)
+    change(content)
+    with open(path, "w") as file:
+        json.dump(content, file)
+    values = {**experiment.flags(), "job": "self_train", "reviewed": word}
+    return tiny.experiment(**{k: values[k] for k in ("job", "model_dir", "unlabeled_data", "reviewed")})
+
+
+def test_a_review_holds_images_with_their_labels(reviewing, tmp_path, capsys):
+    summary = jobs.run(reviewing)["review"]
+    assert summary["images"] == 5 and "views are not compared" in capsys.readouterr().out
+    listed = json.load(open(tmp_path / "run" / "review" / "review.json"))["images"]
+    coco = json.load(open(tmp_path / "run" / "review" / "annotations.json"))
+    pool = open_folder(str(tmp_path / "photos"))
+    for entry, image in zip(listed, coco["images"]):
+        assert image["file_name"] == entry["file"] and "/" not in entry["file"] and (image["width"], image["height"]) == (64, 40)
+        original = pool.file_names[pool.ids.tolist().index(entry["id"])]
+        assert open(tmp_path / "run" / "review" / "images" / entry["file"], "rb").read() == open(original, "rb").read()
+    assert len({entry["file"] for entry in listed}) == 5
+    assert all(a["score"] >= 0.5 and a["segmentation"] == [] for a in coco["annotations"]) and coco["annotations"]
+    with pytest.raises(UserError, match="already, perhaps corrected ones"):
+        jobs.run(reviewing)
+
+
+def test_corrected_images_are_human_and_the_rest_stays_pseudo(reviewing, capsys):
+    """One image emptied, one box moved, the others as they were: all five leave the pool, with what people say."""
+    emptied = []
+
+    def change(content):
+        first = content["annotations"][0]["image_id"]
+        emptied.append(next(i["file_name"] for i in content["images"] if i["id"] == first))
+        content["annotations"] = [a for a in content["annotations"] if a["image_id"] != first]
+        content["annotations"][0]["bbox"] = [5.0, 6.0, 10.0, 12.0]
+
+    experiment = corrected(reviewing, change)
+    labeled, rest, _ = open_training(experiment)
+    pool = open_unlabeled(experiment, rest)
+    capsys.readouterr()
+    joined, left = with_reviewed(experiment, labeled, pool)
+    assert len(joined) == len(labeled) + 5 and len(left) == 3
+    assert joined.ids[: len(labeled)].tolist() == labeled.ids.tolist()
+    out = capsys.readouterr().out
+    assert "5 images are labelled by people now, 5 of them were unlabelled" in out and "3 unchanged, 2 corrected, 1 of them emptied" in out
+    names = [os.path.basename(n) for n in joined.file_names]
+    counts = dict(zip(names, joined.annotations.counts()))
+    assert counts[emptied[0]] == 0
+    boxes = joined.annotations.boxes[len(labeled.annotations.boxes) :]
+    assert [6.0, 5.0, 18.0, 15.0] in boxes.tolist()
+    assert (joined.annotations.scores == 1.0).all()
+    assert unlabeled_pool(experiment).ids.tolist() == left.ids.tolist()
+
+
+def test_images_are_found_again_without_the_list(reviewing, tmp_path):
+    """By their content, which says which of two equal names it is."""
+    experiment = corrected(reviewing, lambda content: None)
+    os.remove(tmp_path / "run" / "review" / "review.json")
+    labeled, rest, _ = open_training(experiment)
+    assert len(with_reviewed(experiment, labeled, open_unlabeled(experiment, rest))[1]) == 3
+
+
+def test_a_class_that_nobody_knows_is_refused(reviewing):
+    def change(content):
+        content["categories"][0]["name"] = "zebra"
+
+    experiment = corrected(reviewing, change)
+    with pytest.raises(DataError, match="'zebra'"):
+        with_reviewed(experiment, open_training(experiment)[0], None)
+
+
+def test_a_pool_that_is_reviewed_whole_is_said(reviewing, photos):
+    experiment = corrected(dataclasses.replace(reviewing, handover=dataclasses.replace(reviewing.handover, review_images=50)), lambda c: None)
+    labeled, rest, _ = open_training(experiment)
+    pool = open_unlabeled(experiment, rest).subset(np.arange(3))
+    with pytest.raises(DataError, match="none to pseudo-label"):
+        with_reviewed(experiment, labeled, pool)
+
+
+def test_stores_of_other_labels_are_refused(tmp_path, photos):
+    source = open_folder(str(photos))
+    store = LabelStore(str(tmp_path / "run" / "pseudo_labels"))
+    store.start({"kind": "classes", "teacher_sha256": "none", "data": source.word, "categories": [dataclasses.asdict(Category(1, "a"))]})
+    store.finish(0, {})
+    with pytest.raises(UserError, match="writes boxes"):
+        jobs.run(tiny.experiment(job="review_labels", model_dir=str(tmp_path / "run"), unlabeled_data=f"folder:{photos}"))
+
+
+def test_no_review_changes_nothing(scenes):
+    assert with_reviewed(tiny.experiment(), scenes, None) == (scenes, None)
