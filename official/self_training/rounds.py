@@ -60,7 +60,7 @@ def _hand_on(experiment: Experiment) -> None:
     here = os.path.join(experiment.runtime.model_dir, TEACHER)
     judged = read_result(experiment.training.teacher)
     if judged and not read_result(here):
-        judged["checkpoint"] = os.path.abspath(judged["checkpoint"])
+        judged["checkpoint"] = os.path.relpath(judged["checkpoint"], experiment.runtime.model_dir)
         write_result(here, {**judged, **dict.fromkeys(("steps", "seconds", "images_seen", "skipped_steps"), 0)})
 
 

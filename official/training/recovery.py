@@ -309,7 +309,7 @@ def last_checkpoint(folder: str) -> str:
             return os.path.join(inside, f"step_{steps[-1]:08d}")
     if os.path.isfile(os.path.join(folder, META)):
         return folder
-    return result_checkpoint(os.path.dirname(os.path.abspath(folder)), result) if result else ""
+    return result_checkpoint(folder, result) if result else ""
 
 
 def phase_finished(folder: str) -> bool:
@@ -322,11 +322,18 @@ def phase_finished(folder: str) -> bool:
     return bool(read_json(os.path.join(last, DESCRIPTION)).get("finished"))
 
 
-def result_checkpoint(run: str, result: Mapping[str, Any]) -> str:
-    """The checkpoint folder that a phase's result names: the run's own where it has it, else another run's.
+def result_checkpoint(folder: str, result: Mapping[str, Any]) -> str:
+    """The checkpoint folder that the result of the phase in `folder` names.
 
-    Own ones are relative to the run (earlier versions wrote the path that the run had then).
+    What lies in the run, of whatever phase or round, is relative to the folder of the phases and moves with it; a teacher
+    from elsewhere is absolute. Earlier versions wrote the path that the run had then: the end of it says which checkpoint
+    of this phase it is.
     """
-    named = result["checkpoint"]
-    inside = os.path.join(run, *os.path.normpath(named).split(os.sep)[-3:])
-    return inside if os.path.isdir(inside) else named
+    folder, named = os.path.normpath(folder), result["checkpoint"]
+    run = os.path.dirname(folder)
+    here = os.path.normpath(os.path.join(run, named))
+    if os.path.isdir(here):
+        return here
+    end = os.path.normpath(named).split(os.sep)[-3:]
+    own = os.path.join(run, *end)
+    return own if end[0] == os.path.basename(folder) and os.path.isdir(own) else named

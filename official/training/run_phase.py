@@ -265,14 +265,14 @@ class PhaseRun:
 def read_result(folder: str) -> dict[str, Any]:
     """What a finished phase left, {} if it is not finished; its "checkpoint" is a path that can be opened."""
     result = read_json(os.path.join(folder, RESULT))
-    return {**result, "checkpoint": result_checkpoint(os.path.dirname(folder), result)} if result else {}
+    return {**result, "checkpoint": result_checkpoint(folder, result)} if result else {}
 
 
 def write_result(folder: str, result: dict[str, Any], *, chief: bool = True) -> dict[str, Any]:
     """Writes what a finished phase leaves, "checkpoint" relative to the run or absolute; returns it as `read_result`."""
     if chief:
         write_json(os.path.join(folder, RESULT), result)
-    return {**result, "checkpoint": result_checkpoint(os.path.dirname(folder), result)}
+    return {**result, "checkpoint": result_checkpoint(folder, result)}
 
 
 def kept_metrics(task: Task, metrics: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from official.training.recovery import (
     checkpoint_steps,
     damage,
     restore_checkpoint,
+    result_checkpoint,
     weights_sha256,
 )
 from official.training.stopping import Interrupted, StopRequest
@@ -172,3 +173,21 @@ def test_a_checkpoint_without_room_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(OSError):
         checkpoints.save(2)
     assert os.listdir(tmp_path) == ["step_00000001"]
+
+
+def test_the_checkpoint_of_a_result(tmp_path, monkeypatch):
+    """A given teacher stays the one that was given, also where the run itself has a checkpoint of that phase and step."""
+    monkeypatch.chdir(tmp_path)
+    step = os.path.join("student", "checkpoints", "step_00000006")
+    for run in ("run", "run/round_2", "other"):
+        os.makedirs(os.path.join(run, step))
+
+    def named(folder, checkpoint):
+        return os.path.relpath(result_checkpoint(folder, {"checkpoint": checkpoint}))
+
+    assert named("run/student", step) == f"run/{step}" == named("run/student/", step)
+    assert named("run/teacher", str(tmp_path / "other" / step)) == f"other/{step}"  # a teacher from elsewhere
+    assert named("run/round_2/teacher", os.path.join("..", step)) == f"run/{step}"  # the student of the round before
+    assert named("run/student", f"/gone/{step}") == f"run/{step}"  # as earlier versions wrote it, moved since
+    assert named("run/student", f"runs/there/{step}") == f"run/{step}"
+    assert result_checkpoint("run/teacher", {"checkpoint": f"/gone/{step}"}) == f"/gone/{step}"  # never the run's own student
