@@ -133,6 +133,20 @@ def test_a_flag_at_fault_is_named_and_is_no_bug(options, words):
         Trainer(task, experiment, Phase("teacher", 4, source), tf.distribute.get_strategy())
 
 
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    """Also for somebody who may write everywhere."""
+    (tmp_path / "file").write_text("")
+    for place, words in (
+        (str(tmp_path / ("a" * 300)), "aaa: the name is too long for this disk"),
+        ("/proc/nothing/run", "/proc/nothing: it is not there"),
+        (str(tmp_path / "file" / "run"), "file/run: a part of this path is a file, not a folder"),
+    ):
+        with pytest.raises(OSError) as caught:
+            jobs.run(tiny.experiment(job="train", model_dir=place))
+        assert words in in_words(caught.value)
+    assert os.listdir(tmp_path) == ["file"]
+
+
 # --- images that vanish ---------------------------------------------------------------------------
 
 
