@@ -66,8 +66,13 @@ def _stop_importing(number: int, frame: object) -> None:
     os._exit(128 + number)
 
 
-if __name__ == "__main__":
+def start(arguments: list[str] | None = None) -> None:
+    """Parses flags (the command line's, unless `arguments` are given) and runs; ends the process."""
     signal.signal(signal.SIGINT, _stop_importing)
     signal.signal(signal.SIGTERM, _stop_importing)
     define_flags()
-    app.run(main)
+    app.run(main, argv=arguments)
+
+
+if __name__ == "__main__":
+    start()

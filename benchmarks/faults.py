@@ -210,7 +210,7 @@ class Run:
     def interrupt(self, phase: str) -> None:
         """SIGTERM: the state is saved, the exit code is the signal's."""
         process = self.start()
-        if self.underway(process, phase):
+        if self.underway(process, phase) and self._holds(process):
             process.send_signal(signal.SIGTERM)
             self._expect(process, 128 + signal.SIGTERM, "stopped by SIGTERM")
             self.score.faults["SIGTERM"] += 1
@@ -218,18 +218,20 @@ class Run:
     def second_process(self, phase: str) -> None:
         """Another process on the folder stops at once and disturbs nothing; the first one is killed then."""
         first = self.start()
-        while first.poll() is None and not self._is_held_by(first.pid):
-            time.sleep(POLL_SECONDS)
+        self._holds(first)
         second = self.start()
         self._expect(second, 1, f"in use by process {first.pid}")
         self.score.faults["second process"] += 1
         self.kill(phase, first)
 
-    def _is_held_by(self, pid: int) -> bool:
-        try:
-            return read_json(os.path.join(self.folder, "run.lock")).get("pid") == pid
-        except FileDamaged:  # it is being written
-            return False
+    def _holds(self, process: ForkedMain) -> bool:
+        """Waits until a process has the folder's lock; False if it ended before."""
+        while process.poll() is None:
+            with contextlib.suppress(FileDamaged):  # it is being written
+                if read_json(os.path.join(self.folder, "run.lock")).get("pid") == process.pid:
+                    return True
+            time.sleep(POLL_SECONDS)
+        return False
 
     def move(self) -> None:
         """The folder gets another name."""

@@ -109,10 +109,8 @@ def _started(start: list[str], stderr: str) -> int:
 
 def _run_main(arguments: list[str]) -> None:
     import main
-    from absl import app
 
-    main.define_flags()
-    app.run(main.main, argv=["main.py", *arguments])
+    main.start(["main.py", *arguments])
 
 
 def _polled(pid: int) -> int | None:

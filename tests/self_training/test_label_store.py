@@ -129,7 +129,8 @@ def test_workers_share_the_job(tmp_path):
 
 def test_three_workers_who_label_the_same_at_once(tmp_path):
     """Each writes under a name of its own; what a dead one left goes, what a living one writes stays."""
-    barrier = threading.Barrier(3)
+    shared, seen = tmp_path / "shared", []
+    barrier = threading.Barrier(3, action=lambda: seen.append(os.listdir(shared)))
 
     class Slow(Teacher):
         def label(self, model, source, first, last):
@@ -137,7 +138,6 @@ def test_three_workers_who_label_the_same_at_once(tmp_path):
             barrier.wait(30.0)  # three unfinished files of one shard
 
     _, alone = label(tmp_path / "alone")
-    shared = tmp_path / "shared"
     shared.mkdir()
     dead = shared / f"labels-00001.tfrecord.tmp-{machine()}-999999999-1-00000000"
     dead.write_bytes(b"half")
@@ -146,6 +146,8 @@ def test_three_workers_who_label_the_same_at_once(tmp_path):
     assert manifests[0] == manifests[1] == manifests[2] and manifests[0]["images"] == 16
     assert sorted(os.listdir(shared)) == sorted(os.listdir(tmp_path / "alone"))
     for shard in range(4):
+        names = [name for name in seen[shard] if name.startswith(f"labels-{shard:05d}.tfrecord")]
+        assert len(names) == 3 and all(".tmp-" in name for name in names)
         written = (shared / f"labels-{shard:05d}.tfrecord").read_bytes()
         assert written == open(alone.shard_path(shard), "rb").read()
 
