@@ -220,7 +220,7 @@ class Runtime:
     job: str = option(
         "self_train",
         "What to do; see official/jobs/__init__.py.",
-        choices=("self_train", "train", "linear_eval", "compare_pretraining", "pseudo_label", "inspect_labels", "evaluate", "predict", "export", "import_checkpoint", "model_stats", "gallery", "check_data", "review_labels", "write_scenes", "write_tfrecords"),
+        choices=("self_train", "train", "linear_eval", "compare_pretraining", "pseudo_label", "inspect_labels", "evaluate", "predict", "export", "import_checkpoint", "model_stats", "gallery", "check_data", "review_labels", "write_scenes", "write_tfrecords", "export_labels"),
     )
     model_dir: str = option("", "The run folder: everything a job writes is in it.")
     seed: int = option(0, "Decides weights, data order and every random draw.", lower=0)
@@ -249,7 +249,10 @@ class Handover:
     detections: str = option("", "job=evaluate: a COCO results file to score instead of a model.")
     iou_type: str = option("bbox", "job=evaluate --detections: what is compared.", choices=("bbox", "segm"))
     images: str = option("", "job=predict: a folder of pictures.")
-    output: str = option("", "Where job=predict, review_labels, write_scenes and write_tfrecords write.")
+    output: str = option("", "Where job=predict, review_labels, write_scenes, write_tfrecords and export_labels write; the last a new folder.")
+    format: str = option("coco", "job=export_labels: of the labels that are written; masks become polygons, with voc PNGs.", choices=("coco", "yolo", "voc", "cvat", "labelme", "labelstudio"))
+    labels: str = option("pseudo", "job=export_labels: pseudo labels of --label_store or the run (on --unlabeled_data), predictions of the model (on --images or --unlabeled_data), both at --score_threshold and --class_thresholds; or human: those of --labeled_data.", choices=("pseudo", "predictions", "human"))
+    image_files: str = option("copy", "job=export_labels: image files are copied, or hard links where the disk allows it.", choices=("copy", "link"))
     output_shards: int = option(8, "job=write_tfrecords: how many files.", lower=1)
     tflite: bool = option(False, "Also exports TFLite.")
     review_images: int = option(50, "job=review_labels: how many images are written for people to correct.", lower=1)

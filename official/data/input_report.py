@@ -69,7 +69,7 @@ class InputReport:
         """Counts what another report counts, too."""
         self.counts.update(other.counts)
         self._lost.update(other._lost)
-        self.entries += other.entries[: max(0, self.MAX_ENTRIES - len(self.entries))]
+        self.entries += other.entries
         self.skipped_images += other.skipped_images
         self.lost_objects += other.lost_objects
         self.objects += other.objects

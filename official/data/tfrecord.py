@@ -85,15 +85,17 @@ def record_reader(paths: Sequence[str], places: Sequence[Place]) -> Callable[[tf
 
 
 def encode_example(
-    encoded: bytes, image_id: str, file_name: str, size: tuple[int, int], objects: dict, names: Sequence[str]
-) -> tf.train.Example:
-    """One picture as a TF Example; boxes normalised, labels 1-based.
+    encoded: bytes, image_id: str, file_name: str, size: tuple[int, int], objects: dict, names: Sequence[str],
+    numbers: Sequence[int] | None = None,
+) -> tf.train.Example:  # fmt: skip
+    """One picture as a TF Example; boxes normalised.
 
     Args:
       encoded: JPEG or PNG bytes (may be empty in a label store).
       size: (height, width).
       objects: "boxes" yxyx pixels, "classes" 0-based, "crowd", "area", "scores".
       names: of the classes.
+      numbers: what the classes are called in "label"; 1, 2, ... when not given.
     """
     height, width = (int(v) for v in size)
     boxes = np.asarray(objects["boxes"], np.float32).reshape(-1, 4) / (height, width, height, width)
@@ -119,7 +121,7 @@ def encode_example(
         "image/object/bbox/xmin": floats(boxes[:, 1]),
         "image/object/bbox/ymax": floats(boxes[:, 2]),
         "image/object/bbox/xmax": floats(boxes[:, 3]),
-        "image/object/class/label": ints(classes + 1),
+        "image/object/class/label": ints(classes + 1 if numbers is None else [numbers[c] for c in classes]),
         "image/object/class/text": strings([names[c] for c in classes]),
         "image/object/is_crowd": ints(objects["crowd"]),
         "image/object/area": floats(objects["area"]),
@@ -136,7 +138,7 @@ def add_mask(example: tf.train.Example, encoded: bytes, names: Sequence[str]) ->
 
 
 def write_tfrecords(source: Source, prefix: str, num_shards: int) -> list[str]:
-    """Writes a labelled or unlabelled source as `prefix-00000-of-0000N.tfrecord` shards, atomically.
+    """Writes a labelled or unlabelled source as `prefix-00000-of-0000N.tfrecord` shards, atomically; classes by their ids.
 
     Files that are JPEG or PNG already are copied byte for byte if upright, others become PNG.
 
@@ -144,7 +146,7 @@ def write_tfrecords(source: Source, prefix: str, num_shards: int) -> list[str]:
       The paths written.
     """
     os.makedirs(os.path.dirname(os.path.abspath(prefix)), exist_ok=True)
-    names = [category.name for category in source.categories]
+    names, numbers = [c.name for c in source.categories], [c.id for c in source.categories]
     nothing = {"boxes": np.zeros((0, 4)), "classes": [], "crowd": [], "area": [], "scores": []}
     paths = [f"{prefix}-{s:05d}-of-{num_shards:05d}.tfrecord" for s in range(num_shards)]
     for shard, path in enumerate(tqdm.tqdm(paths, "writing shards", unit=" shards")):
@@ -155,7 +157,9 @@ def write_tfrecords(source: Source, prefix: str, num_shards: int) -> list[str]:
                 file_name = str(source.file_names[i]) if source.file_names is not None else ""
                 encoded = _encoded(file_name, image)
                 size = tuple(image.shape[:2])
-                record = encode_example(encoded, source.ids[i], os.path.basename(file_name), size, objects, names)
+                record = encode_example(
+                    encoded, source.ids[i], os.path.basename(file_name), size, objects, names, numbers
+                )
                 if source.read_mask is not None:
                     add_mask(record, encode_class_map(source.read_mask(tf.constant(i, tf.int64)).numpy()), names)
                 writer.write(record.SerializeToString())

@@ -16,6 +16,7 @@
     gallery          one sheet of every augmentation
     write_scenes     the embedded data set as files in COCO format
     write_tfrecords  any source as TFRecord shards
+    export_labels    pseudo labels, predictions or human labels, with their images, for COCO, YOLO and labelling tools
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import Any, Callable
 from official.experiment import Experiment
 from official.jobs.check_data import check_data
 from official.jobs.on_data import gallery, write_scenes_job, write_tfrecords_job
+from official.jobs.exporting import export_labels_job
 from official.jobs.importing import import_checkpoint
 from official.jobs.on_model import evaluate, export, inspect_labels, model_stats, predict, pseudo_label
 from official.jobs.compare_pretraining import compare_pretraining
@@ -50,9 +52,10 @@ JOBS: dict[str, Callable[[Experiment], dict[str, Any]]] = {
     "check_data": check_data,
     "write_scenes": write_scenes_job,
     "write_tfrecords": write_tfrecords_job,
+    "export_labels": export_labels_job,
 }
 # Jobs that use a finished run: flags that are not given are those of the run folder.
-USES_RUN = ("pseudo_label", "inspect_labels", "review_labels", "evaluate", "predict", "export")
+USES_RUN = ("pseudo_label", "inspect_labels", "review_labels", "evaluate", "predict", "export", "export_labels")
 # Jobs that have the run folder to themselves.
 ALONE = ("self_train", "train", "linear_eval", "compare_pretraining", "import_checkpoint")
 

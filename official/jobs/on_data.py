@@ -30,6 +30,8 @@ def write_tfrecords_job(experiment: Experiment) -> dict[str, Any]:
     prefix = os.path.join(experiment.handover.output or os.path.join(folder.path, "tfrecords"), "data")
     paths = write_tfrecords(source, prefix, experiment.handover.output_shards)
     print(f"{len(source)} images in {len(paths)} files: {prefix}-*")
+    if source.annotations is not None and any(category.id <= 0 for category in source.categories):
+        print("WARNING: a category has the id 0, which the original stack takes for background; this program reads it as a class")
     return folder.summarize({"written": paths, "skipped_inputs": {"labeled": dict(source.report.counts)}})
 
 

@@ -176,14 +176,7 @@ class LabelStore:
         Raises:
           LabelError: a name that is no class.
         """
-        categories = self.categories()
-        limits = np.full(len(categories), threshold, np.float32)
-        for name, value in (class_thresholds or {}).items():
-            matches = [i for i, c in enumerate(categories) if c.name == name]
-            if not matches:
-                raise LabelError(f"class_thresholds names {name!r}; the classes are {[c.name for c in categories]}")
-            limits[matches[0]] = value
-        return limits
+        return limits_of(self.categories(), threshold, class_thresholds)
 
     def read(
         self, source: Source, threshold: float, class_thresholds: dict[str, float] | None = None,
@@ -228,6 +221,23 @@ class LabelStore:
             lines.append(f"a threshold of {value:.3f} would keep a {what} in {share:.0%} of the pictures")
         lines.append("Train the teacher longer, or lower --score_threshold.")
         return "\n".join(lines)
+
+
+def limits_of(
+    categories: Sequence[Category], threshold: float, class_thresholds: dict[str, float] | None = None
+) -> np.ndarray:  # fmt: skip
+    """Float32 [classes], the threshold of every class; `class_thresholds` overrides it by name.
+
+    Raises:
+      LabelError: a name that is no class.
+    """
+    limits = np.full(len(categories), threshold, np.float32)
+    for name, value in (class_thresholds or {}).items():
+        matches = [i for i, c in enumerate(categories) if c.name == name]
+        if not matches:
+            raise LabelError(f"class_thresholds names {name!r}; the classes are {[c.name for c in categories]}")
+        limits[matches[0]] = value
+    return limits
 
 
 def _plan_differences(there: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -1,5 +1,6 @@
 """Sources agree with each other: COCO, VOC, TFRecord and TFDS hold the same pictures and boxes."""
 
+import dataclasses
 import os
 
 import numpy as np
@@ -60,6 +61,18 @@ def test_tfrecord_keys_are_the_originals(coco, tmp_path):
     boxes = coco.annotations.of(0)["boxes"]
     np.testing.assert_allclose(feature["image/object/bbox/ymin"].float_list.value, boxes[:, 0] / 64, rtol=1e-6)
     np.testing.assert_array_equal(feature["image/object/class/label"].int64_list.value, coco.annotations.of(0)["classes"] + 1)
+
+
+def test_tfrecords_keep_category_ids_with_gaps(coco, tmp_path):
+    ids = (3, 7, 11, 12, 90)
+    gapped = dataclasses.replace(coco, categories=tuple(Category(i, c.name) for i, c in zip(ids, coco.categories)))
+    write_tfrecords(gapped, str(tmp_path / "data"), 1)
+    found = open_source(f"tfrecord:{tmp_path}/data-*")
+    used = np.unique(coco.annotations.classes)
+    assert [(c.id, c.name) for c in found.categories] == [(ids[i], coco.categories[i].name) for i in used]
+    record = next(tf.data.TFRecordDataset(tf.io.gfile.glob(f"{tmp_path}/data-*")).as_numpy_iterator())
+    labels = tf.train.Example.FromString(record).features.feature["image/object/class/label"].int64_list.value
+    assert list(labels) == [ids[c] for c in coco.annotations.of(0)["classes"]]
 
 
 def test_tfrecord_of_the_original_with_stored_size_minus_one(tmp_path):

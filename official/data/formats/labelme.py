@@ -101,10 +101,11 @@ def _record(content: dict, image_id: str, image: str) -> ImageRecord:
         if label in NO_CLASS:
             record.notes.append(f"shape that is marked as no class: left out ({label})")
             continue
-        found = _shape(entry, size)
+        found, score = _shape(entry, size), number(entry.get("score"))
         if isinstance(found, str):
             record.lost.append(found)
         else:
+            found.score = score if 0 <= score <= 1 else 1.0  # of tools that label with a model
             key = (identifier(label), group) if isinstance(group, (int, str)) else place
             groups[key].append(found)
     record.shapes += [joined(shapes) for shapes in groups.values()]

@@ -1,0 +1,102 @@
+"""The job that writes labels in the formats of labelling tools."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Callable
+
+import numpy as np
+import tqdm
+
+from official.data.formats.export import export_labels, refuse_existing
+from official.data.image_folder import open_folder
+from official.data.input_report import DataError
+from official.data.mask_files import encode_class_map, stored_mask_reader
+from official.data.source import Annotations, Source
+from official.experiment import Experiment
+from official.jobs.opening import listing, open_labeled, open_model, open_unlabeled, opened, read_options
+from official.self_training.label_store import LabelStore, limits_of, parse_thresholds
+from official.training.run_folder import RunFolder
+
+
+def export_labels_job(experiment: Experiment) -> dict[str, Any]:
+    """Writes --labels in --format to --output, with the images.
+
+    Raises:
+      DataError: no --output, or it exists; what cannot be opened; labels that are classes of images.
+    """
+    handover, folder = experiment.handover, RunFolder(experiment)
+    if not handover.output:
+        raise DataError("--output is needed: a new folder for the labels and their images")
+    refuse_existing(handover.output)
+    source = _OF[handover.labels](experiment)
+    report = export_labels(
+        source, handover.format, handover.output, scored=handover.labels != "human", image_files=handover.image_files
+    )
+    print("\n".join([*report.lines("export"), f"{len(source)} images with {_amount(source)}: {handover.output}"]))
+    content = {"images": len(source), "format": handover.format, "output": handover.output, "changed": dict(report.counts)}
+    if source.annotations is not None:
+        content["boxes"] = len(source.annotations.boxes)
+    return folder.summarize({"exported": content, "skipped_inputs": {handover.labels: dict(source.report.counts)}})
+
+
+def _amount(source: Source) -> str:
+    return "masks" if source.annotations is None else f"{len(source.annotations.boxes)} boxes"
+
+
+def _thresholds(experiment: Experiment) -> tuple[float, dict[str, float]]:
+    options = experiment.pseudo_labels
+    return options.score_threshold, parse_thresholds(options.class_thresholds)
+
+
+def _unlabeled(experiment: Experiment) -> Source:
+    rest = open_labeled(experiment)[1] if experiment.data.unlabeled_data == "rest" else None
+    return open_unlabeled(experiment, rest)
+
+
+def _human(experiment: Experiment) -> Source:
+    if not experiment.data.labeled_data:
+        raise DataError("--labels=human needs --labeled_data")
+    return opened(experiment, "labeled", experiment.data.labeled_data)
+
+
+def _pseudo(experiment: Experiment) -> Source:
+    place = experiment.pseudo_labels.label_store or os.path.join(experiment.runtime.model_dir, "pseudo_labels")
+    store = LabelStore(place)
+    store.manifest()  # before the images are looked at
+    return store.read(_unlabeled(experiment), *_thresholds(experiment))[0]
+
+
+def _predictions(experiment: Experiment) -> Source:
+    folder, task, model, _ = open_model(experiment)
+    limits = limits_of(task.categories, *_thresholds(experiment))
+    source = _images(experiment, folder) if experiment.handover.images else _unlabeled(experiment)
+    found = tqdm.tqdm(task.predict(model, source, 0, len(source)), "predicting", len(source), unit=" images")
+    if task.label_kind == "masks":
+        encoded = [encode_class_map(row["mask"]) for row in found]
+        return source.with_masks(stored_mask_reader(encoded), task.categories)
+    if task.label_kind != "boxes":
+        raise DataError(f"--format={experiment.handover.format} holds boxes or masks, not what --task={task.name} finds")
+    rows = [_sure(row, limits) for row in found]
+    return source.with_annotations(Annotations.from_images(rows), task.categories)
+
+
+def _sure(row: dict[str, np.ndarray], limits: np.ndarray) -> dict[str, np.ndarray]:
+    keep = row["scores"] >= limits[row["classes"]]
+    return {name: values[keep] for name, values in row.items()}
+
+
+def _images(experiment: Experiment, folder: RunFolder) -> Source:
+    options, reports = read_options(experiment), {}
+    with listing(folder.path, reports):
+        source = open_folder(
+            experiment.handover.images,
+            full_check=options.full_check,
+            max_pixels=options.max_image_pixels,
+            max_skipped_fraction=options.max_skipped_fraction,
+        )
+        reports["images"] = source.report
+    return source
+
+
+_OF: dict[str, Callable[[Experiment], Source]] = {"human": _human, "pseudo": _pseudo, "predictions": _predictions}
