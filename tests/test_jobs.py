@@ -166,6 +166,35 @@ def test_pseudo_label_and_inspect(finished, tmp_path):
     assert len(json.load(open(shown["exported"]))["annotations"]) == made["pseudo_labels"]["boxes"]
 
 
+def test_export_labels(finished, tmp_path):
+    """Pseudo labels at the thresholds, what the model finds in a folder, and what people said."""
+    folder, experiment, summary = finished
+    every = rerun(experiment, job="export_labels", output=str(tmp_path / "pseudo"))["exported"]
+    assert every["images"] == 16 and every["boxes"] == summary["pseudo_labels"]["boxes"] > 0
+    written = json.load(open(tmp_path / "pseudo" / "annotations.json"))
+    scores = sorted(a["score"] for a in written["annotations"])
+    middle = scores[len(scores) // 2]
+    sure = rerun(experiment, job="export_labels", output=str(tmp_path / "sure"), format="cvat", score_threshold=middle)["exported"]
+    assert len(scores) == every["boxes"] and sure["boxes"] == sum(score >= middle for score in scores) < len(scores)
+    names = {a["category_id"]: a["score"] for a in written["annotations"]}
+    assert set(names) <= {c["id"] for c in written["categories"]} and all(os.path.isfile(tmp_path / "pseudo" / "images" / i["file_name"]) for i in written["images"])
+    with pytest.raises(DataError, match="exists; name a new folder"):
+        rerun(experiment, job="export_labels", output=str(tmp_path / "pseudo"))
+    with pytest.raises(DataError, match="--output is needed"):
+        rerun(experiment, job="export_labels")
+    found = rerun(
+        experiment, job="export_labels", labels="predictions", format="labelstudio", images=str(tmp_path / "pseudo" / "images"),
+        output=str(tmp_path / "found"), score_threshold=0.0, eval_score_threshold=0.0, class_thresholds="disc=1",
+    )["exported"]  # fmt: skip
+    tasks = json.load(open(tmp_path / "found" / "tasks.json"))
+    labels = [r["value"]["rectanglelabels"][0] for task in tasks for r in task["predictions"][0]["result"]]
+    assert found["images"] == 16 and len(labels) == found["boxes"] > 0 and "disc" not in labels
+    human = rerun(experiment, job="export_labels", labels="human", format="yolo", output=str(tmp_path / "human"))["exported"]
+    source = opening.open_labeled(experiment)[0]
+    back = opening.opened(experiment, "labeled", f"yolo:{tmp_path}/human/data.yaml")
+    assert human["boxes"] == len(back.annotations.boxes) == len(source.annotations.boxes)
+
+
 def test_rest_is_what_the_fraction_leaves(tmp_path):
     experiment = tiny.experiment(labeled_fraction=0.5, unlabeled_data="rest")
     labeled, rest, _ = opening.open_labeled(experiment)

@@ -221,6 +221,12 @@ def test_the_loop_and_every_job(tmp_path):
     assert sum(found["predictions"]["pixels"].values()) == 40 * 90
     with Image.open(tmp_path / "out" / "masks" / "a.png") as image:
         assert image.mode == "P" and image.size == (90, 40)
+    exported = again(job="export_labels", labels="predictions", format="voc", images=str(pictures), output=str(tmp_path / "voc"))
+    assert exported["exported"]["images"] == 1
+    with Image.open(tmp_path / "voc" / "SegmentationClass" / "a.png") as image, Image.open(tmp_path / "out" / "masks" / "a.png") as same:
+        np.testing.assert_array_equal(np.asarray(image), np.asarray(same))
+    pseudo = again(job="export_labels", format="coco", output=str(tmp_path / "coco"))
+    assert pseudo["exported"]["images"] == len(json.load(open(tmp_path / "coco" / "annotations.json"))["images"]) == 16
     assert again(job="model_stats")["model"]["parameters"] > 1000
 
 
