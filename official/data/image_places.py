@@ -63,7 +63,7 @@ def _walk(folder: str, below: str, above: tuple[str, ...], ending: tuple[str, ..
         name = os.path.join(below, entry.name)
         if entry.name.startswith("."):
             continue
-        if entry.is_dir():
+        if _is_folder(entry):
             folders.append((name, entry.path))
         elif entry.name.lower().endswith(
             ending
@@ -73,6 +73,13 @@ def _walk(folder: str, below: str, above: tuple[str, ...], ending: tuple[str, ..
         real = os.path.realpath(path)
         if real not in above:
             yield from _walk(folder, name, (*above, real), ending)
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # links that lead round in a circle
+        return False
 
 
 def holds_labels(name: str) -> bool:

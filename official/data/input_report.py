@@ -95,10 +95,9 @@ class InputReport:
     def _check(self, word: str, what: str, lost: int, total: int, fraction: float) -> None:
         if lost and (lost >= total or lost > fraction * total):
             kinds = [(kind, n) for (thing, kind), n in self._lost.most_common() if thing == what]
+            remedy = "Mend the files" + ("." if lost >= total else ", or allow more with --max_skipped_fraction.")
             raise UnusableData(
-                f"{word}: {lost} of {total} {what}s cannot be used: {_kinds(kinds)}. {self._examples(kinds)} "
-                "Mend the files, or allow more with --max_skipped_fraction.",
-                self,
+                f"{word}: {lost} of {total} {what}s cannot be used: {_kinds(kinds)}. {self._examples(kinds)} {remedy}", self
             )
 
     def _examples(self, kinds: Sequence[tuple[str, int]]) -> str:

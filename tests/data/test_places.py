@@ -67,6 +67,18 @@ def test_links_to_folders_and_files_are_followed_and_loops_are_not(tmp_path):
     ]
 
 
+def test_links_that_lead_round_in_a_circle_are_missed_and_said(tmp_path):
+    """From file to file, to itself, and between two folders."""
+    picture(tmp_path / "a" / "1.png")
+    for link, target in (("2.png", "3.png"), ("3.png", "2.png"), ("self.png", "self.png"), ("folder", "folder")):
+        (tmp_path / "a" / link).symlink_to(tmp_path / "a" / target)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "a").symlink_to(tmp_path / "a")
+    (tmp_path / "a" / "b").symlink_to(tmp_path / "b")
+    source = open_source(f"folder:{tmp_path}/a", ReadOptions(max_skipped_fraction=0.8), labeled=False)
+    assert source.ids.tolist() == ["1.png"] and source.report.counts == {"file is absent": 3}
+
+
 def test_a_link_to_nowhere_is_missed_and_said(tmp_path):
     picture(tmp_path / "0.png")
     (tmp_path / "1.png").symlink_to(tmp_path / "gone.png")

@@ -14,7 +14,8 @@ from tests import tiny
 from tests.forked_main import ForkedMain
 
 FLAGS = dict(
-    pictures=0, teacher_steps=4, student_steps=6, label_shard_size=4, checkpoint_every=2, rounds=2, eval_data="scenes:val,count=2"
+    task="classification", pictures=0, teacher_steps=4, student_steps=6, label_shard_size=4, checkpoint_every=2, rounds=2,
+    eval_data="scenes:val,count=2",
 )
 
 
@@ -48,7 +49,7 @@ def test_every_round_has_its_results(straight):
     first, second = found["rounds"]
     assert found["student"] == second["student"] != first["student"]
     assert second["teacher"]["weights_sha256"] == first["student"]["weights_sha256"]
-    assert second["teacher"]["AP"] == first["student"]["AP"] and second["teacher"]["steps"] == 0
+    assert second["teacher"]["top1"] == first["student"]["top1"] and second["teacher"]["steps"] == 0
     for folder in (straight, os.path.join(straight, "round_2")):
         for place in ("student/result.json", "pseudo_labels/manifest.json", "run.json", "data/labeled_ids.json", "summary.json"):
             assert os.path.isfile(os.path.join(folder, place)), place
