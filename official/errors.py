@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 from typing import Iterator
 
 
@@ -64,16 +65,22 @@ def in_words(error: BaseException) -> str | None:
         return NO_MEMORY
     if isinstance(error, OSError) and error.errno in _REMEDIES:
         named = [os.fspath(n) for n in (error.filename, error.filename2) if isinstance(n, (str, os.PathLike))]
-        return f"{' -> '.join(named) or error.strerror}: {_REMEDIES[error.errno]}"
+        return f"{' -> '.join(named) or one_line(error.strerror)}: {_REMEDIES[error.errno]}"
     if type(error).__module__.startswith("tensorflow"):
         return _tensorflow_in_words(error)
     return None
 
 
+def one_line(text: str | None) -> str:
+    """The first line of a message, without what TensorFlow says about its graph."""
+    words = re.sub(r"\{\{.*?\}\}|\[Op:.*", "", text or "", flags=re.S).strip()
+    return words.partition("\n")[0].strip()[:300]
+
+
 def _tensorflow_in_words(error: BaseException) -> str | None:
     """TensorFlow's file system and allocators say what is wrong in the message alone."""
     text = str(error)
-    first = text.splitlines()[0][:300] if text else ""
+    first = one_line(text)
     for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENAMETOOLONG, errno.EIO):
         if os.strerror(number) in text:
             return f"{first}: {_REMEDIES[number]}"

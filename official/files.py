@@ -53,9 +53,10 @@ def whole_file(path: str, *, flush: bool = True) -> Iterator[str]:
         if flush:
             _fsync(temporary)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             os.remove(temporary)
+        name_file(error, path)
         raise
     if flush:
         _fsync(os.path.dirname(os.path.abspath(path)))
@@ -72,6 +73,12 @@ def require_space(folder: str, needed: int, what: str) -> None:
             f"{folder}: {what} take about {needed / 2**20:,.0f} MiB, and the disk has {free / 2**20:,.0f} MiB free: "
             "free some space, lower --keep_checkpoints, or choose another --model_dir"
         )
+
+
+def name_file(error: BaseException, path: str) -> None:
+    """Gives an error of the operating system the file that it is about; a full disk's names none."""
+    if isinstance(error, OSError) and error.errno and error.filename is None:
+        error.filename = path
 
 
 def write_bytes(path: str, content: bytes) -> None:

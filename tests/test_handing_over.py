@@ -30,7 +30,11 @@ class Exporter:
 
 def test_the_second_export_at_once_says_so_and_leaves_the_first_alone(tmp_path):
     experiment, first, found = tiny.experiment(model_dir=str(tmp_path)), Exporter(), []
-    thread = threading.Thread(target=lambda: found.append(export_once(experiment, "a", lambda: (first, None))))
+
+    def export():
+        found.append(export_once(experiment, "a", lambda: (first, None)))
+
+    thread = threading.Thread(target=export)
     thread.start()
     assert first.begun.wait(30.0)
     assert not (tmp_path / "export").exists()  # nothing half-written under its name
@@ -55,7 +59,9 @@ def test_an_export_that_fails_leaves_the_old_one(tmp_path):
             os.makedirs(folder)
             raise OSError(28, "No space left on device", folder)
 
-    os.mkdir(temporary_name(str(tmp_path / "export")).replace(f"-{os.getpid()}-", "-999999999-"))  # a dead one's
+    mine = temporary_name(str(tmp_path / "export"))
+    os.mkdir(mine.replace(f"-{os.getpid()}-", "-999999999-"))  # a dead process's
     with pytest.raises(OSError):
         export_once(experiment, "b", lambda: (Full(), None))
-    assert (tmp_path / "export" / "sub" / "model").read_text() == "old!" and os.listdir(tmp_path) == ["export"]
+    assert (tmp_path / "export" / "sub" / "model").read_text() == "old!"
+    assert os.listdir(tmp_path) == ["export"]

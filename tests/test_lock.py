@@ -179,6 +179,10 @@ def test_whole_or_not_at_all(tmp_path):
         with whole_file(str(tmp_path / "a")) as name:
             open(name, "w").write("half")
             raise KeyboardInterrupt
+    with pytest.raises(OSError) as caught:
+        with whole_file(str(tmp_path / "a")):
+            raise OSError(28, "No space left on device")  # as a write says it, without the file
+    assert caught.value.filename == str(tmp_path / "a")
     assert os.listdir(tmp_path) == ["a"] and (tmp_path / "a").read_text() == "new"
 
 

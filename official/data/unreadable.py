@@ -1,18 +1,17 @@
-"""Names the image that became unreadable while a program was reading it: TensorFlow's own message does not."""
+"""Names the image that became unreadable while it was in use: TensorFlow's own message does not."""
 
 from __future__ import annotations
 
 import concurrent.futures
 import contextlib
 import os
-import re
 from typing import Iterator
 
 import tensorflow as tf
 
 from official.data.input_report import DataError
 from official.data.source import Source
-from official.errors import in_words
+from official.errors import in_words, one_line
 
 
 @contextlib.contextmanager
@@ -45,8 +44,8 @@ def first_unreadable(source: Source) -> str:
                 pool.shutdown(wait=False, cancel_futures=True)
                 name = source.file_names[index] if source.file_names is not None else source.word
                 return (
-                    f"{name} (id {source.ids[index]}) cannot be read any more ({reason}). Put it back, or give the "
-                    "disk time to return; the same command goes on from the last saved state."
+                    f"{name} (id {source.ids[index]}) cannot be read any more ({reason}). Put it back, or give "
+                    "the disk time to return; the same command goes on from the last saved state."
                 )
     return ""
 
@@ -58,6 +57,5 @@ def _reason(source: Source, index: int) -> str:
             if read is not None:
                 read(tf.constant(index, tf.int64))
     except tf.errors.OpError as error:
-        words = re.sub(r"\{\{.*?\}\}|\[Op:.*", "", str(error.message)).strip()
-        return words.partition("\n")[0][:200] or type(error).__name__
+        return one_line(error.message) or type(error).__name__
     return ""

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from official.errors import FileDamaged
 from official.experiment import Experiment
-from official.files import read_json, sweep, sync_entries, sync_folder, temporary_name, write_json
+from official.files import name_file, read_json, sweep, sync_entries, sync_folder, temporary_name, write_json
 from official.lock import folder_lock
 from official.tasks.task import Task
 
@@ -74,6 +74,9 @@ def _write(
         os.replace(temporary, folder)
         sync_entries(os.path.dirname(os.path.abspath(folder)))
         shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        name_file(error, folder)
+        raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return files

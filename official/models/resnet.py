@@ -11,6 +11,7 @@ from __future__ import annotations
 import keras_cv
 import tensorflow as tf
 
+from official.errors import FlagError
 from official.models.blocks import BlockBuilder
 from official.models.input_scale import scaled_input
 
@@ -52,7 +53,7 @@ class ResNetBackbone(keras_cv.models.Backbone):
         filters = [max(8, int(f * width)) for f in FILTERS]
         x = build.conv_act(scaled_input(images, input_normalization), filters[0], 7, 2, "stem")
         if pool_padding == "symmetric" and activation != "relu":
-            raise ValueError(f"pool_padding=symmetric is PyTorch's with relu, not with activation={activation}")
+            raise FlagError(f"pool_padding=symmetric is PyTorch's with relu, not with activation={activation}")
         x = _pool(x, pool_padding)
         levels = {}
         for stage, (count, channels) in enumerate(zip(blocks, filters), start=2):
@@ -83,7 +84,7 @@ def _pool(x: tf.Tensor, padding: str) -> tf.Tensor:
       ValueError: unknown padding.
     """
     if padding not in ("same", "symmetric"):
-        raise ValueError(f"pool_padding={padding!r} is unknown; choose same or symmetric")
+        raise FlagError(f"pool_padding={padding!r} is unknown; choose same or symmetric")
     if padding == "symmetric":
         x = keras.layers.ZeroPadding2D(1, name=POOL_PAD)(x)
     return keras.layers.MaxPool2D(3, 2, padding="valid" if padding == "symmetric" else "same", name="stem_pool")(x)
