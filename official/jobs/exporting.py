@@ -14,7 +14,8 @@ from official.data.input_report import DataError
 from official.data.mask_files import encode_class_map, stored_mask_reader
 from official.data.source import Annotations, Source
 from official.experiment import Experiment
-from official.jobs.opening import listing, open_labeled, open_model, open_unlabeled, opened, read_options
+from official.jobs.opening import listing, open_model, opened, read_options
+from official.jobs.reviewed import unlabeled_pool
 from official.self_training.label_store import LabelStore, limits_of, parse_thresholds
 from official.training.run_folder import RunFolder
 
@@ -50,8 +51,7 @@ def _thresholds(experiment: Experiment) -> tuple[float, dict[str, float]]:
 
 
 def _unlabeled(experiment: Experiment) -> Source:
-    rest = open_labeled(experiment)[1] if experiment.data.unlabeled_data == "rest" else None
-    return open_unlabeled(experiment, rest)
+    return unlabeled_pool(experiment)
 
 
 def _human(experiment: Experiment) -> Source:

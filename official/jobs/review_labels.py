@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import collections
-import dataclasses
-import io
 import os
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image
 
-from official.data.coco import to_coco
+from official.data.formats.export import export_labels, image_names, refuse_existing
+from official.data.formats.writers import FORMATS
 from official.data.source import Annotations, DataError, Source
 from official.errors import UserError
 from official.experiment import Experiment
-from official.files import output_names, write_bytes, write_json
+from official.files import write_json
 from official.jobs.opening import trained_model
 from official.jobs.reviewed import unlabeled_pool
 from official.self_training import review
@@ -30,13 +28,21 @@ from official.training.run_folder import RunFolder
 
 COMPARED = 4  # times --review_images: how many images are looked at mirrored and smaller
 SMALLER = 0.75  # times the network's input
-AFTER = "annotations.json"
+# What --reviewed is given when the labels have been corrected in place; from Label Studio its export comes back.
+_WORDS = {
+    "coco": "coco:{output}/annotations.json",
+    "yolo": "yolo:{output}/data.yaml",
+    "voc": "voc:{output}",
+    "cvat": "cvat:{output}/annotations.xml",
+    "labelme": "labelme:{output}",
+    "labelstudio": "labelstudio:EXPORTED.json,{output}/images",
+}
 
 
 def review_labels(experiment: Experiment) -> dict[str, Any]:
     """Chooses images of a finished run's label store (official/self_training/review.py) and writes them with their labels.
 
-    `<output>/images/`, `<output>/annotations.json` (COCO, with scores) and `<output>/review.json` (which image is which and why).
+    They are written in --format, as job=export_labels does, with `review.manifest` (JSON: which image is which and why) beside them.
     """
     folder = RunFolder(experiment)
     set_up_runtime(experiment.runtime)
@@ -46,8 +52,7 @@ def review_labels(experiment: Experiment) -> dict[str, Any]:
     if store.kind().name != "boxes":
         raise UserError(f"job=review_labels writes boxes; {store.folder} holds {store.kind().name}: inspect_labels exports those")
     output = experiment.handover.output or os.path.join(folder.path, "review")
-    if os.path.exists(os.path.join(output, review.MANIFEST)):
-        raise UserError(f"{output} holds images for review already, perhaps corrected ones; name another place with --output")
+    refuse_existing(output)
     pool = unlabeled_pool(experiment)
     limits = store.limits(options.score_threshold, parse_thresholds(options.class_thresholds))
     rows = _rows_of(store, pool)
@@ -58,9 +63,12 @@ def review_labels(experiment: Experiment) -> dict[str, Any]:
     if not chosen:
         raise DataError(f"{store.folder}: not one label is uncertain; lower --score_floor when labelling, or raise --score_threshold")
     labelled = _labelled(store, pool, rows, limits, list(chosen))
-    _write(labelled, pool.word, list(chosen.values()), output)
+    form, words = experiment.handover.format, _WORDS[experiment.handover.format]
+    report = export_labels(labelled, form, output, scored=True, image_files=experiment.handover.image_files)
+    write_json(os.path.join(output, review.MANIFEST), _listed(labelled, pool.word, list(chosen.values()), FORMATS[form].images))
     counts = collections.Counter(reasons[0] for reasons in chosen.values())
-    word = f"coco:{os.path.join(output, AFTER)},{os.path.join(output, review.IMAGES)}"
+    word = words.format(output=output)
+    print("\n".join(report.lines("review")), end="\n" if report.counts else "")
     print(f"{len(chosen)} of {len(pool)} images to review: " + ", ".join(f"{n} {reason}" for reason, n in counts.items()))
     print(f"images       {output}\nCorrect them, keep every image that was looked at (also without a box), and train on with --reviewed={word}")
     return folder.summarize({"review": {"images": len(chosen), "reasons": dict(counts), "output": output, "reviewed": word}})
@@ -118,33 +126,11 @@ def _labelled(store: LabelStore, pool: Source, rows, limits: np.ndarray, places:
     return some.with_annotations(annotations, store.categories())
 
 
-def _write(source: Source, word: str, reasons: list[list[str]], output: str) -> None:
-    """Images as they are stored (PNG where they are no files), their labels, and the list, last."""
-    entries, stems = [], output_names([str(i) for i in source.ids], "")
-    used = []
-    for i, stem in enumerate(stems):
-        content, ending = _stored(source, i)
-        used.append(stem.replace("/", "__") + ending)
-        write_bytes(os.path.join(output, review.IMAGES, used[-1]), content)
+def _listed(source: Source, word: str, reasons: list[list[str]], images: str) -> dict[str, Any]:
+    """What `review.MANIFEST` says: of every written file the image that it shows, why it was chosen, and its labels."""
+    entries = []
+    for i, name in enumerate(image_names(source)):
         objects = source.annotations.of(i)
         boxes = [[source.categories[c].name, *np.rint(b).tolist()] for b, c in zip(objects["boxes"], objects["classes"])]
-        entries.append({"file": used[-1], "id": str(source.ids[i]), "reasons": reasons[i], "boxes": boxes})
-    coco = to_coco(_named(source, used), with_scores=True)
-    for annotation in coco["annotations"]:
-        annotation["segmentation"] = []
-    write_json(os.path.join(output, AFTER), coco)
-    write_json(os.path.join(output, review.MANIFEST), {"data": word, "images": entries})
-
-
-def _named(source: Source, names: list[str]) -> Source:
-    return dataclasses.replace(source, file_names=np.array(names), ids=np.array(names), file_ids=None, frames=None)
-
-
-def _stored(source: Source, i: int) -> tuple[bytes, str]:
-    path = str(source.file_names[i]) if source.file_names is not None else ""
-    if os.path.isfile(path):
-        with open(path, "rb") as file:
-            return file.read(), os.path.splitext(path)[1].lower()
-    buffer = io.BytesIO()
-    Image.fromarray(source.read_image(tf.constant(i, tf.int64)).numpy()).save(buffer, "PNG")
-    return buffer.getvalue(), ".png"
+        entries.append({"file": os.path.join(images, name), "id": str(source.ids[i]), "reasons": reasons[i], "boxes": boxes})
+    return {"data": word, "images": entries}

@@ -26,8 +26,8 @@ from official.files import read_json
 
 NEARLY = 0.5  # times its class's threshold: from there on a label that is not in use is looked at
 SAME_SPOT = 0.5  # IoU
-MANIFEST = "review.json"
-IMAGES = "images"
+MANIFEST = "review.manifest"  # JSON, not called so: in a folder of LabelMe every .json is an image's labels
+_LEVELS = 8  # folders above an image in which its list is looked for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,7 +173,7 @@ def _name(source: Source, i: int) -> str:
 
 
 class _Listed:
-    """The lists of job=review_labels that lie beside image files, or one folder above."""
+    """The lists of job=review_labels in the folders around image files."""
 
     def __init__(self):
         self.lists: dict[str, dict[str, Any]] = {}
@@ -187,13 +187,15 @@ class _Listed:
         return (self._entry(path) or {}).get("boxes")
 
     def _entry(self, path: str) -> dict[str, Any] | None:
-        folder = os.path.dirname(path)
-        for place in (folder, os.path.dirname(folder)):
+        place = os.path.dirname(os.path.abspath(path)) if path else ""
+        for _ in range(_LEVELS if place else 0):
             if place not in self.lists:
-                content = read_json(os.path.join(place, MANIFEST)) if place else {}
+                content = read_json(os.path.join(place, MANIFEST))
                 self.lists[place] = {entry["file"]: entry for entry in content.get("images", [])}
-            if os.path.basename(path) in self.lists[place]:
-                return self.lists[place][os.path.basename(path)]
+            entry = self.lists[place].get(os.path.relpath(os.path.abspath(path), place))
+            if entry is not None:
+                return entry
+            place = os.path.dirname(place)
         return None
 
 

@@ -48,7 +48,7 @@ def export_labels(source: Source, kind: str, folder: str, *, scored: bool, image
     form, report = FORMATS[kind], InputReport()
     with _whole_folder(folder) as unfinished:
         images = os.path.join(unfinished, form.images)
-        names = _image_names(source)
+        names = image_names(source)
         for i in tqdm.trange(len(source), desc="writing images", unit=" images", disable=len(source) < 2000):
             _write_image(source, i, os.path.join(images, names[i]), image_files)
         header, first = _header(source, form, scored)
@@ -85,7 +85,7 @@ def _whole_folder(folder: str) -> Iterator[str]:
 # --- images -------------------------------------------------------------------------------------------
 
 
-def _image_names(source: Source) -> list[str]:
+def image_names(source: Source) -> list[str]:
     """A relative path for every image, different also without their endings: labels are called so."""
     files = [_file_of(source, i) for i in range(len(source))]
     named = [os.path.abspath(file) if file else str(i) for file, i in zip(files, source.ids)]
