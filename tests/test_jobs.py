@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from official import jobs
 from official.jobs import opening
+from official.jobs.reviewed import unlabeled_pool
 from official.data.source import Category, DataError
 from official.experiment import Experiment, experiment_from
 from official.self_training.loop import SelfTraining
@@ -193,6 +194,18 @@ def test_export_labels(finished, tmp_path):
     source = opening.open_labeled(experiment)[0]
     back = opening.opened(experiment, "labeled", f"yolo:{tmp_path}/human/data.yaml")
     assert human["boxes"] == len(back.annotations.boxes) == len(source.annotations.boxes)
+
+
+def test_images_for_review_are_chosen_by_the_network_that_labelled_them(finished, tmp_path, capsys):
+    """Mirrored and smaller images are compared; the same images are left out once they are reviewed."""
+    _, experiment, _ = finished
+    flags = dict(job="review_labels", review_images=6, output=str(tmp_path / "review"))
+    found = rerun(experiment, **flags)["review"]
+    assert "views are not compared" not in capsys.readouterr().out and found["images"] == 6
+    reasons = {r for entry in json.load(open(tmp_path / "review" / "review.manifest"))["images"] for r in entry["reasons"]}
+    assert "views" in reasons and any(reason.startswith("class ") for reason in reasons)
+    pool = unlabeled_pool(experiment_from({**experiment.flags(), "reviewed": found["reviewed"]}))
+    assert len(pool) == 10
 
 
 def test_rest_is_what_the_fraction_leaves(tmp_path):

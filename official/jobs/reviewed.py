@@ -23,10 +23,9 @@ def with_reviewed(experiment: Experiment, labeled: Source, pool: Source | None) 
         return labeled, pool
     reviewed = _opened(experiment, labeled)
     joined = join_sources(labeled.word, [labeled, reviewed])
-    if pool is None:
-        return joined, None
-    left = _without(pool, reviewed)
-    print(f"reviewed: {len(reviewed)} images are labelled by people now, {len(pool) - len(left)} of them were unlabelled ones" + review_changes(reviewed))
+    left = pool and _without(pool, reviewed)
+    of_pool = f", {len(pool) - len(left)} of them were unlabelled ones" if pool else ""
+    print(f"reviewed: {len(reviewed)} images are labelled by people now{of_pool}{review_changes(reviewed)}")
     return joined, left
 
 

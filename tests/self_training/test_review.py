@@ -58,7 +58,7 @@ def test_views_that_disagree():
     one = row((0, 0, 10, 10, 0.9, 0), (20, 20, 30, 30, 0.9, 1), (40, 40, 50, 50, 0.9, 0))
     other = row((0, 1, 10, 11, 0.9, 0), (20, 20, 30, 30, 0.9, 0), (1, 0, 11, 10, 0.9, 0))
     assert review.disagreement(one, one) == 0 and review.disagreement(row(), row()) == 0
-    assert review.disagreement(one, other) == 4  # one pair: a partner is one once, and of one class
+    assert review.disagreement(one, other) == review.disagreement(other, one) == 4  # one pair: a partner is one once, and of one class
     assert review.disagreement(one, row()) == 3
 
 
