@@ -67,6 +67,15 @@ def test_stock_model_has_the_same_outputs(exported):
         np.testing.assert_allclose(plain[name], value, atol=1e-5)
 
 
+def test_a_backbone_cut_off_below_its_last_stages_has_a_stock_model():
+    experiment = tiny.experiment(max_level=4, image_size=32)
+    model = build_task(experiment, tiny.scenes_source(count=1).categories).build_model()
+    images = np.random.default_rng(2).normal(size=(1, 32, 32, 3)).astype(np.float32)
+    plain = stock_model(model)({"images": images})
+    for name, value in model({"images": images}, training=False).items():
+        np.testing.assert_allclose(plain[name], value, atol=1e-5)
+
+
 def test_keras_file_loads_with_tensorflow_alone(exported, tmp_path):
     """A fresh process, outside the project, that imports nothing but TensorFlow and NumPy."""
     _, model, paths, _ = exported
