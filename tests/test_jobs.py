@@ -41,7 +41,8 @@ def test_summary_has_what_programs_read(finished):
     folder, experiment, _ = finished
     summary = json.load(open(folder / "summary.json"))
     assert summary["job"] == "self_train" and summary["seed"] == 0
-    settled = experiment_from({**experiment.flags(), "input_normalization": "imagenet"})  # auto, without foreign weights
+    found = {"input_normalization": "imagenet", "resnet_pool": "same"}  # auto, without foreign weights
+    settled = experiment_from({**experiment.flags(), **found})
     assert summary["flags_fingerprint"] == settled.fingerprint()
     assert summary["versions"]["tensorflow"] == tf.__version__
     for phase, steps in (("teacher", 12), ("student", 12), ("control", 24)):
