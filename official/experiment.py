@@ -217,10 +217,11 @@ class Runtime:
     """Where it runs, and how it keeps what it has done."""
 
     pretraining: str = option("", "job=compare_pretraining: flagfiles of the pre-training runs, comma separated.")
+    imagenet_backbone: str = option("", "job=compare_pretraining: also trains this backbone from ImageNet and from random weights, where an installed package (requirements-pretrained.txt) has its weights.")
     job: str = option(
         "self_train",
         "What to do; see official/jobs/__init__.py.",
-        choices=("self_train", "train", "linear_eval", "compare_pretraining", "pseudo_label", "inspect_labels", "evaluate", "predict", "export", "import_checkpoint", "model_stats", "gallery", "check_data", "review_labels", "write_scenes", "write_tfrecords", "export_labels"),
+        choices=("self_train", "train", "linear_eval", "compare_pretraining", "pseudo_label", "inspect_labels", "evaluate", "predict", "export", "import_checkpoint", "model_stats", "gallery", "check_data", "classify_check", "review_labels", "write_scenes", "write_tfrecords", "export_labels"),
     )
     model_dir: str = option("", "The run folder: everything a job writes is in it.")
     seed: int = option(0, "Decides weights, data order and every random draw.", lower=0)
@@ -256,6 +257,7 @@ class Handover:
     output_shards: int = option(8, "job=write_tfrecords: how many files.", lower=1)
     tflite: bool = option(False, "Also exports TFLite.")
     review_images: int = option(50, "job=review_labels: how many images are written for people to correct.", lower=1)
+    quantize: str = option("none", "job=export --tflite: also a smaller TFLite network, its activations calibrated on evaluation images (int8) or its weights halved (float16), and its metrics beside those of the float32 one.", choices=("none", "int8", "float16"))
     check_steps: int = option(5, "job=check_data: real training steps that are timed, to say how long a run takes; 0: none.", lower=0)
 
 
@@ -274,7 +276,7 @@ GROUPS = {
 
 # Flags that change where or how fast a run goes, or what is done with it, but not what it computes.
 NOT_FINGERPRINTED = frozenset(
-    ("job", "model_dir", "weights_dir", "download", "threads", "keep_checkpoints", "summary_every", "pictures", "data_dir", "checkpoint_every")
+    ("job", "model_dir", "weights_dir", "download", "imagenet_backbone", "threads", "keep_checkpoints", "summary_every", "pictures", "data_dir", "checkpoint_every")
     + ("shard_index", "num_shards", "label_store", "check_images", "strategy", "num_devices", "tpu", "on_nan")
     + ("max_nan_steps", "max_skipped_fraction", "eval_batch_size", "deterministic", "xla", "eval_every")
 ) | {field.name for field in dataclasses.fields(Handover)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 
 from official.data.input_report import DataError
@@ -25,6 +26,11 @@ def read_lines(path: str, what: str) -> list[str]:
         raise DataError(
             f"{what} {path} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8"
         ) from error
+
+
+def imagenet_wnids() -> list[str]:
+    """WordNet's numbers of ImageNet's 1,000 classes in the order of a classifier's channels (ILSVRC 2012)."""
+    return read_lines(os.path.join(os.path.dirname(__file__), "imagenet_wnids.txt"), "ImageNet's classes")
 
 
 def read_split(path: str, what: str) -> list[str]:

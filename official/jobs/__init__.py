@@ -11,6 +11,7 @@
     predict          detect on a folder of pictures
     export           .keras, SavedModel, TFLite
     import_checkpoint  somebody's backbone weights as a file for --init, or a whole released network as a run
+    classify_check   top-1 and top-5 of imported weights with their own head: is the import right?
     model_stats      parameters and multiply-adds
     check_data       before a run: what is there, what does not fit, what is there twice, how long it takes
     gallery          one sheet of every augmentation
@@ -26,6 +27,7 @@ from typing import Any, Callable
 
 from official.experiment import Experiment
 from official.jobs.check_data import check_data
+from official.jobs.classify_check import classify_check
 from official.jobs.on_data import gallery, write_scenes_job, write_tfrecords_job
 from official.jobs.exporting import export_labels_job
 from official.jobs.importing import import_checkpoint
@@ -50,6 +52,7 @@ JOBS: dict[str, Callable[[Experiment], dict[str, Any]]] = {
     "model_stats": model_stats,
     "gallery": gallery,
     "check_data": check_data,
+    "classify_check": classify_check,
     "write_scenes": write_scenes_job,
     "write_tfrecords": write_tfrecords_job,
     "export_labels": export_labels_job,

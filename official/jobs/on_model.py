@@ -9,6 +9,7 @@ from typing import Any
 
 import tqdm
 
+from official.errors import FlagError
 from official.data.image_folder import open_folder
 from official.data.source import Category, DataError
 from official.data.sources import parse_word, split_word
@@ -17,6 +18,7 @@ from official.evaluation import coco_metrics
 from official.evaluation.drawing import write_png
 from official.experiment import Experiment
 from official.jobs.handing_over import export_once
+from official.jobs.quantizing import quantize
 from official.jobs.opening import (
     listing, open_eval, open_model, read_options, timed, trained_model,
 )  # fmt: skip
@@ -142,8 +144,14 @@ def export(experiment: Experiment) -> dict[str, Any]:
     """Writes the run's model as .keras, SavedModel and, with --tflite, TFLite."""
     folder, task, model, found = open_model(experiment, all_devices=False)
     paths, _ = export_once(task.experiment, weights_sha256(model.variables), lambda: (task, model))
-    print("\n".join(f"{kind:<12} {path}" for kind, path in paths.items()))
-    return folder.summarize({"export": paths, "checkpoint": found.path})
+    summary: dict[str, Any] = {"export": paths, "checkpoint": found.path}
+    if experiment.handover.quantize != "none":
+        if not experiment.handover.tflite:
+            raise FlagError(f"--quantize={experiment.handover.quantize} is of TFLite: it needs --tflite")
+        summary["quantized"] = quantize(task, model, os.path.dirname(paths["keras"]))
+        paths = {**paths, **summary["quantized"]["paths"]}
+    print("\n".join(f"{kind:<14} {path}" for kind, path in paths.items()))
+    return folder.summarize(summary)
 
 
 def model_stats(experiment: Experiment) -> dict[str, Any]:

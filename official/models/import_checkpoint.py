@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from typing import Callable, Iterator, Sequence
 
 import tensorflow as tf
@@ -33,7 +34,8 @@ from official.models.import_efficientnet import read_efficientnet
 from official.models.import_keras import read_h5, read_keras
 from official.models.import_resnet import read_resnet, scope_of_resnet
 from official.models.import_torch import read_torch
-from official.models.weight_files import WeightFile, checkpoint_prefix, open_checkpoint
+from official.models.torch_files import open_safetensors, open_torch
+from official.models.weight_files import WeightFile, checkpoint_prefix, open_checkpoint, open_h5
 from official.models.weights import (
     Weights,
     WeightsError,
@@ -95,6 +97,44 @@ def class_channels(path: str, task: str) -> int:
     """
     with _named(path):
         return import_released.class_channels(path, _network_file(path), task)
+
+
+# The bias of a classifier's last layer in the files that are read with their head.
+_CLASSIFIER = re.compile(
+    r"(_fc\.bias|classifier\.bias|fc\.bias|(.*/)?predictions/bias(:0)?|efficientnet-[^/]+/head/dense/bias)"
+)
+
+
+def classifier_channels(path: str) -> int:
+    """How many classes the classifier in a file has: of PyTorch, TF1's EfficientNet or keras.applications.
+
+    Raises:
+      WeightsError: absent, damaged, of another kind, or without a classifier.
+    """
+    with _named(path), _opened(path) as file:
+        found = {array.shape[0] for name, array in file.arrays.items() if _CLASSIFIER.fullmatch(name)}
+        if len(found) != 1:
+            raise WeightsError(
+                f"{path} has no classifier (_fc, classifier, fc, predictions or head/dense) to judge it by; it"
+                f" holds {sorted(file.arrays)[:3]}"
+            )
+        return found.pop()
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[WeightFile]:
+    """A file of any kind whose classifier can be read, as arrays."""
+    if _is_checkpoint(path):
+        yield open_checkpoint(checkpoint_prefix(path))
+        return
+    ending = os.path.splitext(path)[1]
+    openers = {".h5": open_h5, ".pth": open_torch, ".pt": open_torch, ".safetensors": open_safetensors}
+    if ending not in openers or not os.path.isfile(path):
+        raise WeightsError(
+            f"{path}: no file with a classifier: a TF1 checkpoint, .h5, .pth, .pt or .safetensors"
+        )
+    with openers[ending](path) as file:
+        yield file
 
 
 def _network_file(path: str) -> WeightFile:

@@ -15,6 +15,7 @@ from official.models.weight_files import WeightFile
 from official.models.weights import Weights, WeightsError, shapes_of, take, variable_name
 
 keras = tf.keras
+_HEAD = {"top_conv": "conv2d", "top_bn": "tpu_batch_normalization", "predictions": "dense"}
 EMA = "/ExponentialMovingAverage"
 
 
@@ -76,6 +77,8 @@ def _tf1_name(name: str, number: dict[str, int]) -> str:
     layer, variable = name.split("/")
     if layer.startswith("stem"):
         return f"stem/{'conv2d' if layer == 'stem_conv' else 'tpu_batch_normalization'}/{variable}"
+    if layer in _HEAD:
+        return f"head/{_HEAD[layer]}/{variable}"
     block, part = re.match(r"block(\d+[a-z]+)_(.*)", layer).groups()
     first = block.startswith("1")  # its blocks have no expansion
     places = {

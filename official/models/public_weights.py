@@ -181,14 +181,22 @@ def _places(
     yield os.path.join(weights_dir, f"{backbone}_{init}.npz"), "", "imported"
     for file in files:
         yield os.path.join(weights_dir, file.name), file.digest, "in --weights_dir"
-    if init == "imagenet" and backbone in PACKAGES:
-        package, name = PACKAGES[backbone]
-        spec = importlib.util.find_spec(package)  # of a package that is in no other: nothing is imported
-        for folder in (spec.submodule_search_locations or []) if spec else []:
-            yield os.path.join(folder, name), f"sha256:{digits_of(name)}", f"package {package}"
+    packaged = package_file(backbone)
+    if init == "imagenet" and packaged:
+        yield packaged, f"sha256:{digits_of(packaged)}", f"package {PACKAGES[backbone][0]}"
     for file in files:
         if file.keras:
             yield os.path.join(keras_cache(), file.name), file.digest, "Keras' download"
+
+
+def package_file(backbone: str) -> str:
+    """The ImageNet weights of a backbone in an installed package, "" where there is none."""
+    if backbone not in PACKAGES:
+        return ""
+    package, name = PACKAGES[backbone]
+    spec = importlib.util.find_spec(package)  # of a package that is in no other: nothing is imported
+    places = (os.path.join(folder, name) for folder in (spec and spec.submodule_search_locations or ()))
+    return next((path for path in places if os.path.isfile(path)), "")
 
 
 def keras_cache() -> str:

@@ -1,4 +1,4 @@
-"""PyTorch's state dicts give our networks the logits of a second forward pass in NumPy, by PyTorch's own names."""
+"""PyTorch's state dicts give our networks the logits of a second forward pass in NumPy."""
 
 import json
 import os
@@ -8,13 +8,15 @@ import pytest
 import tensorflow as tf
 
 from official.data.example import IMAGENET_MEAN, IMAGENET_STD
-from official.experiment import Model
+from official.experiment import Model, experiment_from
+from official.jobs.settling import settled
 from official.models.backbones import build_backbone
 from official.models.classifier import Classifier
 from official.models.import_checkpoint import read_weights
 from official.models.import_torch import timm_family
 from official.models.resnet import ResNetBackbone
 from official.models.weights import WeightsError, assign_weights, read_npz, write_weights
+from official.trained_model import as_built
 from tests.models import torch_networks as torch
 
 keras = tf.keras
@@ -38,11 +40,19 @@ def networks():
     """A classifier on each kind of backbone."""
 
     def classifier(lite, scale):
-        options = Model(backbone=f"efficientnet-{'lite' if lite else 'b'}0", backbone_width=0.25, input_normalization=scale)
+        options = Model(
+            backbone=f"efficientnet-{'lite' if lite else 'b'}0",
+            backbone_width=0.25,
+            input_normalization=scale,
+        )
         return Classifier(build_backbone(options, SIDE), CLASSES, image_size=SIDE)
 
     backbone = ResNetBackbone(
-        blocks=BLOCKS, width=STEM / 64, batch_norm_epsilon=1e-4, pool_padding="symmetric", input_shape=(SIDE, SIDE, 3)
+        blocks=BLOCKS,
+        width=STEM / 64,
+        batch_norm_epsilon=1e-4,
+        pool_padding="symmetric",
+        input_shape=(SIDE, SIDE, 3),
     )
     return {
         "b0": classifier(False, "auto"),
@@ -137,7 +147,9 @@ def test_tensors_with_any_strides(states, networks, tmp_path, layout, order):
     save = torch.save_zip if layout == "zip" else torch.save_stream
     path = save(tmp_path / "efficientnet-lite0.pth", *torch.tensors_of(state, strides))
     values = read_weights(path, networks["lite"]).values
-    np.testing.assert_array_equal(values["stem_conv/kernel"], state["_conv_stem.weight"].transpose(2, 3, 1, 0))
+    np.testing.assert_array_equal(
+        values["stem_conv/kernel"], state["_conv_stem.weight"].transpose(2, 3, 1, 0)
+    )
     dwconv = state["_blocks.2._depthwise_conv.weight"]
     np.testing.assert_array_equal(values["block2b_dwconv/depthwise_kernel"], dwconv.transpose(2, 3, 0, 1))
 
@@ -152,7 +164,9 @@ def test_other_precisions(states, networks, tmp_path, dtype):
     ]
     for path in paths:
         found = read_weights(path, networks["lite"]).values["stem_conv/kernel"]
-        np.testing.assert_array_equal(found, state["_conv_stem.weight"].astype(np.float32).transpose(2, 3, 1, 0))
+        np.testing.assert_array_equal(
+            found, state["_conv_stem.weight"].astype(np.float32).transpose(2, 3, 1, 0)
+        )
 
 
 def test_a_training_checkpoint_gives_its_averaged_weights(states, networks, tmp_path):
@@ -162,7 +176,14 @@ def test_a_training_checkpoint_gives_its_averaged_weights(states, networks, tmp_
     plain, storages = torch.tensors_of(other)
     for storage in more:
         storage.key += "e"
-    content = {"epoch": 3, "lr": 0.5, "state_dict": plain, "state_dict_ema": averaged, "name": "x", "done": True}
+    content = {
+        "epoch": 3,
+        "lr": 0.5,
+        "state_dict": plain,
+        "state_dict_ema": averaged,
+        "name": "x",
+        "done": True,
+    }
     path = torch.save_zip(tmp_path / "checkpoint.pth", content, storages + more)
     found = read_weights(path, networks["lite"]).values["predictions/bias"]
     np.testing.assert_array_equal(found, state["_fc.bias"])
@@ -195,7 +216,11 @@ def test_pytorchs_padding_is_refused(states, networks, tmp_path, name):
     "path, name, scale",
     [
         ("tf_efficientnet_b7.aa_in1k/model.safetensors", "timm's tf_efficientnet_b7", "imagenet"),
-        ("models--timm--tf_efficientnet_l2.ns_jft_in1k/snapshots/ab12/model.safetensors", "timm's tf_efficientnet_l2", "imagenet"),
+        (
+            "models--timm--tf_efficientnet_l2.ns_jft_in1k/snapshots/ab12/model.safetensors",
+            "timm's tf_efficientnet_l2",
+            "imagenet",
+        ),
         ("tf_efficientnet_l2_ns_475-bebbd00a.pth", "timm's tf_efficientnet_l2", "imagenet"),
         ("efficientnet_b1/tf_efficientnet_lite4-741542c3.pth", "timm's tf_efficientnet_lite4", "lite"),
         ("tf_efficientnet_b5.ap_in1k.safetensors", "timm's tf_efficientnet_b5", "symmetric"),
@@ -223,7 +248,9 @@ def test_other_networks_are_refused(states, networks, tmp_path):
     path = torch.save_zip(tmp_path / "wider.pth", *torch.tensors_of(wider))
     with pytest.raises(WeightsError, match="another size of model"):
         read_weights(path, networks["b0"])
-    path = torch.save_safetensors(tmp_path / "vit.safetensors", {"cls_token": np.zeros((1, 1, 8), np.float32)})
+    path = torch.save_safetensors(
+        tmp_path / "vit.safetensors", {"cls_token": np.zeros((1, 1, 8), np.float32)}
+    )
     with pytest.raises(WeightsError, match="names are none of efficientnet-pytorch.*cls_token"):
         read_weights(path, networks["b0"])
 
@@ -241,8 +268,29 @@ def test_a_published_lite_in_tensorflows_own_format(states, networks, tmp_path):
         os.makedirs(os.path.dirname(prefix))
         values = [v.numpy() for v in backbone.variables]
         tf.raw_ops.SaveV2(
-            prefix=prefix, tensor_names=list(table.values()), shape_and_slices=[""] * len(table), tensors=values
+            prefix=prefix,
+            tensor_names=list(table.values()),
+            shape_and_slices=[""] * len(table),
+            tensors=values,
         )
         with pytest.raises(WeightsError, match=message):
             read_weights(prefix, model)
     assert read_weights(str(tmp_path / "efficientnet-lite0" / "model.ckpt"), backbone).normalization == "lite"
+
+
+def test_what_the_weights_decide_is_settled_before_a_run(tmp_path):
+    """--init=FILE gives a run the pool and the scale of its weights; random weights give a Lite its own scale."""
+    path = torch.save_zip(tmp_path / "resnet50.pth", *torch.tensors_of(torch.resnet_state((3, 4, 6, 3), 8)))
+    flags = dict(backbone="resnet-50", backbone_width=0.125, init=path, model_dir=str(tmp_path / "run"))
+    model = settled(experiment_from(flags)).model
+    assert (model.input_normalization, model.resnet_pool) == ("imagenet", "symmetric")
+    model = settled(experiment_from({**flags, "resnet_pool": "same"})).model
+    assert (model.input_normalization, model.resnet_pool) == ("imagenet", "same")
+    model = settled(
+        experiment_from(dict(backbone="efficientnet-lite0", model_dir=str(tmp_path / "run")))
+    ).model
+    assert (model.input_normalization, model.resnet_pool) == ("lite", "same")
+    assert (
+        as_built(experiment_from(dict(backbone="efficientnet-lite0")).flags())["input_normalization"]
+        == "lite"
+    )

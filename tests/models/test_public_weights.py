@@ -160,7 +160,9 @@ def known(server, monkeypatch):
     def local(init, backbone):
         found = originals(init, backbone)
         return [
-            PublicFile(f.name, f"{server.address}/right" if f.address else "", SHA if f.digest else "", f.keras)
+            PublicFile(
+                f.name, f"{server.address}/right" if f.address else "", SHA if f.digest else "", f.keras
+            )
             for f in found
         ]
 
@@ -246,7 +248,9 @@ def test_the_message_says_what_from_where_and_to_which_name(home):
     name = "tf_efficientnet_lite1-bde8b488.pth"
     assert f"releases/download/v0.1-weights/{name} to weights/{name}" in message
     assert "efficientnet-lite1/model.ckpt" in message
-    with pytest.raises(WeightsError, match="published for --backbone=spinenet-49; they are for efficientnet-b0"):
+    with pytest.raises(
+        WeightsError, match="published for --backbone=spinenet-49; they are for efficientnet-b0"
+    ):
         weights_file("imagenet", "weights", "spinenet-49")
     with pytest.raises(WeightsError, match="for --backbone=efficientnet-b0; they are for resnet-50"):
         weights_file("simclr", "weights", "efficientnet-b0", download=True)
@@ -266,7 +270,12 @@ def test_hashes_of_pytorch_are_in_the_names():
     """torch.hub's convention: NAME-<first eight digits of the sha256>.pth."""
     from official.models.efficientnet import MEMBERS
 
-    seen = [f for init in ("imagenet", "imagenet++") for b in (*MEMBERS, "resnet-50", "resnet-101", "resnet-152") for f in public_files(init, b)]
+    seen = [
+        f
+        for init in ("imagenet", "imagenet++")
+        for b in (*MEMBERS, "resnet-50", "resnet-101", "resnet-152")
+        for f in public_files(init, b)
+    ]
     files = [file for file in seen if file.name.endswith(".pth")]
     assert len(files) == 8 + 8 + 9 + 5 + 3 + 3
     for file in files:

@@ -145,7 +145,9 @@ def test_any_other_name_is_refused(tmp_path, name):
     module, _, attribute = name.rpartition(".")
     text = b"\x80\x02c" + f"{module}\n{attribute}\n".encode() + b"."
     refuse(torch.save_zip(tmp_path / "a.pth", None, [], pickle_bytes=text), f"wants Python's {name}")
-    text = b"\x80\x04" + b"".join(b"\x8c" + bytes([len(t)]) + t.encode() for t in (module, attribute)) + b"\x93."
+    text = (
+        b"\x80\x04" + b"".join(b"\x8c" + bytes([len(t)]) + t.encode() for t in (module, attribute)) + b"\x93."
+    )
     refuse(torch.save_zip(tmp_path / "b.pth", None, [], pickle_bytes=text), f"wants Python's {name}")
 
 
@@ -163,13 +165,17 @@ WORDS = {
     "an unknown word": b"\x80\x02\xfe.",
     "a key that is a tuple": b"\x80\x02}))s.",
     "unknown memory": b"\x80\x02h\x05.",
-    "a tensor without a storage": b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(K\x00K\x00))\x89N tR.".replace(b" ", b""),
+    "a tensor without a storage": b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(K\x00K\x00))\x89N tR.".replace(
+        b" ", b""
+    ),
 }
 
 
 @pytest.mark.parametrize("text", WORDS.values(), ids=WORDS)
 def test_words_that_no_state_dict_has(tmp_path, text):
-    refuse(torch.save_zip(tmp_path / "a.pth", None, [], pickle_bytes=text), "description|no state dict|no dict")
+    refuse(
+        torch.save_zip(tmp_path / "a.pth", None, [], pickle_bytes=text), "description|no state dict|no dict"
+    )
 
 
 def test_a_deep_tuple_does_not_end_the_process(tmp_path):
@@ -205,7 +211,9 @@ def test_numbers_that_are_repeated_are_not_multiplied(tmp_path, shape, strides):
     refuse(path, r"w claims [\d,]+ bytes, the file has")
 
 
-@pytest.mark.parametrize("shape, strides, offset", [((-1,), (1,), 0), ((2,), (-1,), 5), ((2,), (1,), -3), ((2, 2), (1,), 0)])
+@pytest.mark.parametrize(
+    "shape, strides, offset", [((-1,), (1,), 0), ((2,), (-1,), 5), ((2,), (1,), -3), ((2, 2), (1,), 0)]
+)
 def test_negative_and_missing_sides(tmp_path, shape, strides, offset):
     row = torch.Storage("0", np.arange(12, dtype=np.float32))
     path = torch.save_zip(tmp_path / "a.pth", {"w": torch.Tensor(row, shape, strides, offset)}, [row])

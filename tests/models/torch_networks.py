@@ -1,7 +1,7 @@
 """PyTorch's networks once more in NumPy, and its files written as torch.save writes them; no torch is needed.
 
-Networks are walked by their state dicts' own names, in PyTorch's axes (batch, channels, height, width). Files are
-made by Python's pickler from stand-ins that bear the names of torch's functions, as the real ones are.
+Networks are walked by their state dicts' own names, in PyTorch's axes (batch, channels, height, width). Files
+are made by Python's pickler from stand-ins that bear the names of torch's functions, as the real ones are.
 
 Source: lukemelas/EfficientNet-PyTorch model.py, utils.py; timm _efficientnet_blocks.py, resnet.py;
 torch/serialization.py (_legacy_save, _save); github.com/huggingface/safetensors, "Format".
@@ -78,7 +78,9 @@ def efficientnet(state, x, *, timm, lite):
 
 
 def _block(state, x, place, stage, stride, timm, act):
-    expand, depth, project = ("conv_pw", "conv_dw", "conv_pwl") if timm else ("_expand_conv", "_depthwise_conv", "_project_conv")
+    expand, depth, project = (
+        ("conv_pw", "conv_dw", "conv_pwl") if timm else ("_expand_conv", "_depthwise_conv", "_project_conv")
+    )
     norms = ("bn1", "bn2", "bn3") if timm else ("_bn0", "_bn1", "_bn2")
     reduce, excite = ("se.conv_reduce", "se.conv_expand") if timm else ("_se_reduce", "_se_expand")
     if timm and stage == 0:  # depthwise separable: no expansion, other names
@@ -105,11 +107,20 @@ def resnet(state, x, blocks):
     for stage, count in enumerate(blocks, start=1):
         for number in range(count):
             place, stride = f"layer{stage}.{number}", 2 if number == 0 and stage > 1 else 1
-            y = np.maximum(norm(conv(x, state[f"{place}.conv1.weight"], 1, 0), state, f"{place}.bn1", 1e-5), 0)
-            y = np.maximum(norm(conv(y, state[f"{place}.conv2.weight"], stride, 1), state, f"{place}.bn2", 1e-5), 0)
+            y = np.maximum(
+                norm(conv(x, state[f"{place}.conv1.weight"], 1, 0), state, f"{place}.bn1", 1e-5), 0
+            )
+            y = np.maximum(
+                norm(conv(y, state[f"{place}.conv2.weight"], stride, 1), state, f"{place}.bn2", 1e-5), 0
+            )
             y = norm(conv(y, state[f"{place}.conv3.weight"], 1, 0), state, f"{place}.bn3", 1e-5)
             if f"{place}.downsample.0.weight" in state:
-                x = norm(conv(x, state[f"{place}.downsample.0.weight"], stride, 0), state, f"{place}.downsample.1", 1e-5)
+                x = norm(
+                    conv(x, state[f"{place}.downsample.0.weight"], stride, 0),
+                    state,
+                    f"{place}.downsample.1",
+                    1e-5,
+                )
             x = np.maximum(x + y, 0)
     return x.mean((2, 3)) @ state["fc.weight"].T + state["fc.bias"]
 
@@ -126,12 +137,19 @@ class _State(collections.OrderedDict):
 
     def conv(self, name, out, inside, kernel=1, bias=False):
         deviation = np.sqrt(2.0 / (inside * kernel * kernel))
-        self[f"{name}.weight"] = self.random.normal(0, deviation, (out, inside, kernel, kernel)).astype(np.float32)
+        self[f"{name}.weight"] = self.random.normal(0, deviation, (out, inside, kernel, kernel)).astype(
+            np.float32
+        )
         if bias:
             self[f"{name}.bias"] = self.random.normal(0, 0.5, out).astype(np.float32)
 
     def norm(self, name, width):
-        for part, low, high in (("weight", 0.5, 1.5), ("bias", -0.3, 0.3), ("running_mean", -0.3, 0.3), ("running_var", 0.02, 1.5)):
+        for part, low, high in (
+            ("weight", 0.5, 1.5),
+            ("bias", -0.3, 0.3),
+            ("running_mean", -0.3, 0.3),
+            ("running_var", 0.02, 1.5),
+        ):
             self[f"{name}.{part}"] = self.random.uniform(low, high, width).astype(np.float32)
         self[f"{name}.num_batches_tracked"] = np.array(7, np.int64)
 
@@ -189,7 +207,9 @@ def resnet_state(blocks, width, classes=5, seed=0):
         middle = width * 2 ** (stage - 1)
         for number in range(count):
             place = f"layer{stage}.{number}"
-            for part, (out, into, kernel) in enumerate(((middle, inside, 1), (middle, middle, 3), (4 * middle, middle, 1)), 1):
+            for part, (out, into, kernel) in enumerate(
+                ((middle, inside, 1), (middle, middle, 3), (4 * middle, middle, 1)), 1
+            ):
                 state.conv(f"{place}.conv{part}", out, into, kernel)
                 state.norm(f"{place}.bn{part}", out)
             if number == 0:
@@ -297,7 +317,11 @@ def save_stream(path, content, storages, pickle_bytes=None):
     with open(path, "wb") as file:
         pickle.dump(0x1950A86A20F9469CFC6C, file, 2)
         pickle.dump(1001, file, 2)
-        system = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
+        system = {
+            "protocol_version": 1001,
+            "little_endian": True,
+            "type_sizes": {"short": 2, "int": 4, "long": 4},
+        }
         pickle.dump(system, file, 2)
         file.write(pickle_bytes or pickled(content, views=(None,)))
         pickle.dump([storage.key for storage in storages], file, 2)
@@ -311,9 +335,17 @@ def save_safetensors(path, values, header=None):
     kinds = {"float32": "F32", "float64": "F64", "float16": "F16", "bfloat16": "BF16", "int64": "I64"}
     entries, place = {"__metadata__": {"format": "pt"}}, 0
     for name, value in values.items():
-        entries[name] = {"dtype": kinds[value.dtype.name], "shape": list(value.shape), "data_offsets": [place, place + value.nbytes]}
+        entries[name] = {
+            "dtype": kinds[value.dtype.name],
+            "shape": list(value.shape),
+            "data_offsets": [place, place + value.nbytes],
+        }
         place += value.nbytes
     text = json.dumps(header or entries).encode()
     with open(path, "wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text + b"".join(np.ascontiguousarray(v).tobytes() for v in values.values()))
+        file.write(
+            struct.pack("<Q", len(text))
+            + text
+            + b"".join(np.ascontiguousarray(v).tobytes() for v in values.values())
+        )
     return str(path)

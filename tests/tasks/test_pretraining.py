@@ -1,5 +1,6 @@
 """SimCLR on tiny crops, and what is made of its weights: linear evaluation, transfer, the comparison."""
 
+import importlib
 import json
 import os
 
@@ -186,3 +187,22 @@ def test_the_comparison(tmp_path, capsys):
     assert flags["joint_weight"] == 0 and flags["init"] == "random"
     with pytest.raises(DataError, match="needs --pretraining"):
         jobs.run(tiny.experiment(job="compare_pretraining", model_dir=str(tmp_path / "x")))
+
+
+def test_rows_from_imagenet_where_a_package_has_the_weights(tmp_path, monkeypatch, capsys):
+    """Two more runs of one network, and the gain is over its own random weights; without a package a line says so."""
+    compare_pretraining = importlib.import_module("official.jobs.compare_pretraining")  # not the job of that name
+    experiment = tiny.experiment(imagenet_backbone="efficientnet-lite0", model_dir=str(tmp_path))
+    monkeypatch.setattr(compare_pretraining, "package_file", lambda backbone: "")
+    assert list(compare_pretraining._variants(experiment, [])) == ["random"]
+    assert "no row imagenet: no package has weights of efficientnet-lite0" in capsys.readouterr().out
+    monkeypatch.setattr(compare_pretraining, "package_file", lambda backbone: "there.pth")
+    found = compare_pretraining._variants(experiment, [])
+    assert list(found) == ["random", "imagenet_network_random", "imagenet"]
+    rows = {name: (e.model.backbone, e.model.backbone_width, e.training.init) for name, e in found.items()}
+    assert rows["random"] == ("efficientnet-b0", 0.25, "random")
+    assert rows["imagenet_network_random"] == ("efficientnet-lite0", 0.0, "random")
+    assert rows["imagenet"] == ("efficientnet-lite0", 0.0, "imagenet")
+    runs = {name: {"AP": ap, "steps": 1, "seconds": 1.0} for name, ap in zip(found, (0.1, 0.2, 0.5))}
+    table = compare_pretraining.comparison({"pretraining": {}, "runs": runs}, ("AP",)).splitlines()
+    assert [line.split()[2] for line in table[-3:]] == ["+0.000", "+0.100", "+0.300"]
