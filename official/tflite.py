@@ -55,6 +55,8 @@ def calibration_images(task: Task, model: keras.Model, source: Source, count: in
             return model({"images": tf.identity(images)}, training=False)
 
     count = min(count, len(source))
+    if not count:
+        return np.zeros((0, model.image_size, model.image_size, 3), np.float32)
     for _ in task.predict(StandIn(model, answer), source, 0, count):
         pass
     return np.concatenate(seen)[:count]

@@ -10,6 +10,7 @@ import tensorflow as tf
 from official import jobs
 from official.errors import UserError
 from official.experiment import experiment_from
+from official.jobs.quantizing import quantize
 from official.tasks.registry import build_task
 from official.tflite import StandIn, as_network, calibration_images, quantized
 from tests import tiny
@@ -21,7 +22,7 @@ keras = tf.keras
 def detector():
     """A detector on an EfficientNet-Lite with weights and statistics that are not the initial ones."""
     experiment = tiny.experiment(
-        backbone="efficientnet-lite0", eval_score_threshold=0.0105, max_detections=20
+        backbone="efficientnet-lite0", eval_score_threshold=0.0105, max_detections=20, quantize="int8"
     )
     task = build_task(experiment, tiny.scenes_source().categories)
     keras.utils.set_random_seed(0)
@@ -95,6 +96,7 @@ def test_a_file_is_judged_as_the_network_is(detector, files):
         np.testing.assert_array_equal(a["classes"], b["classes"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task_name", ["segmentation", "classification"])
 def test_other_tasks(task_name):
     source = tiny.scenes_source(task=task_name)
@@ -120,28 +122,32 @@ def test_what_cannot_be_done(detector):
         quantized(model, "int8", np.zeros((0, 64, 64, 3)))
 
 
-def test_the_job(tmp_path, capsys):
-    """Both metrics in one table, the files where the summary says, the anchors beside them."""
+def test_both_are_judged_and_written(detector, tmp_path, capsys):
+    """Both metrics in one table, the files where the report says, the anchors beside them."""
+    task, model, source = detector
+    assert calibration_images(task, model, source, 0).shape == (0, 64, 64, 3)  # as for float16
+    report = quantize(task, model, str(tmp_path))
+    assert set(report["metrics"]) == {"float32", "int8"} and report["calibration_images"] == 8
+    anchors = np.load(report["paths"]["anchors"])
+    assert anchors.shape == ((64 + 16 + 4) * 9, 4)
+    assert os.path.getsize(report["paths"]["tflite_int8"]) == report["bytes"]["int8"]
+    printed = capsys.readouterr().out.splitlines()
+    rows = {line.split()[0]: line.split()[1:] for line in printed if line.startswith(("float32", "int8"))}
+    assert {kind: float(row[0]) for kind, row in rows.items()} == {
+        kind: round(metrics["AP"], 4) for kind, metrics in report["metrics"].items()
+    }
+    with open(tmp_path / "quantized.json", encoding="utf-8") as file:
+        assert json.load(file)["metrics"] == report["metrics"]
+
+
+@pytest.mark.slow
+def test_the_job(tmp_path):
+    """job=export on a checkpoint: the quantised file is beside the others."""
     experiment, categories = tiny.experiment(), tiny.scenes_source().categories
-    keras.utils.set_random_seed(0)
     model = build_task(experiment, categories).build_model()
     trained = tiny.teacher_result(tmp_path / "trained", experiment, categories, model)["checkpoint"]
-    flags = dict(
-        tiny.FLAGS, job="export", model_dir=str(tmp_path / "run"), checkpoint=trained, quantize="int8"
-    )
+    flags = dict(tiny.FLAGS, job="export", model_dir=str(tmp_path / "run"), checkpoint=trained, quantize="int8")
     with pytest.raises(UserError, match="needs --tflite"):
         jobs.run(experiment_from(flags))
-    summary = jobs.run(experiment_from({**flags, "tflite": True}))["quantized"]
-    assert set(summary["metrics"]) == {"float32", "int8"} and summary["calibration_images"] == 8
-    anchors = np.load(summary["paths"]["anchors"])
-    assert anchors.shape[1] == 4 and len(anchors) == (64 + 16 + 4) * 9
-    assert os.path.getsize(summary["paths"]["tflite_int8"]) == summary["bytes"]["int8"]
-    rows = [
-        line.split() for line in capsys.readouterr().out.splitlines() if line.startswith(("float32", "int8"))
-    ]
-    assert [row[0] for row in rows] == ["float32", "int8"]
-    assert float(rows[0][1]) == round(summary["metrics"]["float32"]["AP"], 4)
-    with open(
-        os.path.join(os.path.dirname(summary["paths"]["anchors"]), "quantized.json"), encoding="utf-8"
-    ) as file:
-        assert json.load(file)["metrics"] == summary["metrics"]
+    summary = jobs.run(experiment_from({**flags, "tflite": True}))
+    assert os.listdir(os.path.dirname(summary["export"]["tflite"])).count("model_int8.tflite") == 1

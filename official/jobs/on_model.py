@@ -142,12 +142,12 @@ def predict(experiment: Experiment) -> dict[str, Any]:
 
 def export(experiment: Experiment) -> dict[str, Any]:
     """Writes the run's model as .keras, SavedModel and, with --tflite, TFLite."""
+    if experiment.handover.quantize != "none" and not experiment.handover.tflite:
+        raise FlagError(f"--quantize={experiment.handover.quantize} is of TFLite: it needs --tflite")
     folder, task, model, found = open_model(experiment, all_devices=False)
     paths, _ = export_once(task.experiment, weights_sha256(model.variables), lambda: (task, model))
     summary: dict[str, Any] = {"export": paths, "checkpoint": found.path}
     if experiment.handover.quantize != "none":
-        if not experiment.handover.tflite:
-            raise FlagError(f"--quantize={experiment.handover.quantize} is of TFLite: it needs --tflite")
         summary["quantized"] = quantize(task, model, os.path.dirname(paths["keras"]))
         paths = {**paths, **summary["quantized"]["paths"]}
     print("\n".join(f"{kind:<14} {path}" for kind, path in paths.items()))
