@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import os
-from typing import Any
+from typing import Any, Callable
 
 import numpy as np
 import tensorflow as tf
@@ -46,38 +46,54 @@ def review_labels(experiment: Experiment) -> dict[str, Any]:
     """
     folder = RunFolder(experiment)
     set_up_runtime(experiment.runtime)
-    options = experiment.pseudo_labels
-    store = LabelStore(options.label_store or os.path.join(folder.path, "pseudo_labels"))
+    store = LabelStore(experiment.pseudo_labels.label_store or os.path.join(folder.path, "pseudo_labels"))
     manifest = store.manifest()
-    if store.kind().name != "boxes":
-        raise UserError(f"job=review_labels writes boxes; {store.folder} holds {store.kind().name}: inspect_labels exports those")
+    if store.kind().name not in ("boxes", "masks"):
+        raise UserError(f"job=review_labels writes boxes and masks; {store.folder} holds {store.kind().name}: inspect_labels exports those")
     output = experiment.handover.output or os.path.join(folder.path, "review")
     refuse_existing(output)
     pool = unlabeled_pool(experiment)
-    limits = store.limits(options.score_threshold, parse_thresholds(options.class_thresholds))
-    rows = _rows_of(store, pool)
-    found = review.worth(rows, limits)
-    _compare_views(experiment, store, manifest, pool, rows, limits, found)
-    names = [category.name for category in store.categories()]
-    chosen = review.choose(found, experiment.handover.review_images, names)
-    if not chosen:
-        raise DataError(f"{store.folder}: not one label is uncertain; lower --score_floor when labelling, or raise --score_threshold")
-    labelled = _labelled(store, pool, rows, limits, list(chosen))
-    form, words = experiment.handover.format, _WORDS[experiment.handover.format]
+    chosen = _chosen(experiment, store, manifest, pool)
+    labelled, reasons = _labelled(experiment, store, pool.subset(np.array(list(chosen)))), list(chosen.values())
+    form = experiment.handover.format
     report = export_labels(labelled, form, output, scored=True, image_files=experiment.handover.image_files)
-    write_json(os.path.join(output, review.MANIFEST), _listed(labelled, pool.word, list(chosen.values()), FORMATS[form].images))
-    counts = collections.Counter(reasons[0] for reasons in chosen.values())
-    word = words.format(output=output)
+    write_json(os.path.join(output, review.MANIFEST), _listed(labelled, pool.word, reasons, FORMATS[form].images))
+    counts = collections.Counter(first for first, *_ in reasons)
+    word = _WORDS[form].format(output=output)
     print("\n".join(report.lines("review")), end="\n" if report.counts else "")
     print(f"{len(chosen)} of {len(pool)} images to review: " + ", ".join(f"{n} {reason}" for reason, n in counts.items()))
     print(f"images       {output}\nCorrect them, keep every image that was looked at (also without a box), and train on with --reviewed={word}")
     return folder.summarize({"review": {"images": len(chosen), "reasons": dict(counts), "output": output, "reviewed": word}})
 
 
-def _rows_of(store: LabelStore, pool: Source) -> list[dict[str, Any]]:
-    """The stored labels of the images, in their order."""
+def _limits(experiment: Experiment, store: LabelStore) -> np.ndarray:
+    options = experiment.pseudo_labels
+    return store.limits(options.score_threshold, parse_thresholds(options.class_thresholds))
+
+
+def _chosen(experiment: Experiment, store: LabelStore, manifest: dict[str, Any], pool: Source) -> dict[int, list[str]]:
+    """Places in the pool, and why they were chosen.
+
+    Raises:
+      DataError: no image is worth a look.
+    """
+    limits = _limits(experiment, store)
+    if store.kind().name == "boxes":
+        rows = _in_order(store, pool, lambda row: row)
+        found = review.worth(rows, limits)
+        _compare_views(experiment, store, manifest, pool, rows, limits, found)
+    else:
+        found = review.worth_of_masks(_in_order(store, pool, lambda row: review.unsure_shares(row, limits)))
+    chosen = review.choose(found, experiment.handover.review_images, [c.name for c in store.categories()])
+    if not chosen:
+        raise DataError(f"{store.folder}: not one label is uncertain; lower --score_floor when labelling, or raise --score_threshold")
+    return chosen
+
+
+def _in_order(store: LabelStore, pool: Source, kept: Callable[[dict[str, Any]], Any]) -> list[Any]:
+    """What is `kept` of the stored labels of the images, in their order."""
     wanted = set(map(str, pool.ids))
-    rows = {row["id"]: row for row in store.rows() if row["id"] in wanted}
+    rows = {row["id"]: kept(row) for row in store.rows() if row["id"] in wanted}
     missing = [i for i in pool.ids if str(i) not in rows]
     if missing:
         raise DataError(f"{store.folder} has no labels for {len(missing)} images, the first is {missing[0]}")
@@ -120,17 +136,24 @@ def _smaller(teacher, experiment: Experiment, source: Source):
     return task.label(model, source, 0, len(source))
 
 
-def _labelled(store: LabelStore, pool: Source, rows, limits: np.ndarray, places: list[int]) -> Source:
-    some = pool.subset(np.array(places))
-    annotations = Annotations.from_images([store.kind().at(rows[i], limits) for i in places])
-    return some.with_annotations(annotations, store.categories())
+def _labelled(experiment: Experiment, store: LabelStore, chosen: Source) -> Source:
+    """The images with the labels in use; of masks, pixels that are not sure say nothing."""
+    kind, limits = store.kind(), _limits(experiment, store)
+    if kind.name == "masks":
+        return kind.read(store, chosen, limits)[0]
+    rows = _in_order(store, chosen, lambda row: kind.at(row, limits))
+    return chosen.with_annotations(Annotations.from_images(rows), store.categories())
 
 
 def _listed(source: Source, word: str, reasons: list[list[str]], images: str) -> dict[str, Any]:
     """What `review.MANIFEST` says: of every written file the image that it shows, why it was chosen, and its labels."""
     entries = []
     for i, name in enumerate(image_names(source)):
-        objects = source.annotations.of(i)
-        boxes = [[source.categories[c].name, *np.rint(b).tolist()] for b, c in zip(objects["boxes"], objects["classes"])]
+        boxes = None if source.annotations is None else _boxes(source, i)
         entries.append({"file": os.path.join(images, name), "id": str(source.ids[i]), "reasons": reasons[i], "boxes": boxes})
     return {"data": word, "images": entries}
+
+
+def _boxes(source: Source, i: int) -> list[list[Any]]:
+    objects = source.annotations.of(i)
+    return [[source.categories[c].name, *np.rint(b).tolist()] for b, c in zip(objects["boxes"], objects["classes"])]

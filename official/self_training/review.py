@@ -7,7 +7,7 @@ An image is worth it for one of these reasons, each a number that is higher the 
     views       labels of the mirrored and of the smaller image that those in use do not agree with
     empty       no label in use, and many that nearly were: the expected number of objects that are missed
 
-Half of the images are shared out to these reasons, half to the classes (the most uncertain images of each), so that a class
+Of masks there is the first alone: the share of pixels that are not sure. Half of the images are shared out to these reasons, half to the classes (the most uncertain images of each), so that a class
 that is everywhere does not take all.
 """
 
@@ -21,6 +21,7 @@ from typing import Any, Iterable, Sequence
 import numpy as np
 import tensorflow as tf
 
+from official.data.mask_files import stored_limit
 from official.data.source import Source
 from official.files import read_json
 
@@ -70,6 +71,18 @@ def _contested(boxes: np.ndarray, scores: np.ndarray, classes: np.ndarray) -> fl
     order = np.argsort(np.argsort(-scores, kind="stable"), kind="stable")
     better = order[None] < order[:, None]
     return float(scores[(overlap & other & better).any(axis=1)].sum())
+
+
+def unsure_shares(row: dict[str, Any], limits: np.ndarray) -> np.ndarray:
+    """Float64 [classes], which share of an image's pixels is of a class and below its limit."""
+    unsure = row["score"] < stored_limit(limits)[row["mask"]]
+    return np.bincount(row["mask"][unsure], minlength=len(limits)) / row["mask"].size
+
+
+def worth_of_masks(shares: Sequence[np.ndarray]) -> Worth:
+    """The same of a label store's masks: images are as uncertain as their share of pixels that are not in use."""
+    table = np.array(shares, np.float64)
+    return Worth({"uncertain": table.sum(axis=1)}, table)
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -230,8 +230,33 @@ def test_stores_of_other_labels_are_refused(tmp_path, photos):
     store = LabelStore(str(tmp_path / "run" / "pseudo_labels"))
     store.start({"kind": "classes", "teacher_sha256": "none", "data": source.word, "categories": [dataclasses.asdict(Category(1, "a"))]})
     store.finish(0, {})
-    with pytest.raises(UserError, match="writes boxes"):
+    with pytest.raises(UserError, match="writes boxes and masks"):
         jobs.run(tiny.experiment(job="review_labels", model_dir=str(tmp_path / "run"), unlabeled_data=f"folder:{photos}"))
+
+
+def test_masks_are_reviewed_by_their_share_of_unsure_pixels(tmp_path, photos, capsys):
+    """Image i has 4 i unsure pixels of 40 x 64, of class 1; VOC keeps them as pixels that say nothing, and they come back."""
+    source, categories = open_folder(str(photos)), tiny.scenes_source(count=1, task="segmentation").categories
+    store = LabelStore(str(tmp_path / "run" / "pseudo_labels"))
+    store.start({"kind": "masks", "teacher_sha256": "n", "data": source.word, "categories": [dataclasses.asdict(c) for c in categories]})
+    rows = []
+    for i in range(8):
+        mask, score = np.zeros((40, 64), np.uint8), np.full((40, 64), 250, np.uint8)
+        mask[:20, :20], score[0, : 4 * i] = 1, 10
+        mask[0, : 4 * i] = 1
+        rows.append({"id": str(source.ids[i]), "file_name": str(source.file_names[i]), "size": (40, 64), "mask": mask, "score": score})
+    store.write_shard(0, rows, [c.name for c in categories])
+    store.finish(1, {})
+    flags = dict(task="segmentation", model_dir=str(tmp_path / "run"), unlabeled_data=f"folder:{photos}", score_threshold=0.5)
+    found = jobs.run(tiny.experiment(**flags, job="review_labels", review_images=2, format="voc"))["review"]
+    listed = json.load(open(tmp_path / "run" / "review" / "review.manifest"))["images"]
+    assert [entry["id"] for entry in listed] == source.ids[[7, 6]].tolist() and listed[0]["reasons"] == ["uncertain", "class disc"]
+    experiment = tiny.experiment(**flags, reviewed=found["reviewed"])
+    labeled, rest, _ = open_training(experiment)
+    joined, left = with_reviewed(experiment, labeled, open_unlabeled(experiment, rest))
+    assert left.ids.tolist() == source.ids[:6].tolist() and len(joined) == len(labeled) + 2
+    masks = [joined.read_mask(tf.constant(len(labeled) + k, tf.int64)).numpy() for k in range(2)]
+    assert sorted((mask == 255).sum() for mask in masks) == [24, 28] and (masks[0][1:20, :20] == 1).all()
 
 
 def test_no_review_changes_nothing(scenes):
