@@ -48,7 +48,7 @@ def _explain(error: Exception) -> int:
     """Prints what went wrong; returns the exit code."""
     text = str(error) if isinstance(error, UserError) else in_words(error)
     if text is None or os.environ.get("SELF_TRAINING_TRACEBACK"):
-        traceback.print_exception(error)
+        traceback.print_exception(type(error), error, error.__traceback__)
     if text is None:
         print(
             "\nThis is a bug of this program, not of your data or flags: please report it with the lines "

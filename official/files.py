@@ -106,8 +106,11 @@ def read_json(path: str) -> Any:
 
 def file_sha256(path: str) -> str:
     """The SHA-256 of a file, as hex."""
+    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def output_names(names: Sequence[str], ending: str) -> list[str]:
