@@ -122,10 +122,12 @@ def test_what_cannot_be_done(detector):
         quantized(model, "int8", np.zeros((0, 64, 64, 3)))
 
 
-def test_both_are_judged_and_written(detector, tmp_path, capsys):
+def test_both_are_judged_and_written(detector, files, tmp_path, capsys, monkeypatch):
     """Both metrics in one table, the files where the report says, the anchors beside them."""
     task, model, source = detector
     assert calibration_images(task, model, source, 0).shape == (0, 64, 64, 3)  # as for float16
+    made = lambda model, kind, images: files[kind]  # made once, and tested above
+    monkeypatch.setattr("official.jobs.quantizing.quantized", made)
     report = quantize(task, model, str(tmp_path))
     assert set(report["metrics"]) == {"float32", "int8"} and report["calibration_images"] == 8
     anchors = np.load(report["paths"]["anchors"])

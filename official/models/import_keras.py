@@ -10,6 +10,7 @@ Source of the newer layout: keras/src/saving/saving_lib.py of Keras 2.15 (`_save
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import zipfile
@@ -20,6 +21,7 @@ import tensorflow as tf
 from official.models.import_efficientnet import check_kind
 from official.models.input_scale import scale_of_layers
 from official.models.kerascv_backbones import KerasCVBackbone, stock_backbone
+from official.models.resnet import POOL_PAD
 from official.models.weight_files import WeightFile, WeightsError, open_h5, open_h5_member, read_member
 from official.models.weights import Weights, epsilon_of, shapes_of, take
 
@@ -51,11 +53,13 @@ def read_keras(path: str, backbone: keras.Model) -> Weights:
         ]
         epsilon = float(norms[0]["config"]["epsilon"]) if norms else 1e-3
         scale = scale_of_layers([config["config"] for config, _ in layers])
+        padded = any(config["config"]["name"] == POOL_PAD for config, _ in layers)
         with open_h5_member(path, archive, "model.weights.h5") as file:
             table = _wanted(_newer_table(layers), backbone)
-            return take(
+            weights = take(
                 file, table, shapes_of(backbone), f"model {path}", normalization=scale, epsilon=epsilon
             )
+            return dataclasses.replace(weights, pool="symmetric" if padded else "same")
 
 
 def _wanted(table: dict[str, str], backbone: keras.Model) -> dict[str, str]:

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from official.data.example import IMAGENET_MEAN, IMAGENET_STD
 from official.experiment import Model, experiment_from
+from official.export import stock_model
 from official.jobs.settling import settled
 from official.models.backbones import build_backbone
 from official.models.classifier import Classifier
@@ -54,7 +55,9 @@ def networks():
         pool_padding="symmetric",
         input_shape=(SIDE, SIDE, 3),
     )
+    same = ResNetBackbone(blocks=(1, 1, 1, 1), width=STEM / 64, input_shape=(SIDE, SIDE, 3))
     return {
+        "same": Classifier(same, CLASSES, image_size=SIDE),
         "b0": classifier(False, "auto"),
         "adversarial": classifier(False, "symmetric"),
         "lite": classifier(True, "auto"),
@@ -134,6 +137,14 @@ def test_a_pool_with_tensorflows_padding_is_refused_for_it(states, networks, tmp
     npz = str(tmp_path / "imported.npz")
     write_weights(npz, weights)
     assert read_npz(npz, backbone).needs() == {"input_normalization": "imagenet", "resnet_pool": "symmetric"}
+
+
+def test_the_pool_travels_into_an_exported_model(networks, tmp_path):
+    path = str(tmp_path / "model.keras")
+    stock_model(networks["resnet"]).save(path)
+    assert read_weights(path, networks["resnet"].backbone).pool == "symmetric"
+    stock_model(networks["same"]).save(path)
+    assert read_weights(path, networks["same"].backbone).pool == "same"
 
 
 @pytest.mark.parametrize(
