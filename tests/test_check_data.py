@@ -19,7 +19,14 @@ SMALL = dict(anchor_scale=6.0, min_level=4, pictures=0)
 @pytest.fixture(scope="module")
 def checked(tmp_path_factory):
     folder = tmp_path_factory.mktemp("check")
-    flags = dict(SMALL, job="check_data", unlabeled_data="scenes:train,count=4", model_dir=str(folder), check_steps=2, control=True)
+    flags = dict(
+        SMALL,
+        job="check_data",
+        unlabeled_data="scenes:train,count=4",
+        model_dir=str(folder),
+        check_steps=2,
+        control=True,
+    )
     summary = jobs.run(tiny.experiment(**flags))
     with open(folder / "data" / "check.json") as file:
         return folder, flags, summary, json.load(file)
@@ -33,7 +40,9 @@ def test_the_report_holds_what_was_looked_at(checked):
     between = report["duplicates"]["between"]
     assert between["unlabeled in labeled"]["same"]["count"] == 4
     assert between["labeled in labeled"]["same"]["count"] == between["eval in labeled"]["same"]["count"] == 0
-    assert set(report["pictures"]) == {"labeled", "eval"} and all(map(os.path.getsize, report["pictures"].values()))
+    assert set(report["pictures"]) == {"labeled", "eval"} and all(
+        map(os.path.getsize, report["pictures"].values())
+    )
     assert report["skipped"]["labeled"]["counts"] == {}
     assert summary["check"]["report"] == str(folder / "data" / "check.json")
     assert not os.path.exists(folder / "run.json")  # a run with these flags, or others, may begin here
@@ -49,7 +58,9 @@ def test_following_the_proposal_raises_the_best_possible_recall(checked, tmp_pat
     _, flags, _, report = checked
     before = report["anchors"]
     value = before["anchor_scale"]["value"]
-    again = jobs.run(tiny.experiment(**{**flags, "anchor_scale": value, "check_steps": 0, "model_dir": str(tmp_path)}))
+    again = jobs.run(
+        tiny.experiment(**{**flags, "anchor_scale": value, "check_steps": 0, "model_dir": str(tmp_path)})
+    )
     after = again["check"]["anchors"]
     assert after["recall"] == before["anchor_scale"]["recall"] > before["recall"] + 0.1
     assert after["per_class"].keys() == before["per_class"].keys()
@@ -67,7 +78,15 @@ def test_the_time_is_the_sum_of_its_parts(checked):
 
 @pytest.mark.parametrize("task", ["segmentation", "classification"])
 def test_other_tasks_are_looked_at_too(tmp_path, task):
-    flags = dict(task=task, job="check_data", model_dir=str(tmp_path), check_steps=0, unlabeled_data="rest", eval_data="", eval_fraction=0.25)
+    flags = dict(
+        task=task,
+        job="check_data",
+        model_dir=str(tmp_path),
+        check_steps=0,
+        unlabeled_data="rest",
+        eval_data="",
+        eval_fraction=0.25,
+    )
     summary = jobs.run(tiny.experiment(**flags))
     report = json.load(open(tmp_path / "data" / "check.json"))
     assert "anchors" not in report and set(report["sets"]) == {"labeled", "eval"}
@@ -79,8 +98,13 @@ def test_objects_beyond_the_limits_are_counted(scenes):
     """Of twelve boxes ten are learnt; three crowds count for nothing."""
     boxes = [{"boxes": [[0, 0, 9, 9]] * 15, "classes": [0] * 15, "crowd": [False] * 12 + [True] * 3}]
     full = scenes.subset([0]).with_annotations(Annotations.from_images(boxes), scenes.categories)
-    found = crowded_warnings(tiny.experiment(max_boxes=10, max_detections=12), {"labeled": full, "eval": full})
-    assert len(found) == 1 and "more than --max_boxes=10 objects, 2 of which are never learnt; --max_boxes=12" in found[0]
+    found = crowded_warnings(
+        tiny.experiment(max_boxes=10, max_detections=12), {"labeled": full, "eval": full}
+    )
+    assert (
+        len(found) == 1
+        and "more than --max_boxes=10 objects, 2 of which are never learnt; --max_boxes=12" in found[0]
+    )
     assert "11 labelled objects are written twice" in class_warnings("labeled", full)[1]
 
 
@@ -93,14 +117,25 @@ def test_the_quick_part_reads_no_image(scenes, monkeypatch):
     blind = scenes.subset(range(16))
     object.__setattr__(blind, "read_image", never)
     found = quick_checks(tiny.experiment(**SMALL), {"labeled": blind, "unlabeled": None, "eval": blind})
-    assert any("16 of 16 evaluation images are labelled images too" in line or "16 of 16 labelled images" in line for line in found)
+    assert any(
+        "16 of 16 evaluation images are labelled images too" in line or "16 of 16 labelled images" in line
+        for line in found
+    )
 
 
 def test_a_run_prints_the_quick_part(tmp_path, capsys, monkeypatch):
     experiment = tiny.experiment(
-        job="train", model_dir=str(tmp_path), teacher_steps=1, eval_data="scenes:train,count=4", pictures=0, anchor_scale=6.0, checkpoint_every=1
+        job="train",
+        model_dir=str(tmp_path),
+        teacher_steps=1,
+        eval_data="scenes:train,count=4",
+        pictures=0,
+        anchor_scale=6.0,
+        checkpoint_every=1,
     )
-    monkeypatch.setattr("official.jobs.training.SelfTraining.train_teacher", lambda self: 1 / 0)  # warned before anything is trained
+    monkeypatch.setattr(
+        "official.jobs.training.SelfTraining.train_teacher", lambda self: 1 / 0
+    )  # warned before anything is trained
     with pytest.raises(ZeroDivisionError):
         jobs.run(experiment)
     printed = capsys.readouterr().out

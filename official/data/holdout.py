@@ -68,7 +68,9 @@ def held_out_images(source: Source, fraction: float, seed: int) -> tuple[Source,
             f"--eval_fraction={fraction} of {len(ids)} labelled images leaves {'none to train on' if out.all() else 'none to hold out'}; "
             "label more, or name other images with --eval_data"
         )
-    held = dataclasses.replace(source.subset(np.flatnonzero(out)), report=InputReport())  # what was skipped is said once
+    held = dataclasses.replace(
+        source.subset(np.flatnonzero(out)), report=InputReport()
+    )  # what was skipped is said once
     return source.subset(np.flatnonzero(~out)), held
 
 
@@ -135,7 +137,11 @@ def describe(kept: Source, held: Source) -> tuple[list[str], dict[str, Any]]:
     objects, images = int(counts["held_out"].sum()), _whole_images(held)
     per_image = half_interval(images)
     unit = {"boxes": "boxes", "masks": "classes in images", "classes": "images"}[_kind(held)]
-    detail = f" (± {half_interval(objects):.2f} if its {objects} {unit} were independent)" if objects > images else ""
+    detail = (
+        f" (± {half_interval(objects):.2f} if its {objects} {unit} were independent)"
+        if objects > images
+        else ""
+    )
     lines = [
         f"held out for evaluation: {images} of {images + _whole_images(kept)} labelled images; "
         f"a score near 0.5 on them is known to about ± {per_image:.2f}{detail}, with 95 % confidence"
@@ -146,7 +152,10 @@ def describe(kept: Source, held: Source) -> tuple[list[str], dict[str, Any]]:
             f"WARNING: {images} held-out images tell apart only models whose scores differ by about {per_image:.2f} or more; "
             f"± {WIDE} takes {needed}. Label more, or raise --eval_fraction (which leaves fewer to train on)"
         )
-    for where, text in (("held_out", "cannot be judged: no held-out image has it"), ("training", "cannot be learnt: no training image has it")):
+    for where, text in (
+        ("held_out", "cannot be judged: no held-out image has it"),
+        ("training", "cannot be learnt: no training image has it"),
+    ):
         lacking = [n for n, count in zip(names, counts[where]) if not count]
         if lacking:
             lines.append(f"WARNING: {text}: {shown(lacking, 8)}")
@@ -158,12 +167,16 @@ def describe(kept: Source, held: Source) -> tuple[list[str], dict[str, Any]]:
 def class_counts(source: Source) -> np.ndarray:
     """Int64 [classes]: objects that are no crowds, or images with the class."""
     if source.annotations is not None:
-        return np.bincount(source.annotations.classes[~source.annotations.crowd], minlength=len(source.categories))
+        return np.bincount(
+            source.annotations.classes[~source.annotations.crowd], minlength=len(source.categories)
+        )
     return class_presence(source).sum(axis=0)
 
 
 def _kind(source: Source) -> str:
-    return "boxes" if source.annotations is not None else "masks" if source.read_mask is not None else "classes"
+    return (
+        "boxes" if source.annotations is not None else "masks" if source.read_mask is not None else "classes"
+    )
 
 
 def _whole_images(source: Source) -> int:

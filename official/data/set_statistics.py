@@ -24,7 +24,10 @@ def set_statistics(source: Source) -> dict[str, Any]:
         return found
     presence, counts = class_presence(source), class_counts(source)
     found["images_without_objects"] = int((~presence.any(axis=1)).sum())
-    rows = {c.name: {"images": int(p), "objects": int(n)} for c, p, n in zip(source.categories, presence.sum(axis=0), counts)}
+    rows = {
+        c.name: {"images": int(p), "objects": int(n)}
+        for c, p, n in zip(source.categories, presence.sum(axis=0), counts)
+    }
     if source.annotations is not None:
         found |= _boxes(source, rows)
     return {**found, "classes": rows}
@@ -74,7 +77,9 @@ def table(role: str, found: dict[str, Any]) -> list[str]:
     boxes = "objects_per_image" in found
     if boxes:
         per_image = found["objects_per_image"]
-        lines[0] += f"; {found['objects']} objects, {per_image.get('50 %', 0):g} in the median image, at most {per_image.get('100 %', 0):g}"
+        lines[
+            0
+        ] += f"; {found['objects']} objects, {per_image.get('50 %', 0):g} in the median image, at most {per_image.get('100 %', 0):g}"
     lines[0] += f"; {found['images_without_objects']} images without an object"
     width = max(12, *(len(name) + 2 for name in found["classes"]))
     head = f"  {'class':<{width}}{'images':>8}{'objects':>9}"

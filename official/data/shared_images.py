@@ -30,7 +30,11 @@ def shared_images(these: Source, those: Source) -> tuple[int, list[str]]:
     for path, (_, length) in theirs.items():
         lengths.setdefault(length, []).append(path)
     left = [path for path, (place, length) in ours.items() if place not in known and length in lengths]
-    chosen = [left[i] for i in np.unique(np.linspace(0, len(left) - 1, min(SAMPLED, len(left))).astype(int))] if left else []
+    chosen = (
+        [left[i] for i in np.unique(np.linspace(0, len(left) - 1, min(SAMPLED, len(left))).astype(int))]
+        if left
+        else []
+    )
     digests: dict[str, str] = {}
     copied = [path for path in chosen if _has_copy(path, lengths[ours[path][1]], digests)]
     total = len(same) + round(len(copied) * len(left) / max(1, len(chosen)))

@@ -47,7 +47,9 @@ class Looks:
 
     def join(self, other: Looks) -> Looks:
         """One after the other."""
-        return Looks(np.concatenate([self.shrunk, other.shrunk]), np.concatenate([self.contents, other.contents]))
+        return Looks(
+            np.concatenate([self.shrunk, other.shrunk]), np.concatenate([self.contents, other.contents])
+        )
 
 
 def looks(source: Source) -> Looks:
@@ -60,7 +62,10 @@ def looks(source: Source) -> Looks:
                 encoded = file.read()
             return shrunk_file(encoded), hashlib.sha256(encoded).hexdigest()
         pixels = source.read_image(tf.constant(i, tf.int64)).numpy()
-        return _shrunk(Image.fromarray(pixels)), hashlib.sha256(pixels.tobytes() + str(pixels.shape).encode()).hexdigest()
+        return (
+            _shrunk(Image.fromarray(pixels)),
+            hashlib.sha256(pixels.tobytes() + str(pixels.shape).encode()).hexdigest(),
+        )
 
     with concurrent.futures.ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
         found = list(pool.map(look, range(len(source)), chunksize=16))
@@ -80,7 +85,11 @@ def shrunk_file(encoded: bytes) -> np.ndarray:
 def _shrunk(image: Image.Image) -> np.ndarray:
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
-    grey = image.convert("RGB").convert("L") if image.mode in ("P", "PA", "CMYK", "RGBA", "LA") else image.convert("L")
+    grey = (
+        image.convert("RGB").convert("L")
+        if image.mode in ("P", "PA", "CMYK", "RGBA", "LA")
+        else image.convert("L")
+    )
     few = grey.resize((4 * SIDE, 4 * SIDE), Image.Resampling.BOX)  # in whole numbers, which is fast
     fewer = few.convert("F").resize((SIDE, SIDE), Image.Resampling.BOX)
     return np.rint(np.asarray(fewer) * LEVELS).astype(np.uint16)
@@ -109,7 +118,9 @@ def first_copies(these: Looks, those: Looks, *, same: bool) -> tuple[np.ndarray,
     exact = _first_equal(these.contents, those.contents, same)
     near = np.full(len(exact), NONE, np.int64)
     codes = np.unique(np.concatenate([these.contents, those.contents]), return_inverse=True)[1]
-    ours, theirs = _Descriptors.of(these.shrunk, codes[: len(exact)]), _Descriptors.of(those.shrunk, codes[len(exact) :])
+    ours, theirs = _Descriptors.of(these.shrunk, codes[: len(exact)]), _Descriptors.of(
+        those.shrunk, codes[len(exact) :]
+    )
     for first in range(0, len(exact), _BLOCK):
         last = min(first + _BLOCK, len(exact))
         place, alike = ours.alike(slice(first, last), theirs, slice(0, last if same else len(theirs.codes)))
@@ -163,7 +174,8 @@ class _Descriptors:
         if not len(place):
             return place, np.zeros((0, agreeing.shape[1]), bool)
         sure = self.values[rows][place] @ others.values[columns].T >= CORRELATION
-        return place, agreeing[place] & sure & (self.codes[rows][place][:, None] != others.codes[columns][None])
+        others_file = self.codes[rows][place][:, None] != others.codes[columns][None]
+        return place, agreeing[place] & sure & others_file
 
 
 def copies_between(these: Source, those: Source, seen: tuple[Looks, Looks]) -> dict[str, Any]:

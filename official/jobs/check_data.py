@@ -15,7 +15,13 @@ from official.data.source import Source
 from official.evaluation.drawing import sheet, write_png
 from official.experiment import Experiment
 from official.files import write_json
-from official.jobs.data_checks import anchor_flags, anchor_report, anchor_warnings, quick_checks, sampled_boxes
+from official.jobs.data_checks import (
+    anchor_flags,
+    anchor_report,
+    anchor_warnings,
+    quick_checks,
+    sampled_boxes,
+)
 from official.jobs.opening import open_eval, open_training, open_unlabeled
 from official.jobs.reviewed import with_reviewed
 from official.jobs.settling import settled
@@ -39,7 +45,10 @@ def check_data(experiment: Experiment) -> dict[str, Any]:
     sets = {role: set_statistics(source) for role, source in opened.items()}
     for role, found in sets.items():
         print("\n".join(table(role, found)))
-    report: dict[str, Any] = {"sets": sets, "skipped": {r: s.report.content(s.word) for r, s in opened.items()}}
+    report: dict[str, Any] = {
+        "sets": sets,
+        "skipped": {r: s.report.content(s.word) for r, s in opened.items()},
+    }
     if task.name == "detection":
         report["anchors"] = _anchors(experiment, opened["labeled"])
     report["pictures"] = _sheets(experiment, task, opened)
@@ -51,9 +60,17 @@ def check_data(experiment: Experiment) -> dict[str, Any]:
     if experiment.handover.check_steps:
         report["seconds"] = _time(experiment, task, strategy, opened)
         write_json(path, report)
-    print(f"report       {path}\n" + "\n".join(f"pictures     {picture}" for picture in report["pictures"].values()))
+    print(
+        f"report       {path}\n"
+        + "\n".join(f"pictures     {picture}" for picture in report["pictures"].values())
+    )
     kept = {name: report[name] for name in ("anchors", "warnings", "pictures", "seconds") if name in report}
-    return folder.summarize({"check": {**kept, "report": path}, "skipped_inputs": {r: dict(s.report.counts) for r, s in opened.items()}})
+    return folder.summarize(
+        {
+            "check": {**kept, "report": path},
+            "skipped_inputs": {r: dict(s.report.counts) for r, s in opened.items()},
+        }
+    )
 
 
 def _opened(experiment: Experiment) -> tuple[dict[str, Source], Task]:
@@ -76,12 +93,16 @@ def _warnings(experiment: Experiment, opened: dict[str, Source], report: Mapping
     found = quick_checks(experiment, opened)
     for pair, copies in report["duplicates"]["between"].items():
         first, second = pair.split(" in ")
-        kinds = {"alike": "look like"} if first != second else {"same": "are the same as", "alike": "look like"}
+        kinds = (
+            {"alike": "look like"} if first != second else {"same": "are the same as", "alike": "look like"}
+        )
         for kind, verb in kinds.items():
             if copies[kind]["count"]:
                 where = f"{second} ones" if first != second else "others of the set"
                 example = " and ".join(copies[kind]["pairs"][0])
-                found.append(f"{copies[kind]['count']} of {copies['images']} {first} images {verb} {where}: {example}")
+                found.append(
+                    f"{copies[kind]['count']} of {copies['images']} {first} images {verb} {where}: {example}"
+                )
     return found
 
 
@@ -121,7 +142,9 @@ def _taught(experiment: Experiment, labeled: Source) -> float:
         boxes = objects["boxes"][~objects["crowd"]][: experiment.data.max_boxes]
         total += int((~objects["crowd"]).sum())
         if len(boxes):
-            placed = in_network(boxes, np.repeat(labeled.sizes[i : i + 1], len(boxes), axis=0), flags.image_size)
+            placed = in_network(
+                boxes, np.repeat(labeled.sizes[i : i + 1], len(boxes), axis=0), flags.image_size
+            )
             given += int(taught(placed, flags, experiment.loss.match_iou).sum())
     return round(given / max(1, total), 4)
 
@@ -203,11 +226,21 @@ def telling_images(source: Source) -> dict[int, str]:
 # --- time -------------------------------------------------------------------------------------------
 
 
-def _time(experiment: Experiment, task: Task, strategy: tf.distribute.Strategy, opened: dict[str, Source]) -> dict[str, float]:
+def _time(
+    experiment: Experiment, task: Task, strategy: tf.distribute.Strategy, opened: dict[str, Source]
+) -> dict[str, float]:
     steps = experiment.handover.check_steps
-    found = estimate(task, experiment, strategy, steps, opened["labeled"], opened.get("unlabeled"), opened.get("eval"))
-    parts = ", ".join(f"{name} {_clock(found[name])}" for name in ("teacher", "labels", "student", "control", "evaluation") if name in found)
-    print(f"time: about {_clock(found['total'])} ({parts}), from {steps} steps of {found['seconds_per_teacher_step']:.2f} s")
+    found = estimate(
+        task, experiment, strategy, steps, opened["labeled"], opened.get("unlabeled"), opened.get("eval")
+    )
+    parts = ", ".join(
+        f"{name} {_clock(found[name])}"
+        for name in ("teacher", "labels", "student", "control", "evaluation")
+        if name in found
+    )
+    print(
+        f"time: about {_clock(found['total'])} ({parts}), from {steps} steps of {found['seconds_per_teacher_step']:.2f} s"
+    )
     return found
 
 

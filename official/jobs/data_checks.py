@@ -55,7 +55,11 @@ def shared_warnings(opened: Mapping[str, Source]) -> list[str]:
         small, large = (first, second) if len(a) <= len(b) else (second, first)
         count, examples = shared_images(opened[small], opened[large])
         if count:
-            harm = "scores are too good" if "eval" in (first, second) else "the teacher labels what it has learnt"
+            harm = (
+                "scores are too good"
+                if "eval" in (first, second)
+                else "the teacher labels what it has learnt"
+            )
             found.append(
                 f"{count} of {len(opened[small])} {_SAID[small]} images are {_SAID[large]} images too ({harm}): {shown(examples, 3)}"
             )
@@ -65,13 +69,18 @@ def shared_warnings(opened: Mapping[str, Source]) -> list[str]:
 def anchor_report(experiment: Experiment, labeled: Source, most: int = SAMPLED_BOXES) -> dict[str, Any]:
     """The best possible recall of the labelled boxes, and what would raise it; see `official.models.anchor_fit`."""
     boxes, sizes = sampled_boxes(labeled, most)
-    return {"boxes": len(boxes), **proposals(boxes, sizes, anchor_flags(experiment), experiment.loss.match_iou)}
+    return {
+        "boxes": len(boxes),
+        **proposals(boxes, sizes, anchor_flags(experiment), experiment.loss.match_iou),
+    }
 
 
 def anchor_flags(experiment: Experiment) -> AnchorFlags:
     """The run's."""
     options = experiment.model
-    return AnchorFlags(options.image_size, options.min_level, options.max_level, options.anchor_scale, options.num_scales)
+    return AnchorFlags(
+        options.image_size, options.min_level, options.max_level, options.anchor_scale, options.num_scales
+    )
 
 
 def sampled_boxes(source: Source, most: int = SAMPLED_BOXES) -> tuple[np.ndarray, np.ndarray]:
@@ -92,19 +101,25 @@ def anchor_warnings(experiment: Experiment, report: Mapping[str, Any]) -> list[s
     if "image_size" in report:
         found = report["image_size"]
         cost = (found["value"] / options.image_size) ** 2
-        remedies.append(f"--image_size={found['value']} makes it {found['recall']:.1%} at about {cost:.1f} times the cost")
+        remedies.append(
+            f"--image_size={found['value']} makes it {found['recall']:.1%} at about {cost:.1f} times the cost"
+        )
     if not remedies:
         return []
     return [
         f"only {report['recall']:.1%} of the labelled boxes have an anchor of IoU {experiment.loss.match_iou:g} at --image_size="
-        f"{options.image_size} --anchor_scale={options.anchor_scale:g} (the others learn from one badly fitting anchor); " + "; ".join(remedies)
+        f"{options.image_size} --anchor_scale={options.anchor_scale:g} (the others learn from one badly fitting anchor); "
+        + "; ".join(remedies)
     ]
 
 
 def crowded_warnings(experiment: Experiment, opened: Mapping[str, Source]) -> list[str]:
     """Images with more objects than are learnt or found."""
     found = []
-    limits = {"labeled": ("max_boxes", experiment.data.max_boxes, "learnt"), "eval": ("max_detections", experiment.decoding.max_detections, "found")}
+    limits = {
+        "labeled": ("max_boxes", experiment.data.max_boxes, "learnt"),
+        "eval": ("max_detections", experiment.decoding.max_detections, "found"),
+    }
     for role, (flag, limit, what) in limits.items():
         if role not in opened:
             continue

@@ -19,7 +19,12 @@ def note_held_out(folder: RunFolder, experiment: Experiment, kept: Source, held:
     lines, numbers = holdout.describe(kept, held)
     print("\n".join(lines))
     data = experiment.data
-    content = {"eval_fraction": data.eval_fraction, "split_seed": data.split_seed, **numbers, "ids": [str(i) for i in held.ids]}
+    content = {
+        "eval_fraction": data.eval_fraction,
+        "split_seed": data.split_seed,
+        **numbers,
+        "ids": [str(i) for i in held.ids],
+    }
     write_json(os.path.join(folder.path, "data", "held_out.json"), content)
 
 
@@ -30,7 +35,9 @@ def warn_of_seen_images(experiment: Experiment, evaluation: Source) -> list[str]
         run = _run_around(getattr(experiment.training, flag))
         if not run:
             continue
-        there = [read_json(os.path.join(run, "data", f"labeled_{what}.json")) or [] for what in ("ids", "digests")]
+        there = [
+            read_json(os.path.join(run, "data", f"labeled_{what}.json")) or [] for what in ("ids", "digests")
+        ]
         now = now or set(zip(map(str, evaluation.ids), image_digests(evaluation)))
         seen = len(now & set(zip(*there)))
         if seen:

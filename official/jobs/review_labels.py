@@ -49,21 +49,34 @@ def review_labels(experiment: Experiment) -> dict[str, Any]:
     store = LabelStore(experiment.pseudo_labels.label_store or os.path.join(folder.path, "pseudo_labels"))
     manifest = store.manifest()
     if store.kind().name not in ("boxes", "masks"):
-        raise UserError(f"job=review_labels writes boxes and masks; {store.folder} holds {store.kind().name}: inspect_labels exports those")
+        raise UserError(
+            f"job=review_labels writes boxes and masks; {store.folder} holds {store.kind().name}: inspect_labels exports those"
+        )
     output = experiment.handover.output or os.path.join(folder.path, "review")
     refuse_existing(output)
     pool = unlabeled_pool(experiment)
     chosen = _chosen(experiment, store, manifest, pool)
-    labelled, reasons = _labelled(experiment, store, pool.subset(np.array(list(chosen)))), list(chosen.values())
+    labelled, reasons = _labelled(experiment, store, pool.subset(np.array(list(chosen)))), list(
+        chosen.values()
+    )
     form = experiment.handover.format
     report = export_labels(labelled, form, output, scored=True, image_files=experiment.handover.image_files)
-    write_json(os.path.join(output, review.MANIFEST), _listed(labelled, pool.word, reasons, FORMATS[form].images))
+    write_json(
+        os.path.join(output, review.MANIFEST), _listed(labelled, pool.word, reasons, FORMATS[form].images)
+    )
     counts = collections.Counter(first for first, *_ in reasons)
     word = _WORDS[form].format(output=output)
     print("\n".join(report.lines("review")), end="\n" if report.counts else "")
-    print(f"{len(chosen)} of {len(pool)} images to review: " + ", ".join(f"{n} {reason}" for reason, n in counts.items()))
-    print(f"images       {output}\nCorrect them, keep every image that was looked at (also without a box), and train on with --reviewed={word}")
-    return folder.summarize({"review": {"images": len(chosen), "reasons": dict(counts), "output": output, "reviewed": word}})
+    print(
+        f"{len(chosen)} of {len(pool)} images to review: "
+        + ", ".join(f"{n} {reason}" for reason, n in counts.items())
+    )
+    print(
+        f"images       {output}\nCorrect them, keep every image that was looked at (also without a box), and train on with --reviewed={word}"
+    )
+    return folder.summarize(
+        {"review": {"images": len(chosen), "reasons": dict(counts), "output": output, "reviewed": word}}
+    )
 
 
 def _limits(experiment: Experiment, store: LabelStore) -> np.ndarray:
@@ -71,7 +84,9 @@ def _limits(experiment: Experiment, store: LabelStore) -> np.ndarray:
     return store.limits(options.score_threshold, parse_thresholds(options.class_thresholds))
 
 
-def _chosen(experiment: Experiment, store: LabelStore, manifest: dict[str, Any], pool: Source) -> dict[int, list[str]]:
+def _chosen(
+    experiment: Experiment, store: LabelStore, manifest: dict[str, Any], pool: Source
+) -> dict[int, list[str]]:
     """Places in the pool, and why they were chosen.
 
     Raises:
@@ -86,7 +101,9 @@ def _chosen(experiment: Experiment, store: LabelStore, manifest: dict[str, Any],
         found = review.worth_of_masks(_in_order(store, pool, lambda row: review.unsure_shares(row, limits)))
     chosen = review.choose(found, experiment.handover.review_images, [c.name for c in store.categories()])
     if not chosen:
-        raise DataError(f"{store.folder}: not one label is uncertain; lower --score_floor when labelling, or raise --score_threshold")
+        raise DataError(
+            f"{store.folder}: not one label is uncertain; lower --score_floor when labelling, or raise --score_threshold"
+        )
     return chosen
 
 
@@ -100,7 +117,9 @@ def _in_order(store: LabelStore, pool: Source, kept: Callable[[dict[str, Any]], 
     return [rows[str(i)] for i in pool.ids]
 
 
-def _compare_views(experiment, store, manifest, pool: Source, rows, limits: np.ndarray, found: review.Worth) -> None:
+def _compare_views(
+    experiment, store, manifest, pool: Source, rows, limits: np.ndarray, found: review.Worth
+) -> None:
     """Adds the reason "views" to `found`, where the network that made the labels is there."""
     try:
         teacher = trained_model(experiment, "teacher")
@@ -150,10 +169,20 @@ def _listed(source: Source, word: str, reasons: list[list[str]], images: str) ->
     entries = []
     for i, name in enumerate(image_names(source)):
         boxes = None if source.annotations is None else _boxes(source, i)
-        entries.append({"file": os.path.join(images, name), "id": str(source.ids[i]), "reasons": reasons[i], "boxes": boxes})
+        entries.append(
+            {
+                "file": os.path.join(images, name),
+                "id": str(source.ids[i]),
+                "reasons": reasons[i],
+                "boxes": boxes,
+            }
+        )
     return {"data": word, "images": entries}
 
 
 def _boxes(source: Source, i: int) -> list[list[Any]]:
     objects = source.annotations.of(i)
-    return [[source.categories[c].name, *np.rint(b).tolist()] for b, c in zip(objects["boxes"], objects["classes"])]
+    return [
+        [source.categories[c].name, *np.rint(b).tolist()]
+        for b, c in zip(objects["boxes"], objects["classes"])
+    ]

@@ -11,7 +11,9 @@ from official.jobs.opening import open_labeled, open_unlabeled, opened
 from official.self_training.review import places_in, review_changes
 
 
-def with_reviewed(experiment: Experiment, labeled: Source, pool: Source | None) -> tuple[Source, Source | None]:
+def with_reviewed(
+    experiment: Experiment, labeled: Source, pool: Source | None
+) -> tuple[Source, Source | None]:
     """The labelled images with those of --reviewed, and the unlabelled ones (None: not opened) without them.
 
     An image without a box is a negative one, whoever emptied it; one that nobody changed counts as labelled by a person.
@@ -45,5 +47,7 @@ def _without(pool: Source, reviewed: Source) -> Source:
     places = places_in(reviewed, pool)
     left = np.setdiff1d(np.arange(len(pool)), places[places >= 0])
     if not len(left):
-        raise DataError("--reviewed: every unlabelled image has been labelled by people: there is none to pseudo-label; use --job=train")
+        raise DataError(
+            "--reviewed: every unlabelled image has been labelled by people: there is none to pseudo-label; use --job=train"
+        )
     return pool.subset(left) if len(left) < len(pool) else pool

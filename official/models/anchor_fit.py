@@ -75,12 +75,16 @@ def best_iou(boxes: np.ndarray, flags: AnchorFlags) -> np.ndarray:
 def _best_of_level(boxes: np.ndarray, grid: np.ndarray) -> np.ndarray:
     """Float32 [N], the best overlap with the anchors [rows, columns, shapes, 4] of a level."""
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-    middles = [(line[:, 0, axis] + line[:, 0, axis + 2]) / 2 for axis, line in enumerate((grid[:, 0], grid[0]))]
+    middles = [
+        (line[:, 0, axis] + line[:, 0, axis + 2]) / 2 for axis, line in enumerate((grid[:, 0], grid[0]))
+    ]
     y, x = (_nearest(centres[:, axis], middle) for axis, middle in enumerate(middles))
     near = grid[y, x]  # [N, shapes, 4]
     low, high = np.maximum(near[..., :2], boxes[:, None, :2]), np.minimum(near[..., 2:], boxes[:, None, 2:])
     shared = np.maximum(high - low, 0.0).prod(axis=-1)
-    area = (boxes[:, 2:] - boxes[:, :2]).prod(axis=-1)[:, None] + (near[..., 2:] - near[..., :2]).prod(axis=-1)
+    area = (boxes[:, 2:] - boxes[:, :2]).prod(axis=-1)[:, None] + (near[..., 2:] - near[..., :2]).prod(
+        axis=-1
+    )
     return (shared / np.maximum(area - shared, 1e-8)).max(axis=1)
 
 
@@ -90,9 +94,15 @@ def _nearest(values: np.ndarray, line: np.ndarray) -> np.ndarray:
     return np.clip(np.rint((values - line[0]) / step), 0, len(line) - 1).astype(np.int64)
 
 
-def possible_recall(boxes: np.ndarray, sizes: np.ndarray, flags: AnchorFlags, match_iou: float = 0.5) -> float:
+def possible_recall(
+    boxes: np.ndarray, sizes: np.ndarray, flags: AnchorFlags, match_iou: float = 0.5
+) -> float:
     """The share of boxes that some anchor overlaps by at least `match_iou`; see `in_network`."""
-    return float((best_iou(in_network(boxes, sizes, flags.image_size), flags) >= match_iou).mean()) if len(boxes) else 1.0
+    return (
+        float((best_iou(in_network(boxes, sizes, flags.image_size), flags) >= match_iou).mean())
+        if len(boxes)
+        else 1.0
+    )
 
 
 def taught(boxes: np.ndarray, flags: AnchorFlags, match_iou: float = 0.5) -> np.ndarray:
@@ -106,7 +116,9 @@ def taught(boxes: np.ndarray, flags: AnchorFlags, match_iou: float = 0.5) -> np.
     return np.isin(np.arange(len(boxes)), matched)
 
 
-def proposals(boxes: np.ndarray, sizes: np.ndarray, flags: AnchorFlags, match_iou: float = 0.5) -> dict[str, Any]:
+def proposals(
+    boxes: np.ndarray, sizes: np.ndarray, flags: AnchorFlags, match_iou: float = 0.5
+) -> dict[str, Any]:
     """The best possible recall, and what would raise it.
 
     Args:
@@ -122,7 +134,10 @@ def proposals(boxes: np.ndarray, sizes: np.ndarray, flags: AnchorFlags, match_io
     found: dict[str, Any] = {"recall": round(recall(), 4)}
     if found["recall"] >= GOOD_RECALL:
         return found
-    scales = {scale: recall(anchor_scale=scale) for scale in sorted(SCALES, key=lambda s: abs(np.log(s / flags.anchor_scale)))}
+    scales = {
+        scale: recall(anchor_scale=scale)
+        for scale in sorted(SCALES, key=lambda s: abs(np.log(s / flags.anchor_scale)))
+    }
     sides = {side: recall(image_size=side) for side in _larger_sides(flags)}
     for name, tried in (("anchor_scale", scales), ("image_size", sides)):
         best = max(tried.values(), default=0.0)

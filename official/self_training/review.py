@@ -88,15 +88,17 @@ def worth_of_masks(shares: Sequence[np.ndarray]) -> Worth:
 def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Float64 [A, B] of yxyx boxes [A, 4] and [B, 4]."""
     a, b = np.asarray(a, np.float64).reshape(-1, 1, 4), np.asarray(b, np.float64).reshape(1, -1, 4)
-    shared = np.clip(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0, None).prod(-1)
+    shared = np.clip(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0, None).prod(
+        -1
+    )
     area = (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1) - shared
     return shared / np.maximum(area, 1e-9)
 
 
 def disagreement(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> float:
     """How many labels of two views have no partner of their class on their spot; each is a partner once, best first."""
-    fits = (iou(one["boxes"], other["boxes"]) >= SAME_SPOT) & (one["classes"][:, None] == other["classes"][None])
-    overlap, pairs = np.where(fits, iou(one["boxes"], other["boxes"]), 0.0), 0
+    overlap, same_class = iou(one["boxes"], other["boxes"]), one["classes"][:, None] == other["classes"][None]
+    overlap, pairs = np.where(same_class & (overlap >= SAME_SPOT), overlap, 0.0), 0
     while overlap.size and overlap.max() > 0.0:
         i, j = np.unravel_index(overlap.argmax(), overlap.shape)
         overlap[i], overlap[:, j] = 0.0, 0.0
@@ -147,7 +149,11 @@ def choose(found: Worth, count: int, names: Sequence[str]) -> dict[int, list[str
 
 def _turns(columns: Sequence[tuple[str, np.ndarray]]) -> list[tuple[str, list[int]]]:
     """(reason, its images from the best on)."""
-    return [(name, [int(i) for i in np.argsort(-v, kind="stable") if v[i] > 0.0]) for name, v in columns if (v > 0.0).any()]
+    return [
+        (name, [int(i) for i in np.argsort(-v, kind="stable") if v[i] > 0.0])
+        for name, v in columns
+        if (v > 0.0).any()
+    ]
 
 
 # --- taking them back -----------------------------------------------------------------------------
@@ -163,7 +169,9 @@ def places_in(images: Source, pool: Source) -> np.ndarray:
     found = np.array([ids.get(listed.id_of(_name(images, i)), -1) for i in range(len(images))], np.int64)
     missing = np.flatnonzero(found < 0)
     if len(missing):
-        found[missing] = _same_files([_name(images, i) for i in missing], [_name(pool, i) for i in range(len(pool))])
+        found[missing] = _same_files(
+            [_name(images, i) for i in missing], [_name(pool, i) for i in range(len(pool))]
+        )
     return found
 
 
@@ -217,7 +225,10 @@ def _same_files(paths: Sequence[str], pool: Sequence[str]) -> list[int]:
     for i, path in enumerate(pool):
         if os.path.isfile(path):
             lengths.setdefault(os.path.getsize(path), []).append(i)
-    return [next((i for i in _of_length(path, lengths) if _content(pool[i]) == _content(path)), -1) for path in paths]
+    return [
+        next((i for i in _of_length(path, lengths) if _content(pool[i]) == _content(path)), -1)
+        for path in paths
+    ]
 
 
 def _of_length(path: str, lengths: dict[int, list[int]]) -> list[int]:

@@ -34,7 +34,9 @@ def round_experiment(experiment: Experiment, number: int) -> Experiment:
     """What a later round of a run is as a run of its own."""
     run = experiment.runtime.model_dir
     teacher = os.path.join(round_folder(run, number - 1), STUDENT)
-    return experiment.with_flags({"model_dir": round_folder(run, number), "teacher": teacher, "rounds": 1, "label_store": ""})
+    return experiment.with_flags(
+        {"model_dir": round_folder(run, number), "teacher": teacher, "rounds": 1, "label_store": ""}
+    )
 
 
 def begin_round(loop: SelfTraining, number: int) -> tuple[SelfTraining, RunFolder]:
@@ -47,7 +49,12 @@ def begin_round(loop: SelfTraining, number: int) -> tuple[SelfTraining, RunFolde
     folder.claim(chief=chief)
     if chief:
         folder.note_categories(loop.labeled.categories)
-        sources = {"labeled": loop.labeled, "unlabeled": loop.unlabeled, "eval": loop.evaluation, "joint": loop.joint}
+        sources = {
+            "labeled": loop.labeled,
+            "unlabeled": loop.unlabeled,
+            "eval": loop.evaluation,
+            "joint": loop.joint,
+        }
         for role, source in sources.items():
             if source is not None:
                 folder.note_source(role, source)
@@ -61,7 +68,9 @@ def _hand_on(experiment: Experiment) -> None:
     judged = read_result(experiment.training.teacher)
     if judged and not read_result(here):
         judged["checkpoint"] = os.path.relpath(judged["checkpoint"], experiment.runtime.model_dir)
-        write_result(here, {**judged, **dict.fromkeys(("steps", "seconds", "images_seen", "skipped_steps"), 0)})
+        write_result(
+            here, {**judged, **dict.fromkeys(("steps", "seconds", "images_seen", "skipped_steps"), 0)}
+        )
 
 
 def joined_summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:

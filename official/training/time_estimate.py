@@ -16,7 +16,9 @@ from official.training.trainer import Phase, Trainer
 _LABELLED_BATCHES = 3  # the first one, which compiles, is not counted
 
 
-def timed_steps(task: Task, experiment: Experiment, phase: Phase, strategy: tf.distribute.Strategy, steps: int) -> dict[str, float]:
+def timed_steps(
+    task: Task, experiment: Experiment, phase: Phase, strategy: tf.distribute.Strategy, steps: int
+) -> dict[str, float]:
     """Seconds of the first step of a phase, which compiles it, and of one step after it (the median of `steps`).
 
     These are the steps that the phase would take, data and augmentation included; what they train is thrown away.
@@ -48,17 +50,30 @@ def estimate(
     """Seconds of every part of a run, from real steps; the labelled images stand in for pseudo-labelled ones."""
     options = experiment.training
     flag = "teacher_batch_size" if options.teacher_batch_size else "batch_size"
-    teacher = timed_steps(task, experiment, Phase("teacher", options.teacher_steps, labeled, batch_flag=flag), strategy, steps)
-    found = {"seconds_per_teacher_step": teacher["step"], "teacher": teacher["first"] + teacher["step"] * options.teacher_steps}
+    teacher = timed_steps(
+        task, experiment, Phase("teacher", options.teacher_steps, labeled, batch_flag=flag), strategy, steps
+    )
+    found = {
+        "seconds_per_teacher_step": teacher["step"],
+        "teacher": teacher["first"] + teacher["step"] * options.teacher_steps,
+    }
     each = timed_labelling(task, labeled) if task.needs_labels else 0.0
     phases = 1
     if unlabeled is not None:
-        student = timed_steps(task, experiment, Phase("student", options.student_steps, labeled, labeled), strategy, steps)
-        found |= {"seconds_per_student_step": student["step"], "seconds_per_labelled_image": each, "labels": each * len(unlabeled)}
+        student = timed_steps(
+            task, experiment, Phase("student", options.student_steps, labeled, labeled), strategy, steps
+        )
+        found |= {
+            "seconds_per_student_step": student["step"],
+            "seconds_per_labelled_image": each,
+            "labels": each * len(unlabeled),
+        }
         found["student"] = student["first"] + student["step"] * options.student_steps
         phases = 3 if options.control else 2
         if options.control:
-            found["control"] = teacher["first"] + teacher["step"] * (options.teacher_steps + options.student_steps)
+            found["control"] = teacher["first"] + teacher["step"] * (
+                options.teacher_steps + options.student_steps
+            )
     if evaluation is not None:
         found["evaluation"] = each * len(evaluation) * phases
     total = sum(found.get(part, 0.0) for part in ("teacher", "labels", "student", "control", "evaluation"))

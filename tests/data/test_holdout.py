@@ -87,7 +87,10 @@ def test_the_interval_is_wilsons(count):
 def test_crowds_and_ignored_pixels_are_no_presence(scenes):
     source = scenes.subset([0, 1]).with_annotations(
         Annotations.from_images(
-            [{"boxes": [[0, 0, 5, 5]] * 2, "classes": [0, 1], "crowd": [False, True]}, {"boxes": [], "classes": []}]
+            [
+                {"boxes": [[0, 0, 5, 5]] * 2, "classes": [0, 1], "crowd": [False, True]},
+                {"boxes": [], "classes": []},
+            ]
         ),
         (Category(1, "a"), Category(2, "b")),
     )
@@ -139,11 +142,21 @@ def test_a_class_that_cannot_be_judged_is_named(scenes):
 
 def test_a_run_judges_on_what_it_held_out(tmp_path, capsys):
     """Recorded, the same in the job that evaluates later; other data is refused; a teacher that has seen it is told on."""
-    flags = dict(eval_data="", eval_fraction=0.25, job="train", teacher_steps=1, pictures=0, model_dir=str(tmp_path / "a"))
+    flags = dict(
+        eval_data="",
+        eval_fraction=0.25,
+        job="train",
+        teacher_steps=1,
+        pictures=0,
+        model_dir=str(tmp_path / "a"),
+    )
     experiment = tiny.experiment(**flags)
     first = jobs.run(experiment)
     assert "held out for evaluation: 4 of 16 labelled images" in capsys.readouterr().out
-    data = {n: json.load(open(tmp_path / "a" / "data" / f"{n}.json")) for n in ("labeled_ids", "eval_ids", "held_out")}
+    data = {
+        n: json.load(open(tmp_path / "a" / "data" / f"{n}.json"))
+        for n in ("labeled_ids", "eval_ids", "held_out")
+    }
     assert len(data["labeled_ids"]) == 12 and data["held_out"]["ids"] == data["eval_ids"]
     assert not set(data["labeled_ids"]) & set(data["eval_ids"])
     settled = {**experiment.flags(), "input_normalization": "imagenet"}
@@ -154,5 +167,7 @@ def test_a_run_judges_on_what_it_held_out(tmp_path, capsys):
     held = opening.open_labeled(experiment)[2]
     assert warn_of_seen_images(tiny.experiment(teacher=str(tmp_path / "a")), held) == []
     everything = tiny.scenes_source()
-    (warning,) = warn_of_seen_images(tiny.experiment(teacher=os.path.join(str(tmp_path / "a"), "teacher")), everything)
+    (warning,) = warn_of_seen_images(
+        tiny.experiment(teacher=os.path.join(str(tmp_path / "a"), "teacher")), everything
+    )
     assert "trained on 12 of the 16 images" in warning

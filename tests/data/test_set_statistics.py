@@ -41,7 +41,11 @@ def test_objects_are_counted_by_class(scenes):
 
 
 def test_repeated_objects_share_class_and_box_and_are_no_crowds(scenes):
-    boxes, classes, crowd = [[0, 0, 9, 9]] * 6 + [[0, 0, 9, 8]], [0, 0, 0, 1, 1, 1, 1], [False] * 4 + [True] * 2 + [False]
+    boxes, classes, crowd = (
+        [[0, 0, 9, 9]] * 6 + [[0, 0, 9, 8]],
+        [0, 0, 0, 1, 1, 1, 1],
+        [False] * 4 + [True] * 2 + [False],
+    )
     objects = {"boxes": boxes, "classes": classes, "crowd": crowd}
     assert repeated_objects(boxed(scenes, [objects, {"boxes": boxes[:1], "classes": [0]}])) == 2
 
@@ -84,7 +88,10 @@ def test_many_contents_are_sampled_and_scaled_up(folders, monkeypatch):
     monkeypatch.setattr("official.data.shared_images.SAMPLED", 1)
     a, b = folders
     assert shared_images(b.subset([0]), a)[0] == 1  # of links none is lost
-    assert shared_images(a, b)[0] in (2, 5)  # 2 links, and none or all of the three that have the length of a file there
+    assert shared_images(a, b)[0] in (
+        2,
+        5,
+    )  # 2 links, and none or all of the three that have the length of a file there
 
 
 def test_scenes_are_shared_by_id(scenes):

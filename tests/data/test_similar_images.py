@@ -69,13 +69,20 @@ def test_different_images_do_not_look_alike(photos):
 def test_blocks_make_no_difference_and_only_earlier_ones_count(photos, monkeypatch):
     """Beside a plain double loop over the definition."""
     files = [encoded(p) for p in photos[:6]]
-    files += [CHANGES["half"](photos[2]), files[1], CHANGES["half"](photos[2]), CHANGES["quality 25"](photos[2])]
+    files += [
+        CHANGES["half"](photos[2]),
+        files[1],
+        CHANGES["half"](photos[2]),
+        CHANGES["quality 25"](photos[2]),
+    ]
     seen = looks_of(files)
     bits = similar_images.perceptual_hash(seen.shrunk)
     flat = seen.shrunk.reshape(len(files), -1).astype(float)
 
     def alike(i, j):
-        near = (bits[i] != bits[j]).sum() <= similar_images.MOST_BITS and np.corrcoef(flat[i], flat[j])[0, 1] >= similar_images.CORRELATION
+        near = (bits[i] != bits[j]).sum() <= similar_images.MOST_BITS and np.corrcoef(flat[i], flat[j])[
+            0, 1
+        ] >= similar_images.CORRELATION
         return near and seen.contents[i] != seen.contents[j]
 
     expected = [next((j for j in range(i) if alike(i, j)), -1) for i in range(len(files))]
@@ -89,7 +96,11 @@ def test_blocks_make_no_difference_and_only_earlier_ones_count(photos, monkeypat
 def test_faint_images_are_compared_and_empty_ones_are_not(photos):
     """A tenth of the contrast still tells; a plain wall is like every plain wall, and says nothing."""
     faint = [p.point(lambda v: 100 + v // 10) for p in photos]
-    near = first_copies(looks_of([encoded(p, quality=95) for p in faint]), looks_of([encoded(p, "PNG") for p in faint]), same=False)[1]
+    near = first_copies(
+        looks_of([encoded(p, quality=95) for p in faint]),
+        looks_of([encoded(p, "PNG") for p in faint]),
+        same=False,
+    )[1]
     assert (near == np.arange(COUNT)).mean() > 0.9
     walls = looks_of([encoded(Image.new("RGB", (90, 70), (v, v, v)), "PNG") for v in (10, 11, 200)])
     assert first_copies(walls, walls, same=True)[1].tolist() == [-1, -1, -1]
@@ -102,7 +113,9 @@ def test_sources_of_files_and_of_pixels(tmp_path, photos):
     Image.new("I;16", (30, 20), 40_000).save(tmp_path / "deep.png")
     files = open_folder(str(tmp_path))
     found = copies_between(files, files, (looks(files),) * 2)
-    assert found["same"]["count"] == 1 and found["alike"]["count"] == 0 and found["images"] == found["of"] == 5
+    assert (
+        found["same"]["count"] == 1 and found["alike"]["count"] == 0 and found["images"] == found["of"] == 5
+    )
     assert all("1.jpg" in name or "copy.jpg" in name for name in found["same"]["pairs"][0])
     scenes = tiny.scenes_source(count=4)
     found = copies_between(scenes.subset([3, 1]), scenes, (looks(scenes.subset([3, 1])), looks(scenes)))

@@ -17,18 +17,29 @@ def boxes_of(rng, count, low, high, size=(96, 128)):
     """Boxes with sides of low..high pixels inside images of one size, and the sizes."""
     sides = np.exp(rng.uniform(np.log(low), np.log(high), (count, 2)))
     start = rng.uniform(0, 1, (count, 2)) * (np.array(size) - sides)
-    return np.concatenate([start, start + sides], axis=1).astype(np.float32), np.tile(np.int32(size), (count, 1))
+    return np.concatenate([start, start + sides], axis=1).astype(np.float32), np.tile(
+        np.int32(size), (count, 1)
+    )
 
 
 def overlaps(boxes, flags):
     """By the definition, with every anchor, in float64."""
     anchors = np.concatenate([level.numpy() for level in flags.by_level()]).astype(np.float64)
     a, b = anchors[:, None], boxes[None].astype(np.float64)
-    shared = np.clip(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0, None).prod(-1)
+    shared = np.clip(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0, None).prod(
+        -1
+    )
     return shared / ((a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1) - shared)
 
 
-@pytest.mark.parametrize("flags", [FLAGS, dataclasses.replace(FLAGS, anchor_scale=1.5, num_scales=2, image_size=96), dataclasses.replace(FLAGS, min_level=2, max_level=6)])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        FLAGS,
+        dataclasses.replace(FLAGS, anchor_scale=1.5, num_scales=2, image_size=96),
+        dataclasses.replace(FLAGS, min_level=2, max_level=6),
+    ],
+)
 def test_the_best_overlap_is_that_of_all_anchors(flags):
     """Boxes of every size and place, those at and across the border included."""
     rng = np.random.default_rng(0)
@@ -42,7 +53,11 @@ def test_boxes_are_placed_as_the_pipeline_places_them():
     for size in ((50, 77), (301, 200), (64, 64)):
         boxes, sizes = boxes_of(rng, 5, 4, 40, size)
         boxes[0] += 35  # over the border
-        example = {"image": tf.zeros([*size, 3], tf.uint8), "boxes": tf.constant(boxes), "classes": tf.range(5)}
+        example = {
+            "image": tf.zeros([*size, 3], tf.uint8),
+            "boxes": tf.constant(boxes),
+            "classes": tf.range(5),
+        }
         placed = resize_and_crop(example, None, output_size=128)["boxes"].numpy()
         ours = in_network(boxes, sizes, 128)
         np.testing.assert_allclose(ours[(ours[:, 2:] > ours[:, :2]).all(axis=1)], placed, atol=1e-4)

@@ -25,13 +25,19 @@ LIMITS = np.float32([0.5, 0.8])
 def row(*objects):
     """(y1, x1, y2, x2, score, class) each."""
     table = np.array(objects, np.float64).reshape(-1, 6)
-    return {"boxes": table[:, :4].astype(np.float32), "scores": table[:, 4].astype(np.float32), "classes": table[:, 5].astype(np.int32)}
+    return {
+        "boxes": table[:, :4].astype(np.float32),
+        "scores": table[:, 4].astype(np.float32),
+        "classes": table[:, 5].astype(np.int32),
+    }
 
 
 def test_the_expected_number_of_wrong_labels():
     """By hand: used labels are wrong with 1 - score, those from half the threshold on are missing with their score."""
     rows = [
-        row((0, 0, 9, 9, 0.9, 0), (20, 20, 30, 30, 0.6, 1)),  # class 1's threshold is 0.8: not in use, but nearly
+        row(
+            (0, 0, 9, 9, 0.9, 0), (20, 20, 30, 30, 0.6, 1)
+        ),  # class 1's threshold is 0.8: not in use, but nearly
         row((0, 0, 9, 9, 0.2, 0)),  # far from 0.5
         row(),
         row((0, 0, 9, 9, 0.4, 0), (20, 20, 30, 30, 0.3, 0)),
@@ -58,7 +64,9 @@ def test_views_that_disagree():
     one = row((0, 0, 10, 10, 0.9, 0), (20, 20, 30, 30, 0.9, 1), (40, 40, 50, 50, 0.9, 0))
     other = row((0, 1, 10, 11, 0.9, 0), (20, 20, 30, 30, 0.9, 0), (1, 0, 11, 10, 0.9, 0))
     assert review.disagreement(one, one) == 0 and review.disagreement(row(), row()) == 0
-    assert review.disagreement(one, other) == review.disagreement(other, one) == 4  # one pair: a partner is one once, and of one class
+    assert (
+        review.disagreement(one, other) == review.disagreement(other, one) == 4
+    )  # one pair: a partner is one once, and of one class
     assert review.disagreement(one, row()) == 3
 
 
@@ -88,7 +96,11 @@ def test_candidates_are_the_uncertain_and_some_others():
     found = review.Worth({"uncertain": np.arange(100.0)}, np.zeros((100, 1)))
     chosen = review.candidates(found, 10)
     assert set(range(95, 100)) <= set(chosen.tolist()) and len(chosen) == 10 and chosen[0] == 0
-    assert review.candidates(review.Worth({"uncertain": np.zeros(3)}, np.zeros((3, 1))), 10).tolist() == [0, 1, 2]
+    assert review.candidates(review.Worth({"uncertain": np.zeros(3)}, np.zeros((3, 1))), 10).tolist() == [
+        0,
+        1,
+        2,
+    ]
 
 
 # --- the job --------------------------------------------------------------------------------------
@@ -107,9 +119,22 @@ def photos(tmp_path):
 
 def stored(folder, source, rows, categories):
     store = LabelStore(str(folder))
-    store.start({"kind": "boxes", "teacher_sha256": "none", "data": source.word, "categories": [dataclasses.asdict(c) for c in categories]})
+    store.start(
+        {
+            "kind": "boxes",
+            "teacher_sha256": "none",
+            "data": source.word,
+            "categories": [dataclasses.asdict(c) for c in categories],
+        }
+    )
     details = [
-        {**r, "id": str(source.ids[i]), "file_name": str(source.file_names[i]), "size": tuple(source.sizes[i])} for i, r in enumerate(rows)
+        {
+            **r,
+            "id": str(source.ids[i]),
+            "file_name": str(source.file_names[i]),
+            "size": tuple(source.sizes[i]),
+        }
+        for i, r in enumerate(rows)
     ]
     store.write_shard(0, details, [c.name for c in categories])
     store.finish(1, {})
@@ -125,7 +150,11 @@ def reviewing(tmp_path, photos):
     rows = [row((1, 2, 20, 30, 0.45 + 0.06 * i, i % 2), (10, 10, 30, 40, 0.3, 1)) for i in range(7)] + [row()]
     stored(tmp_path / "run" / "pseudo_labels", source, rows, tiny.scenes_source(count=1).categories)
     return tiny.experiment(
-        job="review_labels", model_dir=str(tmp_path / "run"), unlabeled_data=f"folder:{photos}", score_threshold=0.5, review_images=5
+        job="review_labels",
+        model_dir=str(tmp_path / "run"),
+        unlabeled_data=f"folder:{photos}",
+        score_threshold=0.5,
+        review_images=5,
     )
 
 
@@ -149,7 +178,10 @@ def test_a_review_holds_images_with_their_labels(reviewing, tmp_path, capsys):
     coco = json.load(open(tmp_path / "run" / "review" / "annotations.json"))
     pool = open_folder(str(tmp_path / "photos"))
     for entry, image in zip(listed, coco["images"]):
-        assert entry["file"] == f"images/{image['file_name']}" and (image["width"], image["height"]) == (64, 40)
+        assert entry["file"] == f"images/{image['file_name']}" and (image["width"], image["height"]) == (
+            64,
+            40,
+        )
         original = pool.file_names[pool.ids.tolist().index(entry["id"])]
         assert open(tmp_path / "run" / "review" / entry["file"], "rb").read() == open(original, "rb").read()
     assert len({entry["file"] for entry in listed}) == 5
@@ -191,8 +223,15 @@ def test_corrected_images_are_human_and_the_rest_stays_pseudo(reviewing, capsys)
     assert len(joined) == len(labeled) + 5 and len(left) == 3
     assert joined.ids[: len(labeled)].tolist() == labeled.ids.tolist()
     out = capsys.readouterr().out
-    assert "5 images are labelled by people now, 5 of them were unlabelled" in out and "3 unchanged, 2 corrected, 1 of them emptied" in out
-    counts = {n: c for n, c in zip(joined.file_names, joined.annotations.counts()) if n.endswith(os.path.join("images", emptied[0]))}
+    assert (
+        "5 images are labelled by people now, 5 of them were unlabelled" in out
+        and "3 unchanged, 2 corrected, 1 of them emptied" in out
+    )
+    counts = {
+        n: c
+        for n, c in zip(joined.file_names, joined.annotations.counts())
+        if n.endswith(os.path.join("images", emptied[0]))
+    }
     assert list(counts.values()) == [0]
     boxes = joined.annotations.boxes[len(labeled.annotations.boxes) :]
     assert [6.0, 5.0, 18.0, 15.0] in boxes.tolist()
@@ -218,7 +257,10 @@ def test_a_class_that_nobody_knows_is_refused(reviewing):
 
 
 def test_a_pool_that_is_reviewed_whole_is_said(reviewing, photos):
-    experiment = corrected(dataclasses.replace(reviewing, handover=dataclasses.replace(reviewing.handover, review_images=50)), lambda c: None)
+    experiment = corrected(
+        dataclasses.replace(reviewing, handover=dataclasses.replace(reviewing.handover, review_images=50)),
+        lambda c: None,
+    )
     labeled, rest, _ = open_training(experiment)
     pool = open_unlabeled(experiment, rest).subset(np.arange(3))
     with pytest.raises(DataError, match="none to pseudo-label"):
@@ -228,29 +270,63 @@ def test_a_pool_that_is_reviewed_whole_is_said(reviewing, photos):
 def test_stores_of_other_labels_are_refused(tmp_path, photos):
     source = open_folder(str(photos))
     store = LabelStore(str(tmp_path / "run" / "pseudo_labels"))
-    store.start({"kind": "classes", "teacher_sha256": "none", "data": source.word, "categories": [dataclasses.asdict(Category(1, "a"))]})
+    store.start(
+        {
+            "kind": "classes",
+            "teacher_sha256": "none",
+            "data": source.word,
+            "categories": [dataclasses.asdict(Category(1, "a"))],
+        }
+    )
     store.finish(0, {})
     with pytest.raises(UserError, match="writes boxes and masks"):
-        jobs.run(tiny.experiment(job="review_labels", model_dir=str(tmp_path / "run"), unlabeled_data=f"folder:{photos}"))
+        jobs.run(
+            tiny.experiment(
+                job="review_labels", model_dir=str(tmp_path / "run"), unlabeled_data=f"folder:{photos}"
+            )
+        )
 
 
 def test_masks_are_reviewed_by_their_share_of_unsure_pixels(tmp_path, photos, capsys):
     """Image i has 4 i unsure pixels of 40 x 64, of class 1; VOC keeps them as pixels that say nothing, and they come back."""
     source, categories = open_folder(str(photos)), tiny.scenes_source(count=1, task="segmentation").categories
     store = LabelStore(str(tmp_path / "run" / "pseudo_labels"))
-    store.start({"kind": "masks", "teacher_sha256": "n", "data": source.word, "categories": [dataclasses.asdict(c) for c in categories]})
+    store.start(
+        {
+            "kind": "masks",
+            "teacher_sha256": "n",
+            "data": source.word,
+            "categories": [dataclasses.asdict(c) for c in categories],
+        }
+    )
     rows = []
     for i in range(8):
         mask, score = np.zeros((40, 64), np.uint8), np.full((40, 64), 250, np.uint8)
         mask[:20, :20], score[0, : 4 * i] = 1, 10
         mask[0, : 4 * i] = 1
-        rows.append({"id": str(source.ids[i]), "file_name": str(source.file_names[i]), "size": (40, 64), "mask": mask, "score": score})
+        rows.append(
+            {
+                "id": str(source.ids[i]),
+                "file_name": str(source.file_names[i]),
+                "size": (40, 64),
+                "mask": mask,
+                "score": score,
+            }
+        )
     store.write_shard(0, rows, [c.name for c in categories])
     store.finish(1, {})
-    flags = dict(task="segmentation", model_dir=str(tmp_path / "run"), unlabeled_data=f"folder:{photos}", score_threshold=0.5)
+    flags = dict(
+        task="segmentation",
+        model_dir=str(tmp_path / "run"),
+        unlabeled_data=f"folder:{photos}",
+        score_threshold=0.5,
+    )
     found = jobs.run(tiny.experiment(**flags, job="review_labels", review_images=2, format="voc"))["review"]
     listed = json.load(open(tmp_path / "run" / "review" / "review.manifest"))["images"]
-    assert [entry["id"] for entry in listed] == source.ids[[7, 6]].tolist() and listed[0]["reasons"] == ["uncertain", "class disc"]
+    assert [entry["id"] for entry in listed] == source.ids[[7, 6]].tolist() and listed[0]["reasons"] == [
+        "uncertain",
+        "class disc",
+    ]
     experiment = tiny.experiment(**flags, reviewed=found["reviewed"])
     labeled, rest, _ = open_training(experiment)
     joined, left = with_reviewed(experiment, labeled, open_unlabeled(experiment, rest))
