@@ -172,7 +172,7 @@ class Run:
         others = dict(zip(PHASES, (self.second_process, self.interrupt, self.fill, self.second_process)))
         for phase in PHASES:
             for number in range(kills):
-                if not self.score.wrong:
+                if self.phase() and not self.score.wrong:
                     self.kill(phase)
                 if number == 0:
                     self.damage(phase)
@@ -186,15 +186,16 @@ class Run:
         """Kills the command in a phase (or, where that has been done, in a later one); it may end before."""
         process = process or self.start()
         if self.underway(process, phase):
-            phase, writing = self.phase(), bool(self.temporary())
+            phase, writing = self.phase() or PHASES[-1], bool(self.temporary())
             process.send_signal(signal.SIGKILL)
             process.communicate()
             self.score.kills[phase] += process.returncode == -signal.SIGKILL
             self.score.writing += writing
 
     def underway(self, process: ForkedMain, phase: str) -> bool:
-        """Waits for a phase and then for a random number of its files; False if the process ended before."""
-        wanted, seen, old = self.chance.choice((0, 1, 1, 2, 3, 4)), set(), set()
+        """Waits for a phase, then for a random number of its files; False if the process ended before."""
+        choices = (0, 1, 1, 2) if phase == PHASES[-1] else (0, 1, 1, 2, 3, 4)  # an export is two: folder and note
+        wanted, seen, old = self.chance.choice(choices), set(), set()
         while process.poll() is None and PHASES.index(self.phase() or PHASES[-1]) < PHASES.index(phase):
             time.sleep(POLL_SECONDS)
             old = self.temporary()
