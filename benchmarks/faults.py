@@ -49,6 +49,7 @@ SMALL = dict(segmentation=dict(min_level=3, label_scales="1"))
 POLL_SECONDS = 0.002
 WRITE_SHARE = 0.6  # of the kills: in the moment in which a temporary file is there
 DISK_MIB = 64
+SLOW_SECONDS = 1800.0  # for one start on a machine that does much else
 
 
 @dataclasses.dataclass
@@ -146,7 +147,7 @@ class Run:
 
     def _expect(self, process: ForkedMain, code: int, words: str) -> None:
         """Waits for the end, which is to be this exit code and these words."""
-        error = process.communicate()[1].decode()
+        error = process.communicate(SLOW_SECONDS)[1].decode()
         if process.returncode != code or words not in error:
             found = f"exit code {process.returncode}, not {code}: {error[-900:]}"
             self.score.wrong.append(f"{self.task}, {self.phase()}: {found}")

@@ -14,6 +14,7 @@ from official.data.image_folder import open_folder
 from official.data.source import Category, DataError
 from official.data.sources import parse_word, split_word
 from official.data.unreadable import naming_unreadable
+from official.errors import UserError
 from official.evaluation import coco_metrics
 from official.evaluation.drawing import write_png
 from official.experiment import Experiment
@@ -160,7 +161,7 @@ def model_stats(experiment: Experiment) -> dict[str, Any]:
     set_up_runtime(experiment.runtime)
     try:
         categories = folder.categories()
-    except ValueError:  # a new folder: the paper's numbers of classes
+    except UserError:  # a new folder: the paper's numbers of classes
         count = {"detection": 90, "segmentation": 21}.get(experiment.model.task, 1000)
         categories = tuple(Category(i, str(i)) for i in range(count))
     model = build_task(experiment, categories).build_model()

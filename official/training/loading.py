@@ -11,6 +11,7 @@ import os
 
 import tensorflow as tf
 
+from official.errors import UserError
 from official.experiment import Experiment, Model, Training
 from official.models.backbones import build_backbone
 from official.models.efficientnet import is_lite
@@ -114,5 +115,5 @@ def _finished(run: str) -> TrainedModel:
         return describe(find_checkpoint(run))
     except ModelError:
         raise
-    except ValueError as error:
+    except UserError as error:
         raise ModelError(f"--init={run}: {error}") from error
