@@ -77,7 +77,7 @@ def test_the_time_is_the_sum_of_its_parts(checked):
 
 
 @pytest.mark.parametrize("task", ["segmentation", "classification"])
-def test_other_tasks_are_looked_at_too(tmp_path, task):
+def test_other_tasks_are_looked_at_too(tmp_path, task, capsys):
     flags = dict(
         task=task,
         job="check_data",
@@ -89,6 +89,7 @@ def test_other_tasks_are_looked_at_too(tmp_path, task):
     )
     summary = jobs.run(tiny.experiment(**flags))
     report = json.load(open(tmp_path / "data" / "check.json"))
+    assert "held out for evaluation: 4 of 1" in capsys.readouterr().out  # of 15 or 16 images with objects
     assert "anchors" not in report and set(report["sets"]) == {"labeled", "eval"}
     assert report["duplicates"]["between"]["eval in labeled"]["same"]["count"] == 0
     assert set(summary["check"]["pictures"]) == {"labeled", "eval"}

@@ -9,7 +9,7 @@ from typing import Any, Mapping
 import numpy as np
 import tensorflow as tf
 
-from official.data import similar_images
+from official.data import holdout, similar_images
 from official.data.set_statistics import set_statistics, table
 from official.data.source import Source
 from official.evaluation.drawing import sheet, write_png
@@ -81,6 +81,8 @@ def _opened(experiment: Experiment) -> tuple[dict[str, Source], Task]:
     if experiment.data.unlabeled_data != "rest" or (rest is not None and len(rest)):
         found["unlabeled"] = open_unlabeled(experiment, rest)
     evaluation = open_eval(experiment, task, held_out)
+    if held_out is not None:
+        print("\n".join(holdout.describe(labeled, held_out)[0]))
     found["labeled"], pool = with_reviewed(experiment, labeled, found.get("unlabeled"))
     if pool is not None:
         found["unlabeled"] = pool
