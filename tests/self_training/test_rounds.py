@@ -74,6 +74,7 @@ def test_every_round_has_its_results(straight):
     assert exported["weights_sha256"] == second["student"]["weights_sha256"]
 
 
+@pytest.mark.slow
 def test_a_second_round_is_the_run_that_is_started_by_hand(straight, tmp_path):
     hand = str(tmp_path / "hand")
     finished(started(hand, rounds=1, teacher=os.path.join(straight, "student")))
