@@ -1,6 +1,7 @@
 """Starts `main.py` again and again from one process that has imported TensorFlow: a start costs a fork, not the imports.
 
 `ForkedMain(arguments)` behaves as `subprocess.Popen([sys.executable, "main.py", *arguments])` does where tests need it.
+With `export=False` a training job ends without an exported model.
 TensorFlow is imported before the fork but not started: its threads begin in the child.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 import atexit
 import ctypes
 import functools
+import gc
 import json
 import os
 import signal
@@ -28,11 +30,11 @@ class ForkedMain:
       pid, returncode, stderr (the path of the file that it writes to).
     """
 
-    def __init__(self, arguments: list[str]):
+    def __init__(self, arguments: list[str], *, export: bool = True, environment: dict[str, str] | None = None):
         handle, self.stderr = tempfile.mkstemp(suffix=".stderr")
         os.close(handle)
         self.returncode: int | None = None
-        self.pid = _ask({"start": arguments, "stderr": self.stderr})
+        self.pid = _ask({"start": arguments, "stderr": self.stderr, "export": export, "environment": environment or {}})
 
     def poll(self) -> int | None:
         """The exit code, as `Popen.returncode` has it; None while it runs."""
@@ -80,14 +82,17 @@ def _serve() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what imports print is no answer
     import main  # noqa: F401
     from official import jobs  # noqa: F401
+    from tests import tiny  # noqa: F401
 
+    gc.freeze()  # as in conftest.py; and what is not looked through stays shared with the forks
+    gc.set_threshold(50_000, 20, 20)
     for line in sys.stdin:
         request = json.loads(line)
         answer = _started(**request) if "start" in request else _polled(request["poll"])
         print(json.dumps(answer), file=answers, flush=True)
 
 
-def _started(start: list[str], stderr: str) -> int:
+def _started(start: list[str], stderr: str, export: bool, environment: dict[str, str]) -> int:
     pid = os.fork()
     if pid:
         return pid
@@ -96,7 +101,8 @@ def _started(start: list[str], stderr: str) -> int:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no run outlives the tests
         for target, path in ((0, os.devnull), (1, os.devnull), (2, stderr)):
             os.dup2(os.open(path, os.O_RDWR), target)
-        _run_main(start)
+        os.environ.update(environment)
+        _run_main(start, export)
         code = 0
     except SystemExit as exit_:
         code = exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
@@ -107,9 +113,12 @@ def _started(start: list[str], stderr: str) -> int:
         os._exit(code)
 
 
-def _run_main(arguments: list[str]) -> None:
+def _run_main(arguments: list[str], export: bool) -> None:
     import main
+    from tests import tiny
 
+    if not export:
+        tiny.without_export().start()
     main.start(["main.py", *arguments])
 
 

@@ -40,6 +40,12 @@ def tiny_flags(**overrides):
     return {**tiny.FLAGS, **SHORT, **NETWORK, **JOINT, **overrides}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def without_export():
+    with tiny.without_export():
+        yield
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """(folder, flags, summary) of a run whose network is described by flags far from their defaults."""

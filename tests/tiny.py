@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from unittest import mock
 
 import tensorflow as tf
 
@@ -68,6 +69,14 @@ def command_line(**overrides) -> list[str]:
     """The same as flags."""
     named = {**FLAGS, **TASKS[overrides.get("task", "detection")], **overrides}
     return [f"--{name}={value}" for name, value in experiment(**overrides).flags().items() if name in named]
+
+
+def without_export():
+    """A context, or a decorator of a test, in which training jobs end without an exported model: a quarter of a tiny run.
+
+    What a run exports is looked at in test_jobs.py.
+    """
+    return mock.patch("official.jobs.training.export_once", lambda *_: ({}, False))
 
 
 def scenes_source(split: str = "train", count: int = 16, *, task: str = "detection", **kwargs):

@@ -165,6 +165,7 @@ def test_a_flagfile_alone_is_an_experiment(tmp_path):
         experiment_from_flagfile(str(tmp_path / "b.cfg"))
 
 
+@tiny.without_export()
 def test_the_comparison(tmp_path, capsys):
     """Random, supervised, joint: three runs of detection behind one of classification; run again it is done at once."""
     path = write_flagfile(tmp_path / "cls.cfg", task="classification", teacher_steps=3, pictures=0)

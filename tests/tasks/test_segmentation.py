@@ -195,6 +195,7 @@ def test_other_ways_to_meet_the_labels(method):
     assert np.isfinite(metrics[0]["loss"])
 
 
+@tiny.without_export()
 def test_the_loop_and_every_job(tmp_path):
     run = tiny.experiment(task="segmentation", model_dir=str(tmp_path), control=True, teacher_steps=4, student_steps=4)
     summary = jobs.run(run)

@@ -1,16 +1,13 @@
 """Two worker processes on one machine give the same run as one process."""
 
 import json
-import os
 import socket
-import subprocess
-import sys
 
 import numpy as np
 
 from tests import tiny
+from tests.forked_main import ForkedMain
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 FLAGS = dict(pictures=0, teacher_steps=4, job="train", eval_data="", checkpoint_every=2)
 
 
@@ -21,12 +18,9 @@ def free_port():
 
 
 def start(model_dir, config=None):
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
-    environment.pop("TF_CONFIG", None)
-    if config:
-        environment["TF_CONFIG"] = json.dumps(config)
-    command = [sys.executable, "main.py", *tiny.command_line(**FLAGS), f"--model_dir={model_dir}"]
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    environment = {"TF_CONFIG": json.dumps(config)} if config else {}
+    arguments = [*tiny.command_line(**FLAGS), f"--model_dir={model_dir}"]
+    return ForkedMain(arguments, export=False, environment=environment)
 
 
 def finish(process):
