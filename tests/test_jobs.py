@@ -336,5 +336,5 @@ def test_backbone_weights_from_a_file(finished, tmp_path):
         expected = file["stem_conv/kernel"]
     values = [reader.get_tensor(n) for n, shape in reader.get_variable_to_shape_map().items() if shape == list(expected.shape) and "VARIABLE_VALUE" in n]
     assert any((value == expected).all() for value in values)
-    with pytest.raises(ValueError, match="fetch the Noisy Student checkpoint.*--job=import_checkpoint"):
+    with pytest.raises(ValueError, match=r"(?s)no .*efficientnet-b0_imagenet\+\+\.npz.*fetch https.*--download.*--job=import_checkpoint"):
         rerun(experiment, job="train", model_dir=str(tmp_path / "u"), init="imagenet++", weights_dir=str(tmp_path))
