@@ -28,7 +28,7 @@ def read_json_file(path: str, what: str, hook: Callable[[dict], Any] | None = No
       DataError: absent, a Git LFS pointer, or not JSON.
     """
     if not os.path.isfile(path):
-        raise DataError(f"no {what} {path}")
+        raise DataError(f"no {what} {path}{what_it_is(path)}")
     try:
         with open(path, "rb") as file:
             start = file.read(len(LFS_POINTER))

@@ -117,7 +117,7 @@ def test_coco_by_pycocotools(written, human, capsys):
         assert Image.open(f"{folder}/images/{image['file_name']}").size == (image["width"], image["height"]) == SIZES[name]
         for label, (x, y, width, height) in BOXES[name]:
             found = by_box[x, y, width, height]
-            assert found["category_id"] == label and found["image_id"] == image_id and found["iscrowd"] == 0
+            assert found["category_id"] == label and found["image_id"] == image_id and found["iscrowd"] == 0 and "score" not in found
             assert abs(found["area"] - width * height) < 1e-3
             mask = coco.annToMask(found)  # the box's corners
             assert abs(int(mask.sum()) - width * height) < 2 * (width + height)
@@ -300,6 +300,14 @@ def test_masks_come_back_equal(masks, tmp_path, kind):
         np.testing.assert_array_equal(found, lookup[sizes[found.shape]])
 
 
+@pytest.mark.parametrize("kind, parts", [("coco", 1), ("cvat", 1), ("labelme", 1), ("yolo", 2), ("labelstudio", 2)])
+def test_a_region_with_a_hole_is_one_object_where_the_format_can_say_so(masks, tmp_path, kind, parts):
+    export_labels(masks, kind, str(tmp_path / "out"), scored=False)
+    back = read_back(kind, tmp_path / "out")
+    rings = [box for box, c in zip(back.annotations.boxes.tolist(), back.annotations.classes) if back.categories[c].name == "ring"]
+    assert len(rings) == 3 * parts and (parts == 2 or rings == [[3, 2, 15, 14]] * 3)
+
+
 def test_objects_of_masks_by_pycocotools(masks, tmp_path):
     export_labels(masks, "coco", str(tmp_path / "out"), scored=False)
     coco = COCO(str(tmp_path / "out" / "annotations.json"))
@@ -328,10 +336,12 @@ def test_pixels_that_say_nothing_are_said_or_kept(masks, tmp_path):
 # --- whole or not there -------------------------------------------------------------------------------
 
 
-def test_links_share_the_file_and_drawn_images_are_written_as_png(human, tmp_path):
+def test_links_share_the_file_and_drawn_images_are_written_as_png(human, tmp_path, monkeypatch):
     export_labels(human, "coco", str(tmp_path / "linked"), scored=False, image_files="link")
     assert os.path.samefile(tmp_path / "linked" / "images" / "b" / "Ä 2.png", human.file_names[2])
     scenes = open_scenes("train", 2, size=32)
+    monkeypatch.chdir(tmp_path)  # where a file of the same name and size is another image
+    Image.new("RGB", (32, 32)).save(tmp_path / str(scenes.file_names[1]))
     export_labels(scenes, "yolo", str(tmp_path / "drawn"), scored=False)
     back = read_back("yolo", tmp_path / "drawn")
     np.testing.assert_array_equal(back.read_image(tf.constant(1, tf.int64)), scenes.read_image(tf.constant(1, tf.int64)))

@@ -457,6 +457,9 @@ def test_folders_and_names_of_other_formats_are_recognised(tmp_path):
         with pytest.raises(DataError) as caught:
             read(f"{kind}:{tmp_path}/{folder}")
         assert advice in str(caught.value)
+    write(tmp_path / "roboflow" / "_annotations.coco.json", {"images": [], "annotations": [], "categories": []})
+    with pytest.raises(DataError, match="no COCO file .*roboflow. It looks like a COCO JSON: coco:FILE.json,IMAGE_FOLDER"):
+        read(f"coco:{tmp_path}/roboflow")
     with pytest.raises(DataError, match="unknown kind 'open-images'.*tfds:open_images_v4"):
         read("open-images:somewhere")
     with pytest.raises(DataError, match=r"unknown kind 'x'; choose one of .*\(KIND:PLACE\)$"):

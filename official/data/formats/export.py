@@ -98,8 +98,8 @@ def image_names(source: Source) -> list[str]:
 def _file_of(source: Source, index: int) -> str | None:
     """The file that an image is read from, None where it comes from elsewhere (records, or drawn)."""
     name = str(source.file_names[index]) if source.file_names is not None else ""
-    if not os.path.isfile(name) or source.cut_from is not None:
-        return None
+    if not os.path.dirname(name) or not os.path.isfile(name) or source.cut_from is not None:
+        return None  # records and drawn images have bare names, files of a source never
     facts = inspect_image(name, full=False)
     same = not isinstance(facts, str) and (facts.height, facts.width) == tuple(source.sizes[index].tolist())
     return name if same else None
