@@ -12,7 +12,6 @@ from official.data.source import Category
 from official.errors import FlagError, UserError
 from official.files import require_space
 from official.jobs.checks import check_flags, check_run, check_thresholds
-from official.models.backbones import check_levels
 from official.tasks.registry import build_task
 from official.training.trainer import Phase, Trainer
 from tests import tiny

@@ -9,12 +9,11 @@ import numpy as np
 import tqdm
 
 from official.data.formats.export import export_labels, refuse_existing
-from official.data.image_folder import open_folder
 from official.data.input_report import DataError
 from official.data.mask_files import encode_class_map, stored_mask_reader
 from official.data.source import Annotations, Source
 from official.experiment import Experiment
-from official.jobs.opening import listing, open_model, opened, read_options
+from official.jobs.opening import open_images, open_model, opened
 from official.jobs.reviewed import unlabeled_pool
 from official.self_training.label_store import LabelStore, limits_of, parse_thresholds
 from official.training.run_folder import RunFolder
@@ -70,7 +69,7 @@ def _pseudo(experiment: Experiment) -> Source:
 def _predictions(experiment: Experiment) -> Source:
     folder, task, model, _ = open_model(experiment)
     limits = limits_of(task.categories, *_thresholds(experiment))
-    source = _images(experiment, folder) if experiment.handover.images else _unlabeled(experiment)
+    source = open_images(experiment, folder) if experiment.handover.images else _unlabeled(experiment)
     found = tqdm.tqdm(task.predict(model, source, 0, len(source)), "predicting", len(source), unit=" images")
     if task.label_kind == "masks":
         encoded = [encode_class_map(row["mask"]) for row in found]
@@ -84,19 +83,6 @@ def _predictions(experiment: Experiment) -> Source:
 def _sure(row: dict[str, np.ndarray], limits: np.ndarray) -> dict[str, np.ndarray]:
     keep = row["scores"] >= limits[row["classes"]]
     return {name: values[keep] for name, values in row.items()}
-
-
-def _images(experiment: Experiment, folder: RunFolder) -> Source:
-    options, reports = read_options(experiment), {}
-    with listing(folder.path, reports):
-        source = open_folder(
-            experiment.handover.images,
-            full_check=options.full_check,
-            max_pixels=options.max_image_pixels,
-            max_skipped_fraction=options.max_skipped_fraction,
-        )
-        reports["images"] = source.report
-    return source
 
 
 _OF: dict[str, Callable[[Experiment], Source]] = {"human": _human, "pseudo": _pseudo, "predictions": _predictions}

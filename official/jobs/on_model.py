@@ -10,7 +10,6 @@ from typing import Any
 import tqdm
 
 from official.errors import FlagError
-from official.data.image_folder import open_folder
 from official.data.source import Category, DataError
 from official.data.sources import parse_word, split_word
 from official.data.unreadable import naming_unreadable
@@ -21,7 +20,7 @@ from official.experiment import Experiment
 from official.jobs.handing_over import export_once
 from official.jobs.quantizing import quantize
 from official.jobs.opening import (
-    listing, open_eval, open_model, read_options, timed, trained_model,
+    listing, open_eval, open_images, open_model, timed, trained_model,
 )  # fmt: skip
 from official.jobs.reviewed import unlabeled_pool
 from official.models.statistics import model_statistics
@@ -122,15 +121,7 @@ def predict(experiment: Experiment) -> dict[str, Any]:
     if not experiment.handover.images:
         raise DataError("--images is needed: a folder of pictures")
     folder, task, model, trained = open_model(experiment)
-    options, reports = read_options(experiment), {}
-    with listing(folder.path, reports):
-        source = open_folder(
-            experiment.handover.images,
-            full_check=options.full_check,
-            max_pixels=options.max_image_pixels,
-            max_skipped_fraction=options.max_skipped_fraction,
-        )
-        reports["images"] = source.report
+    source = open_images(experiment, folder)
     output = experiment.handover.output or os.path.join(folder.path, "predictions")
     source = dataclasses.replace(source, categories=task.categories)
     with timed(folder, "predict"), naming_unreadable(source):

@@ -11,6 +11,7 @@ from typing import Iterator
 import tensorflow as tf
 
 from official.data import holdout
+from official.data.image_folder import open_folder
 from official.data.input_report import DataError, InputReport, UnusableData
 from official.data.labels import require_objects
 from official.data.source import Source, labeled_subset, listed_subset
@@ -108,6 +109,20 @@ def opened(
         options = dataclasses.replace(options, split="val" if role == "eval" else options.split)
         source = open_source(word, options, labeled=labeled)
         reports[role] = source.report
+    return source
+
+
+def open_images(experiment: Experiment, folder: RunFolder) -> Source:
+    """The images below --images, without labels; what was skipped is listed in the run folder."""
+    options, reports = read_options(experiment), {}
+    with listing(folder.path, reports):
+        source = open_folder(
+            experiment.handover.images,
+            full_check=options.full_check,
+            max_pixels=options.max_image_pixels,
+            max_skipped_fraction=options.max_skipped_fraction,
+        )
+        reports["images"] = source.report
     return source
 
 
