@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from official import jobs
-from official.jobs import opening
+from official.jobs import exporting, opening
 from official.jobs.reviewed import unlabeled_pool
 from official.data.source import Category, DataError
 from official.experiment import Experiment, experiment_from
@@ -207,6 +207,12 @@ def test_images_for_review_are_chosen_by_the_network_that_labelled_them(finished
     assert "views" in reasons and any(reason.startswith("class ") for reason in reasons)
     pool = unlabeled_pool(experiment_from({**experiment.flags(), "reviewed": found["reviewed"]}))
     assert len(pool) == 10
+
+
+def test_predictions_are_exported_from_the_threshold_of_their_class_on():
+    row = {"scores": np.float32([0.5, 0.5, 0.4]), "classes": np.array([0, 1, 0]), "boxes": np.eye(3, 4)}
+    kept = exporting._sure(row, np.float32([0.5, 0.6]))
+    assert kept["scores"].tolist() == [0.5] and kept["classes"].tolist() == [0] and kept["boxes"].tolist() == [[1, 0, 0, 0]]
 
 
 def test_rest_is_what_the_fraction_leaves(tmp_path):
