@@ -12,9 +12,12 @@ import json
 from typing import Any, Iterable, Mapping
 
 
-def option(default: Any, help: str, *, choices: tuple = (), lower: float | None = None, upper: float | None = None):
-    """A dataclass field that also describes its flag."""
-    metadata = {"help": help, "choices": choices, "lower": lower, "upper": upper}
+def option(
+    default: Any, help: str, *, choices: tuple = (), lower: float | None = None, upper: float | None = None,
+    words: tuple[str, ...] = (),
+):
+    """A dataclass field that also describes its flag; a number may also be one of `words`."""
+    metadata = {"help": help, "choices": choices, "lower": lower, "upper": upper, "words": words}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -179,7 +182,9 @@ class Training:
 class PseudoLabels:
     """How labels are made and read."""
 
-    score_threshold: float = option(0.5, "Pseudo boxes below it are not used.", lower=0.0, upper=1.0)
+    score_threshold: float | str = option(0.5, "Pseudo boxes below it are not used. auto: a threshold for every class, which leaves as many boxes per image as people draw, times --label_density; see official/self_training/thresholds.py.", lower=0.0, upper=1.0, words=("auto",))
+    label_density: float = option(1.0, "With --score_threshold=auto: how many pseudo boxes of a class an image has on average, as a multiple of the labelled images'.", lower=0.001, upper=100.0)
+    ignore_above: float = option(1.0, "Detection: anchors on pseudo boxes from this score to the threshold are neither object nor background; 1: boxes below the threshold are background, as in the paper.", lower=0.0, upper=1.0)
     class_thresholds: str = option("", "Per-class thresholds, e.g. disc=0.6,ring=0.4.")
     score_floor: float = option(0.05, "Detections below it are not stored.", lower=0.0, upper=1.0)
     empty_pseudo_images: str = option("keep", "Pictures without a pseudo label: kept (background, or all ignored), or left out.", choices=("keep", "drop"))
@@ -192,6 +197,11 @@ class PseudoLabels:
     shard_index: int = option(0, "Which worker of a shared labelling job this is.", lower=0)
     num_shards: int = option(1, "How many workers share the labelling job.", lower=1)
     label_store: str = option("", "A label store to use, in place of <model_dir>/pseudo_labels.")
+
+    @property
+    def drawn_from(self) -> float:
+        """The score from which boxes are drawn."""
+        return 0.3 if isinstance(self.score_threshold, str) else self.score_threshold
 
 
 @dataclasses.dataclass(frozen=True)

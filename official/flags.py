@@ -50,10 +50,33 @@ def _define(field: dataclasses.Field, values: flags.FlagValues) -> None:
         flags.DEFINE_bool(field.name, field.default, text, flag_values=values)
     elif isinstance(field.default, int):
         flags.DEFINE_integer(field.name, field.default, text, **bounds, flag_values=values)
+    elif described["words"]:
+        parser = _NumberOrWord(described["words"], **bounds)
+        flags.DEFINE(parser, field.name, field.default, text, values, flags.ArgumentSerializer())
     elif isinstance(field.default, float):
         flags.DEFINE_float(field.name, field.default, text, **bounds, flag_values=values)
     else:
         flags.DEFINE_string(field.name, field.default, text, flag_values=values)
+
+
+class _NumberOrWord(flags.ArgumentParser):
+    """Parses a number in bounds, or one of some words."""
+
+    def __init__(self, words: Sequence[str], lower_bound: float | None, upper_bound: float | None):
+        self.words, self.syntactic_help = words, f"a number or {' or '.join(words)}"
+        self._number = flags.FloatParser(lower_bound, upper_bound)
+
+    def parse(self, argument: str | float) -> str | float:
+        """The value of a flag's text; raises ValueError for anything else."""
+        if argument in self.words:
+            return argument
+        try:
+            return self._number.parse(argument)
+        except ValueError as error:
+            raise ValueError(f"{error}, nor {' or '.join(self.words)}") from None
+
+    def flag_type(self) -> str:
+        return self.syntactic_help
 
 
 def _check(values: flags.FlagValues, names: Iterable[str]) -> None:

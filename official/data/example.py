@@ -3,7 +3,7 @@
 An example is a dict:
     image    uint8 [H, W, 3]        RGB
     boxes    float32 [N, 4]         yxyx, pixels of `image`
-    classes  int32 [N]              index of the class, 0-based
+    classes  int32 [N]              index of the class, 0-based; -2 for a pseudo box that may be an object or not
     mask     uint8 [H, W]           class indices, 255 where nothing is said (segmentation)
     class    int32 []               of the whole picture, -1: none known (classification)
     probabilities  float32 [C]      soft label beside `class`, where there is one
@@ -14,7 +14,7 @@ An example is a dict:
 A batch for training has static shapes:
     images   float32 [B, S, S, 3]   normalised, zeros outside the picture
     boxes    float32 [B, M, 4]      -1 in padding rows
-    classes  int32 [B, M]           -1 in padding rows
+    classes  int32 [B, M]           -1 in padding rows, -2 for what may be an object or not
     masks    uint8 [B, S, S]        for segmentation, in place of boxes and classes
     class    int32 [B]              for classification (and `probabilities` float32 [B, C])
     index    int64 [B]

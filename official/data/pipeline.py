@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from augment import Policy
 from augment.jitter import resize_and_crop, select_boxes
+from losses.focal import IGNORED
 from official import hashing
 from official.data.example import NORMALIZATION, pad_rows
 from official.data.source import Annotations, Source
@@ -50,6 +51,7 @@ def example_reader(source: Source) -> Callable[[tf.Tensor], dict[str, tf.Tensor]
     if columns is None and source.read_mask is None and not whole:
         nothing = Annotations.from_images([])
         columns = dataclasses.replace(nothing, row_splits=np.zeros(len(source) + 1, np.int64))
+    sure_from = None if source.sure_from is None else tf.constant(source.sure_from)
     if columns is not None:
         splits = tf.constant(columns.row_splits)
         tables = {name: tf.constant(getattr(columns, name)) for name in ("boxes", "classes", "crowd", "scores")}
@@ -62,6 +64,9 @@ def example_reader(source: Source) -> Callable[[tf.Tensor], dict[str, tf.Tensor]
         if columns is not None:
             first, last = tf.unstack(tf.gather(splits, tf.stack([index, index + 1])))
             example.update({name: table[first:last] for name, table in tables.items()})
+        if sure_from is not None:
+            sure = example["scores"] >= tf.gather(sure_from, example["classes"])
+            example["classes"] = tf.where(sure, example["classes"], IGNORED)
         return example
 
     return read

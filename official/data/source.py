@@ -113,6 +113,7 @@ class Source:
       file_ids: object [images], ids as the file has them (integers or text), or None.
       category_ids: of every class, its id in the file, None for one that the file lacks; None: those of `categories`.
       frames: what the boxes of the file count in, where that is not the image as read.
+      sure_from: float32 [classes]; in training, boxes of a lower score are neither object nor background. None: all are objects.
       cut_from: str [images], id of the image that each was cut out of; None: each is whole.
     """
 
@@ -130,6 +131,7 @@ class Source:
     file_ids: np.ndarray | None = None
     category_ids: tuple[int | str | None, ...] | None = None
     frames: Frames | None = None
+    sure_from: np.ndarray | None = None
     cut_from: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -181,7 +183,7 @@ class Source:
         return self._labelled_with(categories, image_classes=classes, image_probabilities=probabilities)
 
     def _labelled_with(self, categories: Sequence[Category], **labels) -> Source:
-        nothing = dict.fromkeys(("annotations", "read_mask", "image_classes", "image_probabilities", "category_ids"))
+        nothing = dict.fromkeys(("annotations", "read_mask", "image_classes", "image_probabilities", "category_ids", "sure_from"))
         return dataclasses.replace(self, categories=tuple(categories), **{**nothing, **labels})
 
     def aligned_to(self, categories: Sequence[Category]) -> Source:

@@ -19,6 +19,7 @@ from official.errors import FlagError, UserError
 from official.experiment import Experiment
 from official.models.backbones import check_levels
 from official.self_training.label_store import parse_thresholds
+from official.self_training.thresholds import AUTO
 from official.tasks.augmentation import augmentation, picture_augmentation, student_options
 from official.tasks.segmentation import parse_scales
 from official.training.distribution import check_batch
@@ -97,7 +98,7 @@ def _problems(experiment: Experiment) -> list[str]:
     checks += [_of(check_levels, experiment.model)] if task in _DENSE else []
     checks += [_of(parse_scales, experiment.pseudo_labels.label_scales)] if task == "segmentation" else []
     checks += [_of(parse_thresholds, experiment.pseudo_labels.class_thresholds)]
-    return [*_shares_of_one(experiment), *_failures(checks)]
+    return [*_shares_of_one(experiment), *_uncertain_boxes(experiment), *_failures(checks)]
 
 
 def _shares_of_one(experiment: Experiment) -> Iterator[str]:
@@ -105,6 +106,20 @@ def _shares_of_one(experiment: Experiment) -> Iterator[str]:
     for name, value in (("ema_decay", experiment.loss.ema_decay), ("weight_average", experiment.optimizer.weight_average)):
         if value >= 1.0:
             yield f"--{name}={value}: an average with this decay would stay at its first value; choose one below 1"
+
+
+def _uncertain_boxes(experiment: Experiment) -> Iterator[str]:
+    """Options of pseudo boxes that cannot do what they say."""
+    options, task = experiment.pseudo_labels, experiment.model.task
+    if task != "detection" and options.score_threshold == AUTO:
+        yield f"--score_threshold=auto counts boxes, --task={task} has none: give a number"
+    if task != "detection" and options.ignore_above < 1.0:
+        yield f"--ignore_above={options.ignore_above} is for boxes; --task={task} ignores what is below --score_threshold"
+    if options.ignore_above < options.score_floor:
+        yield (
+            f"--ignore_above={options.ignore_above} is below --score_floor={options.score_floor}: no box is stored there; "
+            "lower --score_floor"
+        )
 
 
 def _lengths(experiment: Experiment) -> list[tuple[int, float]]:

@@ -15,7 +15,8 @@ from official.data.source import Annotations, Source
 from official.experiment import Experiment
 from official.jobs.opening import open_images, open_model, opened
 from official.jobs.reviewed import unlabeled_pool
-from official.self_training.label_store import LabelStore, limits_of, parse_thresholds
+from official.self_training.label_store import LabelStore, limits_of
+from official.self_training.thresholds import in_use
 from official.training.run_folder import RunFolder
 
 
@@ -44,11 +45,6 @@ def _amount(source: Source) -> str:
     return "masks" if source.annotations is None else f"{len(source.annotations.boxes)} boxes"
 
 
-def _thresholds(experiment: Experiment) -> tuple[float, dict[str, float]]:
-    options = experiment.pseudo_labels
-    return options.score_threshold, parse_thresholds(options.class_thresholds)
-
-
 def _unlabeled(experiment: Experiment) -> Source:
     return unlabeled_pool(experiment)
 
@@ -63,12 +59,12 @@ def _pseudo(experiment: Experiment) -> Source:
     place = experiment.pseudo_labels.label_store or os.path.join(experiment.runtime.model_dir, "pseudo_labels")
     store = LabelStore(place)
     store.manifest()  # before the images are looked at
-    return store.read(_unlabeled(experiment), *_thresholds(experiment))[0]
+    return store.read(_unlabeled(experiment), *in_use(experiment, store.categories()))[0]
 
 
 def _predictions(experiment: Experiment) -> Source:
     folder, task, model, _ = open_model(experiment)
-    limits = limits_of(task.categories, *_thresholds(experiment))
+    limits = limits_of(task.categories, *in_use(experiment, task.categories))
     source = open_images(experiment, folder) if experiment.handover.images else _unlabeled(experiment)
     found = tqdm.tqdm(task.predict(model, source, 0, len(source)), "predicting", len(source), unit=" images")
     if task.label_kind == "masks":

@@ -25,8 +25,9 @@ from official.jobs.opening import (
 from official.jobs.reviewed import unlabeled_pool
 from official.models.statistics import model_statistics
 from official.self_training import inspect_labels as inspection
-from official.self_training.label_store import LabelStore, parse_thresholds
+from official.self_training.label_store import LabelStore
 from official.self_training.loop import SelfTraining
+from official.self_training.thresholds import AUTO, in_use
 from official.tasks.registry import build_task
 from official.trained_model import adopted
 from official.training.distribution import local_strategy, set_up_runtime
@@ -50,6 +51,10 @@ def pseudo_label(experiment: Experiment) -> dict[str, Any]:
     numbers: dict[str, Any] = {"finished": manifest is not None}
     if manifest is None:
         print("this worker's shards are done; the manifest is written when the others' are")
+    elif experiment.pseudo_labels.score_threshold == AUTO:
+        stored = {name: manifest[name] for name in ("images", "boxes", "skipped")}
+        numbers = {**stored, "threshold": "auto: chosen when the student begins", **numbers}
+        print(f"labels: {loop.label_store().folder}: {numbers}")
     else:
         numbers = {**loop.read_labels()[1], **numbers}
         print(f"labels: {loop.label_store().folder}: {numbers}")
@@ -63,7 +68,7 @@ def inspect_labels(experiment: Experiment) -> dict[str, Any]:
     store = LabelStore(place)
     manifest = store.manifest()
     options = experiment.pseudo_labels
-    thresholds = (options.score_threshold, parse_thresholds(options.class_thresholds))
+    thresholds = in_use(experiment, store.categories())
     limits = store.limits(*thresholds)
     print(inspection.describe(store, limits))
     output = experiment.handover.output or os.path.join(folder.path, "pictures")
@@ -71,7 +76,7 @@ def inspect_labels(experiment: Experiment) -> dict[str, Any]:
     exported = store.export(output, *thresholds)
     source = unlabeled_pool(experiment)
     task = build_task(experiment, store.categories())
-    sheet_picture = inspection.draw_sheet(store, source, task, options.score_threshold, limits)
+    sheet_picture = inspection.draw_sheet(store, source, task, options.drawn_from, limits)
     picture = write_png(os.path.join(output, "pseudo_labels.png"), sheet_picture)
     own = f" ({options.class_thresholds})" if options.class_thresholds else ""
     print(f"pictures: {picture}\nlabels at score >= {options.score_threshold}{own}: {exported}")

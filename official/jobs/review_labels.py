@@ -18,7 +18,8 @@ from official.files import write_json
 from official.jobs.opening import trained_model
 from official.jobs.reviewed import unlabeled_pool
 from official.self_training import review
-from official.self_training.label_store import LabelStore, parse_thresholds
+from official.self_training.label_store import LabelStore
+from official.self_training.thresholds import in_use
 from official.tasks.task import Task
 from official.trained_model import SIZE
 from official.training.distribution import set_up_runtime
@@ -80,8 +81,7 @@ def review_labels(experiment: Experiment) -> dict[str, Any]:
 
 
 def _limits(experiment: Experiment, store: LabelStore) -> np.ndarray:
-    options = experiment.pseudo_labels
-    return store.limits(options.score_threshold, parse_thresholds(options.class_thresholds))
+    return store.limits(*in_use(experiment, store.categories()))
 
 
 def _chosen(

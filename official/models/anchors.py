@@ -11,7 +11,7 @@ from __future__ import annotations
 import keras_cv
 import tensorflow as tf
 
-from losses.focal import BACKGROUND
+from losses.focal import BACKGROUND, IGNORED
 
 ASPECT_RATIOS = (1.0, 2.0, 0.5)  # width / height, in the original's order
 SIZE_EPSILON = 1e-8
@@ -138,28 +138,34 @@ def decode_boxes(codes: tf.Tensor, anchors: tf.Tensor, *, legacy: bool = False) 
 
 
 def encode_targets(
-    boxes: tf.Tensor, classes: tf.Tensor, anchors: tf.Tensor, threshold: float = 0.5
+    boxes: tf.Tensor, classes: tf.Tensor, anchors: tf.Tensor, threshold: float = 0.5, *, ignoring: bool = False
 ) -> dict[str, tf.Tensor]:
     """Turns boxes into static-shaped targets for every anchor.
 
     Args:
       boxes: float32 [B, M, 4], M >= 1 (pad; keras-cv's encoder fails on M = 0, this one does not
         need a box either, but static shapes do).
-      classes: int32 [B, M], -1 for padding.
+      classes: int32 [B, M], -1 for padding, -2 for boxes that may be objects or not.
       anchors: float32 [A, 4].
       threshold: the IoU from which an anchor is positive.
+      ignoring: whether there are boxes of class -2: an anchor that one of them would make positive, and that is so
+        for no other, is ignored. Without it they are left out.
 
     Returns:
-      `class_targets` int32 [B, A] (-1 background), `box_targets` float32 [B, A, 4] (zeros where
+      `class_targets` int32 [B, A] (-1 background, -2 ignored), `box_targets` float32 [B, A, 4] (zeros where
       not positive), `positives` float32 [B], the number of positive anchors.
     """
-    matched = match_anchors(iou_matrix(anchors, boxes), classes >= 0, threshold)
+    iou = iou_matrix(anchors, boxes)
+    matched = match_anchors(iou, classes >= 0, threshold)
     positive = matched >= 0
     index = tf.maximum(matched, 0)
     matched_boxes = tf.gather(boxes, index, batch_dims=1)
     codes = encode_boxes(matched_boxes, anchors[None])
+    others = BACKGROUND
+    if ignoring:
+        others = tf.where(match_anchors(iou, classes == IGNORED, threshold) >= 0, IGNORED, BACKGROUND)
     return {
-        "class_targets": tf.where(positive, tf.gather(classes, index, batch_dims=1), BACKGROUND),
+        "class_targets": tf.where(positive, tf.gather(classes, index, batch_dims=1), others),
         "box_targets": tf.where(positive[..., None], codes, 0.0),
         "positives": tf.reduce_sum(tf.cast(positive, tf.float32), axis=1),
     }

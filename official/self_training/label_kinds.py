@@ -6,6 +6,7 @@ applies thresholds on reading. The store itself (shards, checksums, resuming) is
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from typing import Any, Iterable, Sequence
 
@@ -115,20 +116,26 @@ class BoxLabels(_Labels):
         return {name: row[name][sure] for name in ("boxes", "classes", "scores")}
 
     def read(
-        self, store, source: Source, limits: np.ndarray, probabilities: bool = False
+        self, store, source: Source, limits: np.ndarray, probabilities: bool = False, ignore_above: float = 1.0
     ) -> tuple[Source, np.ndarray, dict[str, Any]]:
         """(the source with its labels, whether each picture has any, numbers for the summary)."""
         rows = {row["id"]: row for row in store.rows()}
         _refuse_missing(store.folder, source, rows)
-        annotations = Annotations.from_images([self.at(rows[image_id], limits) for image_id in source.ids])
-        counts = annotations.counts()
-        labelled = source.with_annotations(annotations, store.categories())
+        found = [_sure_first(row, limits, ignore_above) for row in (rows[image_id] for image_id in source.ids)]
+        counts = np.array([sure for _, sure in found], np.int64)
+        labelled = source.with_annotations(Annotations.from_images([row for row, _ in found]), store.categories())
         numbers = {"images_with_boxes": int((counts > 0).sum()), "boxes": int(counts.sum())}
+        if ignore_above < 1.0:
+            labelled = dataclasses.replace(labelled, sure_from=limits)
+            numbers["uncertain_boxes"] = len(labelled.annotations.boxes) - numbers["boxes"]
         return labelled, counts > 0, numbers
 
     def used_scores(self, source: Source) -> np.ndarray:
-        """Scores of the boxes."""
-        return source.annotations.scores
+        """Scores of the boxes that are objects."""
+        objects = source.annotations
+        if source.sure_from is None:
+            return objects.scores
+        return objects.scores[objects.scores >= source.sure_from[objects.classes]]
 
     def export(self, store, folder: str, limits: np.ndarray) -> str:
         """Writes a COCO JSON with a "score" per annotation; returns its path."""
@@ -199,7 +206,7 @@ class MaskLabels(_Labels):
         return {"mask": np.where(row["score"] >= stored_limit(limits)[row["mask"]], row["mask"], 255).astype(np.uint8)}
 
     def read(
-        self, store, source: Source, limits: np.ndarray, probabilities: bool = False
+        self, store, source: Source, limits: np.ndarray, probabilities: bool = False, ignore_above: float = 1.0
     ) -> tuple[Source, np.ndarray, dict[str, Any]]:
         """(the source with its masks, whether each picture has a sure pixel, numbers for the summary)."""
         stored, places, sure, pixels, sure_pixels = stored_limit(limits), {}, {}, 0, 0
@@ -279,7 +286,7 @@ class ClassLabels(_Labels):
         return {"class": label, "score": row["score"], "classes": np.array([label] if sure else [], np.int64)}
 
     def read(
-        self, store, source: Source, limits: np.ndarray, probabilities: bool = False
+        self, store, source: Source, limits: np.ndarray, probabilities: bool = False, ignore_above: float = 1.0
     ) -> tuple[Source, np.ndarray, dict[str, Any]]:
         """(the source with a class or -1 per picture, the scores of the sure ones, numbers for the summary)."""
         place = {str(image_id): i for i, image_id in enumerate(source.ids)}
@@ -334,6 +341,17 @@ def record_name(record: bytes) -> str:
     """File name, or else the id, of the image that a stored record is of."""
     row = _common(tf.train.Example.FromString(record).features.feature)
     return row["file_name"] or row["id"]
+
+
+def _sure_first(row: dict[str, Any], limits: np.ndarray, ignore_above: float) -> tuple[dict[str, np.ndarray], int]:
+    """(boxes that reach the limits, then those of at least `ignore_above`; how many the first are).
+
+    In this order, because an image's boxes beyond --max_boxes are left out.
+    """
+    sure = limits[row["classes"]] <= row["scores"]
+    rest = ~sure & (row["scores"] >= np.float32(ignore_above)) if ignore_above < 1.0 else np.zeros_like(sure)
+    order = np.concatenate([np.flatnonzero(sure), np.flatnonzero(rest)])
+    return {name: row[name][order] for name in ("boxes", "scores", "classes")}, int(sure.sum())
 
 
 def _common(feature) -> dict[str, Any]:

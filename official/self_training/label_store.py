@@ -170,7 +170,9 @@ class LabelStore:
         for shard in range(len(self.manifest()["shards"])):
             yield from tf.data.TFRecordDataset(self.shard_path(shard)).as_numpy_iterator()
 
-    def limits(self, threshold: float, class_thresholds: dict[str, float] | None = None) -> np.ndarray:
+    def limits(
+        self, threshold: float | np.ndarray, class_thresholds: dict[str, float] | None = None
+    ) -> np.ndarray:  # fmt: skip
         """The threshold of every class; `class_thresholds` overrides it by name.
 
         Raises:
@@ -179,15 +181,17 @@ class LabelStore:
         return limits_of(self.categories(), threshold, class_thresholds)
 
     def read(
-        self, source: Source, threshold: float, class_thresholds: dict[str, float] | None = None,
-        *, probabilities: bool = False,
+        self, source: Source, threshold: float | np.ndarray, class_thresholds: dict[str, float] | None = None,
+        *, probabilities: bool = False, ignore_above: float = 1.0,
     ) -> tuple[Source, np.ndarray, dict[str, Any]]:
         """The unlabelled source with its pseudo labels at a threshold.
 
         Args:
           source: the pictures that were labelled.
-          threshold: labels with score >= threshold are used; `class_thresholds` overrides it by name.
+          threshold: labels with score >= threshold are used, float32 [classes] or one for all; `class_thresholds`
+            overrides it by name.
           probabilities: also reads soft labels (classes of pictures).
+          ignore_above: boxes from this score to the threshold are kept too, see `Source.sure_from`.
 
         Returns:
           The labelled source, [images] whether each has a label (for classes of pictures: its score,
@@ -197,17 +201,17 @@ class LabelStore:
           LabelError: other pictures than the source's, or nothing reaches the threshold.
         """
         limits = self.limits(threshold, class_thresholds)
-        labelled, any_label, numbers = self.kind().read(self, source, limits, probabilities)
+        labelled, any_label, numbers = self.kind().read(self, source, limits, probabilities, ignore_above)
         if not any_label.any():
             raise LabelError(self.explain_nothing(threshold))
         return labelled, any_label, numbers
 
-    def export(self, folder: str, threshold: float, class_thresholds: dict[str, float] | None = None) -> str:
+    def export(self, folder: str, threshold: float | np.ndarray, class_thresholds: dict[str, float] | None = None) -> str:
         """Writes the labels at the thresholds (see `limits`) in a form that other tools open; returns the path."""
         os.makedirs(folder, exist_ok=True)
         return self.kind().export(self, folder, self.limits(threshold, class_thresholds))
 
-    def explain_nothing(self, threshold: float) -> str:
+    def explain_nothing(self, threshold: float | np.ndarray) -> str:
         """Why nothing is left: the score histogram and thresholds that would keep some."""
         kind = self.kind()
         what = {"boxes": "box", "masks": "pixel", "classes": "label"}[kind.name]
@@ -224,9 +228,9 @@ class LabelStore:
 
 
 def limits_of(
-    categories: Sequence[Category], threshold: float, class_thresholds: dict[str, float] | None = None
+    categories: Sequence[Category], threshold: float | np.ndarray, class_thresholds: dict[str, float] | None = None
 ) -> np.ndarray:  # fmt: skip
-    """Float32 [classes], the threshold of every class; `class_thresholds` overrides it by name.
+    """Float32 [classes]: `threshold`, of all classes or one each; `class_thresholds` overrides it by name.
 
     Raises:
       LabelError: a name that is no class.

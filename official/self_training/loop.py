@@ -32,7 +32,8 @@ from official.experiment import Experiment
 from official.files import write_json
 from official.models.import_checkpoint import initialize_backbone
 from official.self_training.inspect_labels import show_labels
-from official.self_training.label_store import LabelStore, parse_thresholds
+from official.self_training import thresholds
+from official.self_training.label_store import LabelStore
 from official.self_training.labeler import label_source
 from official.tasks.augmentation import student_options
 from official.tasks.registry import build_task
@@ -124,9 +125,10 @@ class SelfTraining:
         """The pseudo-labelled source at the run's thresholds, and its numbers for the summary."""
         options = self.experiment.pseudo_labels
         store = self.label_store()
-        thresholds = parse_thresholds(options.class_thresholds)
+        chief = is_chief(self.strategy)
+        threshold, by_class = thresholds.settle(self.experiment, self.labeled, store, chief=chief)
         pseudo, surety, found = store.read(
-            self.unlabeled, options.score_threshold, thresholds, probabilities=options.soft_labels
+            self.unlabeled, threshold, by_class, probabilities=options.soft_labels, ignore_above=options.ignore_above
         )
         numbers = {
             "images": len(pseudo),
@@ -139,7 +141,7 @@ class SelfTraining:
             pseudo = pseudo.subset(chosen)
             numbers["images_used"] = len(pseudo)
         folder = os.path.join(self.experiment.runtime.model_dir, "student", "logs")
-        show_labels(Summaries(folder, chief=is_chief(self.strategy)), self.task, pseudo, store)
+        show_labels(Summaries(folder, chief=chief), self.task, pseudo, store)
         return pseudo, numbers
 
     def train_student(self, pseudo: Source, teacher_result: dict[str, Any]) -> dict[str, Any]:

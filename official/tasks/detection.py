@@ -97,7 +97,10 @@ class DetectionTask(Task):
 
     def encode(self, batch: Tensors) -> Tensors:
         flat = tf.concat(self.anchors, axis=0)
-        return encode_targets(batch["boxes"], batch["classes"], flat, self.experiment.loss.match_iou)
+        ignoring = self.experiment.pseudo_labels.ignore_above < 1.0
+        return encode_targets(
+            batch["boxes"], batch["classes"], flat, self.experiment.loss.match_iou, ignoring=ignoring
+        )
 
     def count(self, targets: Tensors) -> tf.Tensor:
         return tf.reduce_sum(targets["positives"])
@@ -186,7 +189,7 @@ class DetectionTask(Task):
         return drawing.draw_boxes(image, objects, [category.name for category in self.categories])
 
     def shown(self, objects: dict) -> dict:
-        return drawing.confident(objects, self.experiment.pseudo_labels.score_threshold)
+        return drawing.confident(objects, self.experiment.pseudo_labels.drawn_from)
 
     def human_labels(self, source: Source, index: int) -> dict:
         return {k: v for k, v in source.annotations.of(index).items() if k != "scores"}

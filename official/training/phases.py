@@ -30,6 +30,7 @@ _DEPENDING: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("label_temperature", "label_shard_size"), (LABELS, STUDENT)),
     **dict.fromkeys(("joint_loss", "alpha", "ema_decay", "student_learning_rate", "pseudo_batch_size"), (STUDENT,)),
     **dict.fromkeys(("student_init", "score_threshold", "class_thresholds", "empty_pseudo_images"), (STUDENT,)),
+    **dict.fromkeys(("label_density", "ignore_above"), (STUDENT,)),
     **dict.fromkeys(("soft_labels", "pictures_per_class"), (STUDENT,)),
 }
 # Which phases depend on a data set ("labeled": classes included).

@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 from losses.contrastive import nt_xent
+from losses.focal import BACKGROUND, IGNORED
 from official.data.example import denormalize
 from official.data.pipeline import example_reader
 from official.data.source import Category
@@ -276,6 +277,15 @@ def test_labels_go_down_to_the_floor_and_predictions_to_their_own_threshold(monk
     assert (task.label(None, None, 0, 1), task.predict(None, None, 0, 1)) == (0.02, 0.3)
     objects = {"scores": np.array([0.7, 0.5]), "boxes": np.zeros((2, 4)), "classes": np.array([0, 1])}
     assert task.shown(objects)["scores"].tolist() == [0.7]
+
+
+def test_uncertain_boxes_are_background_by_default():
+    """One box of class -2 just on an anchor: the network of the paper calls its anchors background."""
+    for flag, target in ((1.0, BACKGROUND), (0.3, IGNORED)):
+        task = task_of(ignore_above=flag, image_size=64)
+        anchor = tf.concat(task.anchors, axis=0)[40]
+        batch = {"boxes": anchor[None, None], "classes": tf.constant([[IGNORED]])}
+        assert task.encode(batch)["class_targets"][0, 40] == target
 
 
 def test_soft_labels_have_their_temperature(monkeypatch):

@@ -1,10 +1,13 @@
 """Every option of optimizer, trainer and loop reaches what it is about, with a value that is no default."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
 from tensorflow.python.framework import config as _config
 
+from official.data.source import Annotations, Category
 from official.experiment import Experiment, Optimizer, Runtime
 from official.models.weights import Weights, write_weights
 from official.self_training import loop
@@ -219,6 +222,27 @@ def test_which_labels_are_used(tmp_path):
     assert used(score_threshold=0.85, class_thresholds="b=0.46") == (16, count(0.85, 0.46))
     kept, boxes = used(score_threshold=0.85, empty_pseudo_images="drop")
     assert boxes == count(0.85, 0.85) and kept == boxes[0]
+    _, numbers = loop_of(
+        unlabeled, label_store=str(tmp_path / "store"), model_dir=str(tmp_path), pictures=0,
+        score_threshold=0.85, ignore_above=0.46,
+    ).read_labels()  # fmt: skip
+    assert (numbers["boxes"], numbers["uncertain_boxes"]) == (
+        sum(count(0.85, 0.85)), sum(count(0.46, 0.46)) - sum(count(0.85, 0.85)),
+    )  # fmt: skip
+
+
+def test_thresholds_that_leave_what_people_draw(tmp_path):
+    """Human labels: every image has two boxes of class a; half as many are asked for, so one an image."""
+    label(tmp_path / "store")
+    unlabeled = tiny.scenes_source("unlabeled", labeled=False)
+    people = [{"boxes": np.tile([0.0, 0.0, 8.0, 8.0], (2, 1)), "classes": [0, 0]}] * len(unlabeled)
+    labeled = unlabeled.with_annotations(Annotations.from_images(people), (Category(1, "a"), Category(2, "b")))
+    options = dict(label_store=str(tmp_path / "store"), model_dir=str(tmp_path), pictures=0)
+    run_ = loop_of(unlabeled, score_threshold="auto", label_density=0.25, **options)
+    pseudo, numbers = dataclasses.replace(run_, labeled=labeled).read_labels()
+    assert numbers["threshold"] == "auto" and np.bincount(pseudo.annotations.classes).tolist() == [8]  # 16 * 2 / 4
+    best = sorted((0.9 - 0.1 * i / 16 for i in range(16) if i % 3 > 0), reverse=True)[:8]
+    np.testing.assert_allclose(np.sort(pseudo.annotations.scores)[::-1], best, rtol=1e-6)
 
 
 def test_these_are_not_the_defaults():
