@@ -19,7 +19,9 @@ warnings.filterwarnings("ignore", message=r".*(state_updates|layer\.updates).*")
 
 from absl import app, flags, logging  # noqa: E402
 
+from official import __version__  # noqa: E402
 from official.errors import UserError, in_words  # noqa: E402
+from official.flagfiles import expanded  # noqa: E402
 from official.flags import define_flags, experiment_from_flags  # noqa: E402
 
 BUG = 70  # exit code
@@ -70,8 +72,16 @@ def start(arguments: list[str] | None = None) -> None:
     """Parses flags (the command line's, unless `arguments` are given) and runs; ends the process."""
     signal.signal(signal.SIGINT, _stop_importing)
     signal.signal(signal.SIGTERM, _stop_importing)
+    given = sys.argv if arguments is None else arguments
+    if "--version" in given[1:]:
+        print(f"self-training {__version__}")
+        return
     define_flags()
-    app.run(main, argv=arguments)
+    try:
+        given = [given[0], *expanded(given[1:])]
+    except UserError as error:
+        sys.exit(_explain(error))
+    app.run(main, argv=given)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def settings(name: str) -> dict[str, str]:
         for line in file.read().splitlines():
             match = re.match(r"--(no)?(\w+)(?:=(.*))?$", line)
             if line.startswith("--flagfile="):
-                found.update(settings(os.path.basename(line)))
+                found.update(settings(os.path.basename(line.partition("=")[2])))
             elif match:
                 found[match.group(2)] = match.group(3) if match.group(3) is not None else "true"
     return found

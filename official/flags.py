@@ -10,6 +10,7 @@ from absl import flags
 
 from official.errors import FlagError
 from official.experiment import GROUPS, MACHINE, Experiment, experiment_from
+from official.flagfiles import expanded
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
@@ -26,13 +27,13 @@ def experiment_from_flagfile(path: str, **overrides) -> Experiment:
       overrides: option values that replace the file's.
 
     Raises:
-      ValueError: no such file, or a line that is no flag.
+      FlagError: no such file, or a line that is no flag.
     """
     values = flags.FlagValues()
-    flags.DEFINE_multi_string("flagfile", [], "Files with flags.", flag_values=values)
     define_flags(values)
+    arguments = expanded([f"--flagfile={path}"])
     try:
-        values(["program", f"--flagfile={path}"])
+        values(["program", *arguments])
     except flags.Error as error:
         raise FlagError(f"{path}: {error}") from error
     names = Experiment().flags()

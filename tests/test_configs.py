@@ -99,7 +99,7 @@ def head(name):
 def heads(name):
     """The head of a file and of all that it includes."""
     with open(os.path.join(CONFIGS, f"{name}.cfg"), encoding="utf-8") as file:
-        included = re.findall(r"^--flagfile=configs/(\w+)\.cfg$", file.read(), re.M)
+        included = re.findall(r"^--flagfile=(\w+)\.cfg$", file.read(), re.M)
     return "\n".join([head(name), *(heads(other) for other in included)])
 
 
