@@ -1,3 +1,3 @@
 """The training stack: data, models, tasks, the trainer, the self-training loop and the jobs."""
 
-__version__ = "1.0.0"
+__version__ = "1.1.0"

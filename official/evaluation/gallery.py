@@ -7,7 +7,7 @@ import os
 import numpy as np
 import tensorflow as tf
 
-import augment
+from augment import policy as augment_policy
 from augment import ops
 from augment.policies import PRESETS
 from official.data.source import Source
@@ -34,7 +34,7 @@ def draw_gallery(source: Source, folder: str, seed: int = 0) -> list[str]:
     policies, policy_captions = [], []
     size = int(max(example["image"].shape[:2]))
     for name in [n for n in PRESETS if n != "none"]:
-        policy = augment.policy(name)
+        policy = augment_policy(name)
         for k in range(SAMPLES):
             found = policy.augment(example, tf.constant([seed, k]), output_size=size)
             policies.append(_drawn({**found, "image": tf.cast(found["image"], tf.uint8)}, names))
