@@ -1,0 +1,108 @@
+"""job=study: the runs of a study file, and its report."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import Any, Sequence
+
+from official.errors import FlagError, UserError
+from official.experiment import Experiment
+from official.study import workers
+from official.study.plan import Plan, plan
+from official.study.report import write_report
+from official.study.results import Results
+from official.study.spec import Study, read_study
+
+
+def study(experiment: Experiment) -> dict[str, Any]:
+    """Runs what is missing of --study, --workers at a time, and writes the report into --model_dir.
+
+    Raises:
+      FlagError: no --study, or no --model_dir.
+      UserError: runs that failed, after all others have ended.
+    """
+    options = experiment.handover
+    root = os.path.abspath(experiment.runtime.model_dir) if experiment.runtime.model_dir else ""
+    if not options.study or not root:
+        raise FlagError("--job=study needs --study=FILE and --model_dir=FOLDER for its runs")
+    described = read_study(options.study)
+    planned = plan(described)
+    count = options.workers or max(1, os.cpu_count() or 1)
+    print("\n".join(outline(described, planned, root, count)))
+    if options.dry_run:
+        return {"runs": len(planned.runs), "finished": len(workers.finished(root, planned))}
+    os.makedirs(root, exist_ok=True)
+    shutil.copyfile(described.path, os.path.join(root, "study.yaml"))
+    progress = _Progress(described, planned, root, count)
+    failed = workers.work(root, planned, count, say=progress.say, after=progress.report)
+    path = progress.report(failed)
+    print(f"report    {path}")
+    if failed:
+        lines = [f"  {key}: {reason.splitlines()[-1]}" for key, reason in failed.items()]
+        raise UserError(f"{len(failed)} of {len(planned.runs)} runs are missing; the same command tries them again:\n" + "\n".join(lines))
+    return {"runs": len(planned.runs), "finished": len(planned.runs), "report": path}
+
+
+class _Progress:
+    """Lines with the share that is done and the time that is left, and a report that grows."""
+
+    def __init__(self, described: Study, planned: Plan, root: str, count: int):
+        self.study, self.plan, self.root, self.count = described, planned, root, count
+
+    def say(self, line: str) -> None:
+        """Prints a line of the workers' with how far the study is."""
+        done = workers.finished(self.root, self.plan)
+        left, unknown = remaining(self.plan, self.root, self.count)
+        time = "" if unknown else f", about {words(left)} left"
+        print(f"[{len(done)}/{len(self.plan.runs)}{time}] {line}", flush=True)
+
+    def report(self, failed: dict[str, str] | None = None) -> str:
+        """Writes what there is."""
+        results = Results(self.study, self.plan, self.root)
+        notes = [f"{key}: {reason.splitlines()[-1]}" for key, reason in (failed or {}).items()]
+        return write_report(results, self.root, [*notes, *_cost(self.plan, self.root)])
+
+
+def _cost(planned: Plan, root: str) -> list[str]:
+    seconds = [found["wall_seconds"] for key in planned.runs if (found := workers.result(root, key))]
+    return [f"{len(seconds)} runs took {sum(seconds) / 3600:.1f} hours of process time."] if seconds else []
+
+
+def outline(described: Study, planned: Plan, root: str, count: int) -> Sequence[str]:
+    """The runs of a study by kind, what is finished, and how long the rest takes."""
+    done = workers.finished(root, planned)
+    lines = [f"study: {described.title}"]
+    lines.append(f"{len(described.cells)} cells, {len(described.seeds)} seeds: {len(planned.runs)} runs, {len(done)} finished")
+    for kind in ("supervised", "control", "labels", "student"):
+        own = [run for run in planned.runs.values() if run.kind == kind]
+        if own:
+            steps = sum(run.steps for run in own)
+            finished = sum(run.key in done for run in own)
+            lines.append(f"  {kind:<11}{len(own):>4} runs, {finished:>4} finished" + (f", {steps:>10,} steps" if steps else ""))
+    left, unknown = remaining(planned, root, count)
+    if len(done) < len(planned.runs):
+        lines.append(f"time left: {words(left)} with {count} workers" + (f", and {unknown} runs of kinds that have not been timed yet" if unknown else ""))
+    return lines
+
+
+def remaining(planned: Plan, root: str, count: int) -> tuple[float, int]:
+    """(seconds that the missing runs of timed kinds take, how many missing runs are of a kind without a finished one)."""
+    timed: dict[str, list[float]] = {}
+    missing = []
+    for key, run in planned.runs.items():
+        found = workers.result(root, key)
+        if found:
+            timed.setdefault(run.kind, []).append(found["wall_seconds"] / max(1, run.steps))
+        else:
+            missing.append(run)
+    known = [sum(timed[r.kind]) / len(timed[r.kind]) * max(1, r.steps) for r in missing if r.kind in timed]
+    return sum(known) / count, sum(r.kind not in timed for r in missing)
+
+
+def words(seconds: float) -> str:
+    """`3 h 20 min`, `5 min`, `40 s`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 90 else f"{minutes} min"

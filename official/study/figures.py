@@ -1,0 +1,104 @@
+"""The figures of a study as SVG: lines over an axis with intervals, and what the paper found beside them."""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import Any, Mapping
+
+from official.study.results import Estimate, Results, estimate
+
+# Okabe and Ito's colours, which colour-blind people tell apart.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_MARKS = "osD^vP*"
+
+
+def draw(results: Results, figure: Mapping[str, Any]) -> dict[str, bytes]:
+    """A figure of the study as {"svg": ..., "png": ...}.
+
+    Args:
+      figure: see official/study/spec.py: "x" and "lines" name axes; with "minus" every line is the paired difference to that
+        one, else the results themselves; with "paper" the paper's numbers are drawn hollow.
+    """
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    study, x_axis, line_axis = results.study, figure["x"], figure["lines"]
+    minus = figure.get("minus")
+    canvas, axes = pyplot.subplots(figsize=(5.4, 3.6), layout="constrained")
+    try:
+        values = list(study.axes[x_axis])
+        names = [name for name in study.axes[line_axis] if name != minus]
+        for k, name in enumerate(names):
+            points = [(i, _point(results, x_axis, x, line_axis, name, minus)) for i, x in enumerate(values)]
+            _line(axes, points, name, k, len(names))
+            if figure.get("paper"):
+                _paper_line(axes, results, (x_axis, values, line_axis, name, minus), k)
+        axes.set_xticks(range(len(values)), values)
+        axes.set_xlabel(x_axis)
+        unit = f"{results.metric}{' × 100' if study.scale == 100.0 else ''}"
+        axes.set_ylabel(f"{unit}, difference to {minus}" if minus else unit)
+        if minus:
+            axes.axhline(0.0, color="0.5", linewidth=0.8)
+        axes.set_title(figure.get("title", study.title), fontsize=10)
+        axes.grid(axis="y", alpha=0.3)
+        axes.legend(fontsize=8, frameon=False)
+        return {kind: _saved(canvas, kind) for kind in ("svg", "png")}
+    finally:
+        pyplot.close(canvas)
+
+
+def _saved(canvas: Any, kind: str) -> bytes:
+    import matplotlib
+
+    content = io.BytesIO()
+    metadata = {"svg": {"Date": None}, "png": {}}[kind]  # the same figure is the same file
+    with matplotlib.rc_context({"svg.hashsalt": "study"}):
+        canvas.savefig(content, format=kind, dpi=150, metadata=metadata)
+    return content.getvalue()
+
+
+def _names(results: Results, fixed: Mapping[str, str]) -> list[str]:
+    return [cell.name for cell in results.study.cells if fixed.items() <= cell.values.items()]
+
+
+def _point(results: Results, x_axis: str, x: str, line_axis: str, name: str, minus: str | None) -> Estimate:
+    """A result, or the difference to another line; other axes are averaged over."""
+    plus = _names(results, {x_axis: x, line_axis: name})
+    if minus is None:
+        return _mean_of(results, plus)
+    return results.difference(plus, _names(results, {x_axis: x, line_axis: minus}))
+
+
+def _mean_of(results: Results, cells: list[str]) -> Estimate:
+    values = [results.values(name) for name in cells]
+    seeds = [s for s in results.study.seeds if values and all(s in found for found in values)]
+    return estimate({s: sum(found[s] for found in values) / len(values) for s in seeds})
+
+
+def _line(axes: Any, points: list[tuple[int, Estimate]], name: str, k: int, lines: int) -> None:
+    drawn = [(i, e) for i, e in points if math.isfinite(e.mean)]
+    shift = 0.08 * (k - (lines - 1) / 2)  # intervals do not hide each other
+    below = [e.mean - e.low if math.isfinite(e.low) else 0.0 for _, e in drawn]
+    above = [e.high - e.mean if math.isfinite(e.high) else 0.0 for _, e in drawn]
+    axes.errorbar(
+        [i + shift for i, _ in drawn], [e.mean for _, e in drawn], yerr=[below, above], label=name,
+        color=COLOURS[k % len(COLOURS)], marker=_MARKS[k % len(_MARKS)], markersize=5, capsize=3, linewidth=1.4,
+    )  # fmt: skip
+
+
+def _paper_line(axes: Any, results: Results, what: tuple[str, list[str], str, str, str | None], k: int) -> None:
+    x_axis, values, line_axis, name, minus = what
+    points = []
+    for i, x in enumerate(values):
+        numbers = [[results.study.cell(c).paper for c in _names(results, {x_axis: x, line_axis: n})] for n in (name, minus) if n]
+        if all(numbers) and all(v is not None for row in numbers for v in row):
+            means = [sum(row) / len(row) for row in numbers]
+            points.append((i, means[0] - means[1] if minus else means[0]))
+    if points:
+        axes.plot(
+            *zip(*points), label=f"{name}, the paper", color=COLOURS[k % len(COLOURS)], marker=_MARKS[k % len(_MARKS)],
+            markerfacecolor="white", linestyle=":", linewidth=1.0,
+        )  # fmt: skip

@@ -1,0 +1,221 @@
+"""Runs the runs of a study: several processes here, and other machines that share the folder.
+
+Every run is a process of its own, `main.py --flagfile=…/flags.cfg --model_dir=…/run`, so it is what a person would have started,
+and it goes on where it was if it was killed. Who works on a run holds `claim.lock` in its folder (official/lock.py: a dead
+holder's is taken over). A run that failed leaves `failed.json` with the end of its log; those that do not need it go on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import Any, Callable, Mapping
+
+from official.errors import UserError
+from official.files import read_json, whole_file, write_json
+from official.lock import Locked, folder_lock
+from official.study.plan import RUN, RUNS, Plan, Run, flagfile
+from official.training.stopping import Interrupted, StopRequest
+
+CLAIM, FAILED, DONE, LOG, FLAGFILE = "claim.lock", "failed.json", "done.json", "log.txt", "flags.cfg"
+POLL_SECONDS = 0.5
+_SHOWN = 12  # lines of a log
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+@dataclasses.dataclass
+class _Working:
+    run: Run
+    process: subprocess.Popen
+    stack: contextlib.ExitStack
+    began: float
+
+
+def folder(root: str, key: str) -> str:
+    """Where a run of the study is; it trains in `run` below."""
+    return os.path.join(root, RUNS, key)
+
+
+def result(root: str, key: str) -> dict[str, Any] | None:
+    """What a finished run found: "seconds", "phase" and its metrics; None if it is not finished."""
+    path = os.path.join(folder(root, key), DONE)
+    return read_json(path) if os.path.isfile(path) else None
+
+
+def finished(root: str, plan: Plan) -> set[str]:
+    """Keys of the runs that are done."""
+    return {key for key in plan.runs if os.path.isfile(os.path.join(folder(root, key), DONE))}
+
+
+def work(root: str, plan: Plan, workers: int, *, say: Callable[[str], None] = print, after: Callable[[], None] = lambda: None) -> dict[str, str]:
+    """Runs what is missing, `workers` at a time; returns key -> reason of those that failed or could not begin.
+
+    Args:
+      say: takes a line whenever a run begins or ends.
+      after: called when a run has ended.
+
+    Raises:
+      Interrupted: a signal came; the runs were told to save and have ended.
+    """
+    with StopRequest("save of the runs") as stop:
+        return _Pool(root, plan, workers, say, after).work(stop)
+
+
+class _Pool:
+    """The processes of this machine."""
+
+    def __init__(self, root: str, plan: Plan, workers: int, say: Callable[[str], None], after: Callable[[], None]):
+        self.root, self.plan, self.say, self.after = root, plan, say, after
+        self.workers, self.working = workers, []  # type: int, list[_Working]
+        self.failed: dict[str, str] = {}
+        self.elsewhere: set[str] = set()
+
+    def work(self, stop: StopRequest) -> dict[str, str]:
+        """See the function `work`."""
+        try:
+            while not stop.signal_number:
+                self._collect()
+                done = finished(self.root, self.plan)
+                waiting = [run for key, run in self.plan.runs.items() if key not in done and key not in self._busy()]
+                blocked = {run.key: self._blocker(run) for run in waiting if self._blocker(run)}
+                ready = [r for r in waiting if r.key not in blocked and r.key not in self.failed and done.issuperset(r.needs)]
+                self._begin(ready)
+                if not self.working and not any(r.key not in blocked and r.key not in self.failed for r in waiting):
+                    return {**self.failed, **{key: f"needs {why}, which failed" for key, why in blocked.items()}}
+                time.sleep(POLL_SECONDS)
+            self._end_all()
+            words = "stopped: the runs at work have saved; the same command goes on from what is done"
+            raise Interrupted(words, stop.signal_number)
+        finally:
+            self._end_all()
+
+    def _busy(self) -> set[str]:
+        return {working.run.key for working in self.working}
+
+    def _blocker(self, run: Run) -> str:
+        """The run without which this one cannot begin and that has failed, if there is one."""
+        for key in run.needs:
+            if key in self.failed:
+                return key
+            found = self._blocker(self.plan.runs[key])
+            if found:
+                return found
+        return ""
+
+    def _begin(self, ready: list[Run]) -> None:
+        for run in ready:
+            if len(self.working) >= self.workers:
+                return
+            stack = contextlib.ExitStack()
+            try:
+                stack.enter_context(folder_lock(folder(self.root, run.key), CLAIM))
+                with folder_lock(os.path.join(folder(self.root, run.key), RUN)):
+                    pass  # a run whose study was killed may still be saving
+            except Locked:
+                stack.close()
+                if run.key not in self.elsewhere:
+                    self.say(f"{run.key}: another process is at work on it")
+                    self.elsewhere.add(run.key)
+                continue
+            if result(self.root, run.key) is not None:  # it was finished while the lock was waited for
+                stack.close()
+                continue
+            self.working.append(_Working(run, self._process(run), stack, time.time()))
+            self.say(f"begins    {run.key}  {run.title}")
+
+    def _process(self, run: Run) -> subprocess.Popen:
+        place = folder(self.root, run.key)
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(os.path.join(place, FAILED))
+        with whole_file(os.path.join(place, FLAGFILE)) as temporary, open(temporary, "w", encoding="utf-8") as file:
+            file.write(flagfile(run, self.root))
+        command = [*own_command(), f"--flagfile={os.path.join(place, FLAGFILE)}", f"--model_dir={os.path.join(place, RUN)}"]
+        with open(os.path.join(place, LOG), "ab") as log:
+            return subprocess.Popen(
+                command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=self._environment(),
+                start_new_session=True, preexec_fn=_with_parent,  # Ctrl-C comes to us alone; we tell the others
+            )  # fmt: skip
+
+    def _environment(self) -> dict[str, str]:
+        """One core per process, where there are as many processes as cores: small networks run best so."""
+        threads = str(max(1, (os.cpu_count() or 1) // self.workers))
+        names = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
+        return {**dict.fromkeys(names, threads), **os.environ}
+
+    def _collect(self) -> None:
+        for working in list(self.working):
+            code = working.process.poll()
+            if code is None:
+                continue
+            self.working.remove(working)
+            try:
+                self._note(working, code)
+            finally:
+                working.stack.close()
+            self.after()
+
+    def _note(self, working: _Working, code: int) -> None:
+        run, place, seconds = working.run, folder(self.root, working.run.key), time.time() - working.began
+        if code in (128 + signal.SIGTERM, 128 + signal.SIGINT, -signal.SIGTERM, -signal.SIGINT):
+            self.say(f"stopped   {run.key}")
+            return
+        found = _summary(place, run) if code == 0 else None
+        if found is None:
+            reason = _reason(place, code)
+            write_json(os.path.join(place, FAILED), {"code": code, "reason": reason, "log": os.path.join(place, LOG)})
+            self.failed[run.key] = reason
+            self.say(f"FAILED    {run.key}: {reason.splitlines()[-1] if reason else f'code {code}'}")
+            return
+        write_json(os.path.join(place, DONE), {**found, "wall_seconds": round(seconds, 1)})
+        self.say(f"finished  {run.key}  {run.title}: {seconds:.0f} s")
+
+    def _end_all(self) -> None:
+        for working in self.working:
+            with contextlib.suppress(ProcessLookupError):
+                working.process.terminate()
+        for working in self.working:
+            working.process.wait()
+            working.stack.close()
+        self.working.clear()
+
+def _with_parent() -> None:
+    """In a child, before it starts: if the parent is killed, the kernel tells it to save and end (on Linux)."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def own_command() -> list[str]:
+    """How this program was started, without its flags."""
+    main = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))), "main.py")
+    return [sys.executable, main]
+
+
+def _summary(place: str, run: Run) -> dict[str, Any] | None:
+    """What the run's summary says of its phase; None if there is none."""
+    path = os.path.join(place, RUN, "summary.json")
+    try:
+        summary: Mapping[str, Any] = read_json(path)
+    except UserError:
+        return None
+    content = summary.get("pseudo_labels") if run.kind == "labels" else summary.get(run.phase)
+    if content is None:
+        return None
+    more = {"pseudo_labels": summary["pseudo_labels"]} if "pseudo_labels" in summary else {}
+    return {"phase": run.phase, "result": content, "seconds": summary["seconds"], "versions": summary["versions"], **more}
+
+
+def _reason(place: str, code: int) -> str:
+    try:
+        with open(os.path.join(place, LOG), "rb") as file:
+            file.seek(max(0, os.path.getsize(file.name) - 20_000))
+            text = file.read().decode("utf-8", "replace")
+    except OSError:
+        return f"code {code}"
+    lines = [line for line in text.replace("\r", "\n").splitlines() if line.strip()]
+    return "\n".join([*lines[-_SHOWN:], f"code {code}"])
