@@ -137,9 +137,17 @@ def decode_boxes(codes: tf.Tensor, anchors: tf.Tensor, *, legacy: bool = False) 
     return tf.concat([centre - 0.5 * size, centre + 0.5 * size], axis=-1)
 
 
+def without_padding(boxes: tf.Tensor, classes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Boxes [B, M, 4] and classes [B, M] cut after the last box of the batch, but not to fewer than one."""
+    places = tf.where(classes != BACKGROUND, tf.range(1, classes.shape[1] + 1), 1)
+    used = tf.reduce_max(places)
+    return boxes[:, :used], classes[:, :used]
+
+
 def encode_targets(
-    boxes: tf.Tensor, classes: tf.Tensor, anchors: tf.Tensor, threshold: float = 0.5, *, ignoring: bool = False
-) -> dict[str, tf.Tensor]:
+    boxes: tf.Tensor, classes: tf.Tensor, anchors: tf.Tensor, threshold: float = 0.5, *, ignoring: bool = False,
+    static: bool = True,
+) -> dict[str, tf.Tensor]:  # fmt: skip
     """Turns boxes into static-shaped targets for every anchor.
 
     Args:
@@ -150,11 +158,14 @@ def encode_targets(
       threshold: the IoU from which an anchor is positive.
       ignoring: whether there are boxes of class -2: an anchor that one of them would make positive, and that is so
         for no other, is ignored. Without it they are left out.
+      static: matches the padding too, which changes nothing but time: XLA and TPUs want static shapes.
 
     Returns:
       `class_targets` int32 [B, A] (-1 background, -2 ignored), `box_targets` float32 [B, A, 4] (zeros where
       not positive), `positives` float32 [B], the number of positive anchors.
     """
+    if not static:
+        boxes, classes = without_padding(boxes, classes)
     iou = iou_matrix(anchors, boxes)
     matched = match_anchors(iou, classes >= 0, threshold)
     positive = matched >= 0

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import threading
 from typing import Sequence
 
+import numpy as np
 import tensorflow as tf
 
 from losses.replicas import all_reduce
@@ -51,8 +53,9 @@ class SyncBatchNormalization(keras.layers.BatchNormalization):
         outputs, mean, corrected = tf.compat.v1.nn.fused_batch_norm(
             inputs, gamma, beta, epsilon=self.epsilon, is_training=True
         )
-        count = tf.cast(tf.size(inputs) // inputs.shape[-1], tf.float32)
-        return outputs, mean, corrected * (count - 1.0) / tf.maximum(count, 1.0)
+        count = math.prod(inputs.shape[:-1]) if inputs.shape.is_fully_defined() else tf.size(inputs) // inputs.shape[-1]
+        count = tf.cast(count, tf.float32)
+        return outputs, mean, corrected * ((count - 1.0) / tf.maximum(count, 1.0))
 
     def _many_replicas(self, inputs):
         x = tf.cast(inputs, tf.float32)
@@ -66,9 +69,38 @@ class SyncBatchNormalization(keras.layers.BatchNormalization):
     def _move(self, moving, value):
         if getattr(_step, "statistics_kept", False):
             return
-        value = tf.stop_gradient(tf.cast(value, moving.dtype))
-        step = (moving - value) * (1.0 - self.momentum)
-        moving.assign_sub(tf.where(tf.math.is_finite(step), step, tf.zeros_like(step)))
+        waiting = getattr(_step, "statistics_waiting", None)
+        if waiting is not None:
+            waiting.append((moving, value, self.momentum))
+        else:
+            _move_statistics([(moving, value, self.momentum)])
+
+
+@contextlib.contextmanager
+def statistics_together():
+    """Batch norm's moving statistics are moved when this ends, all in a few operations, to the same bits."""
+    _step.statistics_waiting = waiting = []
+    try:
+        yield
+        _step.statistics_waiting = None
+        while waiting:  # a variable that has come twice is moved twice, one after the other
+            now = {id(moving): number for number, (moving, _, _) in reversed(list(enumerate(waiting)))}.values()
+            _move_statistics([waiting[number] for number in sorted(now)])
+            waiting = [move for number, move in enumerate(waiting) if number not in set(now)]
+    finally:
+        _step.statistics_waiting = None
+
+
+def _move_statistics(moves: list[tuple[tf.Variable, tf.Tensor, float]]) -> None:
+    """moving -= (1 - momentum) (moving - value) for each (moving [C], value [C], momentum), but where that is not finite."""
+    sizes = [moving.shape[0] for moving, _, _ in moves]
+    before = tf.concat([moving.read_value() for moving, _, _ in moves], axis=0)
+    values = tf.stop_gradient(tf.concat([tf.cast(value, moving.dtype) for moving, value, _ in moves], axis=0))
+    shares = np.repeat(np.array([1.0 - momentum for _, _, momentum in moves], np.float32), sizes)
+    step = (before - values) * shares
+    step = tf.where(tf.math.is_finite(step), step, tf.zeros_like(step))
+    for (moving, _, _), part in zip(moves, tf.split(step, sizes)):
+        moving.assign_sub(part)
 
 
 @keras.saving.register_keras_serializable("self_training")
@@ -155,7 +187,8 @@ def step_randomness(words: Sequence[int | tf.Tensor], slots: tf.Tensor, total: i
       slots: int32 [batch], the place of each example of this replica in the global joint batch.
       total: the number of examples in the global joint batch.
     """
-    _step.randomness = ((hashed(0, *words), hashed(1, *words)), slots, total)
+    keys = functools.lru_cache(lambda: (hashed(0, *words), hashed(1, *words)))  # no network draws, or all its layers
+    _step.randomness = (keys, slots, total)
     try:
         yield
     finally:
@@ -169,7 +202,7 @@ def _uniform(examples: int | tf.Tensor, shape: list[int], index: int) -> tf.Tens
         return tf.random.uniform([examples, *shape])
     keys, slots, total = active
     views = max(1, examples // slots.shape[0]) if isinstance(examples, int) else 1
-    draws = [hashed_uniform(_of_layer(keys, index, view), [total, *shape]) for view in range(views)]
+    draws = [hashed_uniform(_of_layer(keys(), index, view), [total, *shape]) for view in range(views)]
     return tf.concat([tf.gather(part, slots) for part in draws], axis=0)
 
 

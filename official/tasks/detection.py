@@ -97,10 +97,11 @@ class DetectionTask(Task):
 
     def encode(self, batch: Tensors) -> Tensors:
         flat = tf.concat(self.anchors, axis=0)
-        ignoring = self.experiment.pseudo_labels.ignore_above < 1.0
+        options, runtime = self.experiment, self.experiment.runtime
         return encode_targets(
-            batch["boxes"], batch["classes"], flat, self.experiment.loss.match_iou, ignoring=ignoring
-        )
+            batch["boxes"], batch["classes"], flat, options.loss.match_iou,
+            ignoring=options.pseudo_labels.ignore_above < 1.0, static=runtime.xla or bool(runtime.tpu),
+        )  # fmt: skip
 
     def count(self, targets: Tensors) -> tf.Tensor:
         return tf.reduce_sum(targets["positives"])

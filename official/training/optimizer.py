@@ -1,12 +1,14 @@
 """Learning-rate schedules and optimizers.
 
-A gradient of NaN means "leave this weight and its state as they are": that is how the trainer skips
-a step on every kind of device without a branch. Stock Keras optimizers would take the NaN in.
+A step that is not to be taken leaves every weight and its state as they are (`_Optimizer.step`): one condition for
+all of them. Each weight is updated by one fused kernel, on every replica by itself: gradients are summed before.
+Stock Keras optimizers would take a NaN in, take dozens of operations a weight, and merge the replicas for each.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import tensorflow as tf
 
@@ -105,6 +107,39 @@ class _Optimizer(keras.optimizers.Optimizer):
         """Where a weight's state is in the lists."""
         return self._index_dict[self._var_key(variable)]
 
+    def step(self, gradients: list[tf.Tensor], variables: list[tf.Variable], good: tf.Tensor) -> None:
+        """Updates the weights if `good`, and counts the step in any case.
+
+        Args:
+          gradients: already summed over replicas, one per variable.
+          good: bool scalar, equal on every replica.
+        """
+        self._compute_current_learning_rate()
+        rate = tf.cast(self._learning_rate(self.iterations), tf.float32)
+        number = tf.cast(self.iterations + 1, tf.float32)
+
+        def taken():
+            settings = self.scalars(rate, number)
+            for gradient, variable in zip(gradients, variables):
+                self.update(gradient, variable, settings)
+            return tf.constant(True)
+
+        tf.cond(good, taken, lambda: tf.constant(False))
+        self.iterations.assign_add(1)
+
+    def update_step(self, gradient, variable):
+        """Keras' own entry, for `apply_gradients`."""
+        rate = tf.cast(self.learning_rate, variable.dtype)
+        self.update(gradient, variable, self.scalars(rate, tf.cast(self.iterations + 1, variable.dtype)))
+
+    def scalars(self, rate: tf.Tensor, number: tf.Tensor) -> dict[str, tf.Tensor]:
+        """What the updates of all weights share, from the learning rate and the step's number (1 for the first)."""
+        return {"rate": rate}
+
+    def update(self, gradient: tf.Tensor, variable: tf.Variable, scalars: dict[str, tf.Tensor]) -> None:
+        """Updates one weight and its state."""
+        raise NotImplementedError
+
     def get_config(self):
         rate = self._serialize_hyperparameter(self._learning_rate)
         return {**super().get_config(), "learning_rate": rate, **self.settings}
@@ -121,13 +156,9 @@ class Momentum(_Optimizer):
         super().__init__(learning_rate, name, {"momentum": momentum, "nesterov": nesterov}, **kwargs)
         self.momentum, self.nesterov = momentum, nesterov
 
-    def update_step(self, gradient, variable):
-        skip, velocity = tf.math.is_nan(gradient), self.velocities[self.place(variable)]
-        moved = tf.where(skip, velocity, self.momentum * velocity + gradient)
-        velocity.assign(moved)
-        rate = tf.cast(self.learning_rate, variable.dtype)
-        change = gradient + self.momentum * moved if self.nesterov else moved
-        variable.assign_sub(tf.where(skip, tf.zeros_like(gradient), rate * change))
+    def update(self, gradient, variable, scalars):
+        velocity = self.velocities[self.place(variable)]
+        _move(variable, velocity, gradient, scalars["rate"], self.momentum, nesterov=self.nesterov)
 
 
 @keras.saving.register_keras_serializable("self_training")
@@ -147,14 +178,11 @@ class RMSprop(_Optimizer):
     def first_value(self, name, variable):
         return tf.ones(variable.shape, variable.dtype) if name == "square" else None
 
-    def update_step(self, gradient, variable):
-        skip, place = tf.math.is_nan(gradient), self.place(variable)
-        square, velocity = self.squares[place], self.velocities[place]
-        square.assign(tf.where(skip, square, self.decay * square + (1 - self.decay) * gradient**2))
-        rate = tf.cast(self.learning_rate, variable.dtype)
-        moved = self.momentum * velocity + rate * gradient * tf.math.rsqrt(square + self.epsilon)
-        velocity.assign(tf.where(skip, velocity, moved))
-        variable.assign_sub(tf.where(skip, tf.zeros_like(gradient), moved))
+    def update(self, gradient, variable, scalars):
+        place = self.place(variable)
+        square = self.squares[place].assign(self.decay * self.squares[place] + (1 - self.decay) * gradient**2)
+        moved = scalars["rate"] * gradient * tf.math.rsqrt(square + self.epsilon)
+        _move(variable, self.velocities[place], moved, 1.0, self.momentum)
 
 
 @keras.saving.register_keras_serializable("self_training")
@@ -169,12 +197,9 @@ class LARS(_Optimizer):
         super().__init__(learning_rate, name, {"momentum": momentum, "coefficient": coefficient}, **kwargs)
         self.momentum, self.coefficient = momentum, coefficient
 
-    def update_step(self, gradient, variable):
-        skip, velocity = tf.math.is_nan(gradient), self.velocities[self.place(variable)]
-        rate = tf.cast(self.learning_rate, variable.dtype)
-        moved = self.momentum * velocity + rate * self._trust(gradient, variable) * gradient
-        velocity.assign(tf.where(skip, velocity, moved))
-        variable.assign_sub(tf.where(skip, tf.zeros_like(gradient), moved))
+    def update(self, gradient, variable, scalars):
+        moved = scalars["rate"] * self._trust(gradient, variable) * gradient
+        _move(variable, self.velocities[self.place(variable)], moved, 1.0, self.momentum)
 
     def _trust(self, gradient, variable):
         if not adapted(variable.name):
@@ -186,7 +211,7 @@ class LARS(_Optimizer):
 
 @keras.saving.register_keras_serializable("self_training")
 class Adam(_Optimizer):
-    """Adam with bias correction (Kingma & Ba, algorithm 1), and the NaN convention of this module."""
+    """Adam with bias correction (Kingma & Ba, algorithm 1)."""
 
     STATE = {"first_moments": "m", "second_moments": "v"}
 
@@ -194,16 +219,25 @@ class Adam(_Optimizer):
         super().__init__(learning_rate, name, {"beta_1": beta_1, "beta_2": beta_2, "epsilon": epsilon}, **kwargs)
         self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
 
-    def update_step(self, gradient, variable):
-        skip, place = tf.math.is_nan(gradient), self.place(variable)
-        first, second = self.first_moments[place], self.second_moments[place]
-        first.assign(tf.where(skip, first, self.beta_1 * first + (1 - self.beta_1) * gradient))
-        second.assign(tf.where(skip, second, self.beta_2 * second + (1 - self.beta_2) * gradient**2))
-        step = tf.cast(self.iterations + 1, variable.dtype)
-        rate = tf.cast(self.learning_rate, variable.dtype)
-        correction = tf.sqrt(1 - tf.pow(self.beta_2, step)) / (1 - tf.pow(self.beta_1, step))
-        change = rate * correction * first / (tf.sqrt(second) + self.epsilon)
-        variable.assign_sub(tf.where(skip, tf.zeros_like(gradient), change))
+    def scalars(self, rate, number):
+        powers = {f"beta{i}_power": tf.pow(beta, number) for i, beta in ((1, self.beta_1), (2, self.beta_2))}
+        return {"lr": rate, **powers}
+
+    def update(self, gradient, variable, scalars):
+        place = self.place(variable)
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle, m=self.first_moments[place].handle, v=self.second_moments[place].handle, grad=gradient,
+            beta1=self.beta_1, beta2=self.beta_2, epsilon=self.epsilon, **scalars,
+        )  # fmt: skip
+
+
+def _move(
+    variable: tf.Variable, velocity: tf.Variable, gradient: tf.Tensor, rate: Any, momentum: float, *, nesterov: bool = False
+) -> None:  # fmt: skip
+    """v = m v + g; w -= rate v, with `nesterov` w -= rate (g + m v): on a replica those of its own copies."""
+    tf.raw_ops.ResourceApplyMomentum(
+        var=variable.handle, accum=velocity.handle, lr=rate, grad=gradient, momentum=momentum, use_nesterov=nesterov
+    )
 
 
 def adapted(name: str) -> bool:

@@ -24,7 +24,7 @@ from official.data.pipeline import Worker
 from official.data.source import Source
 from official.errors import FlagError, UserError, about_flags
 from official.experiment import Experiment
-from official.models.layers import statistics_kept, step_randomness
+from official.models.layers import statistics_kept, statistics_together, step_randomness
 from official.tasks.classification import ClassificationTask
 from official.tasks.task import Task, Tensors
 from official.training.distribution import check_batch, distribute
@@ -214,7 +214,8 @@ class Trainer:
         targets = {name: self.tasks[name].encode(part) for name, part in batch.items()}
         counts = self._sum({name: self.tasks[name].count(target) for name, target in targets.items()})
         with tf.GradientTape() as tape:
-            outputs = self._forward(batch)
+            with statistics_together():
+                outputs = self._forward(batch)
             shares, terms = {}, {}
             for name in batch:
                 sums = self.tasks[name].loss_sums(outputs[name], targets[name])
@@ -223,9 +224,9 @@ class Trainer:
             totals = self._sum({name: tf.stop_gradient(share) for name, share in shares.items()})
             loss, joint_metrics = self._join(shares, totals)
             decay = self._weight_decay_loss()
-            scaled = (loss + decay / self.replicas) * self.guard.loss_scale
+            scaled = self.guard.scaled(loss + decay / self.replicas)
         gradients = tape.gradient(scaled, self.variables)
-        gradients = self._sum([g / self.guard.loss_scale for g in gradients])
+        gradients = self._sum(self.guard.unscaled(gradients))
         total = self._sum(tf.stop_gradient(loss)) + decay
         gradients, norm = clip_by_global_norm(gradients, self.experiment.optimizer.clip_norm)
         metrics = {
@@ -308,9 +309,7 @@ class Trainer:
         """Updates the weights, unless the step is not finite or the run has been stopped."""
         stop = self.experiment.runtime.on_nan == "stop"
         good = self.guard.admit(finite, self.optimizer.iterations, stop)
-        marked = [tf.where(good, g, tf.constant(float("nan"), g.dtype)) for g in gradients]
-        pairs = list(zip(marked, self.variables))
-        self.optimizer.apply_gradients(pairs, skip_gradients_aggregation=True)
+        self.optimizer.step(gradients, self.variables, good)
         if self.weight_average is not None:
             self.weight_average.update(self.model, self.optimizer.iterations.read_value())
 
@@ -361,6 +360,14 @@ class _Guard(tf.Module):
         self.first_bad.assign(tf.where(bad & (first < 0), step, first))
         self.skipped.assign(self.skipped.read_value() + tf.cast(bad, tf.int64))
         return good
+
+    def scaled(self, loss: tf.Tensor) -> tf.Tensor:
+        """The loss that gradients are taken of."""
+        return loss * self.loss_scale if self.scale_loss else loss
+
+    def unscaled(self, gradients: list[tf.Tensor]) -> list[tf.Tensor]:
+        """The gradients of the loss itself."""
+        return [gradient / self.loss_scale for gradient in gradients] if self.scale_loss else gradients
 
     def _rescale(self, finite: tf.Tensor) -> None:
         grown = self.good_steps.read_value() + 1 >= self.GROWTH_STEPS

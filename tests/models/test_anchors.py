@@ -71,6 +71,23 @@ def test_padding_never_claims_anchor_zero():
     assert (targets["box_targets"].numpy() == 0).all()
 
 
+@pytest.mark.parametrize("ignoring", [False, True])
+def test_targets_without_padding_are_the_same_bits(ignoring):
+    """Padding behind, between and before the boxes of a batch; boxes that are nothing sure last; no box at all."""
+    flat = tf.concat(lib.anchors_by_level(lib.anchor_generator(3, 5), 64), 0)
+    draws = np.random.default_rng(0)
+    corners = draws.uniform(0, 40, (3, 9, 2))
+    boxes = np.concatenate([corners, corners + draws.uniform(4, 24, (3, 9, 2))], axis=-1).astype(np.float32)
+    some = np.array([[1, 0, 2, -1, -1, -1, -1, -1, -1], [-1, 2, -1, 1, 0, -1, -1, -1, -1], [1, -1, -1, -1, -1, -2, -1, -1, -1]])
+    for classes, used in ((some, 6), (np.full_like(some, -1), 1), (np.where(some < 0, 1, some), 9)):
+        classes = tf.constant(classes, tf.int32)
+        assert lib.without_padding(tf.constant(boxes), classes)[0].shape == (3, used, 4)
+        expected = lib.encode_targets(boxes, classes, flat, ignoring=ignoring)
+        found = lib.encode_targets(boxes, classes, flat, ignoring=ignoring, static=False)
+        for name, value in expected.items():
+            np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+
 def test_two_boxes_one_anchor_the_first_wins():
     iou = tf.constant([[[0.4, 0.45]]])
     assert lib.match_anchors(iou, tf.constant([[True, True]])).numpy().tolist() == [[0]]

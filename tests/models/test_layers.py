@@ -6,7 +6,8 @@ import tensorflow as tf
 
 from official.hashing import hashed
 from official.models.layers import (
-    StochasticDepth, SyncBatchNormalization, UpsampleBilinear, UpsampleNearest, _uniform, hashed_uniform, legacy_upsample, step_randomness,
+    StochasticDepth, SyncBatchNormalization, UpsampleBilinear, UpsampleNearest, _uniform, hashed_uniform, legacy_upsample, statistics_together,
+    step_randomness,
 )  # fmt: skip
 
 keras = tf.keras
@@ -58,6 +59,22 @@ def test_non_finite_statistics_are_not_remembered():
     layer(x * np.array([np.nan, np.nan], np.float32), training=True)
     np.testing.assert_array_equal(layer.moving_mean, before[0])
     np.testing.assert_array_equal(layer.moving_variance, before[1])
+
+
+def test_statistics_moved_together_are_the_same_bits():
+    """Layers of other momenta, one of them twice, one with a NaN; outside of the context they move at once."""
+    layers, others = ([SyncBatchNormalization(momentum=m) for m in (0.9, 0.99, 0.5)] for _ in range(2))
+    first, second = normal(2, 2, 2, 3), normal(2, 2, 2, 5) * np.array([1, np.nan, 1, 1, 1], np.float32)
+    with statistics_together():
+        for layer, x in zip((*layers, layers[0]), (first, second, first * 2.0, first + 1.0)):
+            layer(x, training=True)
+        assert (layers[0].moving_mean.numpy() == 0.0).all()
+    for layer, x in zip((*others, others[0]), (first, second, first * 2.0, first + 1.0)):
+        layer(x, training=True)
+    for layer, other in zip(layers, others):
+        np.testing.assert_array_equal(layer.moving_mean, other.moving_mean)
+        np.testing.assert_array_equal(layer.moving_variance, other.moving_variance)
+        assert np.isfinite(layer.moving_mean).all() and (layer.moving_mean.numpy() != 0.0).any()
 
 
 def test_upsampling_equals_stock_and_compiles_with_its_gradient():

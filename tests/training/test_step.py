@@ -2,11 +2,13 @@
 
 import dataclasses
 import functools
+import os
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from official.files import read_json
 from official.models.backbones import build_backbone
 from official.models.import_efficientnet import tf1_names
 from official.tasks.registry import build_task
@@ -62,6 +64,18 @@ def assert_same(found, expected, tolerance):
             assert a[name] == pytest.approx(b[name], rel=tolerance, abs=1e-6), (step, name)
     for a, b in zip(found[1], expected[1]):
         np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_step_is_the_recorded_one(name):
+    """Losses, counts, gradient norm of four steps and the norms of all weights behind them: see tests/golden/README.md."""
+    recorded = read_json(os.path.join(os.path.dirname(__file__), "..", "golden", "steps.json"))[name]
+    metrics, weights = reference(name)
+    for metric, values in recorded["metrics"].items():
+        np.testing.assert_allclose([step[metric] for step in metrics], values, rtol=1e-3, atol=1e-6, err_msg=metric)
+    assert len(weights) == len(recorded["norms"])
+    for weight, (called, norm) in zip(weights, recorded["norms"].items()):
+        np.testing.assert_allclose(np.linalg.norm(weight), norm, rtol=1e-3, atol=1e-5, err_msg=called)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
