@@ -231,7 +231,7 @@ class Runtime:
     job: str = option(
         "self_train",
         "What to do; see official/jobs/__init__.py.",
-        choices=("self_train", "train", "linear_eval", "compare_pretraining", "pseudo_label", "inspect_labels", "evaluate", "predict", "export", "import_checkpoint", "model_stats", "gallery", "check_data", "classify_check", "review_labels", "write_scenes", "write_tfrecords", "export_labels", "study"),
+        choices=("self_train", "train", "linear_eval", "compare_pretraining", "pseudo_label", "inspect_labels", "evaluate", "predict", "export", "import_checkpoint", "model_stats", "gallery", "check_data", "classify_check", "review_labels", "write_scenes", "write_tfrecords", "export_labels", "study", "report"),
     )
     model_dir: str = option("", "The run folder: everything a job writes is in it.")
     seed: int = option(0, "Decides weights, data order and every random draw.", lower=0)
@@ -269,6 +269,7 @@ class Handover:
     review_images: int = option(50, "job=review_labels: how many images are written for people to correct.", lower=1)
     quantize: str = option("none", "job=export --tflite: also a smaller TFLite network, its activations calibrated on evaluation images (int8) or its weights halved (float16), and its metrics beside those of the float32 one.", choices=("none", "int8", "float16"))
     study: str = option("", "job=study: a study file, or the name of one that comes with the program; see official/study/spec.py.")
+    runs: str = option("", "job=report: a pattern of run folders, e.g. 'runs/seeds/*'.")
     workers: int = option(0, "job=study: how many runs at a time; 0: one per core.", lower=0)
     dry_run: bool = option(False, "job=study: says which runs there are and how long they take, and runs none.")
     check_steps: int = option(5, "job=check_data: real training steps that are timed, to say how long a run takes; 0: none.", lower=0)

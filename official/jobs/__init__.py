@@ -18,6 +18,7 @@
     write_scenes     the embedded data set as files in COCO format
     write_tfrecords  any source as TFRecord shards
     study            the runs of a study file over seeds, shared where they can be, and a report
+    report           tables, figures and a page of runs that exist, grouped by what they differ in
     export_labels    pseudo labels, predictions or human labels, with their images, for COCO, YOLO and labelling tools
 """
 
@@ -36,7 +37,7 @@ from official.jobs.on_model import evaluate, export, inspect_labels, model_stats
 from official.jobs.compare_pretraining import compare_pretraining
 from official.jobs.opening import alone_in_folder
 from official.jobs.review_labels import review_labels
-from official.jobs.studies import study
+from official.jobs.studies import report, study
 from official.jobs.training import linear_eval, self_train, train
 
 JOBS: dict[str, Callable[[Experiment], dict[str, Any]]] = {
@@ -59,6 +60,7 @@ JOBS: dict[str, Callable[[Experiment], dict[str, Any]]] = {
     "write_tfrecords": write_tfrecords_job,
     "export_labels": export_labels_job,
     "study": study,
+    "report": report,
 }
 # Jobs that use a finished run: flags that are not given are those of the run folder.
 USES_RUN = ("pseudo_label", "inspect_labels", "review_labels", "evaluate", "predict", "export", "export_labels")

@@ -1,4 +1,4 @@
-"""job=study: the runs of a study file, and its report."""
+"""job=study: the runs of a study file, and its report; job=report: the same report of runs that exist."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ from typing import Any, Sequence
 from official.errors import FlagError, UserError
 from official.experiment import Experiment
 from official.study import workers
+from official.study.gather import gathered
 from official.study.plan import Plan, plan
-from official.study.report import write_report
+from official.study.report import markdown, write_report
 from official.study.results import Results
 from official.study.spec import Study, read_study
 
 
 def study(experiment: Experiment) -> dict[str, Any]:
-    """Runs what is missing of --study, --workers at a time, and writes the report into --model_dir.
+    """Runs what is missing of --study, --workers at a time, and writes the report into <model_dir>/<name of the study>.
+
+    The runs lie in <model_dir>/runs, so studies with the same --model_dir share those that they have in common.
 
     Raises:
       FlagError: no --study, or no --model_dir.
@@ -32,8 +35,9 @@ def study(experiment: Experiment) -> dict[str, Any]:
     print("\n".join(outline(described, planned, root, count)))
     if options.dry_run:
         return {"runs": len(planned.runs), "finished": len(workers.finished(root, planned))}
-    os.makedirs(root, exist_ok=True)
-    shutil.copyfile(described.path, os.path.join(root, "study.yaml"))
+    own = os.path.join(root, described.name)
+    os.makedirs(own, exist_ok=True)
+    shutil.copyfile(described.path, os.path.join(own, "study.yaml"))
     progress = _Progress(described, planned, root, count)
     failed = workers.work(root, planned, count, say=progress.say, after=progress.report)
     path = progress.report(failed)
@@ -42,6 +46,22 @@ def study(experiment: Experiment) -> dict[str, Any]:
         lines = [f"  {key}: {reason.splitlines()[-1]}" for key, reason in failed.items()]
         raise UserError(f"{len(failed)} of {len(planned.runs)} runs are missing; the same command tries them again:\n" + "\n".join(lines))
     return {"runs": len(planned.runs), "finished": len(planned.runs), "report": path}
+
+
+def report(experiment: Experiment) -> dict[str, Any]:
+    """Writes tables, figures and report.html of the runs that --runs names into --output, or else --model_dir.
+
+    Raises:
+      FlagError: no --runs, or no place to write to.
+    """
+    options = experiment.handover
+    place = options.output or experiment.runtime.model_dir
+    if not options.runs or not place:
+        raise FlagError("--job=report needs --runs='PATTERN' of run folders and --output=FOLDER for the report")
+    results = gathered(options.runs)
+    path = write_report(results, place)
+    print(f"{markdown(results)}\nreport    {path}")
+    return {"report": path, "results": results.to_json()}
 
 
 class _Progress:
@@ -59,9 +79,9 @@ class _Progress:
 
     def report(self, failed: dict[str, str] | None = None) -> str:
         """Writes what there is."""
-        results = Results(self.study, self.plan, self.root)
+        results = Results.of_plan(self.study, self.plan, self.root)
         notes = [f"{key}: {reason.splitlines()[-1]}" for key, reason in (failed or {}).items()]
-        return write_report(results, self.root, [*notes, *_cost(self.plan, self.root)])
+        return write_report(results, os.path.join(self.root, self.study.name), [*notes, *_cost(self.plan, self.root)])
 
 
 def _cost(planned: Plan, root: str) -> list[str]:

@@ -67,10 +67,16 @@ def estimate(values: Mapping[int, float]) -> Estimate:
 class Results:
     """The finished results of a study, in the paper's unit."""
 
-    def __init__(self, study: Study, plan: Plan, root: str):
+    def __init__(self, study: Study, found: Mapping[tuple[str, int], Mapping[str, Any] | None]):
+        """Args: found: (cell, seed) -> a run's "result", its metrics by name; None, or nothing, if it is not finished."""
         self.study = study
-        self.found = {place: result(root, key) for place, key in plan.results.items()}
+        self.found = {(cell.name, seed): found.get((cell.name, seed)) for cell in study.cells for seed in study.seeds}
         self.metric = study.metric or _first_metric(self.found.values())
+
+    @staticmethod
+    def of_plan(study: Study, plan: Plan, root: str) -> Results:
+        """The results of a study's own runs."""
+        return Results(study, {place: result(root, key) for place, key in plan.results.items()})
 
     def values(self, cell: str) -> dict[int, float]:
         """Seed -> result of a cell."""

@@ -212,7 +212,7 @@ def finished(files):
 
 
 def test_differences_are_paired_by_seed(finished):
-    results = Results(*finished)
+    results = Results.of_plan(*finished)
     assert results.metric == "AP" and results.finished() == (10, 24 - 4)
     difference = results.difference(["S4/self-training/one"], ["S4/random/one"])
     assert difference.values == pytest.approx({3: 1.0, 5: 2.0}) and difference.mean == pytest.approx(1.5)
@@ -225,7 +225,7 @@ def test_differences_are_paired_by_seed(finished):
 
 def test_the_report(finished, tmp_path):
     study, planned, root = finished
-    path = report.write_report(Results(study, planned, root), str(tmp_path / "report"), ["one failed <run>"])
+    path = report.write_report(Results.of_plan(study, planned, root), str(tmp_path / "report"), ["one failed <run>"])
     text = (tmp_path / "report" / "report.md").read_text()
     assert "| S4 | " not in text and "| one / S4 | 40.0 ± 7.1 (41.1) | – | – | 41.5 ± 7.8 (42) | +1.5 [−4.9, +7.9] |" in text
     assert "| two / S1 |  |  |  | 15.0 ± 7.1 | – |" in text
@@ -243,7 +243,7 @@ def test_the_report(finished, tmp_path):
     assert len(rows) == 20 and rows[0] == {
         "augment": "S1", "method": "random", "alpha": "one", "learner": "supervised", "seed": "3", "AP": "0.3", "AP50": "0.4"
     }  # fmt: skip
-    report.write_report(Results(study, planned, root), str(tmp_path / "again"), [])
+    report.write_report(Results.of_plan(study, planned, root), str(tmp_path / "again"), [])
     assert (tmp_path / "again" / "figure_1.svg").read_bytes() == svg
 
 
@@ -398,12 +398,50 @@ def test_the_job_says_what_it_would_do(program, capsys):
     assert found["finished"] == 0 and "5 cells, 2 seeds: 14 runs, 0 finished" in text and not (program / "out").exists()
     found = job.study(experiment_from(options))
     text = capsys.readouterr().out
-    assert found == {"runs": 14, "finished": 14, "report": str(program / "out" / "report.html")}
+    assert found == {"runs": 14, "finished": 14, "report": str(program / "out" / "study" / "report.html")}
     assert text.count("begins") == 14 and "[14/14, about 0 s left]" in text
-    assert (program / "out" / "study.yaml").read_text() == (program / "study.yaml").read_text()
+    assert (program / "out" / "study" / "study.yaml").read_text() == (program / "study.yaml").read_text()
     with pytest.raises(ValueError, match="needs --study=FILE and --model_dir=FOLDER"):
         job.study(Experiment())
 
 
 def test_an_interruption_is_no_failure():
     assert issubclass(Interrupted, KeyboardInterrupt)
+
+
+# --- a report of runs that exist ---------------------------------------------------------------------
+
+
+def run_folder(folder, seed, teacher, student, **flags):
+    os.makedirs(folder)
+    values = {**Experiment().flags(), "seed": seed, "model_dir": str(folder), **flags}
+    (folder / "run.json").write_text(json.dumps({"flags": values}))
+    phases = {"teacher": {"AP": teacher}, "student": {"AP": student}}
+    (folder / "summary_self_train.json").write_text(json.dumps({k: v for k, v in phases.items() if v["AP"] is not None}))
+    (folder / "summary.json").write_text(json.dumps({"job": "predict"}))  # of a later job
+
+
+def test_runs_that_exist_in_one_report(tmp_path, capsys):
+    for seed, (a, b) in enumerate([(0.3, 0.4), (0.2, 0.25)]):
+        run_folder(tmp_path / f"a{seed}", seed, a, b, alpha=1.0)
+        run_folder(tmp_path / f"b{seed}", seed, a, b + 0.1, alpha=2.0, eval_every=seed)
+    (tmp_path / "not a run").mkdir()
+    found = job.report(experiment_from({"job": "report", "runs": f"{tmp_path}/*", "output": str(tmp_path / "out")}))
+    text = capsys.readouterr().out
+    assert "| alpha=1.0 | 25.0 ± 7.1 | 32.5 ± 10.6 | +7.5 [−24.3, +39.3] |" in text
+    assert "| alpha=2.0 | 25.0 ± 7.1 | 42.5 ± 10.6 | +17.5" in text and "eval_every" not in text
+    assert os.path.isfile(found["report"]) and (tmp_path / "out" / "figure_1.png").is_file()
+
+
+def test_runs_that_cannot_stand_in_one_table(tmp_path):
+    with pytest.raises(StudyError, match="no finished run there"):
+        job.report(experiment_from({"runs": f"{tmp_path}/*", "output": "x"}))
+    run_folder(tmp_path / "a", 0, 0.1, None)
+    run_folder(tmp_path / "b", 0, 0.1, None)
+    with pytest.raises(StudyError, match="/b and .*/a have the same flags and the same seed"):
+        job.report(experiment_from({"runs": f"{tmp_path}/*", "output": "x"}))
+    run_folder(tmp_path / "c", 0, 0.1, None, task="segmentation")
+    with pytest.raises(StudyError, match="several tasks"):
+        job.report(experiment_from({"runs": f"{tmp_path}/[ac]", "output": "x"}))
+    with pytest.raises(ValueError, match="needs --runs"):
+        job.report(Experiment())
