@@ -33,11 +33,18 @@ FOREIGN_SECONDS = 24 * 3600.0
 # --- whole files ----------------------------------------------------------------------------------
 
 
-def write_json(path: str, content: Any) -> None:
-    """Writes JSON to a temporary name, flushes it to disk and renames it."""
+def write_json(path: str, content: Any, *, compact: bool = False) -> None:
+    """Writes JSON to a temporary name, flushes it to disk and renames it.
+
+    Args:
+      compact: all in one line, which json writes ten times sooner; for lists that nobody reads.
+    """
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
     with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1)
+        if compact:
+            file.write(json.dumps(content))
+        else:
+            json.dump(content, file, indent=1)
 
 
 @contextlib.contextmanager

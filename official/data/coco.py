@@ -247,14 +247,14 @@ def to_coco(source: Source, *, with_scores: bool = False) -> dict[str, Any]:
         objects = source.annotations.of(i)
         boxes, areas = in_file(source, i, objects["boxes"], objects["area"])
         for box, label, crowd, area, score in zip(
-            boxes, objects["classes"], objects["crowd"], areas, objects["scores"]
+            to_xywh(boxes), objects["classes"], objects["crowd"], areas, objects["scores"]
         ):
             annotations.append(
                 {
                     "id": len(annotations) + 1,
                     "image_id": image_id,
                     "category_id": category_ids[label],
-                    "bbox": to_xywh(box),
+                    "bbox": box,
                     "area": float(area),
                     "iscrowd": int(crowd),
                     **({"score": float(score)} if with_scores else {}),
@@ -273,7 +273,7 @@ def in_file(source: Source, index: int, boxes: np.ndarray, area: np.ndarray | No
     return source.frames.to_file(boxes, images), None if area is None else area / scale
 
 
-def to_xywh(box: np.ndarray) -> list[float]:
-    """yxyx to COCO's [x, y, width, height]."""
-    y1, x1, y2, x2 = (float(v) for v in box)
-    return [x1, y1, x2 - x1, y2 - y1]
+def to_xywh(boxes: np.ndarray) -> list[list[float]]:
+    """Boxes [N, 4] yxyx as COCO's [x, y, width, height], computed in float64."""
+    y1, x1, y2, x2 = np.asarray(boxes, np.float64).reshape(-1, 4).T
+    return np.stack([x1, y1, x2 - x1, y2 - y1], axis=1).tolist()

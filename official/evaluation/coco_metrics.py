@@ -1,22 +1,18 @@
-"""COCO's twelve numbers and per-class AP, by pycocotools, and the results file they come from."""
+"""COCO's twelve numbers and per-class AP, as pycocotools finds them, and the results file they come from."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import json
 import os
 from typing import Any, Sequence
 
 import numpy as np
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from official.data.coco import in_file, to_coco, to_xywh
 from official.data.coco_results import read_results, read_truth
 from official.data.input_report import DataError, InputReport
 from official.data.labels import require_objects
 from official.data.source import Source
+from official.evaluation.coco_scores import curves
 from official.files import write_json
 
 STATS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -39,16 +35,11 @@ def results(source: Source, detections: Sequence[dict[str, np.ndarray]]) -> list
         if not (np.isfinite(objects["boxes"]).all() and np.isfinite(objects["scores"]).all()):
             raise DataError(f"{source.name_of(i)}: the model's boxes or scores are not numbers; its weights are spoiled")
         boxes, _ = in_file(source, i, objects["boxes"])
-        for box, score, label in zip(boxes, objects["scores"], objects["classes"]):
+        columns = (to_xywh(boxes), *(np.asarray(objects[name]).tolist() for name in ("scores", "classes")))
+        for box, score, label in zip(*columns):
             if category_ids[label] is not None:
-                found.append(
-                    {
-                        "image_id": image_id,
-                        "category_id": category_ids[label],
-                        "bbox": to_xywh(box),
-                        "score": float(score),
-                    }
-                )
+                result = {"image_id": image_id, "category_id": category_ids[label], "bbox": box, "score": score}
+                found.append(result)
     return found
 
 
@@ -64,7 +55,7 @@ def evaluate_detections(
     metrics = score(ground_truth, found)
     metrics["per_class"] = {c.name: metrics["per_class"].get(c.name, -1.0) for c in source.categories}
     for name, content in (("ground_truth", ground_truth), ("detections", found), ("metrics", metrics)):
-        write_json(os.path.join(output_dir, f"{name}.json"), content)
+        write_json(os.path.join(output_dir, f"{name}.json"), content, compact=name != "metrics")
     return metrics
 
 
@@ -100,38 +91,7 @@ def score(ground_truth: dict[str, Any], found: list[dict[str, Any]], iou_type: s
       The twelve numbers by name, "coco_stats" in pycocotools' order, "per_class" AP by name (-1
       where a class has no object).
     """
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluator = _evaluator(ground_truth, found, iou_type)
-        evaluator.evaluate()
-        evaluator.accumulate()
-        evaluator.summarize()
-    stats = [float(s) for s in evaluator.stats]
-    per_class = _per_class(evaluator, ground_truth["categories"])
+    found = curves(ground_truth, found, iou_type)
+    stats, names = found.stats(), {c["id"]: str(c.get("name", c["id"])) for c in ground_truth["categories"]}
+    per_class = {names[class_id]: ap for class_id, ap in found.per_class().items()}
     return {**dict(zip(STATS, stats)), "coco_stats": stats, "per_class": per_class}
-
-
-def _evaluator(ground_truth, found, iou_type) -> COCOeval:
-    truth = COCO()
-    truth.dataset = {"info": {}, **json.loads(json.dumps(ground_truth))}  # pycocotools writes into it
-    truth.createIndex()
-    found = json.loads(json.dumps(found))
-    if not found:  # loadRes reads the first result
-        empty = COCO()
-        empty.dataset = {**truth.dataset, "annotations": []}
-        empty.createIndex()
-        return COCOeval(truth, empty, iou_type)
-    if iou_type == "segm":
-        for result in found:
-            result.pop("bbox", None)  # loadRes would otherwise make box-shaped masks
-    return COCOeval(truth, truth.loadRes(found), iou_type)
-
-
-def _per_class(evaluator: COCOeval, categories: list[dict]) -> dict[str, float]:
-    names = {category["id"]: str(category.get("name", category["id"])) for category in categories}
-    precision = evaluator.eval["precision"][:, :, :, 0, -1]  # IoU, recall, class; all areas, 100 detections
-    found = {}
-    for k, category_id in enumerate(evaluator.params.catIds):
-        values = precision[:, :, k]
-        values = values[values > -1]
-        found[names[category_id]] = float(values.mean()) if values.size else -1.0
-    return found
