@@ -151,7 +151,7 @@ def test_predict_on_a_folder(finished, tmp_path):
         x, y, width, height = result["bbox"]
         limit = ((64, 64), (40, 90))[result["image_id"] - 1]
         assert x >= 0 and y >= 0 and x + width <= limit[1] + 1e-3 and y + height <= limit[0] + 1e-3
-    assert sorted(os.listdir(tmp_path / "out" / "drawn" / "deeper")) == ["0.png", "1.png"]
+    assert sorted(os.listdir(tmp_path / "out" / "drawn" / "deeper")) == ["0.jpg", "1.jpg"]
     assert sum(summary["skipped_inputs"]["images"].values()) == 1
 
 

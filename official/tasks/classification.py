@@ -141,14 +141,14 @@ class ClassificationTask(Task):
 
     def write_predictions(self, source: Source, found: Iterable[dict], output: str) -> dict[str, Any]:
         """`predictions.json`: per picture its file, class, score and the five likeliest; and `drawn/`."""
-        rows, counts, names = [], np.zeros(len(self.categories), np.int64), output_names(source.ids, ".png")
+        rows, counts, names = [], np.zeros(len(self.categories), np.int64), output_names(source.ids, ".jpg")
         for i, objects in enumerate(found):
             order = np.argsort(-objects["probabilities"])[:5]
             likeliest = {self.class_names[k]: round(float(objects["probabilities"][k]), 6) for k in order}
             rows.append({"file_name": str(source.ids[i]), "class": self.class_names[objects["class"]],
                          "score": round(objects["score"], 6), "likeliest": likeliest})  # fmt: skip
             image = source.read_image(tf.constant(i, tf.int64)).numpy()
-            drawing.write_png(os.path.join(output, "drawn", names[i]), self.draw(image, objects))
+            drawing.write_jpeg(os.path.join(output, "drawn", names[i]), self.draw(image, objects))
             counts[objects["class"]] += 1
         os.makedirs(output, exist_ok=True)
         write_json(os.path.join(output, "predictions.json"), rows)

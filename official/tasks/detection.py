@@ -158,15 +158,15 @@ class DetectionTask(Task):
 
     def write_predictions(self, source: Source, found: Iterable[dict], output: str) -> dict[str, Any]:
         """`detections.json` (COCO results), `images.json` (what its ids mean) and `drawn/`."""
-        kept, names = [], output_names(source.ids, ".png")
+        kept, names = [], output_names(source.ids, ".jpg")
         for i, objects in enumerate(found):
             image = source.read_image(tf.constant(i, tf.int64)).numpy()
-            drawing.write_png(os.path.join(output, "drawn", names[i]), self.draw(image, self.shown(objects)))
+            drawing.write_jpeg(os.path.join(output, "drawn", names[i]), self.draw(image, self.shown(objects)))
             kept.append(objects)
         results = coco_metrics.results(source, kept)
         images = [{"id": i, "file_name": str(n)} for i, n in zip(source.coco_image_ids(), source.ids)]
         for name, content in (("detections", results), ("images", images)):
-            write_json(os.path.join(output, f"{name}.json"), content)
+            write_json(os.path.join(output, f"{name}.json"), content, compact=True)
         return {"boxes": len(results)}
 
     def export(self, model: RetinaNet, folder: str) -> dict[str, str]:

@@ -176,12 +176,13 @@ class SegmentationTask(Task):
 
     def write_predictions(self, source: Source, found: Iterable[dict], output: str) -> dict[str, Any]:
         """`masks/` with palette PNGs of class indices, and `drawn/`."""
-        pixels, names = np.zeros(len(self.categories), np.int64), output_names(source.ids, ".png")
+        pixels = np.zeros(len(self.categories), np.int64)
+        names, drawn = (output_names(source.ids, ending) for ending in (".png", ".jpg"))
         for i, objects in enumerate(found):
             mask = encode_class_map(objects["mask"], drawing.VOC_PALETTE)
             write_bytes(os.path.join(output, "masks", names[i]), mask)
             image = source.read_image(tf.constant(i, tf.int64)).numpy()
-            drawing.write_png(os.path.join(output, "drawn", names[i]), self.draw(image, objects))
+            drawing.write_jpeg(os.path.join(output, "drawn", drawn[i]), self.draw(image, objects))
             pixels += np.bincount(objects["mask"].ravel(), minlength=len(pixels))
         return {"pixels": dict(zip(self.class_names, pixels.tolist()))}
 

@@ -100,7 +100,7 @@ def test_predictions_and_saved_model_agree(finished, tmp_path):
     rerun(experiment, job="predict", images=str(tmp_path / "in"), output=str(tmp_path / "out"))
     row = json.load(open(tmp_path / "out" / "predictions.json"))[0]
     assert row["file_name"] == "a.png" and list(row["likeliest"])[0] == row["class"]
-    assert os.path.isfile(tmp_path / "out" / "drawn" / "a.png")
+    assert os.path.isfile(tmp_path / "out" / "drawn" / "a.jpg")
     serve = tf.saved_model.load(str(folder / "export" / "saved_model")).signatures
     found = serve["serving_default"](image_bytes=tf.constant([open(tmp_path / "in" / "a.png", "rb").read()]))
     assert found["class_names"].numpy()[0].decode() == row["class"]
