@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Iterable, Sequence
+from typing import Any, Iterable, Mapping, Sequence
 
 from absl import flags
 
@@ -29,13 +29,30 @@ def experiment_from_flagfile(path: str, **overrides) -> Experiment:
     Raises:
       FlagError: no such file, or a line that is no flag.
     """
+    return experiment_from_arguments([f"--flagfile={path}"], path, **overrides)
+
+
+def as_arguments(options: Mapping[str, Any]) -> list[str]:
+    """Option values as one would type them."""
+    return [f"--{'' if value else 'no'}{name}" if isinstance(value, bool) else f"--{name}={value}" for name, value in options.items()]
+
+
+def experiment_from_arguments(arguments: Sequence[str], where: str, **overrides) -> Experiment:
+    """The `Experiment` that arguments describe alone, apart from the command line.
+
+    Args:
+      where: they are from, for messages; overrides: as of `experiment_from_flagfile`.
+
+    Raises:
+      FlagError: no such file, or a line or argument that is no flag.
+    """
     values = flags.FlagValues()
     define_flags(values)
-    arguments = expanded([f"--flagfile={path}"])
+    arguments = expanded(arguments)
     try:
         values(["program", *arguments])
     except flags.Error as error:
-        raise FlagError(f"{path}: {error}") from error
+        raise FlagError(f"{where}: {error}") from error
     names = Experiment().flags()
     _check(values, names)
     given = {name for name in names if values[name].present} | set(overrides)

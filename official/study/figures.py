@@ -17,7 +17,7 @@ def draw(results: Results, figure: Mapping[str, Any]) -> dict[str, bytes]:
     """A figure of the study as {"svg": ..., "png": ...}.
 
     Args:
-      figure: see official/study/spec.py: "x" and "lines" name axes; with "minus" every line is the paired difference to that
+      figure: see official/study/spec.py: "x" and "lines" name axes; "kind" is lines or bars; with "minus" every line is the paired difference to that
         one, else the results themselves; with "paper" the paper's numbers are drawn hollow.
     """
     import matplotlib
@@ -33,7 +33,7 @@ def draw(results: Results, figure: Mapping[str, Any]) -> dict[str, bytes]:
         names = [name for name in study.axes[line_axis] if name != minus]
         for k, name in enumerate(names):
             points = [(i, _point(results, x_axis, x, line_axis, name, minus)) for i, x in enumerate(values)]
-            _line(axes, points, name, k, len(names))
+            (_bars if figure.get("kind") == "bars" else _line)(axes, points, name, k, len(names))
             if figure.get("paper"):
                 _paper_line(axes, results, (x_axis, values, line_axis, name, minus), k)
         axes.set_xticks(range(len(values)), values)
@@ -44,7 +44,7 @@ def draw(results: Results, figure: Mapping[str, Any]) -> dict[str, bytes]:
             axes.axhline(0.0, color="0.5", linewidth=0.8)
         axes.set_title(figure.get("title", study.title), fontsize=10)
         axes.grid(axis="y", alpha=0.3)
-        axes.legend(fontsize=8, frameon=False)
+        canvas.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)  # over no line and no bar
         return {kind: _saved(canvas, kind) for kind in ("svg", "png")}
     finally:
         pyplot.close(canvas)
@@ -78,13 +78,25 @@ def _mean_of(results: Results, cells: list[str]) -> Estimate:
     return estimate({s: sum(found[s] for found in values) / len(values) for s in seeds})
 
 
+def _bars(axes: Any, points: list[tuple[int, Estimate]], name: str, k: int, bars: int) -> None:
+    drawn, width = [(i, e) for i, e in points if math.isfinite(e.mean)], 0.8 / bars
+    axes.bar(
+        [i + width * (k - (bars - 1) / 2) for i, _ in drawn], [e.mean for _, e in drawn], width, label=name,
+        yerr=_whiskers(drawn), color=COLOURS[k % len(COLOURS)], capsize=3, ecolor="0.25",
+    )  # fmt: skip
+
+
+def _whiskers(drawn: list[tuple[int, Estimate]]) -> list[list[float]]:
+    """Lengths below and above the means, none where there is one seed."""
+    below = [e.mean - e.low if math.isfinite(e.low) else 0.0 for _, e in drawn]
+    return [below, [e.high - e.mean if math.isfinite(e.high) else 0.0 for _, e in drawn]]
+
+
 def _line(axes: Any, points: list[tuple[int, Estimate]], name: str, k: int, lines: int) -> None:
     drawn = [(i, e) for i, e in points if math.isfinite(e.mean)]
     shift = 0.08 * (k - (lines - 1) / 2)  # intervals do not hide each other
-    below = [e.mean - e.low if math.isfinite(e.low) else 0.0 for _, e in drawn]
-    above = [e.high - e.mean if math.isfinite(e.high) else 0.0 for _, e in drawn]
     axes.errorbar(
-        [i + shift for i, _ in drawn], [e.mean for _, e in drawn], yerr=[below, above], label=name,
+        [i + shift for i, _ in drawn], [e.mean for _, e in drawn], yerr=_whiskers(drawn), label=name,
         color=COLOURS[k % len(COLOURS)], marker=_MARKS[k % len(_MARKS)], markersize=5, capsize=3, linewidth=1.4,
     )  # fmt: skip
 

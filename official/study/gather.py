@@ -14,7 +14,7 @@ from official.study.spec import Cell, Study, StudyError
 
 PHASES = ("teacher", "control", "student")
 _NO_DIFFERENCE = NOT_FINGERPRINTED | {"seed"}
-_SHOWN = 60  # letters of a value
+_SHOWN, _FITS = 60, 16  # letters of a value, and of a name under a figure
 
 
 def gathered(pattern: str) -> Results:
@@ -27,7 +27,7 @@ def gathered(pattern: str) -> Results:
       StudyError: no finished run, or runs that cannot stand in one table.
     """
     runs = _runs(pattern)
-    names = _rows([flags for _, flags, _ in runs])
+    names, text = _short_names(_rows([flags for _, flags, _ in runs]))
     found: dict[tuple[str, int], dict[str, Any]] = {}
     for (path, flags, summary), name in zip(runs, names):
         for phase in PHASES:
@@ -36,7 +36,7 @@ def gathered(pattern: str) -> Results:
                 if place in found:
                     raise StudyError(f"--runs={pattern}: {path} and {found[place]['path']} have the same flags and the same seed")
                 found[place] = {"result": summary[phase], "path": path}
-    return Results(_study(pattern, runs, names, found), found)
+    return Results(_study(pattern, runs, names, found, text), found)
 
 
 def _runs(pattern: str) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
@@ -73,12 +73,29 @@ def _rows(flags: list[Mapping[str, Any]]) -> list[str]:
     return [", ".join(f"{n}={_short(own.get(n))}" for n in names).replace("/", "∕") for own in flags]
 
 
+def _short_names(names: list[str]) -> tuple[list[str], str]:
+    """Names that fit under a figure: themselves, or letters and what they stand for."""
+    rows = list(dict.fromkeys(names))
+    if max(map(len, rows)) <= _FITS:
+        return names, ""
+    letters = dict(zip(rows, map(_letters, range(len(rows)))))
+    return [letters[name] for name in names], "; ".join(f"{letter}: {name}" for name, letter in letters.items())
+
+
+def _letters(number: int) -> str:
+    """A, B, ... Z, AA, AB, ..."""
+    before = _letters(number // 26 - 1) if number >= 26 else ""
+    return before + chr(ord("A") + number % 26)
+
+
 def _short(value: Any) -> str:
     text = str(value)
     return text if len(text) <= _SHOWN else f"…{text[-_SHOWN:]}"
 
 
-def _study(pattern: str, runs: list, names: list[str], found: Mapping[tuple[str, int], Any]) -> Study:
+def _study(
+    pattern: str, runs: list, names: list[str], found: Mapping[tuple[str, int], Any], text: str
+) -> Study:  # fmt: skip
     tasks = {flags["task"] for _, flags, _ in runs}
     if len(tasks) > 1:
         raise StudyError(f"--runs={pattern}: runs of several tasks ({', '.join(sorted(tasks))}) have no number in common")
@@ -89,9 +106,9 @@ def _study(pattern: str, runs: list, names: list[str], found: Mapping[tuple[str,
         Cell({"run": row, "phase": phase}, {}, phase) for row in rows for phase in phases
     )
     table = {"title": "Results", "rows": "run", "columns": "phase", "differences": pairs}
-    figure = {"title": "Results", "x": "run", "lines": "phase"}
+    figure = {"title": "Results", "x": "run", "lines": "phase", "kind": "bars"}
     return Study(
-        path=pattern, title=f"{len(runs)} runs: {pattern}", text="", base="", flags={}, runs={},
+        path=pattern, title=f"{len(runs)} runs: {pattern}", text=text, base="", flags={}, runs={},
         seeds=tuple(sorted({flags["seed"] for _, flags, _ in runs})), axes={"run": rows, "phase": phases}, cells=cells,
         tables=(table,), figures=(figure,) if len(rows) > 1 else (), claims=(),
     )  # fmt: skip

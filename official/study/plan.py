@@ -15,7 +15,7 @@ import os
 from typing import Any, Mapping
 
 from official.experiment import NOT_FINGERPRINTED, Experiment
-from official.flags import experiment_from_flagfile
+from official.flags import as_arguments, experiment_from_arguments
 from official.study.spec import Cell, Study, StudyError
 from official.tasks.augmentation import student_options
 from official.training.phases import LABELS, STUDENT, TEACHER, depending
@@ -88,7 +88,8 @@ class _Planner:
     def _learner(self, learner: str, base: str, flags: Mapping[str, Any], seed: int, where: str) -> Run:
         values, places = self._opened(flags, seed, where)
         varied = {name: seed for name in self.study.vary}
-        experiment = experiment_from_flagfile(base, **{**values, **varied, "control": False, "rounds": 1})
+        given = as_arguments({**values, **varied, "control": False, "rounds": 1})
+        experiment = experiment_from_arguments([f"--flagfile={base}", *given], f"{self.study.path}: {where}")
         if learner == "control":
             return self._add("control", _control(experiment), places, TEACHER)
         supervised = self._add("supervised", experiment, places, TEACHER)
@@ -160,7 +161,5 @@ def flagfile(run: Run, root: str) -> str:
     """The text of the flagfile that repeats a run of the study whose folder is `root`."""
     places = {name: os.path.join(root, RUNS, key, RUN, below).rstrip("/") for name, (key, below) in run.places.items()}
     flags = {**run.flags, **places}
-    lines = [f"# {run.title}: {run.kind}. Repeat it by: python main.py --flagfile=THIS --model_dir=RUN"]
-    for name, value in flags.items():
-        lines.append(f"--{'' if value else 'no'}{name}" if isinstance(value, bool) else f"--{name}={value}")
-    return "\n".join(lines) + "\n"
+    head = f"# {run.title}: {run.kind}. Repeat it by: python main.py --flagfile=THIS --model_dir=RUN"
+    return "\n".join([head, *as_arguments(flags)]) + "\n"

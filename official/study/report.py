@@ -144,7 +144,8 @@ def page(results: Results, figures: Sequence[tuple[str, bytes]], notes: Sequence
     title = html.escape(results.study.title)
     out.write(f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{title}</title>")
     out.write(f"<meta name='viewport' content='width=device-width, initial-scale=1'><style>{_STYLE}</style></head><body>")
-    out.write(f"<h1>{title}</h1><p>{html.escape(results.study.text)}</p>")
+    text = html.escape(results.study.text).replace("; ", ";<br>") if "; " in results.study.text else html.escape(results.study.text)
+    out.write(f"<h1>{title}</h1><p>{text}</p>")
     for text, svg in figures:
         image = base64.b64encode(svg).decode()
         out.write(f"<figure><img alt='{html.escape(text, quote=True)}' src='data:image/svg+xml;base64,{image}'></figure>")

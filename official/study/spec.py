@@ -17,7 +17,7 @@
     skip: [{augment: S1, method: self-training}]
     paper: {S4/self-training: 42.6}    # the paper's number of a cell, its values in the order of the axes
     tables: [{rows: augment, columns: method, differences: [[self-training, random]]}]
-    figures: [{title: ..., x: augment, lines: method, minus: random}]
+    figures: [{title: ..., x: augment, lines: method, minus: random, paper: true, kind: lines}]
     claims:
       - {id: F4, text: Self-training helps at every augmentation, plus: [S4/self-training], minus: [S4/random]}
 
@@ -251,10 +251,12 @@ def _check_shown(study: Study) -> None:
             if len(pair) != 2 or not set(pair) <= set(study.axes[table["columns"]]):
                 raise StudyError(f"{study.path}: tables: differences: {pair} are not two of the columns")
     for figure in study.figures:
-        _known(study.path, "figures", figure, {"title", "x", "lines", "minus", "y", "paper"})
+        _known(study.path, "figures", figure, {"title", "x", "lines", "minus", "kind", "paper"})
         for axis in (figure.get("x"), figure.get("lines")):
             if axis not in study.axes:
                 raise StudyError(f"{study.path}: figures: {axis!r} is no axis; the axes are {', '.join(study.axes)}")
+        if figure.get("kind", "lines") not in ("lines", "bars"):
+            raise StudyError(f"{study.path}: figures: kind: {figure['kind']!r} is neither lines nor bars")
         if figure.get("minus") is not None and figure["minus"] not in study.axes[figure["lines"]]:
             raise StudyError(f"{study.path}: figures: minus: {figure['minus']!r} is not a value of {figure['lines']}")
     for claim in study.claims:

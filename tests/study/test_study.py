@@ -1,6 +1,7 @@
 """Studies: what their files may say, which runs they share, who runs them, and what is said of the results."""
 
 import csv
+import glob
 import json
 import os
 import re
@@ -12,9 +13,11 @@ import time
 import numpy as np
 import pytest
 
+from official.errors import FlagError
 from official.experiment import Experiment, experiment_from
 from official.flags import experiment_from_flagfile
 from official.jobs import studies as job
+from official.jobs.checks import check_flags
 from official.study import report, workers
 from official.study.plan import flagfile, plan
 from official.study.results import FAILS, HOLDS, UNDECIDED, UNKNOWN, Results, estimate, verdict
@@ -51,6 +54,7 @@ BASE = """--labeled_data=scenes:train,count=8
 --teacher_steps=30
 --student_steps=60
 --schedule=step
+--warmup_steps=2
 --decay_boundaries=10,25
 --decay_rates=0.1,0.01
 --student_learning_rate=0.5
@@ -145,6 +149,8 @@ def test_the_control_is_the_loops_own(files):
         ("seeds: [3, 5]", "sedes: [3]", "study has sedes"),
         ("{augment: s1}", "{augmnt: s1}", "axes: augment: S1 has augmnt"),
         ("{augment: s1}", "{model_dir: x}", "has model_dir"),
+        ("{augment: s1}", "{augment: s9}", "S1/random/one: flag --augment=s9: value should be one of"),
+        ("{alpha: 2.0}", "{alpha: -1}", "S1/self-training/two: flag --alpha=-1"),
         ("{learner: student}", "{learner: pupil}", "'pupil' is none of supervised, student, control"),
         ('"@pre"', '"@post"', "init: no run 'post'; there are \\['pre'\\]"),
         ("{alpha: two, method: random}", "{alpha: three}", "skip: axis 'alpha' has no 'three'"),
@@ -152,6 +158,7 @@ def test_the_control_is_the_loops_own(files):
         ("rows: augment", "rows: augmentation", "'augmentation' is no axis"),
         ("[[self-training, random]]", "[[self-training, rand]]", "are not two of the columns"),
         ("minus: random", "minus: rand", "is not a value of method"),
+        ("minus: random", "kind: pies", "'pies' is neither lines nor bars"),
         ("plus: [S4/self-training/one, S1/self-training/one]", "plus: [S4/self-training/one]", "as many cells"),
         ("minus: [S4/random/one, S1/random/one]", "minus: [S4/random/one, S2/random/one]", "no cell 'S2/random/one'"),
         ("alpha: {one: {}, two: {alpha: 2.0}}", "alpha: {one: {}, two: {augment: s2}}", "two axes set \\['augment'\\]"),
@@ -161,7 +168,7 @@ def test_the_control_is_the_loops_own(files):
 def test_what_is_wrong_in_a_file_is_named(files, old, new, words):
     assert old in STUDY
     (files / "study.yaml").write_text(STUDY.replace(old, new))
-    with pytest.raises(StudyError, match=words) as caught:
+    with pytest.raises(FlagError, match=words) as caught:
         plan(read_study(str(files / "study.yaml")))
     assert str(files / "study.yaml") in str(caught.value)
 
@@ -380,12 +387,12 @@ def test_two_machines_share_the_work_and_a_killed_one_loses_nothing(program, mon
 
 
 def test_a_signal_ends_the_runs_too(program, monkeypatch):
-    monkeypatch.setenv("NAP", "30")
+    monkeypatch.setenv("NAP", "300")
     small(program)
     process = study_process(program)
     wait_for(lambda: len(starts(program)) == 2)
     process.send_signal(signal.SIGTERM)
-    out, _ = process.communicate(timeout=20)  # long before the runs would have ended
+    out, _ = process.communicate(timeout=120)  # long before the runs would have ended
     assert process.returncode == 128 + signal.SIGTERM and out.count("stopped   ") <= 2
     assert workers.finished(str(program / "out"), plan(read_study(str(program / "study.yaml")))) == set()
 
@@ -433,10 +440,21 @@ def test_runs_that_exist_in_one_report(tmp_path, capsys):
     assert os.path.isfile(found["report"]) and (tmp_path / "out" / "figure_1.png").is_file()
 
 
+def test_long_names_get_letters(tmp_path):
+    for k in range(28):
+        run_folder(tmp_path / f"a{k}", 0, 0.1, 0.2, alpha=float(k), labeled_data=f"coco:a/{k}.json")
+    found = job.report(experiment_from({"runs": f"{tmp_path}/a*", "output": str(tmp_path / "out")}))["results"]
+    assert list(found["cells"])[:3] == ["A/teacher", "A/student", "B/teacher"] and "AB/student" in found["cells"]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert ";<br>AB: labeled_data=coco:a∕9.json, alpha=9.0" in page  # a slash would be read as the end of a name
+
+
 def test_runs_that_cannot_stand_in_one_table(tmp_path):
     with pytest.raises(StudyError, match="no finished run there"):
         job.report(experiment_from({"runs": f"{tmp_path}/*", "output": "x"}))
     run_folder(tmp_path / "a", 0, 0.1, None)
+    one = job.report(experiment_from({"runs": f"{tmp_path}/a", "output": str(tmp_path / "x")}))["results"]
+    assert list(one["cells"]) == ["all runs/teacher"]
     run_folder(tmp_path / "b", 0, 0.1, None)
     with pytest.raises(StudyError, match="/b and .*/a have the same flags and the same seed"):
         job.report(experiment_from({"runs": f"{tmp_path}/*", "output": "x"}))
@@ -445,3 +463,18 @@ def test_runs_that_cannot_stand_in_one_table(tmp_path):
         job.report(experiment_from({"runs": f"{tmp_path}/[ac]", "output": "x"}))
     with pytest.raises(ValueError, match="needs --runs"):
         job.report(Experiment())
+
+
+@pytest.mark.parametrize("path", sorted(glob.glob(os.path.join(ROOT, "configs", "studies", "*.yaml"))), ids=os.path.basename)
+def test_the_studies_that_come_with_the_program(path, monkeypatch, tmp_path):
+    """Every run of the first seed parses as a command line and passes the checks that come before a run."""
+    monkeypatch.chdir(tmp_path)  # their flagfiles are found from anywhere
+    study = read_study(os.path.splitext(os.path.basename(path))[0])
+    assert study.path == path and len(study.seeds) >= 3 and study.claims and study.tables and study.text
+    planned = plan(study)
+    for run in {run.kind: run for run in planned.runs.values()}.values():
+        flags = tmp_path / "flags.cfg"
+        flags.write_text(flagfile(run, "/r"))
+        check_flags(experiment_from_flagfile(str(flags)))
+    for name in (*study.tables, *study.figures):
+        assert "title" not in name or name["title"]
