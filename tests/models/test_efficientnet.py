@@ -39,7 +39,7 @@ def copy_random_weights(source, target):
             layer.set_weights(values)
 
 
-@pytest.mark.parametrize("name, size", [("efficientnet-b0", 64), ("efficientnet-b0", 75), ("efficientnet-b7", 64)])
+@pytest.mark.parametrize("name, size", [("efficientnet-b0", 64), ("efficientnet-b0", 75), pytest.param("efficientnet-b7", 64, marks=pytest.mark.slow)])
 def test_same_features_as_keras_applications(name, size):
     theirs = reference(name, input_shape=(size, size, 3))
     ours = build_efficientnet(name, input_shape=(size, size, 3))

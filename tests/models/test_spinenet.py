@@ -138,6 +138,7 @@ def test_a_block_compiles_and_agrees(level):
 TINY = dict(backbone="spinenet-49", backbone_width=0.06, image_size=128, max_level=7, activation="swish", batch_size=2)
 
 
+@pytest.mark.slow
 def test_retinanet_on_spinenet_trains():
     from tests.training.test_step import make_trainer, run
 

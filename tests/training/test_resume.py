@@ -57,7 +57,12 @@ def labels(model_dir):
     return {name: (folder / name).read_bytes() for name in sorted(os.listdir(folder)) if name.endswith(".tfrecord")}
 
 
-@pytest.fixture(scope="module", params=tuple(tiny.TASKS))
+def tasks():
+    """Detection has every phase and stream, pre-training the fewest; what is between runs the same code, before a release."""
+    return [pytest.param(t, marks=[pytest.mark.slow] * (t in ("segmentation", "classification"))) for t in tiny.TASKS]
+
+
+@pytest.fixture(scope="module", params=tasks())
 def straight(request, tmp_path_factory):
     """(task, the folder of a run that was not disturbed); one of them in a process of its own, as users start it."""
     folder = tmp_path_factory.mktemp("straight")
