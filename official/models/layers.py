@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
 import threading
 from typing import Sequence
@@ -178,6 +177,19 @@ def statistics_kept():
         _step.statistics_kept = False
 
 
+class _Keys:
+    """The two hashes of a step's words, made when a layer first draws, and once for all layers of a graph."""
+
+    def __init__(self, words: Sequence[int | tf.Tensor]):
+        self._words, self._made = words, {}
+
+    def __call__(self) -> tuple[tf.Tensor, tf.Tensor]:
+        graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()  # another's tensors are out of reach
+        if graph not in self._made:
+            self._made[graph] = (hashed(0, *self._words), hashed(1, *self._words))
+        return self._made[graph]
+
+
 @contextlib.contextmanager
 def step_randomness(words: Sequence[int | tf.Tensor], slots: tf.Tensor, total: int):
     """While active, `StochasticDepth` and `Dropout` draw as a pure function of (words, layer, view, slot).
@@ -187,8 +199,7 @@ def step_randomness(words: Sequence[int | tf.Tensor], slots: tf.Tensor, total: i
       slots: int32 [batch], the place of each example of this replica in the global joint batch.
       total: the number of examples in the global joint batch.
     """
-    keys = functools.lru_cache(lambda: (hashed(0, *words), hashed(1, *words)))  # no network draws, or all its layers
-    _step.randomness = (keys, slots, total)
+    _step.randomness = (_Keys(words), slots, total)
     try:
         yield
     finally:
