@@ -20,7 +20,9 @@ from official.data import image_files
 from official.data.example import IMAGENET_MEAN, IMAGENET_STD, NORMALIZATION, normalize
 from official.files import write_json
 from official.models.decoding import DetectionDecoder
-from official.models.layers import Dropout, StochasticDepth, SyncBatchNormalization, UpsampleBilinear, UpsampleNearest
+from official.models.layers import (
+    DepthwiseConv2D, Dropout, StochasticDepth, Swish, SyncBatchNormalization, UpsampleBilinear, UpsampleNearest,
+)  # fmt: skip
 from official.models.retinanet import RetinaNet
 
 keras = tf.keras
@@ -44,6 +46,10 @@ def _stock_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
     config = {**layer.get_config(), "dtype": "float32"}
     if isinstance(layer, SyncBatchNormalization):
         return keras.layers.BatchNormalization.from_config(config)
+    if isinstance(layer, DepthwiseConv2D):
+        return keras.layers.DepthwiseConv2D.from_config(config)
+    if isinstance(layer, Swish):
+        return keras.layers.Activation("swish", name=layer.name)
     if isinstance(layer, UpsampleNearest):
         return keras.layers.UpSampling2D(2, name=layer.name)
     if isinstance(layer, UpsampleBilinear):

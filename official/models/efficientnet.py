@@ -21,7 +21,7 @@ import tensorflow as tf
 
 from official.errors import FlagError
 from official.models.input_scale import scaled_input
-from official.models.layers import StochasticDepth, SyncBatchNormalization
+from official.models.layers import DepthwiseConv2D, StochasticDepth, Swish, SyncBatchNormalization
 
 keras = tf.keras
 
@@ -112,7 +112,7 @@ def top_filters(width: float, lite: bool) -> int:
 
 def activation(lite: bool, name: str) -> keras.layers.Layer:
     """Swish, or EfficientNet-Lite's ReLU6."""
-    return keras.layers.ReLU(6.0, name=name) if lite else keras.layers.Activation("swish", name=name)
+    return keras.layers.ReLU(6.0, name=name) if lite else Swish(name=name)
 
 
 @keras.saving.register_keras_serializable("self_training")
@@ -208,7 +208,7 @@ class _Builder:
         shortcut = x
         if stage.expand != 1:
             x = self.conv(x, filters * stage.expand, 1, f"{name}_expand")
-        x = keras.layers.DepthwiseConv2D(
+        x = DepthwiseConv2D(
             stage.kernel, strides=stride, padding="same", use_bias=False,
             depthwise_initializer=fan_out_normal(), name=f"{name}_dwconv",
         )(x)  # fmt: skip

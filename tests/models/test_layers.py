@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from official.hashing import hashed
 from official.models.layers import (
-    StochasticDepth, SyncBatchNormalization, UpsampleBilinear, UpsampleNearest, _uniform, hashed_uniform, legacy_upsample, statistics_together,
+    DepthwiseConv2D, StochasticDepth, Swish, SyncBatchNormalization, UpsampleBilinear, UpsampleNearest, _uniform, hashed_uniform, legacy_upsample, statistics_together,
     step_randomness,
 )  # fmt: skip
 
@@ -90,6 +90,47 @@ def test_upsampling_equals_stock_and_compiles_with_its_gradient():
         return tape.gradient(loss, x)
 
     np.testing.assert_allclose(gradient(x), 8 * x, rtol=1e-6)
+
+
+def values_and_gradients(layer, x, *weights, upstream):
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = layer(x)
+        loss = tf.reduce_sum(tf.cast(y, tf.float32) * upstream)
+    return [tf.cast(value, tf.float32).numpy() for value in (y, *tape.gradient(loss, [x, *weights]))]
+
+
+def test_swish_and_its_gradient_are_tensorflows():
+    """Over all that float32 tells apart of a sigmoid; in bfloat16 to a step of it (2^-8)."""
+    x, upstream = tf.linspace(-30.0, 30.0, 4001), normal(4001)
+    expected = values_and_gradients(tf.nn.silu, x, upstream=upstream)
+    for found, wanted in zip(values_and_gradients(Swish(), x, upstream=upstream), expected):
+        np.testing.assert_allclose(found, wanted, rtol=2e-6, atol=1e-6)
+    narrow = values_and_gradients(Swish(dtype="bfloat16"), tf.cast(x, tf.bfloat16), upstream=upstream)
+    rounded = values_and_gradients(tf.nn.silu, tf.cast(tf.cast(x, tf.bfloat16), tf.float32), upstream=upstream)
+    for found, wanted in zip(narrow, rounded):
+        np.testing.assert_allclose(found, wanted, rtol=2**-6, atol=2**-7)
+
+
+@pytest.mark.parametrize("strides,kernel,side", [(1, 3, 8), (2, 5, 9)])
+def test_depthwise_gradients_of_bfloat16_are_those_of_float32(strides, kernel, side):
+    """Float32 is stock to the bit; bfloat16 is what float32 makes of the rounded numbers, rounded."""
+    own, narrow = (
+        DepthwiseConv2D(kernel, strides=strides, padding="same", use_bias=False, dtype=kind) for kind in ("float32", "mixed_bfloat16")
+    )
+    stock = tf.keras.layers.DepthwiseConv2D(kernel, strides=strides, padding="same", use_bias=False)
+    x = tf.cast(tf.cast(normal(2, side, side, 3), tf.bfloat16), tf.float32)
+    weights = tf.cast(tf.cast(normal(kernel, kernel, 3, 1), tf.bfloat16), tf.float32)
+    for layer in (own, narrow, stock):
+        layer.build(x.shape)
+        layer.set_weights([weights])
+    upstream = tf.cast(tf.cast(normal(*stock(x).shape), tf.bfloat16), tf.float32)
+    expected = values_and_gradients(stock, x, stock.depthwise_kernel, upstream=upstream)
+    for found, wanted in zip(values_and_gradients(own, x, own.depthwise_kernel, upstream=upstream), expected):
+        np.testing.assert_array_equal(found, wanted)
+    narrow_x = tf.cast(x, tf.bfloat16)
+    for found, wanted in zip(values_and_gradients(narrow, narrow_x, narrow.depthwise_kernel, upstream=upstream), expected):
+        np.testing.assert_allclose(found, wanted, rtol=2**-7, atol=2**-6)
 
 
 def test_bilinear_upsampling_by_hand():
