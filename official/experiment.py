@@ -231,7 +231,7 @@ class Runtime:
     job: str = option(
         "self_train",
         "What to do; see official/jobs/__init__.py.",
-        choices=("self_train", "train", "linear_eval", "compare_pretraining", "pseudo_label", "inspect_labels", "evaluate", "predict", "export", "import_checkpoint", "model_stats", "gallery", "check_data", "classify_check", "review_labels", "write_scenes", "write_tfrecords", "export_labels", "study", "report"),
+        choices=("self_train", "train", "control", "linear_eval", "compare_pretraining", "pseudo_label", "inspect_labels", "evaluate", "predict", "export", "import_checkpoint", "model_stats", "gallery", "check_data", "classify_check", "review_labels", "write_scenes", "write_tfrecords", "export_labels", "study", "report"),
     )
     model_dir: str = option("", "The run folder: everything a job writes is in it.")
     seed: int = option(0, "Decides weights, data order and every random draw.", lower=0)
@@ -242,6 +242,8 @@ class Runtime:
     xla: bool = option(False, "Compiles the whole step with XLA (one replica; a TPU always does).")
     deterministic: bool = option(True, "Deterministic kernels: a resumed run is bit-identical. With --xla they are XLA's own.")
     threads: int = option(0, "Threads of the input pipeline; 0: chosen at run time.", lower=0)
+    compute_threads: int = option(0, "Threads that a process computes with on CPUs, results depend on them in the last bits; 0: the machine's cores, with --parallel_phases half of them.", lower=0)
+    parallel_phases: bool = option(False, "job=self_train: trains the control beside teacher, labels and student, in a process of its own with half of the cores or GPUs. The same bits as one after the other with the same --compute_threads.")
     checkpoint_every: int = option(1000, "Steps between checkpoints.", lower=1)
     keep_checkpoints: int = option(3, "How many to keep, besides the best.", lower=1)
     eval_every: int = option(0, "Steps between evaluations while training; 0: only at the end.", lower=0)
@@ -291,13 +293,13 @@ GROUPS = {
 # Flags that change where or how fast a run goes, or what is done with it, but not what it computes.
 NOT_FINGERPRINTED = frozenset(
     ("job", "model_dir", "weights_dir", "download", "imagenet_backbone", "threads", "keep_checkpoints", "summary_every", "pictures", "data_dir", "checkpoint_every")
-    + ("shard_index", "num_shards", "label_store", "check_images", "strategy", "num_devices", "tpu", "on_nan")
+    + ("compute_threads", "parallel_phases", "shard_index", "num_shards", "label_store", "check_images", "strategy", "num_devices", "tpu", "on_nan")
     + ("max_nan_steps", "max_skipped_fraction", "eval_batch_size", "deterministic", "xla", "eval_every")
 ) | {field.name for field in dataclasses.fields(Handover)}
 
 
 # Flags of the machine that a run was trained on; a job on the finished run may be elsewhere.
-MACHINE = frozenset(("strategy", "num_devices", "tpu", "threads"))
+MACHINE = frozenset(("strategy", "num_devices", "tpu", "threads", "compute_threads", "parallel_phases"))
 
 
 @dataclasses.dataclass(frozen=True)

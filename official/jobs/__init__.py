@@ -2,6 +2,7 @@
 
     self_train       teacher -> pseudo labels -> student (-> control), evaluation, export
     train            the teacher alone (task=contrastive: the pre-training)
+    control          the control of a run alone, beside the process that trains the rest
     linear_eval      a linear classifier on the frozen features of --init
     compare_pretraining  one task from random, pre-trained and jointly trained weights: a table
     pseudo_label     label a source with a trained model
@@ -38,11 +39,12 @@ from official.jobs.compare_pretraining import compare_pretraining
 from official.jobs.opening import alone_in_folder
 from official.jobs.review_labels import review_labels
 from official.jobs.studies import report, study
-from official.jobs.training import linear_eval, self_train, train
+from official.jobs.training import control, linear_eval, self_train, train
 
 JOBS: dict[str, Callable[[Experiment], dict[str, Any]]] = {
     "self_train": self_train,
     "train": train,
+    "control": control,
     "linear_eval": linear_eval,
     "compare_pretraining": compare_pretraining,
     "pseudo_label": pseudo_label,

@@ -11,8 +11,10 @@ from typing import Any, Sequence
 import tensorflow as tf
 
 from official.data.source import DataError, Source
+from official.errors import UserError
 from official.evaluation.drawing import sheet, write_png
 from official.experiment import Experiment
+from official.jobs.beside import Beside, control_alone, end_with_parent, share_machine
 from official.jobs.checks import check_flags, check_run, check_thresholds
 from official.jobs.handing_over import export_once
 from official.jobs.data_checks import quick_checks, warn
@@ -27,12 +29,13 @@ from official.tasks.task import Task
 from official.trained_model import describe
 from official.training.distribution import build_strategy, is_chief, set_up_runtime
 from official.training.loading import load_model
-from official.training.run_folder import RunFolder
+from official.training.run_folder import RunFolder, saved_flags
 
 
 def _open_loop(
-    experiment: Experiment, folder: RunFolder, strategy: tf.distribute.Strategy, *, unlabeled: bool
-) -> SelfTraining:
+    experiment: Experiment, folder: RunFolder, strategy: tf.distribute.Strategy, *, unlabeled: bool, beside: bool = False
+) -> SelfTraining:  # fmt: skip
+    """Opens the data of a run and notes them in its folder; `beside`: another process has noted them."""
     check_flags(experiment)
     check_run(experiment, strategy, pseudo=unlabeled)
     set_up_runtime(experiment.runtime)
@@ -47,6 +50,9 @@ def _open_loop(
     if labeled.annotations is not None and labeled.annotations.counts().sum() == 0:
         raise DataError(f"{labeled.word}: none of the {len(labeled)} labelled images has a usable box")
     check_thresholds(experiment, labeled.categories)
+    loop = SelfTraining(task, experiment, strategy, labeled, pool, evaluation, joint)
+    if beside:
+        return loop
     folder.claim(chief=is_chief(strategy))
     if is_chief(strategy):
         folder.note_categories(labeled.categories)
@@ -64,7 +70,7 @@ def _open_loop(
         + (f"; evaluation: {len(evaluation)} images" if evaluation else "")
         + (f"; joint: {len(joint)} images of {len(joint.categories)} classes, weight {experiment.loss.joint_weight}" if joint else "")
     )
-    return SelfTraining(task, experiment, strategy, labeled, pool, evaluation, joint)
+    return loop
 
 
 def _amount(source: Source) -> str:
@@ -77,8 +83,9 @@ def _amount(source: Source) -> str:
 
 def self_train(experiment: Experiment) -> dict[str, Any]:
     """The whole loop."""
+    share_machine(experiment.runtime)
     strategy = build_strategy(experiment.runtime)  # before TensorFlow does anything else
-    experiment = settled(experiment)
+    given, experiment = experiment, settled(experiment)
     folder = RunFolder(experiment)
     if not TASKS[experiment.model.task].needs_labels:
         raise DataError(f"job=self_train makes pseudo labels; --task={experiment.model.task} has none: use --job=train")
@@ -91,7 +98,7 @@ def self_train(experiment: Experiment) -> dict[str, Any]:
             print(f"\n== round {number}")
             last, own = begin_round(loop, number)
         with timed(folder, f"round_{number}") if number > 1 else contextlib.nullcontext():
-            rounds.append(_chain(last, own))
+            rounds.append(_chain(last, own, given))
         if number > 1 and is_chief(loop.strategy):
             own.summarize(rounds[-1])
     summary |= joined_summary(rounds)
@@ -103,25 +110,50 @@ def self_train(experiment: Experiment) -> dict[str, Any]:
     return _end_of_training(folder, loop, summary)
 
 
-def _chain(loop: SelfTraining, folder: RunFolder) -> dict[str, Any]:
-    """All phases of one round, in order; their results by name."""
+def _chain(loop: SelfTraining, folder: RunFolder, given: Experiment) -> dict[str, Any]:
+    """All phases of one round, in order, the control beside them if --parallel_phases is given; their results by name."""
     found: dict[str, Any] = {}
-    with timed(folder, "teacher"):
-        found["teacher"] = loop.train_teacher()
-    with timed(folder, "pseudo_label"):
-        loop.make_labels(found["teacher"]["checkpoint"])
-        pseudo, found["pseudo_labels"] = loop.read_labels()
-    with timed(folder, "student"):
-        found["student"] = loop.train_student(pseudo, found["teacher"])
-    if loop.experiment.training.control:
-        with timed(folder, "control"):
-            found["control"] = loop.train_control(found["teacher"])
+    control = loop.experiment.training.control
+    with Beside(given, needed=control and not loop.finished("control")) as beside:
+        with timed(folder, "teacher"):
+            found["teacher"] = loop.train_teacher()
+        with timed(folder, "pseudo_label"):
+            loop.make_labels(found["teacher"]["checkpoint"])
+            pseudo, found["pseudo_labels"] = loop.read_labels()
+        with timed(folder, "student"):
+            found["student"] = loop.train_student(pseudo, found["teacher"])
+        if control:
+            with timed(folder, "control"):
+                beside.wait()
+                with control_alone(folder.path) if is_chief(loop.strategy) else contextlib.nullcontext():
+                    found["control"] = loop.train_control(found["teacher"])
     return found
+
+
+def control(experiment: Experiment) -> dict[str, Any]:
+    """The control of a run alone, beside the process that trains the rest: `--parallel_phases` starts it, or somebody.
+
+    Raises:
+      UserError: no run in --model_dir yet.
+      Locked: another process trains the control.
+    """
+    end_with_parent()
+    share_machine(experiment.runtime)
+    strategy = build_strategy(experiment.runtime)
+    experiment = settled(experiment)
+    folder = RunFolder(experiment)
+    if not saved_flags(folder.path):
+        raise UserError(f"job=control trains the control of a run, and {folder.path} holds none: start the run first, with these flags")
+    with control_alone(folder.path):
+        loop = _open_loop(experiment, folder, strategy, unlabeled=False, beside=True)
+        return {"control": loop.train_control()}
 
 
 def train(experiment: Experiment, strategy: tf.distribute.Strategy | None = None) -> dict[str, Any]:
     """The teacher alone; for task=contrastive the pre-training. A strategy replaces the options' own."""
-    strategy = strategy or build_strategy(experiment.runtime)
+    if strategy is None:
+        share_machine(experiment.runtime)
+        strategy = build_strategy(experiment.runtime)
     experiment = settled(experiment)
     folder = RunFolder(experiment)
     loop = _open_loop(experiment, folder, strategy, unlabeled=False)

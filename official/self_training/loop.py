@@ -90,16 +90,28 @@ class SelfTraining:
             result.update(kept_metrics(task, metrics))
         return write_result(folder, result, chief=chief)
 
-    def train_control(self, teacher_result: dict[str, Any]) -> dict[str, Any]:
-        """Trains on labels alone, as the module says; the argument is what `train_teacher` returned."""
-        teacher, options = describe(teacher_result["checkpoint"]), self.experiment.training
-        before = teacher.total_steps or options.teacher_steps
+    def finished(self, phase: str) -> bool:
+        """Whether a phase has left its result."""
+        return bool(read_result(os.path.join(self.experiment.runtime.model_dir, phase)))
+
+    def train_control(self, teacher_result: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Trains on labels alone, as the module says.
+
+        Args:
+          teacher_result: what `train_teacher` returned; None: the teacher is --teacher, or is being trained beside.
+        """
+        options = self.experiment.training
+        start, origin = self._start("control")
+        teacher_steps, teacher_origin = options.teacher_steps, origin
+        if teacher_result or options.teacher:
+            path = teacher_result["checkpoint"] if teacher_result else find_model(options.teacher, "--teacher").path
+            teacher_steps, teacher_origin = describe(path).total_steps, describe(path).origin
+        before = teacher_steps or options.teacher_steps
         steps = before + options.student_steps
-        if not teacher.total_steps:
+        if not teacher_steps:
             print(f"control: how long the teacher was trained is not known; --teacher_steps={before} stands for it")
         phase = self._supervised("control", steps, stretch=steps / before)
-        start, origin = self._start("control")
-        there = {name: teacher.origin.get(name, origin[name]) for name in origin}
+        there = {name: teacher_origin.get(name, origin[name]) for name in origin}
         if there != origin:
             print(f"WARNING: the control is not fair: it starts from {origin}, the teacher from {there}")
         return self._as_student()._run(phase, start, origin)

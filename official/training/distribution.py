@@ -42,7 +42,7 @@ def build_strategy(options: Runtime) -> tf.distribute.Strategy:
         if "TF_CONFIG" not in os.environ:
             raise FlagError("strategy=multi_worker needs TF_CONFIG, see the README")
         return tf.distribute.MultiWorkerMirroredStrategy()
-    devices = tf.config.list_physical_devices("GPU")
+    devices = tf.config.get_visible_devices("GPU")
     kind = "GPU" if devices else "CPU"
     wanted = options.num_devices or len(devices) or 1
     if options.strategy == "one" or wanted == 1:
