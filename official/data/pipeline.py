@@ -8,7 +8,7 @@ starts at its step and needs no iterator state, and neither threads nor replicas
 from __future__ import annotations
 
 import dataclasses
-from typing import Callable, Iterator
+from typing import Callable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -198,6 +198,12 @@ def fitting(image_size: int, *, legacy_resize: bool = False):
         return {ours: placed[name] for ours, name in names.items() if name in placed}
 
     return prepare
+
+
+def fitting_all(image_sizes: Sequence[int], *, legacy_resize: bool = False):
+    """`fitting` into several inputs from one reading of the picture: "images" is a tuple, one of every size."""
+    each = [fitting(size, legacy_resize=legacy_resize) for size in image_sizes]
+    return lambda example: {"images": tuple(prepare(example)["images"] for prepare in each)}
 
 
 def iterate_numpy(dataset: tf.data.Dataset) -> Iterator[dict[str, np.ndarray]]:

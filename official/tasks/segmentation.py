@@ -93,17 +93,16 @@ class SegmentationTask(Task):
 
     # --- on a trained model -----------------------------------------------------------------------
 
-    def _batches(self, source: Source, first: int, last: int, *, size: int = 0, masks: bool = False):
-        """Inference batches, at the network's input size or another."""
-        side, legacy = size or self.experiment.model.image_size, self.experiment.data.legacy_resize
+    def _batches(self, source: Source, first: int, last: int, *, masks: bool = False):
+        """Inference batches at the network's input size."""
+        fit = pipeline.fitting(self.experiment.model.image_size, legacy_resize=self.experiment.data.legacy_resize)
+        return self._prepared(fit, source, first, last, masks=masks)
+
+    def _prepared(self, prepare, source: Source, first: int, last: int, *, masks: bool = False):
+        options = self.experiment
+        batch_size, threads = options.decoding.eval_batch_size, options.runtime.threads
         dataset = pipeline.inference_dataset(
-            source,
-            prepare=pipeline.fitting(side, legacy_resize=legacy),
-            batch_size=self.experiment.decoding.eval_batch_size,
-            first=first,
-            last=last,
-            masks=masks,
-            threads=self.experiment.runtime.threads,
+            source, prepare=prepare, batch_size=batch_size, first=first, last=last, masks=masks, threads=threads
         )
         return iter(dataset)
 
@@ -154,18 +153,17 @@ class SegmentationTask(Task):
         """
         options, size = self.experiment.pseudo_labels, self.experiment.model.image_size
         sides = [max(1, round(scale * size)) for scale in parse_scales(options.label_scales)]
-        streams = [self._batches(source, first, last, size=side) for side in sides]
         functions = [self._probabilities_at(model, side) for side in sides]
-        for batches in zip(*streams):
-            total = sum(of(batch["images"]) for of, batch in zip(functions, batches)) / len(batches)
-            winner, best = tf.argmax(total, axis=-1).numpy(), tf.reduce_max(total, axis=-1).numpy()
-            for i, index in enumerate(batches[0]["index"].numpy()):
+        prepare = pipeline.fitting_all(sides, legacy_resize=self.experiment.data.legacy_resize)
+        for batch in self._prepared(prepare, source, first, last):
+            # Outside of a graph, which would add in another order.
+            mean = sum(of(images) for of, images in zip(functions, batch["images"])) / len(sides)
+            winner, best = tf.argmax(mean, axis=-1, output_type=tf.int32), tf.reduce_max(mean, axis=-1).numpy()
+            winner = winner.numpy().astype(np.uint8)
+            for i, index in enumerate(batch["index"].numpy()):
                 if index >= 0:
                     height, width = _extent(source.sizes[index], size)
-                    yield {
-                        "mask": winner[i, :height, :width].astype(np.uint8),
-                        "score": stored_score(best[i, :height, :width]),
-                    }
+                    yield {"mask": winner[i, :height, :width], "score": stored_score(best[i, :height, :width])}
 
     def _probabilities_at(self, model: Segmenter, side: int):
         options = self.experiment

@@ -1,5 +1,6 @@
 """Segmentation end to end on tiny pictures: evaluation, multi-scale labels, the label store, export, jobs."""
 
+import dataclasses
 import json
 import os
 
@@ -9,6 +10,8 @@ import tensorflow as tf
 from PIL import Image
 
 from official import jobs
+from official.data import pipeline
+from official.data.mask_files import stored_score
 from official.experiment import experiment_from
 from official.self_training.label_store import LabelError, LabelStore
 from official.self_training.labeler import label_source
@@ -23,8 +26,6 @@ def setting():
     source = tiny.scenes_source(task="segmentation", count=6)
     heights = np.array([64, 50, 40, 64, 33, 64], np.int32)
     read_image, read_mask, table = source.read_image, source.read_mask, tf.constant(heights)
-    import dataclasses
-
     source = dataclasses.replace(
         source, sizes=np.stack([heights, np.full(6, 64, np.int32)], axis=1),
         read_image=lambda i: read_image(i)[: table[i]], read_mask=lambda i: read_mask(i)[: table[i]],
@@ -108,14 +109,31 @@ def test_every_scale_is_the_scale_it_says(side, padded, flip):
     np.testing.assert_allclose(found.sum(-1), 1.0, atol=1e-5)
 
 
-def test_six_scales_are_six_inputs(setting, monkeypatch):
-    """0.5 ... 1.75 of 64 pixels on a pyramid to stride 8: no two are the same, and none is rounded to another."""
+def test_six_scales_are_six_inputs_of_one_reading(setting):
+    """0.5 ... 1.75 of 64 pixels on a pyramid to stride 8: six different inputs. Labels are, bit for bit, the mean of six
+    passes that each read the photo for itself."""
     _, model, source = setting
     task = build_task(tiny.experiment(task="segmentation", label_scales="0.5,0.75,1,1.25,1.5,1.75"), source.categories)
-    read = []
-    monkeypatch.setattr(task, "_batches", lambda *args, size: read.append(size) or iter(()))
-    list(task.label(model, source, 0, 1))
-    assert read == [32, 48, 64, 80, 96, 112]
+    reads, calls, read_image = [], [], source.read_image
+
+    def counted(index):
+        calls.append(index)  # by tracing, so once for each place that reads
+        return read_image(index)
+
+    def alone(side):
+        prepare = pipeline.fitting(side)
+        for batch in task._prepared(prepare, source, 0, len(source)):
+            reads.append(batch["images"].shape[1])
+            yield task._probabilities_at(model, side)(batch["images"])
+
+    labels = list(task.label(model, dataclasses.replace(source, read_image=counted), 0, len(source)))
+    assert len(calls) == 1
+    means = [sum(parts) / 6 for parts in zip(*map(alone, (32, 48, 64, 80, 96, 112)))]
+    assert set(reads) == {32, 48, 64, 80, 96, 112}
+    for row, mean in zip(labels, tf.concat(means, axis=0).numpy()):
+        mean = mean[: row["mask"].shape[0], : row["mask"].shape[1]]
+        np.testing.assert_array_equal(row["mask"], mean.argmax(-1))
+        np.testing.assert_array_equal(row["score"], stored_score(mean.max(-1)))
 
 
 def test_masks_in_the_label_store(setting, tmp_path):
