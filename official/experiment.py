@@ -264,7 +264,7 @@ class Handover:
     images: str = option("", "job=predict: a folder of pictures.")
     output: str = option("", "Where job=predict, review_labels, write_scenes, write_tfrecords and export_labels write; of review_labels and export_labels a new folder.")
     format: str = option("coco", "job=export_labels, review_labels: of the labels that are written; masks become polygons, with voc PNGs.", choices=("coco", "yolo", "voc", "cvat", "labelme", "labelstudio"))
-    labels: str = option("pseudo", "job=export_labels: pseudo labels of --label_store or the run (on --unlabeled_data), predictions of the model (on --images or --unlabeled_data), both at --score_threshold and --class_thresholds; or human: those of --labeled_data.", choices=("pseudo", "predictions", "human"))
+    labels: str = option("pseudo", "job=export_labels: pseudo labels of --label_store or the run (on --unlabeled_data), predictions of the model (on --images or --unlabeled_data), both at --score_threshold and --class_thresholds; or human: those of --labeled_data at --labeled_fraction or --labeled_ids.", choices=("pseudo", "predictions", "human"))
     image_files: str = option("copy", "job=export_labels, review_labels: image files are copied, or hard links where the disk allows it.", choices=("copy", "link"))
     output_shards: int = option(8, "job=write_tfrecords: how many files.", lower=1)
     tflite: bool = option(False, "Also exports TFLite.")

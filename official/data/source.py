@@ -243,19 +243,28 @@ def labeled_subset(source: Source, fraction: float, split_seed: int) -> tuple[So
     """Splits off a fixed share of the pictures: (labelled, rest).
 
     A picture's place is the hash of (split_seed, id), so the choice does not depend on the machine,
-    a library version or the order of the files, and a smaller fraction is part of a larger one.
+    a library version or the order of the files, and a smaller fraction is part of a larger one. What was cut out of one
+    picture stays together: the share is then the nearest that does not divide one.
 
     Raises:
       DataError: the fraction is out of (0, 1] or leaves no picture.
     """
     if not 0.0 < fraction <= 1.0:
         raise DataError(f"labeled_fraction={fraction} is not in (0, 1]")
-    keys = [hashlib.sha256(f"{split_seed}:{i}".encode()).digest() for i in source.ids]
+    wholes = source.ids if source.cut_from is None else source.cut_from
+    keys = [hashlib.sha256(f"{split_seed}:{i}".encode()).digest() for i in wholes]
     order = sorted(range(len(source)), key=keys.__getitem__)
     count = int(round(fraction * len(source)))
     if count == 0:
         raise DataError(f"labeled_fraction={fraction} of {len(source)} images leaves none")
+    count = _between_wholes(np.array([str(wholes[i]) for i in order]), count)
     return source.subset(np.sort(order[:count])), source.subset(np.sort(order[count:]))
+
+
+def _between_wholes(wholes: np.ndarray, count: int) -> int:
+    """The number from 1 nearest to `count` after which a row of pictures, str [images], can be cut without dividing one."""
+    borders = np.flatnonzero(np.append(wholes[1:] != wholes[:-1], True)) + 1
+    return int(borders[np.argmin(np.abs(borders - count))])
 
 
 def listed_subset(source: Source, wanted: Sequence[str]) -> tuple[Source, Source]:

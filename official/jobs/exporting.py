@@ -13,7 +13,7 @@ from official.data.input_report import DataError
 from official.data.mask_files import encode_class_map, stored_mask_reader
 from official.data.source import Annotations, Source
 from official.experiment import Experiment
-from official.jobs.opening import open_images, open_model, opened
+from official.jobs.opening import open_images, open_labeled, open_model
 from official.jobs.reviewed import unlabeled_pool
 from official.self_training.label_store import LabelStore, limits_of
 from official.self_training.thresholds import in_use
@@ -52,7 +52,7 @@ def _unlabeled(experiment: Experiment) -> Source:
 def _human(experiment: Experiment) -> Source:
     if not experiment.data.labeled_data:
         raise DataError("--labels=human needs --labeled_data")
-    return opened(experiment, "labeled", experiment.data.labeled_data)
+    return open_labeled(experiment)[0]
 
 
 def _pseudo(experiment: Experiment) -> Source:

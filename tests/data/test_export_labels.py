@@ -21,6 +21,8 @@ from official.data.input_report import DataError
 from official.data.scenes_source import open_scenes
 from official.data.source import Category
 from official.data.sources import ReadOptions, open_source
+from official.jobs.exporting import export_labels_job
+from tests import tiny
 
 WORDS = {
     "coco": "coco:{}/annotations.json", "yolo": "yolo:{}/data.yaml", "voc": "voc:{}", "cvat": "cvat:{}/annotations.xml",
@@ -395,3 +397,13 @@ def test_kill_9_leaves_nothing_half(human, tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["out.unfinished"] and os.listdir(tmp_path / "out.unfinished" / "out" / "images")
     with pytest.raises(DataError, match="out.unfinished is of an export that was stopped"):
         export_labels(human, "yolo", str(tmp_path / "out"), scored=False)
+
+
+def test_human_labels_are_those_that_a_run_would_train_on(tmp_path):
+    """Half of sixteen; those that a list names; all of them by default."""
+    listed = tmp_path / "ids.txt"
+    listed.write_text("\n".join(tiny.scenes_source().ids[[3, 8]]))
+    for k, (flags, count) in enumerate([({}, 16), ({"labeled_fraction": 0.5}, 8), ({"labeled_ids": str(listed)}, 2)]):
+        options = {"job": "export_labels", "labels": "human", "format": "coco", "output": str(tmp_path / f"out{k}")}
+        found = export_labels_job(tiny.experiment(model_dir=str(tmp_path / f"run{k}"), **options, **flags))
+        assert found["exported"]["images"] == count

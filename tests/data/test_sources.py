@@ -1,6 +1,7 @@
 """Sources agree with each other: COCO, VOC, TFRecord and TFDS hold the same pictures and boxes."""
 
 import dataclasses
+import itertools
 import os
 
 import numpy as np
@@ -225,3 +226,20 @@ def test_coco_dict_round_trip(coco):
     first = data["annotations"][0]
     y1, x1, y2, x2 = coco.annotations.boxes[0]
     assert first["bbox"] == [x1, y1, x2 - x1, y2 - y1]
+
+
+def test_what_is_cut_out_of_one_image_stays_together():
+    """Four images of 5, 1, 3 and 1 crops: no share divides one, and the nearest share is taken."""
+    wholes = np.array(["a"] * 5 + ["b"] + ["c"] * 3 + ["d"])
+    crops = dataclasses.replace(tiny.scenes_source(), cut_from=None).subset(np.arange(10))
+    crops = dataclasses.replace(crops, cut_from=wholes)
+    for seed in range(5):
+        before = set()
+        for fraction in (0.1, 0.3, 0.5, 0.8):
+            labeled, rest = labeled_subset(crops, fraction, seed)
+            assert not set(labeled.cut_from) & set(rest.cut_from) and len(labeled) + len(rest) == 10
+            assert before <= set(labeled.ids)
+            before = set(labeled.ids)
+            possible = {sum(s) for k in range(5) for s in itertools.combinations((5, 1, 3, 1), k)} - {0}
+            assert len(labeled) in possible
+    assert len(labeled_subset(crops, 1.0, 0)[0]) == 10
