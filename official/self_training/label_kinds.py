@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from typing import Any, Iterable, Sequence
+from typing import Any, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -20,6 +20,7 @@ from official.data.tfrecord import MASK_KEY, Place, add_mask, encode_example, re
 from official.evaluation.drawing import VOC_PALETTE
 from official.experiment import PseudoLabels
 from official.files import output_names, write_bytes, write_json
+from official.self_training.label_columns import BoxColumns, batches, joined, places
 
 SCORE_BINS = 20
 SCORE_KEY = "image/segmentation/score/encoded"
@@ -43,6 +44,10 @@ class _Labels:
     noun: str
     unit = 1
     none: str
+
+    def rows(self, paths: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """Every picture's labels, shard by shard; see `parse`."""
+        return (self.parse(record) for path in paths for _, record in records(path))
 
     def borderline(self, threshold: float) -> float:
         """The `sureness` of a picture that may as well be left out."""
@@ -89,18 +94,9 @@ class BoxLabels(_Labels):
             "class_counts": np.bincount(row["classes"], minlength=classes),
         }
 
-    def parse(self, record: bytes) -> dict[str, Any]:
+    def rows(self, paths: Sequence[str]) -> Iterator[dict[str, Any]]:
         """The inverse of `encode`."""
-        feature = tf.train.Example.FromString(record).features.feature
-        row = _common(feature)
-        height, width = row["size"]
-        corners = [feature[f"image/object/bbox/{k}"].float_list.value for k in ("ymin", "xmin", "ymax", "xmax")]
-        return {
-            **row,
-            "boxes": np.array(corners, np.float32).T.reshape(-1, 4) * np.float32([height, width, height, width]),
-            "classes": np.array(feature["image/object/class/label"].int64_list.value, np.int32) - 1,
-            "scores": np.array(feature["image/object/score"].float_list.value, np.float32),
-        }
+        return (row for part in batches(paths) for row in part.rows())
 
     def highest(self, row: dict[str, Any]) -> float:
         """The picture's highest score."""
@@ -119,11 +115,10 @@ class BoxLabels(_Labels):
         self, store, source: Source, limits: np.ndarray, probabilities: bool = False, ignore_above: float = 1.0
     ) -> tuple[Source, np.ndarray, dict[str, Any]]:
         """(the source with its labels, whether each picture has any, numbers for the summary)."""
-        rows = {row["id"]: row for row in store.rows()}
-        _refuse_missing(store.folder, source, rows)
-        found = [_sure_first(row, limits, ignore_above) for row in (rows[image_id] for image_id in source.ids)]
-        counts = np.array([sure for _, sure in found], np.int64)
-        labelled = source.with_annotations(Annotations.from_images([row for row, _ in found]), store.categories())
+        lowest = np.minimum(limits, np.float32(ignore_above)) if ignore_above < 1.0 else limits
+        stored = joined([part.where(part.scores >= lowest[part.classes]) for part in batches(store.shard_paths())])
+        annotations, counts = _of_source(stored, source, limits, store.folder)
+        labelled = source.with_annotations(annotations, store.categories())
         numbers = {"images_with_boxes": int((counts > 0).sum()), "boxes": int(counts.sum())}
         if ignore_above < 1.0:
             labelled = dataclasses.replace(labelled, sure_from=limits)
@@ -209,17 +204,17 @@ class MaskLabels(_Labels):
         self, store, source: Source, limits: np.ndarray, probabilities: bool = False, ignore_above: float = 1.0
     ) -> tuple[Source, np.ndarray, dict[str, Any]]:
         """(the source with its masks, whether each picture has a sure pixel, numbers for the summary)."""
-        stored, places, sure, pixels, sure_pixels = stored_limit(limits), {}, {}, 0, 0
-        paths = [store.shard_path(shard) for shard in range(len(store.manifest()["shards"]))]
+        stored, found, sure, pixels, sure_pixels = stored_limit(limits), {}, {}, 0, 0
+        paths = store.shard_paths()
         for number, path in enumerate(paths):
             for offset, record in records(path):
                 row = self.parse(record)
-                places[row["id"]] = Place.of(number, offset, record)
+                found[row["id"]] = Place.of(number, offset, record)
                 count = int((row["score"] >= stored[row["mask"]]).sum())
                 sure[row["id"]] = count > 0
                 pixels, sure_pixels = pixels + row["mask"].size, sure_pixels + count
-        _refuse_missing(store.folder, source, places)
-        read_record = record_reader(paths, [places[i] for i in source.ids])
+        _refuse_missing(store.folder, [i for i in source.ids if i not in found])
+        read_record = record_reader(paths, [found[i] for i in source.ids])
         any_sure = np.array([sure[i] for i in source.ids])
         labelled = source.with_masks(_mask_reader(read_record, source.sizes, stored), store.categories())
         numbers = {"images_with_labels": int(any_sure.sum()), "labelled_pixels": round(sure_pixels / max(1, pixels), 4)}
@@ -302,7 +297,7 @@ class ClassLabels(_Labels):
             if probabilities:
                 soft = np.zeros((len(source), len(limits)), np.float32) if soft is None else soft
                 soft[i] = row["probabilities"]
-        _refuse_missing(store.folder, source, seen)
+        _refuse_missing(store.folder, [i for i in source.ids if i not in seen])
         counts = np.bincount(classes[classes >= 0], minlength=len(limits))
         numbers = {"pictures": int(counts.sum()), "per_class": {c.name: int(n) for c, n in zip(store.categories(), counts)}}
         return source.with_classes(classes, store.categories(), soft), surety, numbers
@@ -343,15 +338,29 @@ def record_name(record: bytes) -> str:
     return row["file_name"] or row["id"]
 
 
-def _sure_first(row: dict[str, Any], limits: np.ndarray, ignore_above: float) -> tuple[dict[str, np.ndarray], int]:
-    """(boxes that reach the limits, then those of at least `ignore_above`; how many the first are).
+def _of_source(stored: BoxColumns, source: Source, limits: np.ndarray, folder: str) -> tuple[Annotations, np.ndarray]:
+    """(stored boxes in the order of the source's images, how many of each image reach the limits).
 
-    In this order, because an image's boxes beyond --max_boxes are left out.
+    Those that reach them are an image's first, because boxes beyond --max_boxes are left out.
     """
-    sure = limits[row["classes"]] <= row["scores"]
-    rest = ~sure & (row["scores"] >= np.float32(ignore_above)) if ignore_above < 1.0 else np.zeros_like(sure)
-    order = np.concatenate([np.flatnonzero(sure), np.flatnonzero(rest)])
-    return {name: row[name][order] for name in ("boxes", "scores", "classes")}, int(sure.sum())
+    place = places(stored.ids, source.ids)
+    _refuse_missing(folder, source.ids[place < 0])
+    wanted = np.full(len(stored.ids), -1)
+    wanted[place] = np.arange(len(place))
+    image = wanted[stored.image]
+    sure = stored.scores >= limits[stored.classes]
+    order = np.lexsort((~sure, image))
+    order = order[np.searchsorted(image[order], 0) :]  # images that the source lacks
+    image, boxes = image[order], stored.boxes[order]
+    annotations = Annotations(
+        row_splits=np.searchsorted(image, np.arange(len(source) + 1)),
+        boxes=boxes,
+        classes=stored.classes[order],
+        crowd=np.zeros(len(boxes), bool),
+        area=(boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]),
+        scores=stored.scores[order],
+    )
+    return annotations, np.bincount(image[sure[order]], minlength=len(source))
 
 
 def _common(feature) -> dict[str, Any]:
@@ -362,9 +371,8 @@ def _common(feature) -> dict[str, Any]:
     }
 
 
-def _refuse_missing(folder: str, source: Source, known: Iterable[str]) -> None:
-    missing = [i for i in source.ids if i not in known]
-    if missing:
+def _refuse_missing(folder: str, missing: Sequence[str]) -> None:
+    if len(missing):
         raise LabelError(f"{folder} has no labels for {len(missing)} images, the first is {missing[0]}")
 
 

@@ -9,6 +9,7 @@ without its JSON does not exist. The manifest is written when all shards are the
 from __future__ import annotations
 
 import dataclasses
+import functools
 import glob
 import hashlib
 import json
@@ -20,6 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 from official.data.source import Category, Source
+from official.data.tfrecord import records
 from official.errors import FileDamaged
 from official.self_training.label_kinds import KINDS, LabelError as LabelError, record_name
 from official.files import file_sha256, read_json, sweep, whole_file, write_json
@@ -140,7 +142,7 @@ class LabelStore:
             raise LabelError(f"{self.folder} is not finished; run --job=pseudo_label again to go on")
         for shard, meta in enumerate(manifest["shards"]):
             path = self.shard_path(shard)
-            if not os.path.isfile(path) or file_sha256(path) != meta["sha256"]:
+            if not os.path.isfile(path) or _checksum(path) != meta["sha256"]:
                 raise LabelError(f"{path} is missing or damaged; remove its .json and run --job=pseudo_label again")
         return manifest
 
@@ -159,16 +161,15 @@ class LabelStore:
 
     def rows(self) -> Iterable[dict[str, Any]]:
         """Every picture's stored labels, in order; see `write_shard`."""
-        kind = self.kind()
-        return (kind.parse(record) for record in self._records())
+        return self.kind().rows(self.shard_paths())
 
     def names(self) -> list[str]:
         """The file name (else the id) of every image, in order."""
-        return [record_name(record) for record in self._records()]
+        return [record_name(record) for path in self.shard_paths() for _, record in records(path)]
 
-    def _records(self) -> Iterable[bytes]:
-        for shard in range(len(self.manifest()["shards"])):
-            yield from tf.data.TFRecordDataset(self.shard_path(shard)).as_numpy_iterator()
+    def shard_paths(self) -> list[str]:
+        """The shards of a finished store; raises as `manifest`."""
+        return [self.shard_path(shard) for shard in range(len(self.manifest()["shards"]))]
 
     def limits(
         self, threshold: float | np.ndarray, class_thresholds: dict[str, float] | None = None
@@ -225,6 +226,17 @@ class LabelStore:
             lines.append(f"a threshold of {value:.3f} would keep a {what} in {share:.0%} of the pictures")
         lines.append("Train the teacher longer, or lower --score_threshold.")
         return "\n".join(lines)
+
+
+def _checksum(path: str) -> str:
+    """SHA-256 of a file, computed once per process for as long as the file stays as it is."""
+    stat = os.stat(path)
+    return _checksum_of(path, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+
+
+@functools.lru_cache(maxsize=1 << 17)
+def _checksum_of(path: str, *as_it_is: int) -> str:
+    return file_sha256(path)
 
 
 def limits_of(
