@@ -103,7 +103,8 @@ def computing_threads(runtime: Runtime) -> int:
     """Threads that a process computes with: --compute_threads, or with --parallel_phases half of the cores; 0: TensorFlow's choice."""
     if runtime.compute_threads or not runtime.parallel_phases:
         return runtime.compute_threads
-    return max(1, len(os.sched_getaffinity(0)) // 2)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS has none
+    return max(1, cores // 2)
 
 
 def share_machine(runtime: Runtime) -> None:
