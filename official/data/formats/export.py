@@ -23,6 +23,7 @@ from official.files import output_names
 IMAGE_FILES = ("copy", "link")
 NO_PLACE = "object that is ignored (a crowd, or difficult): this format has no place for it, left out"
 CUT = "box that reaches outside its image: cut at the border"
+UNREADABLE_NAME = "class whose name has a colon or starts with #: other tools cannot read labelmap.txt with it"
 SAYS_NOTHING = "image with pixels that say nothing: whoever reads this format takes them for background"
 _PALETTE = [value for label in range(256) for value in voc_color(label)]
 
@@ -52,6 +53,9 @@ def export_labels(source: Source, kind: str, folder: str, *, scored: bool, image
         for i in tqdm.trange(len(source), desc="writing images", unit=" images", disable=len(source) < 2000):
             _write_image(source, i, os.path.join(images, names[i]), image_files)
         header, first = _header(source, form, scored)
+        for name in header.names if kind == "voc" else ():
+            if ":" in name or name.startswith("#"):
+                report.note(UNREADABLE_NAME, "labelmap.txt", name)
         form.write(unfinished, list(_out_images(source, names, form, first, scored, report)), header)
     return report
 

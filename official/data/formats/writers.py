@@ -189,9 +189,9 @@ def _add(parent: ElementTree.Element, tag: str, text: Any = None) -> ElementTree
     return child
 
 
-def _write_xml(path: str, root: ElementTree.Element) -> None:
+def _write_xml(path: str, root: ElementTree.Element, declared: bool = True) -> None:
     ElementTree.indent(root, " ")
-    write_bytes(path, ElementTree.tostring(root, encoding="utf-8", xml_declaration=True))
+    write_bytes(path, ElementTree.tostring(root, encoding="utf-8", xml_declaration=declared))
 
 
 def write_cvat(folder: str, images: Sequence[OutImage], header: Header) -> None:
@@ -271,7 +271,8 @@ def write_label_studio(folder: str, images: Sequence[OutImage], header: Header) 
     labels = ElementTree.SubElement(view, tag, {"name": "label", "toName": "image"})
     for name in header.names:
         ElementTree.SubElement(labels, "Label", {"value": name})
-    _write_xml(os.path.join(folder, "label_config.xml"), view)
+    # It is pasted as a text, and a text with an encoding declaration is refused there.
+    _write_xml(os.path.join(folder, "label_config.xml"), view, declared=False)
 
 
 def _studio_regions(found: OutObject, region_id: str, image: OutImage, header: Header) -> list[dict[str, Any]]:
