@@ -76,6 +76,10 @@ def example_reader(source: Source) -> Callable[[tf.Tensor], dict[str, tf.Tensor]
 Preparation = Callable[[dict[str, tf.Tensor], tf.Tensor], dict[str, tf.Tensor]]
 
 
+# Python as it stands: no branch or loop here hangs on a tensor, and AutoGraph would rewrite every function first.
+as_it_is = tf.autograph.experimental.do_not_convert
+
+
 def training_dataset(
     source: Source,
     *,
@@ -112,7 +116,7 @@ def training_dataset(
         return prepare({**read(picture), "step": step}, key)
 
     dataset = tf.data.Dataset.range(np.iinfo(np.int64).max // 2**20)
-    dataset = dataset.map(load, num_parallel_calls=threads or tf.data.AUTOTUNE, deterministic=True)
+    dataset = dataset.map(as_it_is(load), num_parallel_calls=threads or tf.data.AUTOTUNE, deterministic=True)
     return dataset.batch(replica_batch_size, drop_remainder=True).prefetch(4)
 
 
@@ -177,7 +181,7 @@ def inference_dataset(
         return {**prepare(example), "index": tf.where(real, number, tf.constant(-1, tf.int64))}
 
     dataset = tf.data.Dataset.range(first, first + padded)
-    dataset = dataset.map(load, num_parallel_calls=threads or tf.data.AUTOTUNE, deterministic=True)
+    dataset = dataset.map(as_it_is(load), num_parallel_calls=threads or tf.data.AUTOTUNE, deterministic=True)
     return dataset.batch(batch_size, drop_remainder=True).prefetch(4)
 
 

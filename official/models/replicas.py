@@ -20,9 +20,9 @@ def spread(model: tf.keras.Model, function: Callable[..., Any]) -> Callable[...,
     strategy = model.distribute_strategy
     replicas = strategy.num_replicas_in_sync
     if replicas == 1:
-        return tf.function(function, reduce_retracing=True)
+        return tf.function(function, reduce_retracing=True, autograph=False)
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def on_replicas(values):
         return strategy.run(lambda parts: function(*parts), args=(values,))
 

@@ -198,11 +198,11 @@ class Trainer:
     def _compile(self) -> Callable[[Tensors], Tensors]:
         by_xla = self.experiment.runtime.xla and self.replicas == 1
 
-        @tf.function(jit_compile=by_xla or None)
+        @tf.function(jit_compile=by_xla or None, autograph=False)  # no branch of the step hangs on a tensor
         def one_replica(batch):
             return self._replica_step(batch)
 
-        @tf.function
+        @tf.function(autograph=False)
         def many_replicas(batch):
             metrics = self.strategy.run(self._replica_step, args=(batch,))
             return {k: self.strategy.experimental_local_results(v)[0] for k, v in metrics.items()}
