@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import time
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -216,6 +217,14 @@ def test_a_loss_that_explodes_is_said_once(capsys):
         [run._watch(loss, step) for step, loss in enumerate(losses, start=1)]
         text = capsys.readouterr().out
         assert text.count("WARNING: teacher: the loss explodes") == 1 and "--learning_rate" in text
+
+
+def test_xla_on_a_cpu_is_warned_of(capsys):
+    for xla, replicas, told in ((True, 1, 1), (False, 1, 0), (True, 2, 0)):  # two replicas are not compiled
+        run = PhaseRun(None, tiny.experiment(xla=xla), Phase("teacher", 100, None), None, None)
+        run.trainer, run.chief = mock.Mock(replicas=replicas), True
+        run._warn_of_xla()
+        assert capsys.readouterr().out.count("WARNING: teacher: --xla compiles") == told
 
 
 # --- signals --------------------------------------------------------------------------------------

@@ -134,6 +134,7 @@ class PhaseRun:
         first = trainer.step
         if first >= steps:
             return
+        self._warn_of_xla()
         self._show_training_pictures()
         images = sum(trainer.batch_sizes.values())
         bar = tqdm.tqdm(total=steps, initial=first, desc=self.phase.name, unit=" steps", disable=not self.chief)
@@ -153,6 +154,14 @@ class PhaseRun:
                     clock, since = time.time(), step
                 self._keep(step, metrics)
                 self._check_stop(stop, step, metrics)
+
+    def _warn_of_xla(self) -> None:
+        on_cpu = not any(device.device_type in ("GPU", "TPU") for device in tf.config.list_logical_devices())
+        if self.experiment.runtime.xla and on_cpu and self.trainer.replicas == 1 and self.chief:
+            print(
+                f"WARNING: {self.phase.name}: --xla compiles the whole step before the first one, which takes many minutes "
+                "on a CPU; without --xla the first step comes after seconds."
+            )
 
     def _watch(self, loss: float, step: int) -> None:
         """Says once that the loss explodes: finite, so the guard lets it pass, but nothing is learned any more."""
