@@ -47,6 +47,7 @@ def main() -> None:
     parser.add_argument("--nodeterministic", action="store_true")
     parser.add_argument("--quickstart", action="store_true")
     parser.add_argument("--bare", action="store_true")
+    parser.add_argument("--fed", action="store_true", help="by the input pipeline, with augmentation, instead of one batch")
     options = parser.parse_args()
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
@@ -54,11 +55,16 @@ def main() -> None:
     set_up_runtime(experiment_from(flags).runtime)
     if options.quickstart:
         peers.CLASSES = len(SCENES)
-    own = {**(QUICKSTART if options.quickstart else {}), **flags}
+    own = {**(QUICKSTART if options.quickstart else {}), **({"augment": "s1"} if options.fed else {}), **flags}
     trainer = peers.our_trainer(f"efficientnet-{options.backbone}", options.size, options.batch, **own)
-    batch = next(trainer.batches())
-    passes = bare(trainer)
-    step = (lambda: float(passes(batch["human"]["images"]))) if options.bare else (lambda: float(trainer.train_step(batch)["loss"]))
+    batches, passes = trainer.batches(), bare(trainer)
+    batch = next(batches)
+
+    def step():
+        if options.bare:
+            return float(passes(batch["human"]["images"]))
+        return float(trainer.train_step(next(batches) if options.fed else batch)["loss"])
+
     turns.serve(step, {"parameters": sum(int(np.prod(v.shape)) for v in trainer.variables)})
 
 

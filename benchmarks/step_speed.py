@@ -31,6 +31,7 @@ ROWS = {
     "b7_640": (("--backbone=b7", "--size=640", "--batch=1"), 1, [*GARDEN[:1], ("ours", True, ())]),
     "quickstart": (QUICK, 20, [("forward and backward alone", True, ("--bare",)), ("ours", True, ())]),
     "determinism": (QUICK, 20, [("off", True, ("--nodeterministic",)), ("on", True, ())]),
+    "fed_determinism": (QUICK, 20, [("off", True, ("--nodeterministic", "--fed")), ("on", True, ("--fed",))]),
     "b0_determinism": (("--size=256", "--batch=4"), 2, [("off", True, ("--nodeterministic",)), ("on", True, ())]),
 }
 
