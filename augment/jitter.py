@@ -7,6 +7,7 @@ key is an int32 [2] seed for stateless draws.
 
 from __future__ import annotations
 
+import functools
 from typing import Sequence
 
 import tensorflow as tf
@@ -78,7 +79,7 @@ def resize_and_crop(
     scaled, offset = _placement(image, key, output_size, jitter_min, jitter_max)
     scale = tf.cast(scaled, tf.float32) / tf.cast(tf.shape(image)[:2], tf.float32)
     frame = _Frame(scaled, offset, output_size, not legacy_resize)
-    pixels = frame.crop(tf.raw_ops.ResizeBilinear(images=image[None], **frame.resizing)[0])
+    pixels = frame.crop(_resized(image, frame.resizing, random=key is not None))
     placed = {**example, "image": frame.pad(*_normalized(pixels, normalization, fill))}
     if "mask" in example:
         resized = tf.raw_ops.ResizeNearestNeighbor(images=example["mask"][None, ..., None], **frame.resizing)
@@ -90,6 +91,19 @@ def resize_and_crop(
         return placed
     placed["boxes"] = example["boxes"] * tf.tile(scale, [2]) - tf.cast(tf.tile(offset, [2]), tf.float32)
     return clip_boxes(placed, extent, min_box_size)
+
+
+def _resized(image: tf.Tensor, resizing: dict, *, random: bool) -> tf.Tensor:
+    """Float32 [h, w, 3] by `tf.raw_ops.ResizeBilinear`.
+
+    Its kernel takes half as long again from uint8 as from float32 for the same result, which pays for the cast unless the
+    image is made much smaller. Inference, whose graphs are exported, does without the condition.
+    """
+    if not random:
+        return tf.raw_ops.ResizeBilinear(images=image[None], **resizing)[0]
+    worth_it = 2 * tf.reduce_prod(resizing["size"]) >= tf.reduce_prod(tf.shape(image)[:2])
+    whole = functools.partial(tf.raw_ops.ResizeBilinear, **resizing)
+    return tf.cond(worth_it, lambda: whole(images=tf.cast(image, tf.float32)[None])[0], lambda: whole(images=image[None])[0])
 
 
 def _placement(image, key, output_size, jitter_min, jitter_max) -> tuple[tf.Tensor, tf.Tensor]:
