@@ -273,6 +273,7 @@ class Handover:
     study: str = option("", "job=study: a study file, or the name of one that comes with the program; see official/study/spec.py.")
     runs: str = option("", "job=report: a pattern of run folders, e.g. 'runs/seeds/*'.")
     workers: int = option(0, "job=study: how many runs at a time; 0: one per core.", lower=0)
+    teraflops: float = option(0.0, "job=study --dry_run: what an accelerator sustains, in 10^12 floating-point operations per second; also says how many hours of one the missing runs take.", lower=0.0)
     dry_run: bool = option(False, "job=study: says which runs there are and how long they take, and runs none.")
     check_steps: int = option(5, "job=check_data: real training steps that are timed, to say how long a run takes; 0: none.", lower=0)
 

@@ -151,6 +151,11 @@ def export(experiment: Experiment) -> dict[str, Any]:
     return folder.summarize(summary)
 
 
+def paper_categories(task: str) -> tuple[Category, ...]:
+    """As many classes as the paper's networks of a task have."""
+    return tuple(Category(i, str(i)) for i in range({"detection": 90, "segmentation": 21}.get(task, 1000)))
+
+
 def model_stats(experiment: Experiment) -> dict[str, Any]:
     """Prints parameters and multiply-adds of the network that the flags describe; nothing needs to be trained."""
     folder = RunFolder(experiment)
@@ -158,8 +163,7 @@ def model_stats(experiment: Experiment) -> dict[str, Any]:
     try:
         categories = folder.categories()
     except UserError:  # a new folder: the paper's numbers of classes
-        count = {"detection": 90, "segmentation": 21}.get(experiment.model.task, 1000)
-        categories = tuple(Category(i, str(i)) for i in range(count))
+        categories = paper_categories(experiment.model.task)
     model = build_task(experiment, categories).build_model()
     found = model_statistics(model, experiment.model.image_size)
     unused = ""

@@ -8,12 +8,16 @@ from typing import Any, Sequence
 
 from official.errors import FlagError, UserError
 from official.experiment import Experiment
+from official.flags import as_arguments, experiment_from_arguments
+from official.jobs.on_model import paper_categories
+from official.models.statistics import model_statistics
 from official.study import workers
 from official.study.gather import gathered
 from official.study.plan import Plan, plan
 from official.study.report import markdown, write_report
 from official.study.results import Results
 from official.study.spec import Study, read_study
+from official.tasks.registry import build_task
 
 
 def study(experiment: Experiment) -> dict[str, Any]:
@@ -33,6 +37,8 @@ def study(experiment: Experiment) -> dict[str, Any]:
     planned = plan(described)
     count = options.workers or max(1, os.cpu_count() or 1)
     print("\n".join(outline(described, planned, root, count)))
+    if options.teraflops:
+        print("\n".join(accelerator_hours(planned, root, options.teraflops)))
     if options.dry_run:
         return {"runs": len(planned.runs), "finished": len(workers.finished(root, planned))}
     own = os.path.join(root, described.name)
@@ -104,6 +110,38 @@ def outline(described: Study, planned: Plan, root: str, count: int) -> Sequence[
     if len(done) < len(planned.runs):
         lines.append(f"time left: {words(left)} with {count} workers" + (f", and {unknown} runs of kinds that have not been timed yet" if unknown else ""))
     return lines
+
+
+def accelerator_hours(planned: Plan, root: str, teraflops: float) -> list[str]:
+    """How long the training steps of the missing runs take on one accelerator: operations of the network over throughput.
+
+    A multiply-add is two operations, and a step of training is three forward passes. Labelling, evaluation and the input
+    pipeline are not counted, so this is the least that it takes.
+
+    Args:
+      teraflops: 10^12 operations per second that the accelerator sustains on such networks, not its peak.
+    """
+    done, networks, seconds = workers.finished(root, planned), {}, {}  # type: set, dict, dict
+    for key, run in planned.runs.items():
+        if key in done or not run.steps:
+            continue
+        experiment = experiment_from_arguments(as_arguments(run.flags), run.key)
+        network = experiment.model
+        if network not in networks:
+            model = build_task(experiment, paper_categories(network.task)).build_model()
+            networks[network] = model_statistics(model, network.image_size)["multiply_adds"]
+        images = run.steps * _images_per_step(experiment, run.kind)
+        seconds[run.kind] = seconds.get(run.kind, 0.0) + images * networks[network] * 2 * 3 / (teraflops * 1e12)
+    lines = [f"  {kind:<11}{value / 3600:12,.1f} hours of an accelerator" for kind, value in seconds.items()]
+    total = sum(seconds.values()) / 3600
+    return [f"at {teraflops:g} teraflops, of training alone:", *lines, f"  {'together':<11}{total:12,.1f} hours of an accelerator"]
+
+
+def _images_per_step(experiment: Experiment, kind: str) -> int:
+    options = experiment.training
+    if kind == "student":
+        return options.batch_size + options.pseudo_batch_size
+    return options.teacher_batch_size or options.batch_size
 
 
 def remaining(planned: Plan, root: str, count: int) -> tuple[float, int]:

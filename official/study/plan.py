@@ -83,7 +83,7 @@ class _Planner:
     def of_cell(self, cell: Cell, seed: int) -> Run:
         """The run whose result is the cell's, and with it all that it needs."""
         flags, self._title = {**self.study.flags, **cell.flags}, f"{cell.name}, seed {seed}"
-        return self._learner(cell.learner, self.study.base, flags, seed, cell.name)
+        return self._learner(cell.learner, cell.base or self.study.base, flags, seed, cell.name)
 
     def _learner(self, learner: str, base: str, flags: Mapping[str, Any], seed: int, where: str) -> Run:
         values, places = self._opened(flags, seed, where)
@@ -131,7 +131,7 @@ class _Planner:
 
 _JOBS = {"supervised": "train", "control": "train", "labels": "pseudo_label", "student": "self_train"}
 _PHASES = {"supervised": TEACHER, "control": TEACHER, "labels": LABELS, "student": STUDENT}
-_LEFT_OUT = frozenset(("model_dir", "label_store", "teacher", "checkpoint", "study", "workers", "runs", "dry_run"))
+_LEFT_OUT = frozenset(("model_dir", "label_store", "teacher", "checkpoint", "study", "workers", "runs", "dry_run", "teraflops"))
 
 
 def _flags_of(experiment: Experiment, kind: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@
         pre-trained: {init: "@pretrained"}
         self-training: {learner: student}
     skip: [{augment: S1, method: self-training}]
+    cells: {S4/random: {base: ../coco_s4.cfg, teacher_steps: 9000}}   # what a cell alone changes, its flagfile with it
     paper: {S4/self-training: 42.6}    # the paper's number of a cell, its values in the order of the axes
     tables: [{rows: augment, columns: method, differences: [[self-training, random]]}]
     figures: [{title: ..., x: augment, lines: method, minus: random, paper: true, kind: lines}]
@@ -39,7 +40,7 @@ from official.experiment import Experiment
 from official.flagfiles import OWN
 
 LEARNERS = ("supervised", "student", "control")
-_KEYS = {"title", "text", "base", "flags", "seeds", "runs", "axes", "skip", "paper", "tables", "figures", "claims", "metric", "vary", "scale"}
+_KEYS = {"title", "text", "base", "flags", "seeds", "runs", "axes", "skip", "cells", "paper", "tables", "figures", "claims", "metric", "vary", "scale"}
 _MANAGED = ("job", "model_dir", "seed", "teacher", "label_store", "control", "rounds")  # a study decides these
 
 
@@ -56,12 +57,14 @@ class Cell:
       flags: what the values change.
       learner: see the head of this module.
       paper: the paper's number, if there is one.
+      base: the flagfile that it starts from; empty: the study's.
     """
 
     values: Mapping[str, str]
     flags: Mapping[str, Any]
     learner: str
     paper: float | None = None
+    base: str = ""
 
     @property
     def name(self) -> str:
@@ -134,7 +137,7 @@ def read_study(path: str) -> Study:
         seeds=_seeds(path, content.get("seeds", [0, 1, 2])),
         runs=_runs(path, content.get("runs") or {}),
         axes={name: tuple(values) for name, values in axes.items()},
-        cells=_cells(path, axes, content.get("skip") or [], content.get("paper") or {}),
+        cells=_cells(path, axes, content.get("skip") or [], content.get("paper") or {}, content.get("cells") or {}),
         tables=tuple(content.get("tables") or ()),
         figures=tuple(content.get("figures") or ()),
         claims=tuple(content.get("claims") or ()),
@@ -217,7 +220,9 @@ def _axes(path: str, found: Any) -> dict[str, dict[str, dict[str, Any]]]:
     return axes
 
 
-def _cells(path: str, axes: dict, skip: Sequence[Mapping[str, str]], paper: Mapping[str, float]) -> tuple[Cell, ...]:
+def _cells(
+    path: str, axes: dict, skip: Sequence[Mapping[str, str]], paper: Mapping[str, float], own: Mapping[str, Any]
+) -> tuple[Cell, ...]:  # fmt: skip
     for entry in skip:
         for axis, value in entry.items():
             if value not in axes.get(axis, ()):
@@ -233,11 +238,14 @@ def _cells(path: str, axes: dict, skip: Sequence[Mapping[str, str]], paper: Mapp
             if twice:
                 raise StudyError(f"{path}: cell {'/'.join(combination)}: two axes set {sorted(twice)}")
             flags.update(axes[axis][value])
-        learner = _learner(path, flags.pop("learner", "supervised"))
-        cells.append(Cell(values, flags, learner, paper.get("/".join(combination))))
-    unknown = set(map(str, paper)) - {cell.name for cell in cells}
-    if unknown:
-        raise StudyError(f"{path}: paper: no cells {sorted(unknown)}; there are {', '.join(c.name for c in cells)}")
+        learner, name = _learner(path, flags.pop("learner", "supervised")), "/".join(combination)
+        flags.update(_flags(path, f"cells: {name}", own.get(name) or {}, ("base",)))
+        base = _base(path, flags.pop("base")) if "base" in flags else ""
+        cells.append(Cell(values, flags, learner, paper.get(name), base))
+    for what, names in (("paper", paper), ("cells", own)):
+        unknown = set(map(str, names)) - {cell.name for cell in cells}
+        if unknown:
+            raise StudyError(f"{path}: {what}: no cells {sorted(unknown)}; there are {', '.join(c.name for c in cells)}")
     return tuple(cells)
 
 

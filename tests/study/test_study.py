@@ -178,6 +178,34 @@ def test_a_study_that_is_not_there(tmp_path):
         read_study(str(tmp_path / "none.yaml"))
 
 
+def test_a_cell_may_change_more_and_start_from_another_file(files):
+    (files / "other.cfg").write_text("--flagfile=base.cfg\n--teacher_steps=77\n")
+    text = STUDY + "cells: {S4/random/one: {base: other.cfg}, S4/self-training/one: {base: other.cfg, image_size: 256}}\n"
+    (files / "study.yaml").write_text(text)
+    planned = plan(read_study(str(files / "study.yaml")))
+    assert runs_of(planned, "S4/random/one")[0].steps == 77 and runs_of(planned, "S1/random/one")[0].steps == 30
+    student, needs = runs_of(planned, "S4/self-training/one")
+    assert needs["teacher"].steps == 77 and needs["teacher"].flags["image_size"] == 256 == student.flags["image_size"]
+    (files / "study.yaml").write_text(STUDY + "cells: {S4/random: {alpha: 2.0}}\n")
+    with pytest.raises(StudyError, match="cells: no cells \\['S4/random'\\]"):
+        read_study(str(files / "study.yaml"))
+
+
+def test_hours_of_an_accelerator(files, monkeypatch):
+    """Steps times images times 2 operations a multiply-add times 3 passes: supervised 30 x 8, control 90 x 8, student 60 x 12."""
+    (files / "base.cfg").write_text(BASE + "--batch_size=8\n--pseudo_batch_size=4\n")
+    text = small(files)
+    monkeypatch.setattr(job, "build_task", lambda experiment, _: type("T", (), {"build_model": lambda self: experiment.model})())
+    monkeypatch.setattr(job, "model_statistics", lambda model, size: {"multiply_adds": 10**9 if model.task == "detection" else 10**6})
+    lines = job.accelerator_hours(plan(text), str(files / "out"), 1e-3)
+    hours = {line.split()[0]: float(line.split()[1].replace(",", "")) for line in lines[1:]}
+    per_image = 1e9 * 6 / 1e9 / 3600
+    expected = {"supervised": 2 * 2 * 30 * 8 * per_image, "control": 2 * 90 * 8 * per_image, "student": 2 * 2 * 60 * 12 * per_image}
+    for kind, value in expected.items():
+        assert hours[kind] == pytest.approx(value, abs=0.06), kind
+    assert hours["together"] == pytest.approx(sum(expected.values()), abs=0.2)
+
+
 # --- results -----------------------------------------------------------------------------------------
 
 
