@@ -191,14 +191,16 @@ def test_a_cell_may_change_more_and_start_from_another_file(files):
         read_study(str(files / "study.yaml"))
 
 
-def test_hours_of_an_accelerator(files, monkeypatch):
+def test_hours_of_an_accelerator(files, monkeypatch, capsys):
     """Steps times images times 2 operations a multiply-add times 3 passes: supervised 30 x 8, control 90 x 8, student 60 x 12."""
     (files / "base.cfg").write_text(BASE + "--batch_size=8\n--pseudo_batch_size=4\n")
-    text = small(files)
+    study = small(files)
     monkeypatch.setattr(job, "build_task", lambda experiment, _: type("T", (), {"build_model": lambda self: experiment.model})())
     monkeypatch.setattr(job, "model_statistics", lambda model, size: {"multiply_adds": 10**9 if model.task == "detection" else 10**6})
-    lines = job.accelerator_hours(plan(text), str(files / "out"), 1e-3)
-    hours = {line.split()[0]: float(line.split()[1].replace(",", "")) for line in lines[1:]}
+    options = {"study": study.path, "model_dir": str(files / "out"), "dry_run": True, "teraflops": 1e-3}
+    job.study(experiment_from(options))
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if "hours of an accelerator" in line]
+    hours = {words[0]: float(words[1].replace(",", "")) for words in lines}
     per_image = 1e9 * 6 / 1e9 / 3600
     expected = {"supervised": 2 * 2 * 30 * 8 * per_image, "control": 2 * 90 * 8 * per_image, "student": 2 * 2 * 60 * 12 * per_image}
     for kind, value in expected.items():
