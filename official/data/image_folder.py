@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 
-
 from official.data import image_files
 from official.data.source import Category, DataError, InputReport, Source
 
@@ -19,6 +18,8 @@ def open_folder(
 ) -> Source:
     """A source over every picture below a folder, links followed; the id is the path inside it.
 
+    A folder that is reached by two ways (a link beside it) is read once, by the one without a link where there is one.
+
     Args:
       classes: the first folder of a picture's path is its class; a picture beside these folders is
         skipped and counted.
@@ -31,6 +32,7 @@ def open_folder(
     names = list(image_files.walk(folder))
     if classes:
         names = _with_a_class(names, folder, report)
+    names = _once(names, folder, classes, report)
     paths = [os.path.join(folder, name) for name in names]
     shown = [image_files.displayed(name) for name in names]
     facts = image_files.inspect_images(paths, shown, report, full=full_check, max_pixels=max_pixels)
@@ -45,6 +47,23 @@ def open_folder(
 
 
 NO_CLASS = "picture outside the class folders"
+TWICE = "image in a folder that is reached by two ways: read once"
+
+
+def _once(names: list[str], folder: str, classes: bool, report: InputReport) -> list[str]:
+    """The names without those of folders that are there under another name too (in the same class)."""
+    places = sorted({os.path.dirname(name) for name in names})
+    root = os.path.realpath(folder)
+    real = {place: os.path.realpath(os.path.join(folder, place)) for place in places}
+    own = {place for place in places if real[place] == os.path.normpath(os.path.join(root, place))}
+    first: dict[tuple[str, str], str] = {}
+    for place in sorted(places, key=lambda p: (p not in own, p)):
+        first.setdefault((_class_of(place) if classes else "", real[place]), place)
+    kept = set(first.values())
+    for name in names:
+        if os.path.dirname(name) not in kept:
+            report.note(TWICE, image_files.displayed(os.path.join(folder, name)), image_files.displayed(name))
+    return [name for name in names if os.path.dirname(name) in kept]
 
 
 def _class_of(name: str) -> str:

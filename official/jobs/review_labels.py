@@ -9,10 +9,10 @@ from typing import Any, Callable
 import numpy as np
 import tensorflow as tf
 
+from official.data.formats.class_folders import write_class_folders
 from official.data.formats.export import export_labels, image_names, refuse_existing
 from official.data.formats.writers import FORMATS
 from official.data.source import Annotations, DataError, Source
-from official.errors import UserError
 from official.experiment import Experiment
 from official.files import write_json
 from official.jobs.opening import trained_model
@@ -40,44 +40,53 @@ _WORDS = {
 }
 
 
+_HOW = "Correct them, keep every image that was looked at (also without a box)"
+_HOW_CLASSES = "Move every image that is of another class into that class's folder, and remove those of none"
+
+
 def review_labels(experiment: Experiment) -> dict[str, Any]:
     """Chooses images of a finished run's label store (official/self_training/review.py) and writes them with their labels.
 
-    They are written in --format, as job=export_labels does, with `review.manifest` (JSON: which image is which and why) beside them.
+    They are written in --format, as job=export_labels does, or, for classes of images, as a folder per class, with `review.manifest` (JSON: which image is which and why) beside them.
     """
     folder = RunFolder(experiment)
     set_up_runtime(experiment.runtime)
     store = LabelStore(experiment.pseudo_labels.label_store or os.path.join(folder.path, "pseudo_labels"))
     manifest = store.manifest()
-    if store.kind().name not in ("boxes", "masks"):
-        raise UserError(
-            f"job=review_labels writes boxes and masks; {store.folder} holds {store.kind().name}: inspect_labels exports those"
-        )
     output = experiment.handover.output or os.path.join(folder.path, "review")
     refuse_existing(output)
     pool = unlabeled_pool(experiment)
     chosen = _chosen(experiment, store, manifest, pool)
-    labelled, reasons = _labelled(experiment, store, pool.subset(np.array(list(chosen)))), list(
-        chosen.values()
-    )
-    form = experiment.handover.format
-    report = export_labels(labelled, form, output, scored=True, image_files=experiment.handover.image_files)
-    write_json(
-        os.path.join(output, review.MANIFEST), _listed(labelled, pool.word, reasons, FORMATS[form].images)
-    )
-    counts = collections.Counter(first for first, *_ in reasons)
-    word = _WORDS[form].format(output=output)
-    print("\n".join(report.lines("review")), end="\n" if report.counts else "")
+    labelled = _labelled(experiment, store, pool.subset(np.array(list(chosen))))
+    word = _write(experiment, labelled, pool.word, list(chosen.values()), output)
+    counts = collections.Counter(first for first, *_ in chosen.values())
     print(
         f"{len(chosen)} of {len(pool)} images to review: "
         + ", ".join(f"{n} {reason}" for reason, n in counts.items())
     )
-    print(
-        f"images       {output}\nCorrect them, keep every image that was looked at (also without a box), and train on with --reviewed={word}"
-    )
+    how = _HOW_CLASSES if labelled.image_classes is not None else _HOW
+    print(f"images       {output}\n{how}, and train on with --reviewed={word}")
     return folder.summarize(
         {"review": {"images": len(chosen), "reasons": dict(counts), "output": output, "reviewed": word}}
     )
+
+
+def _write(experiment: Experiment, labelled: Source, pool: str, reasons: list[list[str]], output: str) -> str:
+    """Writes images, labels and the list of them; returns the word that reads them when they are corrected.
+
+    Classes of images are folders, whatever --format says.
+    """
+    handover = experiment.handover
+    if labelled.image_classes is not None:
+        files = write_class_folders(labelled, output, handover.image_files)
+        word = f"folder:{output}"
+    else:
+        report = export_labels(labelled, handover.format, output, scored=True, image_files=handover.image_files)
+        print("\n".join(report.lines("review")), end="\n" if report.counts else "")
+        files = [os.path.join(FORMATS[handover.format].images, name) for name in image_names(labelled)]
+        word = _WORDS[handover.format].format(output=output)
+    write_json(os.path.join(output, review.MANIFEST), _listed(labelled, pool, reasons, files))
+    return word
 
 
 def _limits(experiment: Experiment, store: LabelStore) -> np.ndarray:
@@ -93,9 +102,10 @@ def _chosen(
       DataError: no image is worth a look.
     """
     limits = _limits(experiment, store)
-    if store.kind().name == "boxes":
+    if store.kind().name in ("boxes", "classes"):
         rows = _in_order(store, pool, lambda row: row)
-        found = review.worth(rows, limits)
+        boxes = store.kind().name == "boxes"
+        found = review.worth(rows, limits) if boxes else review.worth_of_classes(rows, len(limits))
         _compare_views(experiment, store, manifest, pool, rows, limits, found)
     else:
         found = review.worth_of_masks(_in_order(store, pool, lambda row: review.unsure_shares(row, limits)))
@@ -136,12 +146,17 @@ def _compare_views(
     kind, own = store.kind(), [rows[i] for i in places]
     for view in (_mirrored(task, model, some), _smaller(teacher, experiment, some)):
         for i, row, other in zip(places, own, view):
-            values[i] += review.disagreement(kind.at(row, limits), kind.at(other, limits))
+            if kind.name == "classes":
+                values[i] += int(row["class"] != other["class"])
+            else:
+                values[i] += review.disagreement(kind.at(row, limits), kind.at(other, limits))
     found.reasons["views"] = values
 
 
 def _mirrored(task: Task, model: tf.keras.Model, source: Source):
     found = task.label(model, review.mirrored(source), 0, len(source))
+    if task.label_kind == "classes":
+        return found
     return (review.unmirrored(objects, int(source.sizes[i][1])) for i, objects in enumerate(found))
 
 
@@ -158,25 +173,24 @@ def _smaller(teacher, experiment: Experiment, source: Source):
 def _labelled(experiment: Experiment, store: LabelStore, chosen: Source) -> Source:
     """The images with the labels in use; of masks, pixels that are not sure say nothing."""
     kind, limits = store.kind(), _limits(experiment, store)
+    if kind.name == "classes":  # the likeliest of each, sure or not: somebody looks at it
+        rows = _in_order(store, chosen, lambda row: row["class"])
+        return chosen.with_classes(np.array(rows, np.int32), store.categories())
     if kind.name == "masks":
         return kind.read(store, chosen, limits)[0]
     rows = _in_order(store, chosen, lambda row: kind.at(row, limits))
     return chosen.with_annotations(Annotations.from_images(rows), store.categories())
 
 
-def _listed(source: Source, word: str, reasons: list[list[str]], images: str) -> dict[str, Any]:
+def _listed(source: Source, word: str, reasons: list[list[str]], files: list[str]) -> dict[str, Any]:
     """What `review.MANIFEST` says: of every written file the image that it shows, why it was chosen, and its labels."""
     entries = []
-    for i, name in enumerate(image_names(source)):
-        boxes = None if source.annotations is None else _boxes(source, i)
-        entries.append(
-            {
-                "file": os.path.join(images, name),
-                "id": str(source.ids[i]),
-                "reasons": reasons[i],
-                "boxes": boxes,
-            }
-        )
+    for i, file in enumerate(files):
+        entry = {"file": file, "id": str(source.ids[i]), "reasons": reasons[i]}
+        entry["boxes"] = None if source.annotations is None else _boxes(source, i)
+        if source.image_classes is not None:
+            entry["class"] = source.categories[source.image_classes[i]].name
+        entries.append(entry)
     return {"data": word, "images": entries}
 
 

@@ -7,7 +7,8 @@ An image is worth it for one of these reasons, each a number that is higher the 
     views       labels of the mirrored and of the smaller image that those in use do not agree with
     empty       no label in use, and many that nearly were: the expected number of objects that are missed
 
-Of masks there is the first alone: the share of pixels that are not sure. Half of the images are shared out to these reasons, half to the classes (the most uncertain images of each), so that a class
+Of masks there is the first alone: the share of pixels that are not sure. Of classes of images `uncertain` is the chance that
+the class is wrong, `classes` the probability of the second best, `views` how many views have another class. Half of the images are shared out to these reasons, half to the classes (the most uncertain images of each), so that a class
 that is everywhere does not take all.
 """
 
@@ -83,6 +84,23 @@ def worth_of_masks(shares: Sequence[np.ndarray]) -> Worth:
     """The same of a label store's masks: images are as uncertain as their share of pixels that are not in use."""
     table = np.array(shares, np.float64)
     return Worth({"uncertain": table.sum(axis=1)}, table)
+
+
+def worth_of_classes(rows: Sequence[dict[str, Any]], count: int) -> Worth:
+    """The same of a label store's classes of images, by their probabilities.
+
+    Args:
+      rows: as `LabelStore.rows`, with "class", "score" and "probabilities"; count: of the classes.
+    """
+    wrong = np.array([1.0 - row["score"] for row in rows], np.float64)
+    second = np.array([_second(row["probabilities"]) for row in rows], np.float64)
+    by_class = np.zeros((len(rows), count))
+    by_class[np.arange(len(rows)), [row["class"] for row in rows]] = wrong
+    return Worth({"uncertain": wrong, "classes": second}, by_class)
+
+
+def _second(probabilities: np.ndarray) -> float:
+    return float(np.sort(probabilities)[-2]) if len(probabilities) > 1 else 0.0
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -178,6 +196,10 @@ def places_in(images: Source, pool: Source) -> np.ndarray:
 def review_changes(reviewed: Source) -> str:
     """How many images people changed and emptied, where the labels that they were given are known; for a message."""
     listed, same, emptied, known = _Listed(), 0, 0, 0
+    for i in range(len(reviewed)) if reviewed.image_classes is not None else ():
+        before = listed.class_of(_name(reviewed, i))
+        if before is not None:
+            known, same = known + 1, same + (before == reviewed.categories[reviewed.image_classes[i]].name)
     for i in range(len(reviewed)):
         before = listed.boxes_of(_name(reviewed, i))
         if before is None or reviewed.annotations is None:
@@ -186,7 +208,8 @@ def review_changes(reviewed: Source) -> str:
         names = [reviewed.categories[c].name for c in objects["classes"]]
         now = sorted([name, *np.rint(box).tolist()] for name, box in zip(names, objects["boxes"]))
         known, same, emptied = known + 1, same + (now == sorted(before)), emptied + (bool(before) and not now)
-    return f"; {same} unchanged, {known - same} corrected, {emptied} of them emptied" if known else ""
+    emptied_text = "" if reviewed.annotations is None else f", {emptied} of them emptied"
+    return f"; {same} unchanged, {known - same} corrected{emptied_text}" if known else ""
 
 
 def _name(source: Source, i: int) -> str:
@@ -207,13 +230,21 @@ class _Listed:
         """[name, y1, x1, y2, x2], whole pixels, of the labels that it was written with."""
         return (self._entry(path) or {}).get("boxes")
 
+    def class_of(self, path: str) -> str | None:
+        """The class that an image was written with; its file may have been moved since."""
+        return (self._entry(path) or {}).get("class")
+
     def _entry(self, path: str) -> dict[str, Any] | None:
         place = os.path.dirname(os.path.abspath(path)) if path else ""
         for _ in range(_LEVELS if place else 0):
             if place not in self.lists:
                 content = read_json(os.path.join(place, MANIFEST))
                 self.lists[place] = {entry["file"]: entry for entry in content.get("images", [])}
-            entry = self.lists[place].get(os.path.relpath(os.path.abspath(path), place))
+                # Files of class folders are moved: they are known by their names.
+                moved = [entry for entry in content.get("images", []) if entry.get("class") is not None]
+                self.lists[place].update({os.path.basename(entry["file"]): entry for entry in moved})
+            names = os.path.relpath(os.path.abspath(path), place), os.path.basename(path)
+            entry = next((self.lists[place][name] for name in names if name in self.lists[place]), None)
             if entry is not None:
                 return entry
             place = os.path.dirname(place)

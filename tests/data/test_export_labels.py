@@ -380,7 +380,7 @@ def test_what_exists_is_not_overwritten_and_an_error_leaves_nothing(human, tmp_p
         export_labels(human, "coco", str(tmp_path / "full"), scored=False)
     (tmp_path / "empty").mkdir()
     export_labels(human, "coco", str(tmp_path / "empty"), scored=False)
-    monkeypatch.setattr(export, "_write_image", lambda *a: 1 / 0)
+    monkeypatch.setattr(export, "write_image", lambda *a: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         export_labels(human, "coco", str(tmp_path / "new"), scored=False)
     assert sorted(os.listdir(tmp_path)) == ["empty", "full"]

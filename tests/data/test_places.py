@@ -10,6 +10,7 @@ from PIL import Image
 
 from official.data.image_files import inspect_image
 from official.data.image_places import holds_labels, safe_join, walk
+from official.data.image_folder import TWICE
 from official.data.input_report import DataError
 from official.data.source import listed_subset
 from official.data.sources import ReadOptions, open_source, parse_word
@@ -65,6 +66,20 @@ def test_links_to_folders_and_files_are_followed_and_loops_are_not(tmp_path):
         "blob.png",
         "linked/deep/1.png",
     ]
+
+
+def test_a_folder_that_is_reached_twice_is_read_once(tmp_path):
+    """By its own name where it has one, else by the first link; two links to one file stay two images."""
+    picture(tmp_path / "data" / "z" / "deep" / "1.png")
+    picture(tmp_path / "far" / "2.png")
+    for link, target in {"a": "data/z", "b": "far", "c": "far"}.items():
+        (tmp_path / "data" / link).symlink_to(tmp_path / target)
+    (tmp_path / "data" / "same.png").symlink_to(tmp_path / "far" / "2.png")
+    source = open_source(f"folder:{tmp_path}/data", labeled=False)
+    assert source.ids.tolist() == ["same.png", "b/2.png", "z/deep/1.png"]
+    assert source.report.counts == {TWICE: 2} and source.report.skipped_images == 0
+    classes = open_source(f"folder:{tmp_path}/data", ReadOptions(label_kind="classes", max_skipped_fraction=0.5))
+    assert [c.name for c in classes.categories] == ["a", "b", "c", "z"]  # a class each: whose is it is not ours to say
 
 
 def test_links_that_lead_round_in_a_circle_are_missed_and_said(tmp_path):

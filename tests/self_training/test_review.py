@@ -10,9 +10,9 @@ import tensorflow as tf
 from PIL import Image
 
 from official import jobs
+from official.data.formats.class_folders import write_class_folders
 from official.data.image_folder import open_folder
 from official.data.source import Category, DataError
-from official.errors import UserError
 from official.jobs.reviewed import unlabeled_pool, with_reviewed
 from official.jobs.opening import open_training, open_unlabeled
 from official.self_training import review
@@ -267,24 +267,86 @@ def test_a_pool_that_is_reviewed_whole_is_said(reviewing, photos):
         with_reviewed(experiment, labeled, pool)
 
 
-def test_stores_of_other_labels_are_refused(tmp_path, photos):
-    source = open_folder(str(photos))
+# --- classes of images ----------------------------------------------------------------------------
+
+
+def test_the_chance_that_a_class_is_wrong_and_the_second_best():
+    rows = [
+        {"class": 0, "score": 0.75, "probabilities": np.float32([0.75, 0.125, 0.125])},
+        {"class": 2, "score": 0.5, "probabilities": np.float32([0.375, 0.125, 0.5])},
+    ]
+    found = review.worth_of_classes(rows, 3)
+    np.testing.assert_allclose(found.reasons["uncertain"], [0.25, 0.5])
+    np.testing.assert_allclose(found.reasons["classes"], [0.125, 0.375])
+    np.testing.assert_allclose(found.classes, [[0.25, 0, 0], [0, 0, 0.5]])
+
+
+@pytest.fixture
+def classified(tmp_path, photos):
+    """A run folder with classes of the photos, cat or dog, ever surer; and three labelled images."""
+    source, names = open_folder(str(photos)), ["cat", "dog"]
     store = LabelStore(str(tmp_path / "run" / "pseudo_labels"))
-    store.start(
-        {
-            "kind": "classes",
-            "teacher_sha256": "none",
-            "data": source.word,
-            "categories": [dataclasses.asdict(Category(1, "a"))],
-        }
-    )
-    store.finish(0, {})
-    with pytest.raises(UserError, match="writes boxes and masks"):
-        jobs.run(
-            tiny.experiment(
-                job="review_labels", model_dir=str(tmp_path / "run"), unlabeled_data=f"folder:{photos}"
-            )
-        )
+    categories = [{"id": i + 1, "name": name} for i, name in enumerate(names)]
+    store.start({"kind": "classes", "teacher_sha256": "n", "data": source.word, "categories": categories})
+    rows = []
+    for i in range(8):
+        score = 0.55 + 0.05 * i
+        probabilities = np.float32([score, 1 - score] if i % 2 else [1 - score, score])
+        rows.append({"id": str(source.ids[i]), "file_name": str(source.file_names[i]), "size": (40, 64),
+                     "class": int(probabilities.argmax()), "score": score, "probabilities": probabilities})  # fmt: skip
+    store.write_shard(0, rows, names)
+    store.finish(1, {})
+    for i, name in enumerate([*names, "cat"]):
+        (tmp_path / "human" / name).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (64, 40), (i, 0, 0)).save(tmp_path / "human" / name / f"{i}.png")
+    return dict(
+        task="classification", model_dir=str(tmp_path / "run"), unlabeled_data=f"folder:{photos}",
+        labeled_data=f"folder:{tmp_path}/human", score_threshold=0.5,
+    )  # fmt: skip
+
+
+def test_classes_of_images_are_reviewed_as_folders(classified, tmp_path, photos, capsys):
+    """The three least sure; one is moved to the other class, one is of none and removed: it stays pseudo."""
+    found = jobs.run(tiny.experiment(**classified, job="review_labels", review_images=3))["review"]
+    review_folder = tmp_path / "run" / "review"
+    assert found["reviewed"] == f"folder:{review_folder}" and "Move every image" in capsys.readouterr().out
+    listed = json.load(open(review_folder / "review.manifest"))["images"]
+    ids = open_folder(str(photos)).ids.tolist()
+    assert sorted(e["id"] for e in listed) == sorted(ids[:3])
+    assert [e["class"] for e in sorted(listed, key=lambda e: ids.index(e["id"]))] == ["dog", "cat", "dog"]
+    moved, removed, kept = (review_folder / e["file"] for e in listed)
+    os.rename(moved, review_folder / {"dog": "cat", "cat": "dog"}[moved.parent.name] / moved.name)
+    os.remove(removed)
+    experiment = tiny.experiment(**classified, reviewed=found["reviewed"])
+    labeled, rest, _ = open_training(experiment)
+    pool = open_unlabeled(experiment, rest)
+    joined, left = with_reviewed(experiment, labeled, pool)
+    assert len(joined) == 3 + 2 and sorted(left.ids) == sorted({*ids} - {listed[0]["id"], listed[2]["id"]})
+    assert "1 unchanged, 1 corrected" in capsys.readouterr().out
+    classes = {os.path.basename(n): joined.categories[c].name for n, c in zip(joined.file_names, joined.image_classes)}
+    assert classes[moved.name] != listed[0]["class"] and classes[kept.name] == listed[2]["class"]
+
+
+def test_a_moved_image_without_a_file_of_its_own_is_known_by_its_name(classified, tmp_path):
+    """Its content is no longer that of the pool, as of an image from records."""
+    found = jobs.run(tiny.experiment(**classified, job="review_labels", review_images=1))["review"]
+    entry = json.load(open(tmp_path / "run" / "review" / "review.manifest"))["images"][0]
+    path = tmp_path / "run" / "review" / entry["file"]
+    path.unlink()
+    other = {"dog": "cat", "cat": "dog"}[entry["class"]]
+    Image.new("RGB", (64, 40)).save(tmp_path / "run" / "review" / other / path.name)
+    experiment = tiny.experiment(**classified, reviewed=found["reviewed"])
+    labeled, rest, _ = open_training(experiment)
+    left = with_reviewed(experiment, labeled, open_unlabeled(experiment, rest))[1]
+    assert len(left) == 7 and entry["id"] not in left.ids.tolist()
+
+
+def test_a_class_that_can_be_no_folder_is_refused(tmp_path):
+    source = tiny.scenes_source(count=1).without_labels()
+    for name in ("a/b", ".a", ""):
+        with pytest.raises(DataError, match="cannot be the name of a folder"):
+            write_class_folders(source.with_classes([0], [Category(1, name)]), str(tmp_path / "out"))
+    assert not os.listdir(tmp_path)
 
 
 def test_masks_are_reviewed_by_their_share_of_unsure_pixels(tmp_path, photos, capsys):

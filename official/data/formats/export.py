@@ -47,11 +47,11 @@ def export_labels(source: Source, kind: str, folder: str, *, scored: bool, image
     if source.annotations is None and source.read_mask is None:
         raise DataError(f"{source.word}: --format={kind} holds boxes or masks; these labels are classes of images")
     form, report = FORMATS[kind], InputReport()
-    with _whole_folder(folder) as unfinished:
+    with whole_folder(folder) as unfinished:
         images = os.path.join(unfinished, form.images)
         names = image_names(source)
         for i in tqdm.trange(len(source), desc="writing images", unit=" images", disable=len(source) < 2000):
-            _write_image(source, i, os.path.join(images, names[i]), image_files)
+            write_image(source, i, os.path.join(images, names[i]), image_files)
         header, first = _header(source, form, scored)
         for name in header.names if kind == "voc" else ():
             if ":" in name or name.startswith("#"):
@@ -67,7 +67,7 @@ def refuse_existing(folder: str) -> None:
 
 
 @contextlib.contextmanager
-def _whole_folder(folder: str) -> Iterator[str]:
+def whole_folder(folder: str) -> Iterator[str]:
     """A folder of the same name in `<folder>.unfinished/`, which takes its place at the end; nothing is left after an error."""
     folder = os.path.abspath(folder)
     refuse_existing(folder)
@@ -109,7 +109,8 @@ def _file_of(source: Source, index: int) -> str | None:
     return name if same else None
 
 
-def _write_image(source: Source, index: int, path: str, image_files: str) -> None:
+def write_image(source: Source, index: int, path: str, image_files: str) -> None:
+    """Copies or links the file of an image; one that has none, or is of another size, is written as PNG."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     file = _file_of(source, index)
     if file is None:
