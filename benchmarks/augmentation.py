@@ -2,6 +2,8 @@
 
     python -m benchmarks.augmentation --images=FOLDER [--cores=1,2] [--seconds=4] [--profile]
 
+    python -m benchmarks.augmentation --images=FOLDER --floor   # whole pipelines alone, beside the floor, in CPU seconds
+
 Every line is one input pipeline in `tf.data` with as many threads as cores. "pixels in memory" leaves
 reading and decoding out; "whole pipeline" is what training uses: read, decode, augment, pad the boxes,
 batch by 8 (boxes become anchor targets in the compiled step, not here). keras-cv has no AutoAugment, and its RandAugment
@@ -120,8 +122,8 @@ def pipelines(source: Source) -> dict[str, callable]:
         found[f"{name}, keras-cv, pixels in memory"] = lambda name=name: stock(source, name, memory)
     for name in ("s1", "s2", "s3", "s4"):
         found[f"{name}, decode and augment"] = lambda name=name: ours(source, name, source.read_image)
-    for name in ("s1", "s4"):
-        found[f"{name}, whole pipeline"] = lambda name=name: training_dataset(
+    for name in ("none", "s1", "s2", "s3", "s4"):
+        found["floor: decode, fit, normalise, pad, batch" if name == "none" else f"{name}, whole pipeline"] = lambda name=name: training_dataset(
             source, prepare=placing(augment.policy(name), image_size=SIZE), batch_size=BATCH, replica_batch_size=BATCH,
             seed=0, stream="benchmark",
         )  # fmt: skip
@@ -171,6 +173,32 @@ def profile(source: Source) -> None:
         print(f"{name:<28} {np.mean(times) * 1e3:7.2f} ms")
 
 
+def floor(source: Source, turns: int = 5, batches: int = 30) -> None:
+    """CPU milliseconds an image of the whole pipelines, which take turns, and the floor's share of each."""
+    iterators = {}
+    for name in ("none", "s1", "s2", "s3", "s4"):
+        dataset = training_dataset(
+            source, prepare=placing(augment.policy(name), image_size=SIZE), batch_size=BATCH, replica_batch_size=BATCH,
+            seed=0, stream="benchmark", threads=1,
+        )  # fmt: skip
+        options = tf.data.Options()
+        options.threading.private_threadpool_size = options.threading.max_intra_op_parallelism = 1
+        iterators[name] = iter(dataset.with_options(options))
+    times = {name: [] for name in iterators}
+    for _ in range(turns):
+        for name, iterator in iterators.items():
+            for _ in range(5):  # what is prefetched while others are measured
+                next(iterator)
+            started = time.process_time()
+            for _ in range(batches):
+                next(iterator)
+            time.sleep(0.05)  # until what is prefetched is there again
+            times[name].append((time.process_time() - started) / batches / BATCH)
+    for name, values in times.items():
+        share = np.median(np.array(times["none"]) / values)
+        print(f"{name:<5} {np.median(values) * 1e3:5.2f} ms an image, {1 / np.median(values):5.0f}/s, {share:.2f} of the floor")
+
+
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -179,12 +207,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--count", type=int, default=64)
     parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--floor", action="store_true")
     options = parser.parse_args()
-    if options.profile:
+    if options.profile or options.floor:
         tf.config.threading.set_intra_op_parallelism_threads(1)
     source = labelled(options.images, options.count)
-    if options.profile:
-        profile(source)
+    if options.profile or options.floor:
+        (profile if options.profile else floor)(source)
         return
     cores = [int(c) for c in options.cores.split(",")]
     found = {name: [] for name in pipelines(source)}
