@@ -23,6 +23,7 @@ from official import __version__  # noqa: E402
 from official.errors import UserError, in_words  # noqa: E402
 from official.flagfiles import expanded  # noqa: E402
 from official.flags import define_flags, experiment_from_flags  # noqa: E402
+from official.help_page import asked_for, page  # noqa: E402
 
 BUG = 70  # exit code
 
@@ -75,6 +76,9 @@ def start(arguments: list[str] | None = None) -> None:
     given = sys.argv if arguments is None else arguments
     if "--version" in given[1:]:
         print(f"self-training {__version__}")
+        return
+    if asked_for(given[1:]):
+        print(page(asked_for(given[1:]), "self-train" if os.path.basename(given[0]) == "self-train" else "python main.py"))
         return
     define_flags()
     try:
