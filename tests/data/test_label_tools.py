@@ -157,6 +157,28 @@ def test_cvat_shapes(tmp_path):
     assert source.report.counts["turned rectangle: the box around it is taken"] == 1
 
 
+def test_cvat_tracks_beside_images_are_counted(tmp_path):
+    """One box of two is outside its frame: it is no object."""
+    boxes = "".join(f'<box frame="{i}" xtl="1" ytl="1" xbr="3" ybr="3" outside="{i}"/>' for i in range(2))
+    track = f'<track id="0" label="cat">{boxes}</track>'
+    word = cvat(tmp_path, '<box label="cat" xtl="10" ytl="6" xbr="30" ybr="14"/>', CVAT_LABELS + track)
+    source = read(word)
+    assert objects(source) == [("cat", [6, 10, 14, 30])] and source.report.lost_objects == 1 and source.report.objects == 2
+    assert any("video's track" in reason for reason in source.report.counts)
+    assert not read(word, max_skipped_fraction=0.5).report.skipped_images
+    with pytest.raises(DataError, match="video's track"):
+        read(word, max_skipped_fraction=0.4)
+
+
+def test_a_negative_radius_is_no_ellipse(tmp_path):
+    shapes = '<ellipse label="dog" cx="20" cy="10" rx="-5" ry="3"/><ellipse label="dog" cx="20" cy="10" rx="5" ry="-3"/>'
+    source = read(cvat(tmp_path / "cvat", shapes + '<ellipse label="dog" cx="20" cy="10" rx="5" ry="3"/>'))
+    assert objects(source) == [("dog", [7, 15, 13, 25])] and source.report.lost_objects == 2
+    regions = [region({"name": "circle", "cx": 20, "cy": 10, "r": radius}) for radius in (-5, 5)]
+    source = read(via(tmp_path / "via", regions))
+    assert objects(source) == [("cat", [5, 15, 15, 25])] and source.report.lost_objects == 1
+
+
 def test_cvat_groups_masks_and_labels_that_are_not_listed(tmp_path):
     square = '<polygon label="cat" group_id="{}" points="{},0;{},0;{},5;{},5"/>'
     word = cvat(
@@ -265,7 +287,7 @@ def test_label_studio_shapes(tmp_path):
         result({"x": 50, "y": 50, "radiusX": 12.5, "radiusY": 15, "rotation": 0}, "ellipselabels", ["dog"]),
         # A quarter turn clockwise about the top left corner (20, 10): 10 wide and 4 high becomes 4 wide and 10 high, to the left.
         result({"x": 50, "y": 50, "width": 25, "height": 20, "rotation": 90}),
-        result({"x": 5, "y": 5, "width": 1}, "keypointlabels"),
+        result({"x": 5, "y": 5, "width": 1}, "keypointlabels"),  # the width of its dot
         result(PERCENT, labels=["cat", "dog"]),
         result({**PERCENT, "x": "no"}),
         {"type": "choices", "value": {"choices": ["indoor"]}},

@@ -44,6 +44,8 @@ def open_cvat(path: str, image_folder: str | None, rules: ReadRules) -> Source:
     folder = image_folder or image_files.guess_folder(word, path, names)
     image_files.require_folder(folder, word)
     finder, records = image_files.ImageFinder(folder), []
+    if rules.labeled:
+        _lose_tracks(root, report, word)
     for image, name in zip(images, names):
         found = finder.known(name) if name else None
         if found is None:
@@ -51,6 +53,15 @@ def open_cvat(path: str, image_folder: str | None, rules: ReadRules) -> Source:
         else:
             records.append(_record(image, printable(name), found))
     return source_of_records(word, records, report, rules, categories=_categories(root, path) if rules.labeled else None)
+
+
+def _lose_tracks(root: ElementTree.Element, report: InputReport, word: str) -> None:
+    """Counts the objects of video tracks beside the images: no image of the file shows them."""
+    for track in root.iterfind("track"):
+        for item in track:
+            if item.tag in _SHAPES and item.get("outside") != "1":
+                report.objects += 1
+                report.lose_object("object of a video's track: not read, export `CVAT for images 1.1`", word, track.get("id"))
 
 
 def _read_xml(path: str) -> ElementTree.Element:

@@ -23,9 +23,13 @@ def turned_rectangle(box: Sequence[float], degrees: float, pivot: tuple[float, f
 
 
 def ellipse(x: float, y: float, rx: float, ry: float, degrees: float = 0.0) -> tuple[list[float], list[float]]:
-    """(the box around an ellipse that is turned clockwise, its outline) about its centre."""
+    """(the box around an ellipse that is turned clockwise, its outline) about its centre.
+
+    A negative radius gives a box of negative sides, which is none, as a negative width does.
+    """
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    half_width, half_height = math.hypot(rx * cos, ry * sin), math.hypot(rx * sin, ry * cos)
+    sign = -1.0 if min(rx, ry) < 0 else 1.0
+    half_width, half_height = sign * math.hypot(rx * cos, ry * sin), sign * math.hypot(rx * sin, ry * cos)
     points = []
     for step in range(ELLIPSE_POINTS):
         a, b = rx * math.cos(2 * math.pi * step / ELLIPSE_POINTS), ry * math.sin(2 * math.pi * step / ELLIPSE_POINTS)

@@ -142,7 +142,7 @@ def _shape(region: dict[str, Any], size: tuple[float, float]) -> Shape | str:
         return _brush(label, region["rle"], size, score)
     height, width = size if all(map(math.isfinite, size)) else (1.0, 1.0)
     names = ("x", "y", "radiusX", "radiusY") if "radiusX" in region else ("x", "y", "width", "height")
-    if names[2] not in region:
+    if names[3] not in region:  # the `width` of a key point is that of its dot
         return f"{NO_AREA} (keypoint)"
     # In pixels, since percent of width and of height do not turn into each other.
     x, y, w, h = (number(region.get(name)) / 100 * side for name, side in zip(names, (width, height) * 2))
