@@ -98,12 +98,11 @@ def warp_pixels(image: tf.Tensor, source_y: tf.Tensor, source_x: tf.Tensor, fill
     """Output (y, x) reads pixel (source_y, source_x), each int32 [H, W] or broadcast to it."""
     shape = tf.shape(image)
     height, width = shape[0], shape[1]
-    inside = (source_y >= 0) & (source_y < height) & (source_x >= 0) & (source_x < width)
-    place, outside = source_y * width + source_x, height * width
-    place = outside + tf.cast(inside, tf.int32) * (place - outside)
-    pixels = tf.reshape(image, [height * width, image.shape[-1]])
-    pixels = tf.concat([pixels, tf.fill([1, image.shape[-1]], tf.constant(fill, image.dtype))], axis=0)
-    return tf.reshape(tf.gather(pixels, tf.reshape(place, [-1])), shape)
+    # A frame of `fill`, one pixel wide, is what every position outside reads: two clips in place of four comparisons.
+    framed = tf.pad(image, [[1, 1], [1, 1], [0, 0]], constant_values=tf.constant(fill, image.dtype))
+    place = (tf.clip_by_value(source_y, -1, height) + 1) * (width + 2) + (tf.clip_by_value(source_x, -1, width) + 1)
+    pixels = tf.reshape(framed, [(height + 2) * (width + 2), image.shape[-1]])
+    return tf.reshape(tf.gather(pixels, tf.reshape(tf.broadcast_to(place, shape[:2]), [-1])), shape)
 
 
 def shear_pixels(image: tf.Tensor, slope: tf.Tensor, fill: int, *, axis: str) -> tf.Tensor:
@@ -111,10 +110,8 @@ def shear_pixels(image: tf.Tensor, slope: tf.Tensor, fill: int, *, axis: str) ->
     rows, columns = _grid(image)
     if axis == "x":
         columns = _nearest(tf.cast(columns, tf.float32) + slope * tf.cast(rows, tf.float32))
-        rows = tf.broadcast_to(rows, tf.shape(columns))
     else:
         rows = _nearest(slope * tf.cast(columns, tf.float32) + tf.cast(rows, tf.float32))
-        columns = tf.broadcast_to(columns, tf.shape(rows))
     return warp_pixels(image, rows, columns, fill)
 
 

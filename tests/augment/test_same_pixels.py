@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 import augment
-from augment import color, jitter
+from augment import color, geometry, jitter
 from official.data.example import NORMALIZATION
 
 
@@ -68,3 +68,18 @@ def test_placed_images(images, preset, legacy, monkeypatch):
     for number, image in enumerate(2 * images):
         np.testing.assert_array_equal(found[number], plain(image, [1, number // len(images)]))
     assert len({array.tobytes() for array in found}) > 150
+
+
+def test_a_warp_reads_what_its_positions_say(images):
+    """NumPy, pixel by pixel; positions outside read the fill."""
+    rng = np.random.default_rng(1)
+    signature = [tf.TensorSpec([None, None, 3], tf.uint8), *[tf.TensorSpec([None, None], tf.int32)] * 2]
+    warp = tf.function(lambda image, y, x: geometry.warp_pixels(image, y, x, 9), input_signature=signature)
+    for image in images[:40]:
+        height, width = image.shape[:2]
+        y, x = rng.integers(-3, height + 3, (height, width)), rng.integers(-90, width + 90, (height, width))
+        inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+        expected = np.where(inside[..., None], image[y.clip(0, height - 1), x.clip(0, width - 1)], 9)
+        np.testing.assert_array_equal(warp(image, y, x), expected)
+        rows = y[:, :1]
+        np.testing.assert_array_equal(warp(image, rows, x), warp(image, np.broadcast_to(rows, x.shape), x))
