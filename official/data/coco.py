@@ -54,7 +54,9 @@ def open_coco(
     kept = [i for i, fact in enumerate(facts) if fact is not None]
     frames = None
     if labeled:
-        chosen = ([column[i] for i in kept] for column in ([_stated(image) for image in records], facts, paths, ids))
+        chosen = (
+            [column[i] for i in kept] for column in ([_stated(image) for image in records], facts, paths, ids)
+        )
         frames, usable = image_files.stated_frames(*chosen, report, scaled=stated_size == "scale")
         kept = [i for i, fits in zip(kept, usable) if fits]
         frames = frames.take(usable)
@@ -143,12 +145,17 @@ def read_categories(
 def _without_dummies(data: dict[str, Any], path: str, report: InputReport) -> list[dict]:
     """The categories without one of id 0 that is above the others, or is called as one of them, and has no object."""
     categories = data["categories"]
-    dummies = [c for c in categories if identifier(c["id"]) == "0" and str(c.get("supercategory")).lower() == "none"]
+    dummies = [
+        c for c in categories if identifier(c["id"]) == "0" and str(c.get("supercategory")).lower() == "none"
+    ]
     for dummy in dummies:
         others = [c for c in categories if c is not dummy]
         above = any(dummy.get("name") in (c.get("name"), c.get("supercategory")) for c in others)
         if above and not any(identifier(a.get("category_id")) == "0" for a in data["annotations"]):
-            report.note(f"category 0 stands for all others and has no object: left out ({printable(str(dummy.get('name')))})", path)
+            report.note(
+                f"category 0 stands for all others and has no object: left out ({printable(str(dummy.get('name')))})",
+                path,
+            )
             return others
     return categories
 

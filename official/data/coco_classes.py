@@ -13,5 +13,7 @@ keyboard, cell phone, microwave, oven, toaster, sink, refrigerator, , book, cloc
 toothbrush"""
 
 COCO_CATEGORIES = tuple(
-    Category(number, name) for number, name in enumerate((n.strip() for n in _NAMES.split(",")), start=1) if name
+    Category(number, name)
+    for number, name in enumerate((n.strip() for n in _NAMES.split(",")), start=1)
+    if name
 )

@@ -41,7 +41,9 @@ def read_json_file(path: str, what: str, hook: Callable[[dict], Any] | None = No
     except ValueError as error:  # not JSON, not UTF-8, or a number of more digits than Python reads
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{path} is not a {what}: it is not JSON ({str(error)[:200]}){what_it_is(path)}") from error
+        raise DataError(
+            f"{path} is not a {what}: it is not JSON ({str(error)[:200]}){what_it_is(path)}"
+        ) from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error}") from error
 
@@ -61,7 +63,9 @@ def load_coco_json(path: str, *, labeled: bool = True, outlines: bool = True) ->
         if not isinstance(data, dict) or not isinstance(data.get(key), list):
             without = isinstance(data, dict) and isinstance(data.get("images"), list) and key == "annotations"
             remedy = "; it can be used as --unlabeled_data" if without else ""
-            raise DataError(f'{path} is not a COCO annotation file: it has no list "{key}"{remedy or what_it_is(path)}')
+            raise DataError(
+                f'{path} is not a COCO annotation file: it has no list "{key}"{remedy or what_it_is(path)}'
+            )
     for image in data["images"]:
         if not isinstance(image, dict) or identifier(image.get("id")) is None:
             raise DataError(f"{path}: an image has no id: {str(image)[:100]}")

@@ -28,7 +28,9 @@ def object_crops(source: Source) -> Source:
     longer = np.maximum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
     small = ~columns.crowd & (longer < SMALLEST_SIDE)
     for place in np.flatnonzero(small):
-        source.report.note("object too small to be cut out", source.name_of(picture[place]), source.ids[picture[place]])
+        source.report.note(
+            "object too small to be cut out", source.name_of(picture[place]), source.ids[picture[place]]
+        )
     chosen = np.flatnonzero(~columns.crowd & ~small)
     if not len(chosen):
         raise DataError(f"{source.word}: no object of at least {SMALLEST_SIDE:.0f} pixels to cut out")

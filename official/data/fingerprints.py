@@ -61,7 +61,9 @@ def difference(
     changed = [i for i in now if i in before and i in after and before[i] != after[i]]
     for what, ids in (("are gone", gone), ("are new", new), ("have another size, file or label", changed)):
         if ids:
-            lines.append(f"  {len(ids)} images {what}: {', '.join(map(str, ids[:5]))}{', …' if len(ids) > 5 else ''}")
+            lines.append(
+                f"  {len(ids)} images {what}: {', '.join(map(str, ids[:5]))}{', …' if len(ids) > 5 else ''}"
+            )
     if not lines and list(there) != list(now):
         lines.append("  the same images in another order")
     return "\n".join(lines)

@@ -43,7 +43,9 @@ def open_folder(
         return source
     first = [_class_of(shown[i]) for i in kept]
     found = sorted(set(first))
-    return source.with_classes([found.index(name) for name in first], [Category(i + 1, name) for i, name in enumerate(found)])
+    return source.with_classes(
+        [found.index(name) for name in first], [Category(i + 1, name) for i, name in enumerate(found)]
+    )
 
 
 NO_CLASS = "picture outside the class folders"
@@ -79,5 +81,7 @@ def _with_a_class(names: list[str], folder: str, report: InputReport) -> list[st
         )
     for name in names:
         if os.sep not in name:
-            report.skip_image(NO_CLASS, image_files.displayed(os.path.join(folder, name)), image_files.displayed(name))
+            report.skip_image(
+                NO_CLASS, image_files.displayed(os.path.join(folder, name)), image_files.displayed(name)
+            )
     return inside

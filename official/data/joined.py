@@ -28,13 +28,22 @@ def read_classes(path: str) -> tuple[Category, ...]:
         content = read_json_file(path, "COCO JSON")
         entries = content.get("categories") if isinstance(content, dict) else None
         entries = entries if isinstance(entries, list) else []
-        if not all(isinstance(e, dict) and isinstance(e.get("id"), int) and identifier(e.get("name")) for e in entries):
+        if not all(
+            isinstance(e, dict) and isinstance(e.get("id"), int) and identifier(e.get("name"))
+            for e in entries
+        ):
             raise DataError(f"--classes={path}: a category has no id or no name")
-        found = sorted((Category(e["id"], identifier(e["name"])) for e in entries), key=lambda category: category.id)
+        found = sorted(
+            (Category(e["id"], identifier(e["name"])) for e in entries), key=lambda category: category.id
+        )
     else:
-        found = [Category(i + 1, printable(name)) for i, name in enumerate(read_lines(path, "--classes file"))]
+        found = [
+            Category(i + 1, printable(name)) for i, name in enumerate(read_lines(path, "--classes file"))
+        ]
     if not found or len({c.name for c in found}) < len(found) or len({c.id for c in found}) < len(found):
-        raise DataError(f"--classes={path}: needs different names, one a line, not {shown(c.name for c in found)}")
+        raise DataError(
+            f"--classes={path}: needs different names, one a line, not {shown(c.name for c in found)}"
+        )
     return tuple(found)
 
 
@@ -114,7 +123,10 @@ def _reader(sources: Sequence[Source], name: str, shape: tuple) -> Callable[[tf.
 
     def read(index):
         index = tf.cast(index, tf.int64)
-        branches = [lambda s=source, first=start: getattr(s, name)(index - first) for source, start in zip(sources, starts)]
+        branches = [
+            lambda s=source, first=start: getattr(s, name)(index - first)
+            for source, start in zip(sources, starts)
+        ]
         which = tf.reduce_sum(tf.cast(index >= ends, tf.int32))
         return tf.ensure_shape(tf.switch_case(which, branches), shape)
 
@@ -143,4 +155,6 @@ def _frames(sources: Sequence[Source]) -> Frames | None:
     if all(source.frames is None for source in sources):
         return None
     parts = [s.frames or Frames(s.sizes, np.ones(len(s), np.int8), s.sizes) for s in sources]
-    return Frames(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("sizes", "turns", "read")))
+    return Frames(
+        *(np.concatenate([getattr(part, name) for part in parts]) for name in ("sizes", "turns", "read"))
+    )

@@ -77,7 +77,9 @@ def present_labels(values: np.ndarray) -> np.ndarray:
     return (np.bincount(values.ravel(), minlength=IGNORE + 1) > 0).astype(np.int64)
 
 
-def note_classes(word: str, present: np.ndarray, classes: Sequence[str] | None, report: InputReport) -> list[str]:
+def note_classes(
+    word: str, present: np.ndarray, classes: Sequence[str] | None, report: InputReport
+) -> list[str]:
     """Names of the classes of masks, after a look at what occurs in them.
 
     Args:

@@ -84,7 +84,9 @@ def draw_scene(
         if _place_object(rng, canvas, owner, label, len(classes)):
             classes.append(label)
     image = _photograph(rng, canvas, look)
-    masks = np.stack([owner == i for i in range(len(classes))]) if classes else np.zeros((0, size, size), bool)
+    masks = (
+        np.stack([owner == i for i in range(len(classes))]) if classes else np.zeros((0, size, size), bool)
+    )
     boxes = np.array([_tight_box(mask) for mask in masks], np.float32).reshape(-1, 4)
     return Scene(image, boxes, np.array(classes, np.int32), masks)
 

@@ -47,7 +47,9 @@ def open_scenes(
     pictures = np.zeros((count, size, size, 3), np.uint8) if keep else None
     maps = np.zeros((count, size, size), np.uint8) if keep and masks else None
     objects = []
-    for i in tqdm.trange(count, desc=f"drawing scenes:{split}", unit=" images", disable=count < 500, leave=False):
+    for i in tqdm.trange(
+        count, desc=f"drawing scenes:{split}", unit=" images", disable=count < 500, leave=False
+    ):
         scene = draw_scene(seed=seed, split=split, index=i, size=size)
         objects.append(_objects(scene))
         if keep:
@@ -87,7 +89,9 @@ def _reader(kept: np.ndarray | None, draw: Callable, shape: list[int]):
     return read
 
 
-def write_scenes(folder: str, *, seed: int = 0, size: int = 160, counts: dict[str, int] | None = None) -> list[str]:
+def write_scenes(
+    folder: str, *, seed: int = 0, size: int = 160, counts: dict[str, int] | None = None
+) -> list[str]:
     """Writes every split as `folder/<split>/images/*.png`, `masks/*.png` and `annotations.json` (COCO).
 
     A mask PNG holds 0 for the ground and class index + 1 for an object's pixels.

@@ -176,14 +176,19 @@ class Source:
         return self._labelled_with(categories, annotations=annotations)
 
     def with_classes(
-        self, image_classes: np.ndarray, categories: Sequence[Category], probabilities: np.ndarray | None = None
+        self,
+        image_classes: np.ndarray,
+        categories: Sequence[Category],
+        probabilities: np.ndarray | None = None,
     ) -> Source:
         """The same pictures with a class each in place of other labels; see the attributes."""
         classes = np.asarray(image_classes, np.int32)
         return self._labelled_with(categories, image_classes=classes, image_probabilities=probabilities)
 
     def _labelled_with(self, categories: Sequence[Category], **labels) -> Source:
-        nothing = dict.fromkeys(("annotations", "read_mask", "image_classes", "image_probabilities", "category_ids", "sure_from"))
+        nothing = dict.fromkeys(
+            ("annotations", "read_mask", "image_classes", "image_probabilities", "category_ids", "sure_from")
+        )
         return dataclasses.replace(self, categories=tuple(categories), **{**nothing, **labels})
 
     def aligned_to(self, categories: Sequence[Category]) -> Source:
@@ -201,7 +206,9 @@ class Source:
         if self.read_mask is not None:
             values, read = np.full(256, 255, np.uint8), self.read_mask
             values[: len(table)] = table
-            return self.with_masks(lambda index: tf.gather(values, tf.cast(read(index), tf.int32)), categories)
+            return self.with_masks(
+                lambda index: tf.gather(values, tf.cast(read(index), tf.int32)), categories
+            )
         moved = dataclasses.replace(self.annotations, classes=table[self.annotations.classes])
         ids: list[int | str | None] = [None] * len(categories)
         for category, own in zip(self.categories, self.own_category_ids()):
@@ -218,7 +225,9 @@ class Source:
             unknown = {i: name for i, name in unknown.items() if i in used}
         if unknown:
             names = [c.name for c in categories]
-            raise DataError(f"{self.word}: classes {shown(unknown.values())} are not among the model's {shown(names, 20)}")
+            raise DataError(
+                f"{self.word}: classes {shown(unknown.values())} are not among the model's {shown(names, 20)}"
+            )
         return np.array([place.get(c.name, -1) for c in self.categories], np.int32)
 
     def own_category_ids(self) -> tuple[int | str | None, ...]:
@@ -281,9 +290,13 @@ def listed_subset(source: Source, wanted: Sequence[str]) -> tuple[Source, Source
     place.update({str(name): [i] for i, name in enumerate(source.ids)})
     missing = [name for name in wanted if str(name) not in place]
     if missing:
-        raise DataError(f"{source.word}: {len(missing)} listed ids are not in it, the first is {missing[0]!r}")
+        raise DataError(
+            f"{source.word}: {len(missing)} listed ids are not in it, the first is {missing[0]!r}"
+        )
     several = next((name for name in wanted if len(place[str(name)]) > 1), None)
     if several is not None:
-        raise DataError(f"{source.word}: {several!r} is the name of {shown(names[i] for i in place[str(several)])}; list ids")
+        raise DataError(
+            f"{source.word}: {several!r} is the name of {shown(names[i] for i in place[str(several)])}; list ids"
+        )
     chosen = np.unique([place[str(name)][0] for name in wanted])
     return source.subset(chosen), source.subset(np.setdiff1d(np.arange(len(source)), chosen))

@@ -102,13 +102,29 @@ def _open_one(word: str, options: ReadOptions, labeled: bool) -> Source:
         source = object_crops(source)
     labels = {"boxes": source.annotations, "masks": source.read_mask, "classes": source.image_classes}
     if labeled and labels[options.label_kind] is None:
-        raise DataError(f"data {word!r} has no {options.label_kind}; it can be used with --unlabeled_data only")
+        raise DataError(
+            f"data {word!r} has no {options.label_kind}; it can be used with --unlabeled_data only"
+        )
     if labeled and options.classes_file:
         source = in_order(source, read_classes(options.classes_file))
     return dataclasses.replace(source, word=word)
 
 
-_NAMES = ("images", "masks", "split", "classes", "count", "size", "ignore", "foreground", "palette", "feature", "first_pixel", "attribute", "which")
+_NAMES = (
+    "images",
+    "masks",
+    "split",
+    "classes",
+    "count",
+    "size",
+    "ignore",
+    "foreground",
+    "palette",
+    "feature",
+    "first_pixel",
+    "attribute",
+    "which",
+)
 _ESCAPED = {f"\\{character}": chr(0xE000 + number) for number, character in enumerate(",=+\\")}
 
 
@@ -149,7 +165,9 @@ def parse_word(word: str) -> tuple[str, str, dict[str, str]]:
     kind, _, rest = word.partition(":")
     if kind not in _OPENERS:
         found = advice(kind) or what_it_is(rest) or what_it_is(word)
-        raise DataError(f"data {word!r}: unknown kind {kind!r}; choose one of {sorted(_OPENERS)} (KIND:PLACE){found}")
+        raise DataError(
+            f"data {word!r}: unknown kind {kind!r}; choose one of {sorted(_OPENERS)} (KIND:PLACE){found}"
+        )
     for written, kept in _ESCAPED.items():
         rest = rest.replace(written, kept)
     place, *extras = _joined(rest.split(","))
@@ -250,7 +268,9 @@ def _cvat(place, named, options, labeled):
 
 
 def _via(place, named, options, labeled):
-    return open_via(place, named.pop("images", None), named.pop("attribute", None), _read_rules(options, labeled))
+    return open_via(
+        place, named.pop("images", None), named.pop("attribute", None), _read_rules(options, labeled)
+    )
 
 
 def _label_studio(place, named, options, labeled):
@@ -264,7 +284,11 @@ def _label_studio(place, named, options, labeled):
 
 def _masks(place, named, options, labeled):
     return open_masks(
-        place, named.pop("images", ""), rules=mask_rules(f"masks:{place}", named), labeled=labeled, **_file_checks(options)
+        place,
+        named.pop("images", ""),
+        rules=mask_rules(f"masks:{place}", named),
+        labeled=labeled,
+        **_file_checks(options),
     )
 
 
@@ -273,7 +297,9 @@ def _folder(place, named, options, labeled):
 
 
 def _tfrecord(place, named, options, labeled):
-    return open_tfrecords(place, labeled=labeled, masks=options.masks, crowd=options.crowd, **_file_checks(options))
+    return open_tfrecords(
+        place, labeled=labeled, masks=options.masks, crowd=options.crowd, **_file_checks(options)
+    )
 
 
 def _tfds(place, named, options, labeled):

@@ -117,18 +117,29 @@ class _Keys:
         if image is None:
             raise DataError(f"{word}: none of its features {sorted(info.features)} is an image")
         key = None
-        if label_kind == "classes" and (key := chosen("classes", lambda f: isinstance(f, kinds.ClassLabel), ("label",))):
+        if label_kind == "classes" and (
+            key := chosen("classes", lambda f: isinstance(f, kinds.ClassLabel), ("label",))
+        ):
             return cls(image=image, image_class=key)
         masks = ("segmentation_mask", "segmentation_label", "mask")
         if label_kind == "masks" and (
-            key := chosen("masks", lambda f: isinstance(f, kinds.Image) and f.shape[-1] == 1 and f is not info.features[image], masks)
+            key := chosen(
+                "masks",
+                lambda f: isinstance(f, kinds.Image) and f.shape[-1] == 1 and f is not info.features[image],
+                masks,
+            )
         ):
             return cls(image=image, mask=key)
-        return cls(image=image, boxes=chosen("boxes", lambda f: _are_boxes(f, tfds), ("objects", "bobjects", "faces")))
+        return cls(
+            image=image,
+            boxes=chosen("boxes", lambda f: _are_boxes(f, tfds), ("objects", "bobjects", "faces")),
+        )
 
     def serve(self, label_kind: str) -> bool:
         """Whether these are labels of that kind, or can be made into them."""
-        return bool({"boxes": self.boxes, "masks": self.mask, "classes": self.image_class or self.boxes}[label_kind])
+        return bool(
+            {"boxes": self.boxes, "masks": self.mask, "classes": self.image_class or self.boxes}[label_kind]
+        )
 
     def decoders(self) -> dict:
         """Pictures and masks stay encoded."""
@@ -172,10 +183,14 @@ def _read_rows(
     return paths, rows, places
 
 
-def _with_labels(source: Source, rows: list[dict], keys: _Keys, features, read: _Reader, crowd: str) -> Source:
+def _with_labels(
+    source: Source, rows: list[dict], keys: _Keys, features, read: _Reader, crowd: str
+) -> Source:
     if keys.image_class:
         names = features[keys.image_class].names
-        return source.with_classes([row["class"] for row in rows], [Category(i + 1, n) for i, n in enumerate(names)])
+        return source.with_classes(
+            [row["class"] for row in rows], [Category(i + 1, n) for i, n in enumerate(names)]
+        )
     if keys.mask:
         names = note_classes(source.word, sum(row["present"] for row in rows), None, source.report)
         return source.with_masks(read.mask, [Category(i, name) for i, name in enumerate(names)])

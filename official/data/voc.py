@@ -59,7 +59,9 @@ def open_voc(
     kept = [i for i, fact in enumerate(facts) if fact is not None]
     records, paths, ids, facts = ([column[i] for i in kept] for column in (records, paths, ids, facts))
     stated = [record["size"] for record in records]
-    frames, usable = image_files.stated_frames(stated, facts, paths, ids, report, scaled=stated_size == "scale")
+    frames, usable = image_files.stated_frames(
+        stated, facts, paths, ids, report, scaled=stated_size == "scale"
+    )
     report.check(word, len(entries) + report.counts[NO_XML], max_skipped_fraction)
     kept = np.flatnonzero(usable)
     source = image_files.file_source(word, kept, ids, paths, facts, report, frames=frames.take(usable))

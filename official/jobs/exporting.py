@@ -32,13 +32,28 @@ def export_labels_job(experiment: Experiment) -> dict[str, Any]:
     refuse_existing(handover.output)
     source = _OF[handover.labels](experiment)
     report = export_labels(
-        source, handover.format, handover.output, scored=handover.labels != "human", image_files=handover.image_files
+        source,
+        handover.format,
+        handover.output,
+        scored=handover.labels != "human",
+        image_files=handover.image_files,
     )
-    print("\n".join([*report.lines("export"), f"{len(source)} images with {_amount(source)}: {handover.output}"]))
-    content = {"images": len(source), "format": handover.format, "output": handover.output, "changed": dict(report.counts)}
+    print(
+        "\n".join(
+            [*report.lines("export"), f"{len(source)} images with {_amount(source)}: {handover.output}"]
+        )
+    )
+    content = {
+        "images": len(source),
+        "format": handover.format,
+        "output": handover.output,
+        "changed": dict(report.counts),
+    }
     if source.annotations is not None:
         content["boxes"] = len(source.annotations.boxes)
-    return folder.summarize({"exported": content, "skipped_inputs": {handover.labels: dict(source.report.counts)}})
+    return folder.summarize(
+        {"exported": content, "skipped_inputs": {handover.labels: dict(source.report.counts)}}
+    )
 
 
 def _amount(source: Source) -> str:
@@ -56,7 +71,9 @@ def _human(experiment: Experiment) -> Source:
 
 
 def _pseudo(experiment: Experiment) -> Source:
-    place = experiment.pseudo_labels.label_store or os.path.join(experiment.runtime.model_dir, "pseudo_labels")
+    place = experiment.pseudo_labels.label_store or os.path.join(
+        experiment.runtime.model_dir, "pseudo_labels"
+    )
     store = LabelStore(place)
     store.manifest()  # before the images are looked at
     return store.read(_unlabeled(experiment), *in_use(experiment, store.categories()))[0]
@@ -71,7 +88,9 @@ def _predictions(experiment: Experiment) -> Source:
         encoded = [encode_class_map(row["mask"]) for row in found]
         return source.with_masks(stored_mask_reader(encoded), task.categories)
     if task.label_kind != "boxes":
-        raise DataError(f"--format={experiment.handover.format} holds boxes or masks, not what --task={task.name} finds")
+        raise DataError(
+            f"--format={experiment.handover.format} holds boxes or masks, not what --task={task.name} finds"
+        )
     rows = [_sure(row, limits) for row in found]
     return source.with_annotations(Annotations.from_images(rows), task.categories)
 
@@ -81,4 +100,8 @@ def _sure(row: dict[str, np.ndarray], limits: np.ndarray) -> dict[str, np.ndarra
     return {name: values[keep] for name, values in row.items()}
 
 
-_OF: dict[str, Callable[[Experiment], Source]] = {"human": _human, "pseudo": _pseudo, "predictions": _predictions}
+_OF: dict[str, Callable[[Experiment], Source]] = {
+    "human": _human,
+    "pseudo": _pseudo,
+    "predictions": _predictions,
+}

@@ -81,7 +81,9 @@ def _write(experiment: Experiment, labelled: Source, pool: str, reasons: list[li
         files = write_class_folders(labelled, output, handover.image_files)
         word = f"folder:{output}"
     else:
-        report = export_labels(labelled, handover.format, output, scored=True, image_files=handover.image_files)
+        report = export_labels(
+            labelled, handover.format, output, scored=True, image_files=handover.image_files
+        )
         print("\n".join(report.lines("review")), end="\n" if report.counts else "")
         files = [os.path.join(FORMATS[handover.format].images, name) for name in image_names(labelled)]
         word = _WORDS[handover.format].format(output=output)

@@ -29,7 +29,9 @@ def write_class_folders(source: Source, folder: str, image_files: str = "copy") 
     classes = [category.name for category in source.categories]
     for name in classes:
         if not _can_be_a_folder(name):
-            raise DataError(f"the class {name!r} cannot be the name of a folder that is read again: rename it")
+            raise DataError(
+                f"the class {name!r} cannot be the name of a folder that is read again: rename it"
+            )
     flat = [name.replace(os.sep, "__") for name in image_names(source)]
     stems = output_names([os.path.splitext(name)[0] + ".x" for name in flat], "")
     names = [stem + os.path.splitext(name)[1] for stem, name in zip(stems, flat)]
@@ -43,4 +45,10 @@ def write_class_folders(source: Source, folder: str, image_files: str = "copy") 
 
 
 def _can_be_a_folder(name: str) -> bool:
-    return bool(name) and not name.startswith(".") and "/" not in name and "\0" not in name and len(name.encode()) < 256
+    return (
+        bool(name)
+        and not name.startswith(".")
+        and "/" not in name
+        and "\0" not in name
+        and len(name.encode()) < 256
+    )

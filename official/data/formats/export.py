@@ -28,7 +28,9 @@ SAYS_NOTHING = "image with pixels that say nothing: whoever reads this format ta
 _PALETTE = [value for label in range(256) for value in voc_color(label)]
 
 
-def export_labels(source: Source, kind: str, folder: str, *, scored: bool, image_files: str = "copy") -> InputReport:
+def export_labels(
+    source: Source, kind: str, folder: str, *, scored: bool, image_files: str = "copy"
+) -> InputReport:
     """Writes images and labels; boxes and masks are those of the upright images.
 
     Args:
@@ -45,7 +47,9 @@ def export_labels(source: Source, kind: str, folder: str, *, scored: bool, image
       DataError: the folder exists, or a source without boxes and masks.
     """
     if source.annotations is None and source.read_mask is None:
-        raise DataError(f"{source.word}: --format={kind} holds boxes or masks; these labels are classes of images")
+        raise DataError(
+            f"{source.word}: --format={kind} holds boxes or masks; these labels are classes of images"
+        )
     form, report = FORMATS[kind], InputReport()
     with whole_folder(folder) as unfinished:
         images = os.path.join(unfinished, form.images)
@@ -75,7 +79,9 @@ def whole_folder(folder: str) -> Iterator[str]:
     try:
         os.makedirs(holder)
     except FileExistsError:
-        raise DataError(f"{holder} is of an export that was stopped, or goes on: remove it, or name another --output") from None
+        raise DataError(
+            f"{holder} is of an export that was stopped, or goes on: remove it, or name another --output"
+        ) from None
     unfinished = os.path.join(holder, os.path.basename(folder))
     try:
         os.mkdir(unfinished)
@@ -154,14 +160,25 @@ def _out_images(
         if (mask == IGNORE).any():
             report.note(SAYS_NOTHING, name, source.ids[i])
         labels = range(first, len(source.categories))
-        yield OutImage(name, ids[i], size, [_region(label - first, r) for label in labels for r in regions(mask == label)])
+        yield OutImage(
+            name,
+            ids[i],
+            size,
+            [_region(label - first, r) for label in labels for r in regions(mask == label)],
+        )
 
 
 def _boxes(source: Source, index: int, form: Format, scored: bool, report: InputReport) -> list[OutObject]:
     """The objects of an image that the format has a place for, in its pixels."""
-    found, (height, width), place = [], source.sizes[index].tolist(), (source.name_of(index), source.ids[index])
+    found, (height, width), place = (
+        [],
+        source.sizes[index].tolist(),
+        (source.name_of(index), source.ids[index]),
+    )
     objects = source.annotations.of(index)
-    for box, label, crowd, area, score in zip(*(objects[key].tolist() for key in ("boxes", "classes", "crowd", "area", "scores"))):
+    for box, label, crowd, area, score in zip(
+        *(objects[key].tolist() for key in ("boxes", "classes", "crowd", "area", "scores"))
+    ):
         if crowd and not form.crowd:
             report.note(NO_PLACE, *place)
             continue

@@ -22,7 +22,9 @@ def turned_rectangle(box: Sequence[float], degrees: float, pivot: tuple[float, f
     return found
 
 
-def ellipse(x: float, y: float, rx: float, ry: float, degrees: float = 0.0) -> tuple[list[float], list[float]]:
+def ellipse(
+    x: float, y: float, rx: float, ry: float, degrees: float = 0.0
+) -> tuple[list[float], list[float]]:
     """(the box around an ellipse that is turned clockwise, its outline) about its centre.
 
     A negative radius gives a box of negative sides, which is none, as a negative width does.
@@ -32,7 +34,9 @@ def ellipse(x: float, y: float, rx: float, ry: float, degrees: float = 0.0) -> t
     half_width, half_height = sign * math.hypot(rx * cos, ry * sin), sign * math.hypot(rx * sin, ry * cos)
     points = []
     for step in range(ELLIPSE_POINTS):
-        a, b = rx * math.cos(2 * math.pi * step / ELLIPSE_POINTS), ry * math.sin(2 * math.pi * step / ELLIPSE_POINTS)
+        a, b = rx * math.cos(2 * math.pi * step / ELLIPSE_POINTS), ry * math.sin(
+            2 * math.pi * step / ELLIPSE_POINTS
+        )
         points += [x + a * cos - b * sin, y + a * sin + b * cos]
     return [x - half_width, y - half_height, x + half_width, y + half_height], points
 

@@ -19,7 +19,15 @@ from PIL import Image
 from official.data import image_files
 from official.data.coco_json import read_json_file
 from official.data.formats.geometry import ellipse, mask_box, placed_mask, points_outline
-from official.data.formats.records import NO_AREA, ImageRecord, ReadRules, Shape, joined, source_of_records, stated_number
+from official.data.formats.records import (
+    NO_AREA,
+    ImageRecord,
+    ReadRules,
+    Shape,
+    joined,
+    source_of_records,
+    stated_number,
+)
 from official.data.formats.recognise import what_it_is
 from official.data.input_report import DataError, InputReport
 from official.data.labels import identifier, number
@@ -55,7 +63,11 @@ def open_labelme(folder: str, image_folder: str | None, rules: ReadRules) -> Sou
             continue
         image = _image_of(content, finder, name)
         if image is None:
-            where = "image is only inside the JSON; `labelme_export_json` writes it out" if content.get("imageData") else "image is absent"
+            where = (
+                "image is only inside the JSON; `labelme_export_json` writes it out"
+                if content.get("imageData")
+                else "image is absent"
+            )
             report.skip_image(where, image_files.displayed(path), image_id)
             continue
         records.append(_record(content, image_id, image))
@@ -85,10 +97,18 @@ def _image_of(content: dict, finder: image_files.ImageFinder, json_name: str) ->
 
 def _note_others(finder: image_files.ImageFinder, records: list[ImageRecord], report: InputReport) -> None:
     used = {os.path.realpath(record.path) for record in records}
-    paths = (os.path.join(finder.folder, name) for name in image_files.walk(finder.folder) if not image_files.holds_labels(name))
+    paths = (
+        os.path.join(finder.folder, name)
+        for name in image_files.walk(finder.folder)
+        if not image_files.holds_labels(name)
+    )
     left = [path for path in paths if os.path.realpath(path) not in used]
     if left:
-        report.note("image without a JSON: nobody says that it is empty, left out", image_files.displayed(left[0]), count=len(left))
+        report.note(
+            "image without a JSON: nobody says that it is empty, left out",
+            image_files.displayed(left[0]),
+            count=len(left),
+        )
 
 
 def _record(content: dict, image_id: str, image: str) -> ImageRecord:
@@ -109,7 +129,9 @@ def _record(content: dict, image_id: str, image: str) -> ImageRecord:
             key = (identifier(label), group) if isinstance(group, (int, str)) else place
             groups[key].append(found)
     record.shapes += [joined(shapes) for shapes in groups.values()]
-    record.notes += ["shapes of one group: read as one object"] * sum(len(shapes) > 1 for shapes in groups.values())
+    record.notes += ["shapes of one group: read as one object"] * sum(
+        len(shapes) > 1 for shapes in groups.values()
+    )
     return record
 
 
@@ -121,7 +143,11 @@ def _shape(entry: dict, size: tuple[float, float]) -> Shape | str:
     flags = entry.get("flags") if isinstance(entry.get("flags"), dict) else {}
     crowd = flags.get("iscrowd", flags.get("difficult", False))
     if kind in ("polygon", "rotation"):
-        return Shape(label, outline=outline, crowd=crowd) if len(values) >= 6 else "polygon of fewer than three points"
+        return (
+            Shape(label, outline=outline, crowd=crowd)
+            if len(values) >= 6
+            else "polygon of fewer than three points"
+        )
     if kind in ("rectangle", "mask", "circle") and (len(values) < 4 or not all(map(math.isfinite, values))):
         return f"{kind} without two points that are numbers"
     if kind == "rectangle":

@@ -41,7 +41,13 @@ CONVERT = {
     "csv": "a CSV of boxes: export the same data set as COCO, Pascal VOC or YOLO (Roboflow and others offer all of them)",
     "cityscapes": "Cityscapes' polygons: the masks beside them are read with masks:IMAGES,MASKS",
 }
-_NAMES = {"open_images": "openimages", "ground_truth": "sagemaker", "v7": "darwin", "bdd": "bdd100k", "label_studio": "labelstudio"}
+_NAMES = {
+    "open_images": "openimages",
+    "ground_truth": "sagemaker",
+    "v7": "darwin",
+    "bdd": "bdd100k",
+    "label_studio": "labelstudio",
+}
 
 
 def advice(name: str) -> str:
@@ -66,7 +72,11 @@ def _of_folder(path: str) -> str | None:
         return "darknet"
     if "meta.json" in names and any(os.path.isdir(os.path.join(path, name, "ann")) for name in [*names, ""]):
         return "supervisely"
-    files = [name for name in names if name.lower().endswith((".yaml", ".yml", ".json", ".xml", ".csv", ".tfrecord", ".data"))]
+    files = [
+        name
+        for name in names
+        if name.lower().endswith((".yaml", ".yml", ".json", ".xml", ".csv", ".tfrecord", ".data"))
+    ]
     found = (_of_file(os.path.join(path, name)) for name in files[:5])
     return next(filter(None, found), None)
 
@@ -108,7 +118,11 @@ def _of_text(head: str) -> str | None:
     if any(line.startswith("names:") for line in lines):
         return "yolo"
     kitti = [line.split() for line in lines[:5]]
-    return "kitti" if kitti and all(len(columns) in (15, 16) and not _is_number(columns[0]) for columns in kitti) else None
+    return (
+        "kitti"
+        if kitti and all(len(columns) in (15, 16) and not _is_number(columns[0]) for columns in kitti)
+        else None
+    )
 
 
 def _is_number(text: str) -> bool:

@@ -12,7 +12,14 @@ from official.data import image_files
 from official.data.coco_masks import class_map_reader, mask_categories, outline_box
 from official.data.frames import Frames
 from official.data.input_report import DataError, InputReport, printable
-from official.data.labels import ImageTable, RawObjects, clean_objects, identifier, note_crowded_classes, number
+from official.data.labels import (
+    ImageTable,
+    RawObjects,
+    clean_objects,
+    identifier,
+    note_crowded_classes,
+    number,
+)
 from official.data.source import Category, Source
 
 NO_AREA = "shape without an area"

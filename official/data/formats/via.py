@@ -55,7 +55,9 @@ def open_via(path: str, image_folder: str | None, attribute: str | None, rules: 
 def _entries(content: Any, path: str) -> list[dict]:
     content = content.get("_via_img_metadata", content) if isinstance(content, dict) else content
     found = list(content.values()) if isinstance(content, dict) else []
-    if not found or not all(isinstance(e, dict) and isinstance(e.get("filename"), str) and "regions" in e for e in found):
+    if not found or not all(
+        isinstance(e, dict) and isinstance(e.get("filename"), str) and "regions" in e for e in found
+    ):
         raise DataError(f"{path} is not a JSON of VIA 1 or 2{what_it_is(path)}")
     return found
 
@@ -73,7 +75,9 @@ def _attributes(region: dict) -> dict:
 
 def _attribute(word: str, entries: list[dict], wanted: str | None, report: InputReport) -> str:
     """The attribute that is the class; "" where regions have none, and are all of one class."""
-    names = collections.Counter(name for e in entries for region in _regions(e) for name in _attributes(region))
+    names = collections.Counter(
+        name for e in entries for region in _regions(e) for name in _attributes(region)
+    )
     if wanted is not None and wanted not in names:
         raise DataError(f"{word}: no region has an attribute {wanted!r}, they have {shown(names)}")
     usual = [name for name in names if name.strip().lower() in USUAL]
@@ -81,7 +85,9 @@ def _attribute(word: str, entries: list[dict], wanted: str | None, report: Input
     if len(found) == 1:
         return found[0]
     if names:
-        raise DataError(f"{word}: which attribute of the regions is their class, {shown(names)}? Say ,attribute=NAME")
+        raise DataError(
+            f"{word}: which attribute of the regions is their class, {shown(names)}? Say ,attribute=NAME"
+        )
     report.note(f"regions without an attribute: all are of one class, called {ONE_CLASS}", word)
     return ""
 

@@ -137,13 +137,17 @@ def _report_orphans(config: YoloConfig, split: str, used: set[str], report: Inpu
         for name in image_files.walk(folder, (".txt",)):
             path = os.path.abspath(os.path.join(folder, name))
             if path not in used and os.path.basename(name).lower() not in NOT_LABELS and _holds_objects(path):
-                report.skip_image("text file without its image", image_files.displayed(path), image_files.displayed(name))
+                report.skip_image(
+                    "text file without its image", image_files.displayed(path), image_files.displayed(name)
+                )
 
 
 def _holds_objects(path: str) -> bool:
     text = _text(path)
     lines = text.splitlines() if isinstance(text, str) else []
-    return any(len(line.split()) >= 5 and all(map(math.isfinite, map(number, line.split()))) for line in lines)
+    return any(
+        len(line.split()) >= 5 and all(map(math.isfinite, map(number, line.split()))) for line in lines
+    )
 
 
 def _text(path: str) -> str | None:

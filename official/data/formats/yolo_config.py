@@ -43,7 +43,9 @@ class YoloConfig:
         """
         if not self.splits.get(split):
             held = [name for name, places in self.splits.items() if places]
-            raise DataError(f"{self.path} has no split {split!r}, it has {shown(held)}; choose with ,split=NAME")
+            raise DataError(
+                f"{self.path} has no split {split!r}, it has {shown(held)}; choose with ,split=NAME"
+            )
         found = []
         for entry in self.splits[split]:
             place = self.find(entry, self.roots)
@@ -82,7 +84,9 @@ def read_config(place: str) -> YoloConfig:
     if path.endswith("classes.txt"):
         names = _names(read_lines(path, "classes file"), None, path)
         images = os.path.join(os.path.dirname(path), "images")
-        return YoloConfig(path, (os.path.dirname(path),), {"train": ("images" if os.path.isdir(images) else ".",)}, names)
+        return YoloConfig(
+            path, (os.path.dirname(path),), {"train": ("images" if os.path.isdir(images) else ".",)}, names
+        )
     content = _read_yaml(path)
     here = os.path.dirname(os.path.abspath(path))
     root = content.get("path") or "."
@@ -108,9 +112,15 @@ def _config_file(place: str) -> str:
         return place
     found = sorted(name for name in os.listdir(place) if name.endswith((".yaml", ".yml")))
     usual = [name for name in found if os.path.splitext(name)[0] in ("data", "dataset")]
-    found = usual[:1] or found or [name for name in ("classes.txt",) if os.path.isfile(os.path.join(place, name))]
+    found = (
+        usual[:1] or found or [name for name in ("classes.txt",) if os.path.isfile(os.path.join(place, name))]
+    )
     if len(found) != 1:
-        held = f"has {shown(found)}; name one" if found else f"has no data.yaml, which lists `train:`, `val:` and `names:`{what_it_is(place)}"
+        held = (
+            f"has {shown(found)}; name one"
+            if found
+            else f"has no data.yaml, which lists `train:`, `val:` and `names:`{what_it_is(place)}"
+        )
         raise DataError(f"yolo:{place} {held}")
     return os.path.join(place, found[0])
 
@@ -140,7 +150,9 @@ def _read_yaml(path: str) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, TypeError) as error:
         raise DataError(f"{path} is not YAML: {printable(str(error))[:200]}") from error
     if not isinstance(content, dict) or not ({"names", "nc", "train", "val", "test"} & set(content)):
-        raise DataError(f"{path} is not a YOLO data.yaml: it needs `train:` (and `val:`) and `names:`{what_it_is(path)}")
+        raise DataError(
+            f"{path} is not a YOLO data.yaml: it needs `train:` (and `val:`) and `names:`{what_it_is(path)}"
+        )
     return content
 
 
@@ -157,10 +169,16 @@ def _names(names: Any, count: Any, path: str) -> dict[int, str]:
         names = {str(i): name for i, name in enumerate(names)}
     if not isinstance(names, dict) or not names:
         raise DataError(f"{path}: names: has no classes; list them, `names: [cat, dog]`")
-    wrong = [k for k, v in names.items() if not (str(k).isdecimal() and len(str(k)) < 7 and isinstance(v, str) and v.strip())]
+    wrong = [
+        k
+        for k, v in names.items()
+        if not (str(k).isdecimal() and len(str(k)) < 7 and isinstance(v, str) and v.strip())
+    ]
     found = {int(k): printable(v.strip()) for k, v in names.items() if k not in wrong}
     if wrong or len(set(found.values())) != len(names) or len(found) != len(names):
-        raise DataError(f"{path}: names: needs a number and a name of its own for each class, not {shown(names.items(), 20)}")
+        raise DataError(
+            f"{path}: names: needs a number and a name of its own for each class, not {shown(names.items(), 20)}"
+        )
     if stated is not None and stated != len(found):
         raise DataError(f"{path}: nc: says {stated} classes, names: has {len(found)}")
     return found
@@ -169,6 +187,10 @@ def _names(names: Any, count: Any, path: str) -> dict[int, str]:
 def _keypoints(shape: Any, path: str) -> int:
     if shape is None:
         return 0
-    if not (isinstance(shape, list) and len(shape) == 2 and all(isinstance(v, str) and v.isdecimal() for v in shape)):
+    if not (
+        isinstance(shape, list)
+        and len(shape) == 2
+        and all(isinstance(v, str) and v.isdecimal() for v in shape)
+    ):
         raise DataError(f"{path}: kpt_shape: {shown([shape])} is not [number, 2 or 3]")
     return int(shape[0]) * int(shape[1])
