@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import functools
 import secrets
 from typing import Any
 
@@ -18,7 +19,6 @@ import tensorflow as tf
 
 from augment import ops
 from augment.geometry import Settings
-from augment.jitter import PER_BOX
 
 keras = tf.keras
 
@@ -27,35 +27,65 @@ class AugmentationLayer(keras_cv.layers.BaseImageAugmentationLayer):
     """Converts between keras-cv's format and ours around `augment`.
 
     Called on a picture [H, W, 3], a batch [B, H, W, 3], or a dict of
-        "images"              uint8 or float in 0..255; [H, W, 3], [B, H, W, 3] or ragged
-        "bounding_boxes"      {"boxes": [(B,) N, 4] in the format `boxes`, "classes": [(B,) N]}, rows of class -1 are padding
+        "images"              uint8 or float (see `value_range`); [H, W, 3], [B, H, W, 3] or ragged
+        "bounding_boxes"      {"boxes": [(B,) N, 4] in the format `boxes`, "classes": [(B,) N]}, rows of class -1 are padding;
+                              further columns, as "confidence" [(B,) N], stay in step with the boxes
         "segmentation_masks"  uint8 [(B,) H, W] or [(B,) H, W, 1], not ragged
         "key"                 optional int32 [(B,) 2]: decides the draws; else the layer's generator does
-    and returns the same structure: boxes padded with -1 to the rows that came in, other entries as they are.
+    and returns the same structure: boxes padded with -1 to the rows that came in (ragged ones come back padded),
+    other entries as they are. With `training=False`, as in `predict` and `evaluate`, nothing random happens: see `still`.
     """
 
-    def __init__(self, *, boxes: str | None = None, seed: int | None = None, **kwargs):
-        """Args: boxes: keras-cv's bounding box format, needed where there are boxes. seed: of the generator."""
+    def __init__(
+        self, *, boxes: str | None = None, seed: int | None = None, bounding_box_format: str | None = None,
+        value_range: tuple[float, float] | None = None, **kwargs,
+    ):  # fmt: skip
+        """Args: see below.
+
+        boxes, bounding_box_format: two names of one thing: keras-cv's format, needed where there are boxes.
+        seed: of the generator.
+        value_range: of float images, (0, 1) or (0, 255). None tells an image of at most 1.0 from one in 0..255 by its
+          largest value; give the range where an image in 0..255 may be as dark as that.
+
+        Raises:
+          ValueError: two formats that differ, or another range.
+        """
+        if boxes and bounding_box_format and boxes != bounding_box_format:
+            raise ValueError(f"boxes={boxes!r} and bounding_box_format={bounding_box_format!r} differ; give one")
+        if value_range is not None and tuple(value_range) not in ((0, 1), (0, 255)):
+            raise ValueError(f"value_range={value_range!r}: give (0, 1), (0, 255) or None")
         # keras-cv's own default, the global generator, is refused under op determinism.
         super().__init__(seed=secrets.randbits(31) if seed is None else seed, autocast=False, **kwargs)
-        self.boxes, self.seed = boxes, seed
+        self.boxes, self.seed = boxes or bounding_box_format, seed
+        self.value_range = None if value_range is None else tuple(value_range)
 
     @abc.abstractmethod
     def augment(self, example: dict, key: tf.Tensor, **options: Any) -> dict:
         """One example in this package's format (see `augment.jitter`) and an int32 [2] key."""
 
-    def call(self, inputs):
+    def still(self, example: dict) -> dict | None:
+        """One example without anything random; None where a layer then has nothing at all to do."""
+        return None
+
+    def call(self, inputs, training: bool = True):
         if not isinstance(inputs, dict):
-            return self.call({"images": inputs})["images"]
+            return self.call({"images": inputs}, training=training)["images"]
+        training = training is None or bool(training)
+        if not training and self.output_shape_of(tf.TensorShape([None, None, 3])).num_elements() is None:
+            return inputs
         if "bounding_boxes" in inputs and self.boxes is None:
             raise ValueError(f'{self.name}: say the format of the bounding boxes, as in boxes="yxyx"')
         inputs, images = dict(inputs), inputs["images"]
         if "bounding_boxes" in inputs:
-            inputs["bounding_boxes"] = keras_cv.bounding_box.to_dense(inputs["bounding_boxes"])
+            dense = keras_cv.bounding_box.to_dense(dict(inputs["bounding_boxes"]))
+            inputs["bounding_boxes"] = {
+                name: value.to_tensor(-1) if isinstance(value, tf.RaggedTensor) else value for name, value in dense.items()
+            }
         single, replayed = images.shape.rank == 3, "key" in inputs
         if not replayed:
             inputs["key"] = self._keys(images, single)
-        outputs = self._one(inputs) if single else tf.map_fn(self._one, inputs, fn_output_signature=self._signature(inputs))
+        one = functools.partial(self._one, training=training)
+        outputs = one(inputs) if single else tf.map_fn(one, inputs, fn_output_signature=self._signature(inputs))
         return outputs if replayed else {name: value for name, value in outputs.items() if name != "key"}
 
     def output_shape_of(self, shape: tf.TensorShape) -> tf.TensorShape:
@@ -70,18 +100,31 @@ class AugmentationLayer(keras_cv.layers.BaseImageAugmentationLayer):
         count = images.nrows(tf.int32) if isinstance(images, tf.RaggedTensor) else tf.shape(images)[0]
         return self._random_generator.uniform_full_int([count, 2], tf.int32)
 
-    def _one(self, inputs: dict) -> dict:
+    def _scale(self, images: tf.Tensor) -> tf.Tensor:
+        """What takes the values of float images to 0..255: 1 or 255, float32."""
+        if self.value_range is not None:
+            return tf.constant(255.0 / self.value_range[1])
+        return tf.where(tf.reduce_max(tf.cast(images, tf.float32)) <= 1.0, 255.0, 1.0)
+
+    def _one(self, inputs: dict, training: bool = True) -> dict:
         images = inputs["images"]
         ragged = isinstance(images, tf.RaggedTensor)
         images = images.to_tensor() if ragged else images
-        example = {"image": tf.saturate_cast(images, tf.uint8)}
+        scale, pixels = None, images
+        if images.dtype.is_floating:
+            scale = self._scale(images)
+            wide = tf.cast(images, tf.float32)
+            pixels = tf.where(scale > 1.0, tf.round(wide * scale), wide)
+        example = {"image": tf.saturate_cast(pixels, tf.uint8)}
         masks = inputs.get("segmentation_masks")
         if masks is not None:
             example["mask"] = tf.cast(masks[..., 0] if masks.shape.rank == 3 else masks, tf.uint8)
         if "bounding_boxes" in inputs:
             example.update(self._boxes_in(inputs["bounding_boxes"], images))
-        found = self.augment(example, inputs["key"])
+        found = self.augment(example, inputs["key"]) if training else self.still(example)
         image = found["image"]
+        if scale is not None:
+            image = tf.cast(image, tf.float32) / scale
         if images.dtype.is_integer and image.dtype.is_floating:
             image = tf.round(image)
         image = tf.cast(image, images.dtype)
@@ -96,24 +139,19 @@ class AugmentationLayer(keras_cv.layers.BaseImageAugmentationLayer):
         return outputs
 
     def _boxes_in(self, boxes: dict, image: tf.Tensor) -> dict:
+        """The real boxes in pixels; their rows stand for the classes, so that every column can follow them."""
         corners = keras_cv.bounding_box.convert_format(
             tf.cast(boxes["boxes"], tf.float32), source=self.boxes, target="yxyx", images=image
         )
-        real = tf.cast(boxes["classes"], tf.float32) >= 0.0
-        columns = {name: boxes[name] for name in PER_BOX if name in boxes and name != "boxes"}
-        return {name: tf.boolean_mask(value, real) for name, value in {"boxes": corners, **columns}.items()}
+        rows = tf.cast(tf.where(tf.cast(boxes["classes"], tf.float32) >= 0.0)[:, 0], tf.int32)
+        return {"boxes": tf.gather(corners, rows), "classes": rows}
 
     def _boxes_out(self, example: dict, given: dict) -> dict:
         corners = keras_cv.bounding_box.convert_format(
             example["boxes"], source="yxyx", target=self.boxes, images=example["image"]
         )
-        outputs = dict(given)
-        for name, value in {"boxes": corners, **{k: example[k] for k in PER_BOX if k in given and k != "boxes"}}.items():
-            missing = tf.shape(given[name])[0] - tf.shape(value)[0]
-            paddings = [[0, missing]] + [[0, 0]] * (value.shape.rank - 1)
-            padded = tf.pad(tf.cast(value, given[name].dtype), paddings, constant_values=tf.cast(-1, given[name].dtype))
-            outputs[name] = tf.ensure_shape(padded, given[name].shape)
-        return outputs
+        columns = {name: tf.gather(value, example["classes"]) for name, value in given.items()}
+        return {name: _pad_like(value, given[name]) for name, value in {**columns, "boxes": corners}.items()}
 
     def _signature(self, inputs: dict):
         def spec(name, value):
@@ -127,7 +165,15 @@ class AugmentationLayer(keras_cv.layers.BaseImageAugmentationLayer):
         return {name: spec(name, value) for name, value in inputs.items()}
 
     def get_config(self):
-        return {**super().get_config(), "boxes": self.boxes, "seed": self.seed}
+        return {**super().get_config(), "boxes": self.boxes, "seed": self.seed, "value_range": self.value_range}
+
+
+def _pad_like(value: tf.Tensor, given: tf.Tensor) -> tf.Tensor:
+    """`value` in the dtype of `given`, with rows of -1 up to its length."""
+    missing = tf.shape(given)[0] - tf.shape(value)[0]
+    paddings = [[0, missing]] + [[0, 0]] * (value.shape.rank - 1)
+    padded = tf.pad(tf.cast(value, given.dtype), paddings, constant_values=tf.cast(-1, given.dtype))
+    return tf.ensure_shape(padded, given.shape)
 
 
 def settings_from(value: Settings | dict | None, default: Settings = Settings()) -> Settings:

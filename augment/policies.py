@@ -109,6 +109,15 @@ class Policy(AugmentationLayer):
             )  # fmt: skip
         return {**example, **touched}
 
+    def still(self, example: dict) -> dict | None:
+        """Resized into `size`, no more; None where the layer has no size."""
+        if self.size is None:
+            return None
+        return resize_and_crop(
+            example, tf.constant([0, 0]), output_size=self.size, jitter_min=1.0, jitter_max=1.0,
+            ignore_label=self.settings.ignore_label,
+        )  # fmt: skip
+
     def output_shape_of(self, shape):
         if self.size is None:
             return shape
@@ -119,6 +128,106 @@ class Policy(AugmentationLayer):
                  "randaugment_ops", "size", "min_box_size")  # fmt: skip
         own = {name: getattr(self, name) for name in names}
         return {**super().get_config(), **own, "settings": dataclasses.asdict(self.settings)}
+
+
+class _Operations(Policy):
+    """The operations of a policy alone: neither flipped nor resized, dtype and size stay."""
+
+    def __init__(self, **kwargs):
+        if "size" in kwargs:
+            raise ValueError(f"{type(self).__name__} keeps the size of an image; resize with LargeScaleJitter(size=...)")
+        super().__init__(**kwargs)
+
+    def augment(self, example: dict, key: tf.Tensor, **options: Any) -> dict:
+        return self._operations(example, tf.random.experimental.stateless_fold_in(key, 1))
+
+
+@keras.saving.register_keras_serializable("self_training")
+class RandAugment(_Operations):
+    """`layers` operations drawn from a set, all at one magnitude: `RandAugment(magnitude=10, layers=1)`."""
+
+    def __init__(
+        self, magnitude: float = 10.0, layers: int = 1, *, operations: str = "boxes",
+        settings: Settings | dict | None = None, **kwargs,
+    ):  # fmt: skip
+        """Args: magnitude: 0 to 10. operations: "boxes" or "image". settings, and others: see `policy`."""
+        super().__init__(
+            flip=False, randaugment_layers=layers, randaugment_magnitude=magnitude, randaugment_ops=operations,
+            settings=settings, **kwargs,
+        )  # fmt: skip
+
+    def get_config(self):
+        own = {"magnitude": self.randaugment_magnitude, "layers": self.randaugment_layers, "operations": self.randaugment_ops}
+        return {**AugmentationLayer.get_config(self), **own, "settings": dataclasses.asdict(self.settings)}
+
+
+@keras.saving.register_keras_serializable("self_training")
+class AutoAugment(_Operations):
+    """A policy of AutoAugment for detection: `AutoAugment("v0")`."""
+
+    def __init__(self, version: str = "v0", *, settings: Settings | dict | None = None, **kwargs):
+        """Args: version: a name in `augment.autoaugment.POLICIES`. settings, and others: see `policy`."""
+        super().__init__(flip=False, autoaugment=version, settings=settings, **kwargs)
+
+    def get_config(self):
+        own = {"version": self.autoaugment, "settings": dataclasses.asdict(self.settings)}
+        return {**AugmentationLayer.get_config(self), **own}
+
+
+@keras.saving.register_keras_serializable("self_training")
+class LargeScaleJitter(Policy):
+    """Scaled at random into a window, then cropped and padded: `LargeScaleJitter(0.5, 2.0, size=640)`."""
+
+    def __init__(self, smallest: float = 0.5, largest: float = 2.0, **kwargs):
+        """Args: smallest, largest: of the scale, times the size of the output. Others: see `policy`."""
+        super().__init__(**{"flip": False, **kwargs, "jitter_min": smallest, "jitter_max": largest})
+
+    def get_config(self):
+        config = super().get_config()
+        own = {"smallest": config.pop("jitter_min"), "largest": config.pop("jitter_max")}
+        return {**config, **own}
+
+
+class _Named(Policy):
+    """A preset as a class; arguments that are given replace its parts."""
+
+    preset: str
+
+    def __init__(self, size: int | Sequence[int] | None = None, **kwargs):
+        found = PRESETS[self.preset]
+        parts = {
+            "flip": found.flip, "jitter_min": found.jitter[0], "jitter_max": found.jitter[1],
+            "autoaugment": found.autoaugment, "randaugment_layers": found.randaugment_layers,
+        }  # fmt: skip
+        super().__init__(size=size, **{**parts, **kwargs})
+
+
+@keras.saving.register_keras_serializable("self_training")
+class AugmentS1(_Named):
+    """Flip and a small scale jitter."""
+
+    preset = "s1"
+
+
+@keras.saving.register_keras_serializable("self_training")
+class AugmentS2(_Named):
+    """AutoAugment, flip and a small scale jitter."""
+
+    preset = "s2"
+
+
+@keras.saving.register_keras_serializable("self_training")
+class AugmentS3(_Named):
+    """AutoAugment, flip and a large scale jitter."""
+
+    preset = "s3"
+
+
+@keras.saving.register_keras_serializable("self_training")
+class AugmentS4(_Named):
+    """RandAugment, flip and a large scale jitter: the paper's strongest."""
+
+    preset = "s4"
 
 
 def policy(
