@@ -14,7 +14,7 @@ import tensorflow as tf  # noqa: E402
 
 from official.data.source import Annotations, Category, Source  # noqa: E402
 from official.experiment import experiment_from  # noqa: E402
-from official.models.efficientnet import build_efficientnet  # noqa: E402
+from official.models.backbones.efficientnet import build_efficientnet  # noqa: E402
 from official.tasks.registry import build_task  # noqa: E402
 from official.training.trainer import Phase, Trainer  # noqa: E402
 

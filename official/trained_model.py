@@ -20,7 +20,7 @@ from official.data.source import Category
 from official.errors import UserError
 from official.experiment import Experiment, Model, experiment_from
 from official.files import read_json
-from official.models.input_scale import own_scale
+from official.models.backbones.registry import family_of
 
 DESCRIPTION = "model.json"
 RUN = "run.json"
@@ -115,7 +115,7 @@ def described(
 
 def as_built(flags: Mapping[str, Any]) -> dict[str, Any]:
     """Flags with what a network is built with in place of what is left to the weights."""
-    own = {"input_normalization": own_scale(flags["backbone"]), "resnet_pool": "same"}
+    own = {"input_normalization": family_of(flags["backbone"]).scale, "resnet_pool": "same"}
     return {**flags, **{name: value for name, value in own.items() if flags[name] == "auto"}}
 
 

@@ -18,7 +18,7 @@ _MODULES = ("augment", "losses", "official")
 _NAMES = {
     "Segmenter": "official.models.segmenter",
     "RetinaNet": "official.models.retinanet",
-    "build_backbone": "official.models.backbones",
+    "build_backbone": "official.models.backbones.registry",
     "normalized_joint_loss": "losses.joint",
 }
 __all__ = ["__version__", *_MODULES, *_NAMES]

@@ -9,7 +9,9 @@ import pytest
 import tensorflow as tf
 
 from official.data.image_folder import open_folder
-from official.export import detect_bytes, export_detector, load_serving, stock_model
+from official.export.detector import detect_bytes, export_detector
+from official.export.serving import load_serving
+from official.export.stock import stock_model
 from official.tasks.registry import build_task
 from tests import tiny
 

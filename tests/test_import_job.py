@@ -13,7 +13,7 @@ from official import jobs
 from official.data.coco_classes import COCO_CATEGORIES
 from official.data.source import Category, DataError
 from official.experiment import experiment_from
-from official.export import Serving, _detect_one
+from official.export.detector import DetectionServing, detect_one
 from official.jobs.class_names import named_classes
 from official.tasks.registry import build_task
 from official.training.run_folder import saved_flags
@@ -114,12 +114,12 @@ def test_exports_decode_as_the_run_does():
         [Category(i, str(i)) for i in range(1, 6)],
     )
     model = task.build_model()
-    serving = Serving(model, task.decoder(0.0), list("abcde"), True)
+    serving = DetectionServing(model, task.decoder(0.0), list("abcde"), True)
     images = tf.random.stateless_normal([1, 128, 128, 3], [1, 2])
     served = serving._result(images, tf.constant([[128.0, 128.0]]), tf.constant([[1.0, 1.0, 128.0, 128.0]]))
     found = task.decoder(0.0)(model({"images": images}), model.anchors(), tf.constant([[128.0, 128.0]]))
     np.testing.assert_allclose(served["boxes"], found["boxes"], atol=1e-4)
-    np.testing.assert_allclose(_detect_one(serving, images)["boxes"], found["boxes"], atol=1e-4)
+    np.testing.assert_allclose(detect_one(serving, images)["boxes"], found["boxes"], atol=1e-4)
     assert float(tf.reduce_max(served["boxes"])) == 127.0
 
 

@@ -18,7 +18,7 @@ FLOORS = {
     "official.training": 6,
     "official.tasks": 5,
     "official.export": 5,
-    "official.tflite": 5,
+    "official.export.tflite": 5,
     "official.trained_model": 4,
     "official.models": 4,
     "official.evaluation": 4,

@@ -12,7 +12,7 @@ from official.errors import UserError
 from official.experiment import experiment_from
 from official.jobs.quantizing import quantize
 from official.tasks.registry import build_task
-from official.tflite import StandIn, as_network, calibration_images, quantized
+from official.export.tflite import StandIn, as_network, calibration_images, quantized
 from tests import tiny
 
 keras = tf.keras
@@ -37,7 +37,7 @@ def detector():
 
 @pytest.fixture(scope="module")
 def images(detector):
-    return calibration_images(*detector, 6)
+    return calibration_images(detector[0].predict, *detector[1:], 6)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def test_other_tasks(task_name):
     task = build_task(tiny.experiment(task=task_name), source.categories)
     keras.utils.set_random_seed(0)
     model = task.build_model()
-    images = calibration_images(task, model, source, 4)
+    images = calibration_images(task.predict, model, source, 4)
     assert len(images) == 4
     stand_in = as_network(quantized(model, "int8", images), model)
     assert isinstance(stand_in, StandIn)
@@ -125,7 +125,7 @@ def test_what_cannot_be_done(detector):
 def test_both_are_judged_and_written(detector, files, tmp_path, capsys, monkeypatch):
     """Both metrics in one table, the files where the report says, the anchors beside them."""
     task, model, source = detector
-    assert calibration_images(task, model, source, 0).shape == (0, 64, 64, 3)  # as for float16
+    assert calibration_images(task.predict, model, source, 0).shape == (0, 64, 64, 3)  # as for float16
     made = lambda model, kind, images: files[kind]  # made once, and tested above
     monkeypatch.setattr("official.jobs.quantizing.quantized", made)
     report = quantize(task, model, str(tmp_path))

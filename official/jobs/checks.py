@@ -17,7 +17,7 @@ from official.data.source import Category
 from official.data.text_lists import read_id_list
 from official.errors import FlagError, UserError
 from official.experiment import Experiment
-from official.models.backbones import check_levels
+from official.models.backbones.registry import check_levels
 from official.self_training.label_store import parse_thresholds
 from official.self_training.thresholds import AUTO
 from official.tasks.augmentation import augmentation, picture_augmentation, student_options

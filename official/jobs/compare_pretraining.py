@@ -15,7 +15,7 @@ from official.flags import experiment_from_flagfile
 from official.jobs.checks import check_flags
 from official.jobs.opening import alone_in_folder
 from official.jobs.training import train
-from official.models.public_weights import package_file
+from official.models.weights.public_weights import package_file
 from official.tasks.registry import TASKS
 from official.training.distribution import build_strategy, is_chief
 from official.training.run_folder import SUMMARY, RunFolder

@@ -12,9 +12,9 @@ from official.data.source import DataError
 from official.experiment import Experiment
 from official.jobs.class_names import named_classes
 from official.jobs.settling import settled
-from official.models.backbones import build_backbone
-from official.models.import_checkpoint import class_channels, read_network
-from official.models.weights import LICENCE_NOTE, Weights, assign_weights, differences, write_weights
+from official.models.backbones.registry import build_backbone
+from official.models.weights.import_checkpoint import class_channels, read_network
+from official.models.weights.named_weights import LICENCE_NOTE, Weights, assign_weights, differences, write_weights
 from official.tasks.registry import build_task
 from official.trained_model import described
 from official.training.distribution import set_up_runtime

@@ -11,7 +11,7 @@ from official.data.source import DataError
 from official.files import write_json
 from official.jobs.opening import open_eval
 from official.tasks.task import Task
-from official.tflite import CALIBRATION_IMAGES, as_network, calibration_images, quantized, write_quantized
+from official.export.tflite import CALIBRATION_IMAGES, as_network, calibration_images, quantized, write_quantized
 
 
 def quantize(task: Task, model: tf.keras.Model, folder: str) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def quantize(task: Task, model: tf.keras.Model, folder: str) -> dict[str, Any]:
     source = open_eval(task.experiment, task)
     if source is None:
         raise DataError(f"--quantize={kind} calibrates and judges on evaluation data: --eval_data is needed")
-    images = calibration_images(task, model, source, CALIBRATION_IMAGES if kind == "int8" else 0)
+    images = calibration_images(task.predict, model, source, CALIBRATION_IMAGES if kind == "int8" else 0)
     content = quantized(model, kind, images)
     paths = write_quantized(model, folder, kind, content)
     place = os.path.join(folder, "quantized")

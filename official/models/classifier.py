@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from official.models.efficientnet import EfficientNetBackbone, activation, fan_out_normal, top_filters
+from official.models.backbones.efficientnet import EfficientNetBackbone, activation, fan_out_normal, top_filters
 from official.models.features import check_size
 from official.models.layers import Dropout, SyncBatchNormalization
-from official.models.spinenet import COARSEST_LEVEL, SpineNetBackbone
+from official.models.backbones.spinenet import COARSEST_LEVEL, SpineNetBackbone
 
 keras = tf.keras
 

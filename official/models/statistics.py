@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from official.models.efficientnet import EfficientNetBackbone, top_filters
+from official.models.backbones.efficientnet import EfficientNetBackbone, top_filters
 
 keras = tf.keras
 HEAD_CLASSES = 1000

@@ -30,7 +30,7 @@ from official.data.source import Source
 from official.data.unreadable import naming_unreadable
 from official.experiment import Experiment
 from official.files import write_json
-from official.models.import_checkpoint import initialize_backbone
+from official.models.weights.import_checkpoint import initialize_backbone
 from official.self_training.inspect_labels import show_labels
 from official.self_training import thresholds
 from official.self_training.label_store import LabelStore

@@ -17,9 +17,9 @@ from official.data.source import Category, Source
 from official.evaluation import drawing
 from official.evaluation.mean_iou import ConfusionMatrix
 from official.experiment import Experiment
-from official.export import export_classifier
+from official.export.classifier import export_classifier
 from official.files import output_names, write_json
-from official.models.backbones import build_backbone
+from official.models.backbones.registry import build_backbone
 from official.models.classifier import Classifier
 from official.models.replicas import logits_function
 from official.tasks.augmentation import crop_style, picture_augmentation

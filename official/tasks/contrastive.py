@@ -25,10 +25,10 @@ from official.data.example import denormalize, normalize
 from official.data.source import Category, DataError, Source
 from official.evaluation import drawing
 from official.experiment import Experiment
-from official.export import export_backbone
+from official.export.classifier import export_backbone
 from official.files import write_json
 from official.hashing import hashed_key, named_seed
-from official.models.backbones import build_backbone
+from official.models.backbones.registry import build_backbone
 from official.models.classifier import ContrastiveModel
 from official.models.replicas import spread
 from official.tasks.augmentation import crop_style

@@ -16,11 +16,11 @@ from official.data import pipeline
 from official.data.source import Category, Source
 from official.evaluation import coco_metrics, drawing
 from official.experiment import Experiment
-from official.export import export_detector
+from official.export.detector import export_detector
 from official.files import output_names, write_json
 from official.models.anchors import encode_targets
 from official.models.decoding import DetectionDecoder
-from official.models.backbones import build_backbone
+from official.models.backbones.registry import build_backbone
 from official.models.replicas import spread
 from official.models.retinanet import RetinaNet
 from official.tasks.augmentation import augmentation

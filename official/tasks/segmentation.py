@@ -19,9 +19,9 @@ from official.errors import FlagError
 from official.evaluation import drawing
 from official.evaluation.mean_iou import ConfusionMatrix
 from official.experiment import Experiment
-from official.export import class_probabilities, export_segmenter
+from official.export.segmenter import class_probabilities, export_segmenter
 from official.files import output_names, write_bytes, write_json
-from official.models.backbones import build_backbone
+from official.models.backbones.registry import build_backbone
 from official.models.replicas import logits_function, spread
 from official.models.segmenter import Segmenter
 from official.tasks.augmentation import augmentation

@@ -6,11 +6,11 @@ import tensorflow as tf
 
 from official.data.example import normalize
 from official.models.classifier import Classifier, ContrastiveModel
-from official.models.efficientnet import build_efficientnet
-from official.models.input_scale import scale_of
-from official.models.kerascv_backbones import KerasCVBackbone, stock_backbone
+from official.models.backbones.efficientnet import build_efficientnet
+from official.models.backbones.input_scale import scale_of
+from official.models.backbones.kerascv import KerasCVBackbone, stock_backbone
 from official.models.layers import Dropout, StochasticDepth, SyncBatchNormalization, statistics_kept, step_randomness
-from official.models.resnet import ResNetBackbone
+from official.models.backbones.resnet import ResNetBackbone
 
 keras = tf.keras
 
@@ -116,8 +116,8 @@ def test_keras_cv_backbones_are_keras_cvs(variant):
 def test_other_backbones_carry_every_task(name, tmp_path):
     """Built, called and handed over in stock layers with the scale of their pixels; same outputs."""
     from official.data.source import Category
-    from official.export import stock_model
-    from official.models.input_scale import scale_of
+    from official.export.stock import stock_model
+    from official.models.backbones.input_scale import scale_of
     from official.tasks.registry import TASKS, build_task
     from tests import tiny
 

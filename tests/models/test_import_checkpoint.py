@@ -9,10 +9,10 @@ import pytest
 import tensorflow as tf
 from keras.src.applications.efficientnet import EfficientNet
 
-from official.models.efficientnet import build_efficientnet
-from official.models.import_checkpoint import read_weights
-from official.models.import_efficientnet import tf1_names
-from official.models.weights import WeightsError, assign_weights, variable_name, write_weights
+from official.models.backbones.efficientnet import build_efficientnet
+from official.models.weights.import_checkpoint import read_weights
+from official.models.weights.import_efficientnet import tf1_names
+from official.models.weights.named_weights import WeightsError, assign_weights, variable_name, write_weights
 
 keras = tf.keras
 SIZE = 64
@@ -142,7 +142,7 @@ def test_pickles_are_refused(ours, tmp_path):
 
 
 def test_exported_model_of_this_project(tmp_path):
-    from official.export import stock_model
+    from official.export.stock import stock_model
     from official.tasks.registry import build_task
     from tests import tiny
 

@@ -12,15 +12,15 @@ import tensorflow as tf
 
 from official.data.coco_classes import COCO_CATEGORIES
 from official.data.source import Category
-from official.export import stock_model
-from official.models.backbones import build_backbone
-from official.models.efficientnet import build_efficientnet
-from official.models.import_checkpoint import class_channels, read_network, read_weights
-from official.models.import_released import heads_table, spinenet_table
-from official.models.resnet import ResNetBackbone
+from official.export.stock import stock_model
+from official.models.backbones.registry import build_backbone
+from official.models.backbones.efficientnet import build_efficientnet
+from official.models.weights.import_checkpoint import class_channels, read_network, read_weights
+from official.models.weights.import_released import heads_table, spinenet_table
+from official.models.backbones.resnet import ResNetBackbone
 from official.models.retinanet import RetinaNet
-from official.models.spinenet import SpineNetBackbone
-from official.models.weights import WeightsError, assign_weights, variable_name
+from official.models.backbones.spinenet import SpineNetBackbone
+from official.models.weights.named_weights import WeightsError, assign_weights, variable_name
 from official.tasks.registry import build_task
 from tests import tiny
 
@@ -198,7 +198,7 @@ def test_retinanet_on_resnet(resnet14_file):
 
 def test_resnet50_has_the_originals_names_and_shapes(resnet_names):
     """Each of the original's 265 variables has a place of its shape, with the scope and without."""
-    from official.models.import_resnet import resnet_table
+    from official.models.weights.import_resnet import resnet_table
 
     theirs = {name: tuple(shape) for name, shape in resnet_names["resnet50"].items()}
     backbone = build_backbone(tiny.experiment(backbone="resnet-50", backbone_width=0.0).model)

@@ -7,12 +7,12 @@ import pytest
 import tensorflow as tf
 
 from official.data.example import normalize
-from official.models.import_checkpoint import read_weights
-from official.models.public_weights import weights_file
-from official.models.import_simclr import layers_in_order, tf1_table, tf2_table
-from official.models.kerascv_backbones import KerasCVBackbone, stock_backbone
-from official.models.resnet import ResNetBackbone
-from official.models.weights import WeightsError, assign_weights, differences, epsilon_of, write_weights
+from official.models.weights.import_checkpoint import read_weights
+from official.models.weights.public_weights import weights_file
+from official.models.weights.import_simclr import layers_in_order, tf1_table, tf2_table
+from official.models.backbones.kerascv import KerasCVBackbone, stock_backbone
+from official.models.backbones.resnet import ResNetBackbone
+from official.models.weights.named_weights import WeightsError, assign_weights, differences, epsilon_of, write_weights
 
 BLOCKS, WIDTH = (2, 1, 1, 1), 0.125
 
@@ -184,7 +184,7 @@ def test_the_wrong_scale_backbone_and_file_are_refused(values, tmp_path):
     with pytest.raises(WeightsError, match="--input_normalization=unit"):
         assign_weights(plain, read_weights(path, plain))
     assert all((a == b.numpy()).all() for a, b in zip(before, plain.variables))
-    from official.models.efficientnet import build_efficientnet
+    from official.models.backbones.efficientnet import build_efficientnet
 
     with pytest.raises(WeightsError, match="needs --backbone=resnet-50"):
         read_weights(path, build_efficientnet("efficientnet-b0", width=0.25, depth=0.25))

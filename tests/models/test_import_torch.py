@@ -9,14 +9,14 @@ import tensorflow as tf
 
 from official.data.example import IMAGENET_MEAN, IMAGENET_STD
 from official.experiment import Model, experiment_from
-from official.export import stock_model
+from official.export.stock import stock_model
 from official.jobs.settling import settled
-from official.models.backbones import build_backbone
+from official.models.backbones.registry import build_backbone
 from official.models.classifier import Classifier
-from official.models.import_checkpoint import read_weights
-from official.models.import_torch import timm_family
-from official.models.resnet import ResNetBackbone
-from official.models.weights import WeightsError, assign_weights, read_npz, write_weights
+from official.models.weights.import_checkpoint import read_weights
+from official.models.weights.import_torch import timm_family
+from official.models.backbones.resnet import ResNetBackbone
+from official.models.weights.named_weights import WeightsError, assign_weights, read_npz, write_weights
 from official.trained_model import as_built
 from tests.models import torch_networks as torch
 
@@ -268,7 +268,7 @@ def test_other_networks_are_refused(states, networks, tmp_path):
 
 def test_a_published_lite_in_tensorflows_own_format(states, networks, tmp_path):
     """The scope of a TF1 checkpoint says that it is a Lite: its scale is taken, and no B0 gets it."""
-    from official.models.import_efficientnet import tf1_names
+    from official.models.weights.import_efficientnet import tf1_names
 
     backbone = networks["lite"].backbone
     for scope, model, message in (

@@ -11,10 +11,10 @@ import threading
 import numpy as np
 import pytest
 
-from official.models import downloads, public_weights
-from official.models.downloads import fetch, has_digest
-from official.models.public_weights import PublicFile, public_files, weights_file
-from official.models.weight_files import WeightsError
+from official.models.weights import downloads, public_weights
+from official.models.weights.downloads import fetch, has_digest
+from official.models.weights.public_weights import PublicFile, public_files, weights_file
+from official.models.weights.weight_files import WeightsError
 
 CONTENT = bytes(np.random.default_rng(0).integers(0, 256, 300_000, dtype=np.uint8))
 SHA = "sha256:" + hashlib.sha256(CONTENT).hexdigest()
@@ -268,7 +268,7 @@ def test_keras_own_table_agrees():
 
 def test_hashes_of_pytorch_are_in_the_names():
     """torch.hub's convention: NAME-<first eight digits of the sha256>.pth."""
-    from official.models.efficientnet import MEMBERS
+    from official.models.backbones.efficientnet import MEMBERS
 
     seen = [
         f

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from official.models.resnet import BLOCKS, ResNetBackbone
+from official.models.backbones.resnet import BLOCKS, ResNetBackbone
 
 keras = tf.keras
 

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from official.models.anchors import encode_targets
 from official.models.decoding import DetectionDecoder
-from official.models.efficientnet import build_efficientnet
+from official.models.backbones.efficientnet import build_efficientnet
 from official.models.layers import SyncBatchNormalization
 from official.models.retinanet import RetinaNet
 

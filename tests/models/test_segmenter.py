@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from official.models.efficientnet import build_efficientnet
+from official.models.backbones.efficientnet import build_efficientnet
 from official.models.pyramid import NAS_FPN_CELL, PyramidBuilder
 from official.models.segmenter import Segmenter
 from official.models.statistics import model_statistics

@@ -9,7 +9,7 @@ from official.experiment import experiment_from
 from official.models.classifier import Classifier
 from official.models.layers import StochasticDepth, step_randomness
 from official.models.retinanet import RetinaNet
-from official.models.spinenet import Block, SpineNetBackbone, _Builder, _Feature
+from official.models.backbones.spinenet import Block, SpineNetBackbone, _Builder, _Feature
 from official.models.statistics import model_statistics
 from official.tasks.registry import build_task
 from tests import tiny

@@ -12,8 +12,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from official.models.torch_files import open_safetensors, open_torch
-from official.models.weight_files import WeightsError
+from official.models.weights.torch_files import open_safetensors, open_torch
+from official.models.weights.weight_files import WeightsError
 from tests.models import torch_networks as torch
 
 VALUES = {

@@ -14,7 +14,7 @@ from official import jobs
 from official.data.example import normalize
 from official.data.source import Category, DataError, Source
 from official.experiment import PseudoLabels, experiment_from
-from official.export import ClassificationServing
+from official.export.classifier import ClassificationServing
 from official.self_training.label_kinds import ClassLabels
 from official.self_training.label_store import LabelStore
 from official.tasks.augmentation import crop_style

@@ -9,8 +9,8 @@ import pytest
 import tensorflow as tf
 
 from official.files import read_json
-from official.models.backbones import build_backbone
-from official.models.import_efficientnet import tf1_names
+from official.models.backbones.registry import build_backbone
+from official.models.weights.import_efficientnet import tf1_names
 from official.tasks.registry import build_task
 from official.training.trainer import NonFiniteError, Phase, Trainer
 from tests import tiny

@@ -9,7 +9,7 @@ from tensorflow.python.framework import config as _config
 
 from official.data.source import Annotations, Category
 from official.experiment import Experiment, Optimizer, Runtime
-from official.models.weights import Weights, write_weights
+from official.models.weights.named_weights import Weights, write_weights
 from official.self_training import loop
 from official.tasks.registry import build_task
 from official.training.distribution import build_strategy, set_up_runtime

@@ -12,8 +12,10 @@ import keras_cv
 import tensorflow as tf
 
 from official.errors import FlagError
-from official.models.blocks import BlockBuilder
-from official.models.input_scale import scaled_input
+from official.experiment import Model
+from official.models.backbones.blocks import BlockBuilder
+from official.models.backbones.input_scale import scaled_input
+from official.models.backbones.registry import backbones
 
 keras = tf.keras
 
@@ -45,7 +47,7 @@ class ResNetBackbone(keras_cv.models.Backbone):
           zero_last_gamma: residual branches start at zero, as in SimCLR; the detection stack's do not.
           pool_padding: of the 3x3 pool after the stem: "same" (TensorFlow's, the far side alone) or "symmetric"
             (PyTorch's, both sides).
-          input_normalization: a key of `official.models.input_scale.SCALES`.
+          input_normalization: a key of `official.models.backbones.input_scale.SCALES`.
           input_shape: (height, width, 3).
         """
         build = BlockBuilder(batch_norm_momentum, batch_norm_epsilon, activation, zero_last_gamma=zero_last_gamma)
@@ -94,3 +96,17 @@ def pool_padding_of(model: keras.Model) -> str:
     """How a network pads the pool of its ResNet, from its layers (also those of models inside it); "same" without one."""
     inside = [pool_padding_of(layer) for layer in model.layers if isinstance(layer, keras.Model)]
     return "symmetric" if "symmetric" in inside or any(layer.name == POOL_PAD for layer in model.layers) else "same"
+
+
+@backbones(BLOCKS)
+def _build(options: Model, **shared) -> ResNetBackbone:
+    return ResNetBackbone(
+        blocks=BLOCKS[options.backbone],
+        width=options.backbone_width or 1.0,
+        batch_norm_momentum=options.batch_norm_momentum,
+        batch_norm_epsilon=options.batch_norm_epsilon,
+        activation=options.activation,
+        zero_last_gamma=options.zero_last_gamma,
+        pool_padding="same" if options.resnet_pool == "auto" else options.resnet_pool,
+        **shared,
+    )

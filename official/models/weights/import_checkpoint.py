@@ -9,15 +9,15 @@
       (of tensorflow/tpu's classifiers)  conv2d/kernel …                          mean, std      0.9, 1e-5
     keras.applications EfficientNet      a .h5, with or without head              mean, std      0.99, 1e-3
     keras-cv ResNet                      a .h5 or .weights.h5                     [0, 1]         0.99, 1.001e-5
-    PyTorch: efficientnet-pytorch, timm  .pth, .pt or .safetensors                official/models/import_torch.py
+    PyTorch: efficientnet-pytorch, timm  .pth, .pt or .safetensors                official/models/weights/import_torch.py
     a run of this project                an exported model.keras                  as the run      as the run
     a file of --job=import_checkpoint    .npz                                     as its origin   as its origin
 
 A run folder itself is read by official/training/loading.py. The scale of the pixels travels with the
-weights: a backbone gets a layer in front that makes it (official/models/input_scale.py). Where the epsilon
+weights: a backbone gets a layer in front that makes it (official/models/backbones/input_scale.py). Where the epsilon
 of batch norm differs, the difference goes into the moving variances, which gives the same features, and is
 reported; momenta are the run's own. Nothing that a file contains is executed, and nothing but what is
-wanted is read: see official/models/weight_files.py.
+wanted is read: see official/models/weights/weight_files.py.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from typing import Callable, Iterator, Sequence
 
 import tensorflow as tf
 
-from official.models import import_released, import_simclr
-from official.models.import_efficientnet import read_efficientnet
-from official.models.import_keras import read_h5, read_keras
-from official.models.import_resnet import read_resnet, scope_of_resnet
-from official.models.import_torch import read_torch
-from official.models.torch_files import open_safetensors, open_torch
-from official.models.weight_files import WeightFile, checkpoint_prefix, open_checkpoint, open_h5
-from official.models.weights import (
+from official.models.weights import import_released, import_simclr
+from official.models.weights.import_efficientnet import read_efficientnet
+from official.models.weights.import_keras import read_h5, read_keras
+from official.models.weights.import_resnet import read_resnet, scope_of_resnet
+from official.models.weights.import_torch import read_torch
+from official.models.weights.torch_files import open_safetensors, open_torch
+from official.models.weights.weight_files import WeightFile, checkpoint_prefix, open_checkpoint, open_h5
+from official.models.weights.named_weights import (
     Weights,
     WeightsError,
     assign_weights,

@@ -12,9 +12,9 @@ import numpy as np
 import tensorflow as tf
 
 from official.files import whole_file
-from official.models.input_scale import SCALES, scale_of
-from official.models.resnet import pool_padding_of
-from official.models.weight_files import WeightFile, WeightsError, open_npz
+from official.models.backbones.input_scale import SCALES, scale_of
+from official.models.backbones.resnet import pool_padding_of
+from official.models.weights.weight_files import WeightFile, WeightsError, open_npz
 
 keras = tf.keras
 META = "__meta__"

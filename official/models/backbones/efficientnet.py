@@ -20,7 +20,9 @@ import keras_cv
 import tensorflow as tf
 
 from official.errors import FlagError
-from official.models.input_scale import scaled_input
+from official.experiment import Model
+from official.models.backbones.input_scale import scaled_input
+from official.models.backbones.registry import backbones
 from official.models.layers import DepthwiseConv2D, StochasticDepth, Swish, SyncBatchNormalization
 
 keras = tf.keras
@@ -145,7 +147,7 @@ class EfficientNetBackbone(keras_cv.models.Backbone):
           batch_norm_momentum, batch_norm_epsilon: EfficientNet's own (0.99, 1e-3) by default, as in
             the original stack, whose detection settings do not reach the backbone.
           lite: EfficientNet-Lite: ReLU6, no squeeze-excite, unscaled stem and repeats of the first and last stage.
-          input_normalization: a key of `official.models.input_scale.SCALES`.
+          input_normalization: a key of `official.models.backbones.input_scale.SCALES`.
           input_shape: (height, width, 3).
         """
         repeats = stage_repeats(depth, lite)
@@ -267,3 +269,18 @@ def build_efficientnet(
     return EfficientNetBackbone(
         width=width or member.width, depth=depth or member.depth, lite=is_lite(backbone), **kwargs
     )
+
+
+def _build(options: Model, **shared) -> EfficientNetBackbone:
+    return build_efficientnet(
+        options.backbone,
+        width=options.backbone_width,
+        depth=options.backbone_depth,
+        survival_probability=options.survival_probability,
+        batch_norm_momentum=options.backbone_batch_norm_momentum,
+        **shared,
+    )
+
+
+backbones(name for name in COEFFICIENTS if not is_lite(name))(_build)
+backbones((name for name in COEFFICIENTS if is_lite(name)), scale="lite")(_build)

@@ -25,13 +25,6 @@ SCALES = {
     "bytes": (255.0, 0.0),
     "lite": (255.0 / 128.0, -127.0 / 128.0),  # (p - 127) / 128 of pixels 0..255
 }
-
-
-def own_scale(backbone: str) -> str:
-    """The scale that a backbone of this name is published with, and built for where no weights say otherwise."""
-    return "lite" if backbone.startswith("efficientnet-lite") else "imagenet"
-
-
 LAYER = "input_scale"
 
 

@@ -17,8 +17,8 @@ import os
 import re
 from typing import Iterator
 
-from official.models.downloads import fetch, has_digest
-from official.models.weight_files import WeightsError, checkpoint_prefix
+from official.models.weights.downloads import fetch, has_digest
+from official.models.weights.weight_files import WeightsError, checkpoint_prefix
 
 INITS = ("imagenet", "imagenet++", "simclr")
 _KERAS = "https://storage.googleapis.com/keras-applications/"

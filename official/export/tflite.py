@@ -16,9 +16,8 @@ import numpy as np
 import tensorflow as tf
 
 from official.data.source import Source
-from official.export import stock_model
+from official.export.stock import stock_model
 from official.files import write_bytes
-from official.tasks.task import Task
 
 keras = tf.keras
 KINDS = ("int8", "float16")
@@ -42,8 +41,14 @@ class StandIn:
         return self._answer(inputs["images"])
 
 
-def calibration_images(task: Task, model: keras.Model, source: Source, count: int) -> np.ndarray:
-    """The first images of a source as the task feeds them to its network, float32 [N, S, S, 3]."""
+def calibration_images(
+    predict: Callable[..., Iterator[Any]], model: keras.Model, source: Source, count: int
+) -> np.ndarray:
+    """The first images of a source as a task feeds them to its network, float32 [N, S, S, 3].
+
+    Args:
+      predict: the task's `predict(model, source, start, stop)`.
+    """
     seen: list[np.ndarray] = []
 
     def note(images: np.ndarray) -> np.float32:
@@ -57,7 +62,7 @@ def calibration_images(task: Task, model: keras.Model, source: Source, count: in
     count = min(count, len(source))
     if not count:
         return np.zeros((0, model.image_size, model.image_size, 3), np.float32)
-    for _ in task.predict(StandIn(model, answer), source, 0, count):
+    for _ in predict(StandIn(model, answer), source, 0, count):
         pass
     return np.concatenate(seen)[:count]
 

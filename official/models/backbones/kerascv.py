@@ -10,7 +10,9 @@ from __future__ import annotations
 import keras_cv
 import tensorflow as tf
 
-from official.models.input_scale import scale_layer
+from official.experiment import Model
+from official.models.backbones.input_scale import scale_layer
+from official.models.backbones.registry import backbones
 from official.models.layers import SyncBatchNormalization
 
 keras = tf.keras
@@ -72,3 +74,8 @@ class KerasCVBackbone(keras_cv.models.Backbone):
 
     def get_config(self):
         return {**super().get_config(), **self._arguments}
+
+
+@backbones(KERAS_CV)
+def _build(options: Model, **shared) -> KerasCVBackbone:
+    return KerasCVBackbone(variant=options.backbone, width=options.backbone_width or 1.0, **shared)

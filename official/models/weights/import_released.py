@@ -22,10 +22,10 @@ from typing import Collection, Container, Iterable, Iterator, Sequence
 import numpy as np
 import tensorflow as tf
 
-from official.models.import_efficientnet import model_name, tf1_names
-from official.models.import_resnet import OPTIMIZER, numbered_table, resnet_table, scope_of_resnet
-from official.models.weight_files import WeightFile
-from official.models.weights import Weights, WeightsError, epsilon_of, shapes_of, take
+from official.models.weights.import_efficientnet import model_name, tf1_names
+from official.models.weights.import_resnet import OPTIMIZER, numbered_table, resnet_table, scope_of_resnet
+from official.models.weights.weight_files import WeightFile
+from official.models.weights.named_weights import Weights, WeightsError, epsilon_of, shapes_of, take
 
 keras = tf.keras
 SPINENET = "spinenet/conv2d/kernel"

@@ -12,7 +12,7 @@ import urllib.request
 from typing import Any, Iterator
 
 from official.files import sync_folder
-from official.models.weight_files import WeightsError
+from official.models.weights.weight_files import WeightsError
 
 PART = ".part"
 CHUNK = 1 << 20

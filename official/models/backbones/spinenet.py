@@ -14,8 +14,10 @@ import dataclasses
 import keras_cv
 import tensorflow as tf
 
-from official.models.blocks import BlockBuilder
-from official.models.input_scale import scaled_input
+from official.experiment import Model
+from official.models.backbones.blocks import BlockBuilder
+from official.models.backbones.input_scale import scaled_input
+from official.models.backbones.registry import backbones
 from official.models.layers import UpsampleNearest
 
 keras = tf.keras
@@ -108,7 +110,7 @@ class SpineNetBackbone(keras_cv.models.Backbone):
             of n survives with 1 - (1 - p) * (i + 1) / n, the stem always.
           batch_norm_momentum, batch_norm_epsilon: the detection stack's.
           activation: "relu" or "swish".
-          input_normalization: a key of `official.models.input_scale.SCALES`.
+          input_normalization: a key of `official.models.backbones.input_scale.SCALES`.
           input_shape: (height, width, 3).
         """
         arguments = {k: v for k, v in locals().items() if k not in ("self", "kwargs", "__class__")}
@@ -209,3 +211,27 @@ def _mean_of_levels(endpoints: dict[int, tf.Tensor]) -> tf.Tensor:
             x = UpsampleNearest(name=f"mean_up_{level}_{step}")(x)
         raised.append(x)
     return keras.layers.Average(name="mean_of_levels")(raised)
+
+
+@backbones(SPINENETS, levels=(FINEST_LEVEL, COARSEST_LEVEL))
+def _build(options: Model, **shared) -> SpineNetBackbone:
+    return SpineNetBackbone(
+        **_scaling(options),
+        survival_probability=options.survival_probability,
+        batch_norm_momentum=options.batch_norm_momentum,
+        batch_norm_epsilon=options.batch_norm_epsilon,
+        activation=options.activation,
+        **shared,
+    )
+
+
+def _scaling(options: Model) -> dict:
+    """The named SpineNet's sizes; --backbone_width and --backbone_depth replace filter scale and repeats."""
+    scaling = SPINENETS[options.backbone]
+    width = options.backbone_width or scaling.filter_scale
+    return {
+        **dataclasses.asdict(scaling),
+        "filter_scale": width,
+        "endpoint_filters": max(1, round(scaling.endpoint_filters * width / scaling.filter_scale)),
+        "repeats": int(options.backbone_depth) or scaling.repeats,
+    }

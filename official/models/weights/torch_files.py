@@ -29,7 +29,7 @@ from typing import Any, BinaryIO, Callable, Iterator, Mapping, Sequence
 import ml_dtypes
 import numpy as np
 
-from official.models.weight_files import StoredArray, WeightFile, WeightsError, start_of_member
+from official.models.weights.weight_files import StoredArray, WeightFile, WeightsError, start_of_member
 
 PICKLE_LIMIT = 4_000_000  # bytes of a description; that of EfficientNet-L2 has half a million
 MAGIC = 0x1950A86A20F9469CFC6C  # torch/serialization.py

@@ -1,0 +1,83 @@
+"""A detector's export: boxes in pixels of the images that come in."""
+
+from __future__ import annotations
+
+from typing import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from official.data import image_files
+from official.export.serving import Placing, tflite_bytes, write_export, write_tflite
+from official.models.decoding import DetectionDecoder
+from official.models.retinanet import RetinaNet
+
+
+class DetectionServing(Placing):
+    """The SavedModel of a detector: encoded pictures in, boxes in pixels of those pictures out."""
+
+    def __init__(self, model: RetinaNet, decoder: DetectionDecoder, class_names: Sequence[str], legacy_resize: bool):
+        super().__init__(model, class_names, legacy_resize)
+        self.decoder = decoder
+        self.levels = [tf.constant(level.numpy()) for level in model.anchors()]
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
+    def from_bytes(self, image_bytes):
+        """JPEG, PNG, GIF or BMP bytes [B]; see `_result` for what comes back."""
+        placed = tf.map_fn(
+            lambda encoded: self._place(image_files.decode(encoded)),
+            image_bytes,
+            fn_output_signature=(tf.float32, tf.float32, tf.float32),
+        )
+        return self._result(*placed)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")])
+    def from_pixels(self, images):
+        """Uint8 RGB pictures [B, H, W, 3] of one size."""
+        spec = (tf.float32, tf.float32, tf.float32)
+        return self._result(*tf.map_fn(self._place, images, fn_output_signature=spec))
+
+    def _result(self, images, extent, frame):
+        """boxes float32 [B, D, 4] yxyx pixels, scores [B, D], classes int32 [B, D] (-1: none),
+        class_names string [B, D], num_detections int32 [B]."""
+        outputs = self.network(images, training=False)
+        found = self.decoder(outputs, self.levels, extent)
+        scale, size = tf.split(frame, 2, axis=1)
+        limits = tf.concat([size, size], axis=1)[:, None]
+        boxes = tf.clip_by_value(found["boxes"] / tf.tile(scale, [1, 2])[:, None], 0.0, limits)
+        return {
+            "boxes": boxes,
+            "scores": found["scores"],
+            "classes": found["classes"],
+            "class_names": tf.gather(self.class_names, found["classes"] % tf.size(self.class_names)),
+            "num_detections": found["count"],
+        }
+
+
+def export_detector(
+    model: RetinaNet, folder: str, class_names: Sequence[str], decoder: DetectionDecoder,
+    *, legacy_resize: bool = False, tflite: bool = False,
+) -> dict[str, str]:  # fmt: skip
+    """Writes `model.keras`, `saved_model/`, `labels.json` and, if asked, `model.tflite`.
+
+    Returns:
+      The paths by kind. A TFLite conversion that the ops do not allow raises what the converter says.
+    """
+    serving = DetectionServing(model, decoder, class_names, legacy_resize)
+    paths = write_export(serving, folder, model, class_names, "box: (dy, dx, dh, dw) relative to anchors; classification: logits")
+    if tflite:
+        paths["tflite"] = write_tflite(folder, tflite_bytes(serving, lambda images: detect_one(serving, images)))
+    return paths
+
+
+def detect_one(serving: DetectionServing, images: tf.Tensor) -> dict[str, tf.Tensor]:
+    """One normalised picture [1, S, S, 3] to boxes in network pixels."""
+    outputs = serving.network(images, training=False)
+    return serving.decoder.single(outputs, serving.levels, tf.fill([1, 2], float(serving.size)))
+
+
+def detect_bytes(signature, encoded: bytes) -> dict[str, np.ndarray]:
+    """Runs one encoded picture through a serving signature; columns of its real detections."""
+    found = {k: v.numpy()[0] for k, v in signature(image_bytes=tf.constant([encoded])).items()}
+    count = int(found.pop("num_detections"))
+    return {name: column[:count] for name, column in found.items()}

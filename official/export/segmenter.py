@@ -1,0 +1,68 @@
+"""A segmenter's export: a class map of the size of the image that comes in."""
+
+from __future__ import annotations
+
+from typing import Sequence
+
+import tensorflow as tf
+
+from losses.segmentation import resize_logits
+from official.data import image_files
+from official.export.serving import Placing, tflite_bytes, write_export, write_tflite
+
+keras = tf.keras
+
+
+class SegmentationServing(Placing):
+    """The SavedModel of a segmenter: one encoded picture in, a class map of its own size out."""
+
+    @tf.function(input_signature=[tf.TensorSpec([], tf.string, name="image_bytes")])
+    def from_bytes(self, image_bytes):
+        """JPEG, PNG, GIF or BMP bytes, a scalar; see `_result`."""
+        return self._result(image_files.decode(image_bytes))
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, 3], tf.uint8, name="image")])
+    def from_pixels(self, image):
+        """One uint8 RGB picture [H, W, 3]."""
+        return self._result(image)
+
+    def _result(self, image):
+        """classes uint8 [H, W], scores float32 [H, W] (the winner's probability), class_names string [C]."""
+        placed, extent, _ = self._place(image)
+        logits = self.network(placed[None], training=False)["logits"]
+        probabilities = class_probabilities(
+            logits, self.size, tf.cast(extent, tf.int32), tf.shape(image)[:2], self.legacy_resize
+        )
+        return {
+            "classes": tf.argmax(probabilities, axis=-1, output_type=tf.int32),
+            "scores": tf.reduce_max(probabilities, axis=-1),
+            "class_names": self.class_names[:-1],
+        }
+
+
+def export_segmenter(
+    model: keras.Model, folder: str, class_names: Sequence[str], *, legacy_resize: bool = False, tflite: bool = False
+) -> dict[str, str]:
+    """Writes `model.keras`, `saved_model/`, `labels.json` and, if asked, `model.tflite` (logits)."""
+    serving = SegmentationServing(model, class_names, legacy_resize)
+    paths = write_export(serving, folder, model, class_names, "logits: float32 [batch, size / 4, size / 4, classes]")
+    if tflite:
+        paths["tflite"] = write_tflite(folder, tflite_bytes(serving, lambda images: serving.network(images, training=False)))
+    return paths
+
+
+def class_probabilities(
+    logits: tf.Tensor, size: int, extent: tf.Tensor, picture_size: tf.Tensor, legacy_resize: bool = False
+) -> tf.Tensor:
+    """Softmax of one picture's logits [1, h, w, C] at the picture's own size.
+
+    Args:
+      size: side of the network's input; extent: int32 [2], the picture's part of it.
+      picture_size: int32 [2].
+      legacy_resize: as TF1 resized.
+
+    Returns:
+      float32 [H, W, C].
+    """
+    full = resize_logits(logits, [size, size], legacy_resize=legacy_resize)[:, : extent[0], : extent[1]]
+    return tf.nn.softmax(resize_logits(full, picture_size, legacy_resize=legacy_resize)[0])

@@ -1,0 +1,1 @@
+"""Networks by name; see `registry`. A new one is a file here and its line there."""
