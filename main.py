@@ -7,6 +7,8 @@ SELF_TRAINING_TRACEBACK=1 in the environment shows the traceback of the first ki
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import signal
 import sys
@@ -34,7 +36,8 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"not a flag: {argv[1:]}")
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # saving a model chats at INFO
-    from official import jobs  # imports TensorFlow
+    with contextlib.redirect_stdout(io.StringIO()):  # "Using TensorFlow backend", says keras-core
+        from official import jobs  # imports TensorFlow
     from official.training.stopping import Interrupted, StopAtOnce
 
     try:

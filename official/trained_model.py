@@ -21,6 +21,7 @@ from official.errors import UserError
 from official.experiment import Experiment, Model, experiment_from
 from official.files import read_json
 from official.models.backbones.registry import family_of
+from official.screen import note
 
 DESCRIPTION = "model.json"
 RUN = "run.json"
@@ -186,7 +187,7 @@ def _from_run(path: str) -> TrainedModel:
     step = int(os.path.basename(os.path.abspath(path)).removeprefix("step_"))
     ended = step if phase == "imported" else step + 1
     steps = read_json(os.path.join(phase_folder, "result.json")).get("steps", ended)
-    print(f"{path} is of an earlier version: what belongs to it is taken from the {RUN} of its run")
+    note(f"{path} is of an earlier version: what belongs to it is taken from the {RUN} of its run")
     return described(
         experiment, _categories(run["categories"]), phase=phase, step=step, steps=steps, averaged=_keeps_average(path),
         total_steps=_earlier_total(experiment, phase, step), project_version="before 1.0", path=path,
@@ -235,7 +236,7 @@ def adopted(
     taken = {n: model.flags[n] for n in free if now[n] != model.flags[n]}
     shown = {n: v for n, v in taken.items() if (n, now[n]) not in _OPEN}
     if shown:
-        print(f"from {because}: " + " ".join(f"--{n}={v}" for n, v in sorted(shown.items())))
+        note(f"from {because}: " + " ".join(f"--{n}={v}" for n, v in sorted(shown.items())))
     return experiment.with_flags(taken)
 
 

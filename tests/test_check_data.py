@@ -139,7 +139,7 @@ def test_a_run_prints_the_quick_part(tmp_path, capsys, monkeypatch):
     )  # warned before anything is trained
     with pytest.raises(ZeroDivisionError):
         jobs.run(experiment)
-    printed = capsys.readouterr().out
+    printed = capsys.readouterr().err
     kept = json.load(open(tmp_path / "data" / "warnings.json"))
     assert kept and all(f"WARNING: {line}" in printed for line in kept)
     assert "4 of 4 evaluation images are labelled images too (scores are too good)" in printed

@@ -202,7 +202,7 @@ def test_images_for_review_are_chosen_by_the_network_that_labelled_them(finished
     _, experiment, _ = finished
     flags = dict(job="review_labels", review_images=6, output=str(tmp_path / "review"))
     found = rerun(experiment, **flags)["review"]
-    assert "views are not compared" not in capsys.readouterr().out and found["images"] == 6
+    assert "views are not compared" not in capsys.readouterr().err and found["images"] == 6
     reasons = {r for entry in json.load(open(tmp_path / "review" / "review.manifest"))["images"] for r in entry["reasons"]}
     assert "views" in reasons and any(reason.startswith("class ") for reason in reasons)
     pool = unlabeled_pool(experiment_from({**experiment.flags(), "reviewed": found["reviewed"]}))

@@ -27,6 +27,7 @@ FLOORS = {
     "official.files": 2,
     "official.lock": 2,
     "official.errors": 1,
+    "official.screen": 1,
     "official.hashing": 2,
     "augment": 2,
     "losses": 2,

@@ -211,11 +211,11 @@ def test_a_loss_that_explodes_is_said_once(capsys):
     for losses in ((5.0, 80.0, 99.0, 3.0), (60.0, 0.5, 99.0), (99.0,)):
         run.lowest, run.exploded = math.inf, False
         [run._watch(loss, step) for step, loss in enumerate(losses, start=1)]
-        assert not run.exploded and not capsys.readouterr().out
+        assert not run.exploded and not capsys.readouterr().err
     for losses in ((5.0, 501.0, 1e9), (1.5e13, 1.5e13), (0.1, 101.0)):
         run.lowest, run.exploded = math.inf, False
         [run._watch(loss, step) for step, loss in enumerate(losses, start=1)]
-        text = capsys.readouterr().out
+        text = capsys.readouterr().err
         assert text.count("WARNING: teacher: the loss explodes") == 1 and "--learning_rate" in text
 
 
@@ -224,7 +224,7 @@ def test_xla_on_a_cpu_is_warned_of(capsys):
         run = PhaseRun(None, tiny.experiment(xla=xla), Phase("teacher", 100, None), None, None)
         run.trainer, run.chief = mock.Mock(replicas=replicas), True
         run._warn_of_xla()
-        assert capsys.readouterr().out.count("WARNING: teacher: --xla compiles") == told
+        assert capsys.readouterr().err.count("WARNING: teacher: --xla compiles") == told
 
 
 # --- signals --------------------------------------------------------------------------------------

@@ -95,7 +95,7 @@ def test_an_earlier_checkpoint_is_read_through_its_run_and_an_orphan_is_refused(
     now = describe(path)
     os.remove(os.path.join(path, "model.json"))
     before = describe(path)
-    assert "is of an earlier version" in capsys.readouterr().out
+    assert "is of an earlier version" in capsys.readouterr().err
     for field in ("flags", "categories", "averaged", "phase", "step", "steps", "total_steps", "path"):
         assert getattr(before, field) == getattr(now, field), field
     shutil.copytree(path, tmp_path / "step_00000004")
@@ -126,7 +126,7 @@ def test_flags_that_are_not_given_come_from_the_model_and_contradictions_are_sho
     plain = without(finished[1], *NETWORK)
     taken = adopted(plain, model, because="--teacher=x").flags()
     assert {n: taken[n] for n in NETWORK if n != "weight_average"} == {n: v for n, v in NETWORK.items() if n != "weight_average"}
-    assert "--anchor_scale=3.0" in capsys.readouterr().out
+    assert "--anchor_scale=3.0" in capsys.readouterr().err
     given = experiment_from({**finished[1], "anchor_scale": 4.0, "activation": "relu"})
     with pytest.raises(ModelError) as caught:
         adopted(given, model, because="--teacher=x")
@@ -225,10 +225,10 @@ def test_an_interrupted_student_does_not_stand_for_its_run(copied, capsys):
     assert describe(find_checkpoint(folder)).phase == "student"
     interrupt(folder, "student")
     found = find_model(folder, "--teacher")
-    assert (found.phase, found.finished) == ("teacher", True) and capsys.readouterr().out == ""
+    assert (found.phase, found.finished) == ("teacher", True) and capsys.readouterr().err == ""
     named = find_model(os.path.join(folder, "student"), "--checkpoint")
     assert (named.phase, named.step) == ("student", 2)
-    assert "at step 2 of 4; its student is not finished" in capsys.readouterr().out
+    assert "at step 2 of 4; its student is not finished" in capsys.readouterr().err
     interrupt(folder, "teacher")
     with pytest.raises(ValueError, match="no phase of this run is finished; name .*student or .*teacher"):
         find_checkpoint(folder)
@@ -317,7 +317,7 @@ def test_what_does_not_change_a_finished_phase_does_not_lock_it(copied, capsys):
     with pytest.raises(FlagsDiffer, match=r"--learning_rate: .* now \(teacher, labels\)"):
         jobs.run(experiment_from({**flags, "learning_rate": 1.0}))
     found = jobs.run(experiment_from({**flags, "alpha": 0.5, "class_thresholds": "disc=0.2", "student_steps": 1}))
-    assert "going on from teacher, labels with --alpha=0.5 --class_thresholds=disc=0.2 --student_steps=1" in capsys.readouterr().out
+    assert "going on from teacher, labels with --alpha=0.5 --class_thresholds=disc=0.2 --student_steps=1" in capsys.readouterr().err
     assert found["student"]["steps"] == 1
     assert os.stat(os.path.join(folder, "teacher", "result.json")).st_mtime_ns == teacher
     assert json.load(open(os.path.join(folder, "run.json")))["flags"]["alpha"] == 0.5
@@ -413,9 +413,9 @@ def test_the_control_is_fair(finished, phases, capsys):
         control, experiment, _, _ = phases.pop()
         assert control.steps == before + 6 and control.pseudo is None and experiment.augment.augment == "s4"
         assert control.stretch == control.steps / before
-        assert "not fair" not in capsys.readouterr().out
+        assert "not fair" not in capsys.readouterr().err
     bare_loop({**flags, "init": "imagenet"}).train_control(summary["teacher"])
-    assert "WARNING: the control is not fair" in capsys.readouterr().out
+    assert "WARNING: the control is not fair" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("schedule", ("step", "exponential"))

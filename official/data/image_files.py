@@ -15,7 +15,6 @@ from typing import Any, Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
-import tqdm
 from PIL import Image, ImageOps
 
 from official.data.coco_json import LFS_POINTER, LFS_REASON
@@ -26,6 +25,7 @@ from official.data.image_places import (  # noqa: F401
 from official.data.input_report import InputReport
 from official.data.png_chunks import png_exif
 from official.data.source import Source
+from official.screen import counted
 
 IN_GRAPH = ("JPEG", "MPO", "PNG", "GIF", "BMP")  # what TensorFlow decodes
 BY_PILLOW = ("WEBP", "TIFF")  # what it does not
@@ -161,9 +161,8 @@ def inspect_images(
 
     pool = concurrent.futures.ThreadPoolExecutor(max_workers=os.cpu_count() or 1)
     try:
-        hidden = len(paths) < _QUIET_COUNT
-        bar = tqdm.tqdm(pool.map(look, paths), "checking images", len(paths), disable=hidden, unit=" images")
-        found = list(bar)
+        shown = len(paths) >= _QUIET_COUNT
+        found = list(counted(pool.map(look, paths), "checking images", len(paths), "images", shown=shown))
     finally:  # when it is interrupted nobody waits for the thousands that are left
         pool.shutdown(wait=False, cancel_futures=True)
     for path, image_id, facts in zip(paths, ids, found):

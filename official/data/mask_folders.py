@@ -11,7 +11,6 @@ import os
 from typing import Sequence
 
 import numpy as np
-import tqdm
 
 from official.data import image_files
 from official.data.frames import turned_upright
@@ -22,6 +21,7 @@ from official.data.mask_files import (
 from official.data.mask_palettes import VOC_CLASSES, read_palette
 from official.data.source import Category, Source
 from official.data.text_lists import read_lines, read_split
+from official.screen import counted
 
 VOC_MASK_FOLDERS = ("SegmentationClass", "SegmentationClassAug")
 # What masks of "x.png" are called: the same, or as Cityscapes calls them.
@@ -97,7 +97,7 @@ def _mask_source(
     ids, paths, mask_paths = zip(*pairs) if pairs else ((), (), ())
     facts = image_files.inspect_images(paths, ids, report, full=full_check, max_pixels=max_pixels)
     kept, encoded, present = [], [], np.zeros(IGNORE + 1, np.int64)
-    for i in tqdm.trange(len(pairs), desc="checking masks", unit=" masks", disable=len(pairs) < 2000):
+    for i in counted(range(len(pairs)), "checking masks", len(pairs), "masks", shown=len(pairs) >= 2000):
         if facts[i] is None:
             continue
         values = _checked_mask(mask_paths[i], facts[i], rules) if mask_paths[i] else None

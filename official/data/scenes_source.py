@@ -7,13 +7,13 @@ from typing import Callable
 
 import numpy as np
 import tensorflow as tf
-import tqdm
 from PIL import Image
 
 from official.data.coco import to_coco
 from official.data.scenes import CLASSES, SPLITS, Scene, draw_scene
 from official.data.source import Annotations, Category, DataError, Source
 from official.files import write_json
+from official.screen import counted
 
 DEFAULT_COUNTS = {"train": 1000, "val": 300, "test": 300, "unlabeled": 2000}
 CATEGORIES = tuple(Category(i + 1, name) for i, name in enumerate(CLASSES))
@@ -47,9 +47,7 @@ def open_scenes(
     pictures = np.zeros((count, size, size, 3), np.uint8) if keep else None
     maps = np.zeros((count, size, size), np.uint8) if keep and masks else None
     objects = []
-    for i in tqdm.trange(
-        count, desc=f"drawing scenes:{split}", unit=" images", disable=count < 500, leave=False
-    ):
+    for i in counted(range(count), f"drawing scenes:{split}", count, "images", shown=count >= 500):
         scene = draw_scene(seed=seed, split=split, index=i, size=size)
         objects.append(_objects(scene))
         if keep:

@@ -18,7 +18,6 @@ from typing import Callable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
-import tqdm
 
 from official.data import image_files
 from official.data.mask_files import encode_class_map, note_classes, present_labels, sized_class_map
@@ -26,6 +25,7 @@ from official.data.input_report import DataError, InputReport, shown
 from official.data.labels import ImageTable, RawObjects, clean_objects, note_crowded_classes
 from official.data.source import Category, Source
 from official.files import whole_file
+from official.screen import counted
 
 MASK_KEY = "image/segmentation/class/encoded"
 MASK_NAMES_KEY = "image/segmentation/class/text"
@@ -149,7 +149,7 @@ def write_tfrecords(source: Source, prefix: str, num_shards: int) -> list[str]:
     names, numbers = [c.name for c in source.categories], [c.id for c in source.categories]
     nothing = {"boxes": np.zeros((0, 4)), "classes": [], "crowd": [], "area": [], "scores": []}
     paths = [f"{prefix}-{s:05d}-of-{num_shards:05d}.tfrecord" for s in range(num_shards)]
-    for shard, path in enumerate(tqdm.tqdm(paths, "writing shards", unit=" shards")):
+    for shard, path in enumerate(counted(paths, "writing shards", len(paths), "shards")):
         with whole_file(path) as temporary, tf.io.TFRecordWriter(temporary) as writer:
             for i in range(shard, len(source), num_shards):
                 image = source.read_image(tf.constant(i, tf.int64))

@@ -18,18 +18,18 @@ import time
 from typing import Any, Iterator
 
 import tensorflow as tf
-import tqdm
 
 from official.errors import FlagError, UserError
 from official.experiment import Experiment, Runtime
 from official.lock import folder_lock
+from official.screen import note, stamped
 from official.study.workers import own_command
 
 CONTROL_LOCK = "control.lock"
 PARENT = "SELF_TRAINING_PARENT"  # in the environment of the process beside: the id of the one that started it
 _PR_SET_PDEATHSIG = 1
 _LAST_LINES = 12
-_BAR = re.compile(r"control:\s+(\d+)%\|")
+_STAMP = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ")
 
 
 class Beside:
@@ -40,11 +40,10 @@ class Beside:
         self.experiment, self.needed = experiment, needed and experiment.runtime.parallel_phases
         self._process: subprocess.Popen | None = None
         self._lines: collections.deque[str] = collections.deque(maxlen=_LAST_LINES)
-        self._shown = -1
 
     def __enter__(self) -> Beside:
         if self.needed:
-            print("control: begins in a process of its own, beside teacher, labels and student")
+            note("control: begins in a process of its own, beside teacher, labels and student")
             self._process = subprocess.Popen(
                 command_of(self.experiment), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                 start_new_session=True, env=_environment(),  # Ctrl-C comes to us alone, and we tell it
@@ -74,7 +73,7 @@ class Beside:
             raise UserError(f"control: its process {ended}. The same command goes on from its last checkpoint. It said:\n{said}")
 
     def _read(self) -> None:
-        """Passes on what the process says, of its progress bar every tenth."""
+        """Passes on what the process says; it speaks as in a log (official/screen.py)."""
         rest = b""
         while chunk := os.read(self._process.stdout.fileno(), 4096):
             *lines, rest = re.split(rb"[\r\n]+", rest + chunk)
@@ -82,13 +81,12 @@ class Beside:
                 self._pass_on(line.decode(errors="replace").strip())
 
     def _pass_on(self, line: str) -> None:
-        bar = _BAR.match(line)
-        if bar is None and line:
-            self._lines.append(line)
-            tqdm.tqdm.write(line if line.startswith("control") else f"control: {line}")
-        elif bar is not None and int(bar[1]) // 10 > self._shown:
-            self._shown = int(bar[1]) // 10
-            tqdm.tqdm.write(re.sub(r"\|.*\|", "", line, count=1))
+        said = _STAMP.sub("", line, count=1)
+        if not said:
+            return
+        if not said.startswith("control: step"):
+            self._lines.append(said)
+        stamped(said if said.startswith("control") else f"control: {said}")
 
 
 def command_of(experiment: Experiment) -> list[str]:

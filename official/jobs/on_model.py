@@ -7,8 +7,6 @@ import json
 import os
 from typing import Any
 
-import tqdm
-
 from official.errors import FlagError
 from official.data.source import Category, DataError
 from official.data.sources import parse_word, split_word
@@ -24,6 +22,7 @@ from official.jobs.opening import (
 )  # fmt: skip
 from official.jobs.reviewed import unlabeled_pool
 from official.models.statistics import model_statistics
+from official.screen import counted, note
 from official.self_training import inspect_labels as inspection
 from official.self_training.label_store import LabelStore
 from official.self_training.loop import SelfTraining
@@ -50,7 +49,7 @@ def pseudo_label(experiment: Experiment) -> dict[str, Any]:
         manifest = loop.make_labels(teacher.path)
     numbers: dict[str, Any] = {"finished": manifest is not None}
     if manifest is None:
-        print("this worker's shards are done; the manifest is written when the others' are")
+        note("this worker's shards are done; the manifest is written when the others' are")
     elif experiment.pseudo_labels.score_threshold == AUTO:
         stored = {name: manifest[name] for name in ("images", "boxes", "skipped")}
         numbers = {**stored, "threshold": "auto: chosen when the student begins", **numbers}
@@ -130,7 +129,7 @@ def predict(experiment: Experiment) -> dict[str, Any]:
     output = experiment.handover.output or os.path.join(folder.path, "predictions")
     source = dataclasses.replace(source, categories=task.categories)
     with timed(folder, "predict"), naming_unreadable(source):
-        found = tqdm.tqdm(task.predict(model, source, 0, len(source)), "predicting", len(source), unit=" images")
+        found = counted(task.predict(model, source, 0, len(source)), "predicting", len(source), "images")
         numbers = task.write_predictions(source, found, output)
     print(f"{len(source)} images: {numbers}; {output}")
     content = {"images": len(source), **numbers, "output": output, "checkpoint": trained.path}

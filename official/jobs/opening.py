@@ -20,6 +20,7 @@ from official.data.text_lists import read_id_list
 from official.experiment import Experiment, Runtime
 from official.files import read_json, sweep_tree, write_json
 from official.lock import folder_lock
+from official.screen import note
 from official.tasks.registry import TASKS
 from official.tasks.task import Task
 from official.trained_model import TrainedModel, adopted
@@ -87,7 +88,7 @@ def listing(folder: str, reports: dict[str, InputReport]) -> Iterator[None]:
         raise DataError(f"{error} All are listed in {path}.") from error
     for role, report in reports.items():
         if report.counts:
-            print("\n".join(report.lines(role)))
+            note("\n".join(report.lines(role)))
             if folder:
                 write_json(os.path.join(folder, "data", f"{role}_skipped.json"), report.content(role))
 

@@ -17,6 +17,7 @@ from official.experiment import Experiment
 from official.files import write_json
 from official.jobs.opening import trained_model
 from official.jobs.reviewed import unlabeled_pool
+from official.screen import note
 from official.self_training import review
 from official.self_training.label_store import LabelStore
 from official.self_training.thresholds import in_use
@@ -84,7 +85,8 @@ def _write(experiment: Experiment, labelled: Source, pool: str, reasons: list[li
         report = export_labels(
             labelled, handover.format, output, scored=True, image_files=handover.image_files
         )
-        print("\n".join(report.lines("review")), end="\n" if report.counts else "")
+        if report.counts:
+            note("\n".join(report.lines("review")))
         files = [os.path.join(FORMATS[handover.format].images, name) for name in image_names(labelled)]
         word = _WORDS[handover.format].format(output=output)
     write_json(os.path.join(output, review.MANIFEST), _listed(labelled, pool, reasons, files))
@@ -136,11 +138,11 @@ def _compare_views(
     try:
         teacher = trained_model(experiment, "teacher")
     except ValueError as error:
-        print(f"views are not compared: {error}")
+        note(f"views are not compared: {error}")
         return
     task, model = load_model(teacher, experiment)
     if weights_sha256(model.variables) != manifest["teacher_sha256"]:
-        print(f"views are not compared: {teacher.path} did not make {store.folder}")
+        note(f"views are not compared: {teacher.path} did not make {store.folder}")
         return
     places = review.candidates(found, COMPARED * experiment.handover.review_images)
     some = pool.subset(places)

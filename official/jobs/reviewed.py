@@ -8,6 +8,7 @@ from official.data.joined import join_sources
 from official.data.source import DataError, Source
 from official.experiment import Experiment
 from official.jobs.opening import open_labeled, open_unlabeled, opened
+from official.screen import note
 from official.self_training.review import places_in, review_changes
 
 
@@ -27,7 +28,7 @@ def with_reviewed(
     joined = join_sources(labeled.word, [labeled, reviewed])
     left = pool and _without(pool, reviewed)
     of_pool = f", {len(pool) - len(left)} of them were unlabelled ones" if pool else ""
-    print(f"reviewed: {len(reviewed)} images are labelled by people now{of_pool}{review_changes(reviewed)}")
+    note(f"reviewed: {len(reviewed)} images are labelled by people now{of_pool}{review_changes(reviewed)}")
     return joined, left
 
 

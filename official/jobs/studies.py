@@ -11,6 +11,7 @@ from official.experiment import Experiment
 from official.flags import as_arguments, experiment_from_arguments
 from official.jobs.on_model import paper_categories
 from official.models.statistics import model_statistics
+from official.screen import note
 from official.study import workers
 from official.study.gather import gathered
 from official.study.plan import Plan, plan
@@ -81,7 +82,7 @@ class _Progress:
         done = workers.finished(self.root, self.plan)
         left, unknown = remaining(self.plan, self.root, self.count)
         time = "" if unknown else f", about {words(left)} left"
-        print(f"[{len(done)}/{len(self.plan.runs)}{time}] {line}", flush=True)
+        note(f"[{len(done)}/{len(self.plan.runs)}{time}] {line}")
 
     def report(self, failed: dict[str, str] | None = None) -> str:
         """Writes what there is."""

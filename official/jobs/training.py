@@ -17,11 +17,12 @@ from official.experiment import Experiment
 from official.jobs.beside import Beside, control_alone, end_with_parent, share_machine
 from official.jobs.checks import check_flags, check_run, check_thresholds
 from official.jobs.handing_over import export_once
-from official.jobs.data_checks import quick_checks, warn
+from official.jobs.data_checks import keep_warnings, quick_checks
 from official.jobs.held_out import note_held_out, warn_of_seen_images
 from official.jobs.opening import open_eval, open_joint, open_training, open_unlabeled, timed
 from official.jobs.reviewed import with_reviewed
 from official.jobs.settling import settled
+from official.screen import note, warn
 from official.self_training.loop import SelfTraining
 from official.self_training.rounds import begin_round, joined_summary
 from official.tasks.registry import TASKS, build_task
@@ -63,8 +64,8 @@ def _open_loop(
             note_held_out(folder, experiment, labeled, held_out)
         if evaluation is not None:
             warn_of_seen_images(experiment, evaluation)
-        warn(folder.path, quick_checks(experiment, {"labeled": labeled, "unlabeled": pool, "eval": evaluation}))
-    print(
+        keep_warnings(folder.path, quick_checks(experiment, {"labeled": labeled, "unlabeled": pool, "eval": evaluation}))
+    note(
         f"training: {len(labeled)} images{_amount(labeled)}"
         + (f"; unlabelled: {len(pool)} images" if pool else "")
         + (f"; evaluation: {len(evaluation)} images" if evaluation else "")
@@ -95,7 +96,7 @@ def self_train(experiment: Experiment) -> dict[str, Any]:
     for number in range(1, experiment.training.rounds + 1):
         own = folder
         if number > 1:
-            print(f"\n== round {number}")
+            note(f"\n== round {number}")
             last, own = begin_round(loop, number)
         with timed(folder, f"round_{number}") if number > 1 else contextlib.nullcontext():
             rounds.append(_chain(last, own, given))
@@ -203,7 +204,7 @@ def _end_of_training(folder: RunFolder, loop: SelfTraining, summary: dict[str, A
         last = summary[phases[-1]]
         summary["evaluation"] = {name: last[name] for name in ("coco_stats", *loop.task.metrics) if name in last}
     else:
-        print("no --eval_data and no --eval_fraction: nothing has been judged")
+        note("no --eval_data and no --eval_fraction: nothing has been judged")
     summary = folder.summarize(summary)
     print(table(summary, loop.task.metrics))
     _explain_zero(summary, phases, loop.task.metrics[0])
@@ -269,8 +270,8 @@ def _label_lines(labels: dict[str, Any]) -> list[str]:
 def _explain_zero(summary: dict[str, Any], phases: list[str], metric: str) -> None:
     for name in phases:
         if summary[name].get(metric, 1.0) <= 0.0:
-            print(
-                f"WARNING: {name} has {metric} {summary[name][metric]}. Either it was trained too little (loss in "
+            warn(
+                f"{name} has {metric} {summary[name][metric]}. Either it was trained too little (loss in "
                 "TensorBoard), or training and evaluation data disagree about classes or labels "
                 "(look at the pictures `training_human` and `predictions` in TensorBoard)."
             )

@@ -6,11 +6,11 @@ import math
 from typing import Any
 
 import tensorflow as tf
-import tqdm
 
 from official.data.source import Source
 from official.data.unreadable import naming_unreadable
 from official.experiment import Experiment
+from official.screen import Bar
 from official.self_training.label_store import LabelStore, ids_digest
 from official.tasks.task import Task
 from official.training.stopping import StopRequest
@@ -68,13 +68,13 @@ def label_source(
     )
     names = [category.name for category in task.categories]
     mine = range(options.shard_index, shards, options.num_shards)
-    bar = tqdm.tqdm(total=sum(_length(source, s, size) for s in mine), desc="labelling", unit=" images")
+    bar = Bar("labelling", sum(_length(source, s, size) for s in mine), "images")
     with bar, naming_unreadable(source), StopRequest("image") as stop:
         for shard in mine:
             if not store.has_shard(shard):
                 store.write_shard(shard, _rows(task, model, source, shard, size, bar, stop), names)
             else:
-                bar.update(_length(source, shard, size))
+                bar.skip(_length(source, shard, size))
             stop.check(f"labelling saved up to shard {shard + 1} of {shards}")
     return store.finish(shards, dict(source.report.counts))
 
@@ -94,5 +94,5 @@ def _rows(task, model, source, shard, size, bar, stop):
             "size": tuple(int(v) for v in source.sizes[i]),
             **objects,
         }
-        bar.update(1)
+        bar.advance()
         stop.check(f"labelling saved up to shard {shard}")

@@ -31,6 +31,7 @@ from official.data.unreadable import naming_unreadable
 from official.experiment import Experiment
 from official.files import write_json
 from official.models.weights.import_checkpoint import initialize_backbone
+from official.screen import note, warn
 from official.self_training.inspect_labels import show_labels
 from official.self_training import thresholds
 from official.self_training.label_store import LabelStore
@@ -109,11 +110,11 @@ class SelfTraining:
         before = teacher_steps or options.teacher_steps
         steps = before + options.student_steps
         if not teacher_steps:
-            print(f"control: how long the teacher was trained is not known; --teacher_steps={before} stands for it")
+            note(f"control: how long the teacher was trained is not known; --teacher_steps={before} stands for it")
         phase = self._supervised("control", steps, stretch=steps / before)
         there = {name: teacher_origin.get(name, origin[name]) for name in origin}
         if there != origin:
-            print(f"WARNING: the control is not fair: it starts from {origin}, the teacher from {there}")
+            warn(f"the control is not fair: it starts from {origin}, the teacher from {there}")
         return self._as_student()._run(phase, start, origin)
 
     def _supervised(self, name: str, steps: int, **more: Any) -> Phase:

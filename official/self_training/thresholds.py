@@ -20,6 +20,7 @@ import numpy as np
 from official.data.source import Category, Source
 from official.experiment import Experiment, PseudoLabels
 from official.files import read_json, write_json
+from official.screen import note
 from official.self_training.label_kinds import LabelError
 from official.self_training.label_store import LabelStore, parse_thresholds
 
@@ -69,7 +70,7 @@ def settle(
     found = matched(labeled, scores, store.manifest()["images"], options.label_density, store.plan()["flags"]["score_floor"])
     if chief:
         write_json(os.path.join(experiment.runtime.model_dir, FILE), found)
-        print("\n".join(lines(found)))
+        note("\n".join(lines(found)))
     return np.array([found["classes"][c.name]["threshold"] for c in labeled.categories], np.float32), by_class
 
 

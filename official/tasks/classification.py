@@ -7,7 +7,6 @@ from typing import Any, Iterable, Iterator
 
 import numpy as np
 import tensorflow as tf
-import tqdm
 
 from augment.crops import centre_crop
 from losses.classification import class_cross_entropy, known_labels
@@ -22,6 +21,7 @@ from official.files import output_names, write_json
 from official.models.backbones.registry import build_backbone
 from official.models.classifier import Classifier
 from official.models.replicas import logits_function
+from official.screen import counted
 from official.tasks.augmentation import crop_style, picture_augmentation
 from official.tasks.task import Task, Tensors
 
@@ -107,7 +107,7 @@ class ClassificationTask(Task):
         """Top-1 and top-5 on the centre crop, top-1 by class; pictures without a class are left out."""
         found = self._logits(model, source, 0, len(source))
         if progress:
-            found = tqdm.tqdm(found, progress, total=len(source), unit=" images", leave=False)
+            found = counted(found, progress, len(source), "images")
         logits = np.stack(list(found))
         known = source.image_classes >= 0
         labels, logits = source.image_classes[known], logits[known]

@@ -14,7 +14,6 @@ from typing import Any, Iterable
 
 import numpy as np
 import tensorflow as tf
-import tqdm
 
 from augment.crops import centre_crop
 from augment.views import ViewPolicy
@@ -31,6 +30,7 @@ from official.hashing import hashed_key, named_seed
 from official.models.backbones.registry import build_backbone
 from official.models.classifier import ContrastiveModel
 from official.models.replicas import spread
+from official.screen import counted
 from official.tasks.augmentation import crop_style
 from official.tasks.task import Task, Tensors
 
@@ -124,7 +124,8 @@ class ContrastiveTask(Task):
         )
         hits, right, known, seen = 0.0, 0, 0, 0
         run = spread(model, lambda images: model({"images": images}, training=False))
-        for batch in tqdm.tqdm(dataset, progress, unit=" batches", leave=False, disable=not progress):
+        batches = -(-len(source) // self.experiment.decoding.eval_batch_size)
+        for batch in counted(dataset, progress, batches, "batches", shown=bool(progress)):
             index = batch["index"].numpy()
             real = index >= 0
             first, second = tf.unstack(run(batch["images"])["projections"], axis=1)

@@ -8,7 +8,6 @@ from typing import Any, Iterable, Iterator
 
 import numpy as np
 import tensorflow as tf
-import tqdm
 
 from losses.box import huber_loss
 from losses.focal import focal_loss
@@ -23,6 +22,7 @@ from official.models.decoding import DetectionDecoder
 from official.models.backbones.registry import build_backbone
 from official.models.replicas import spread
 from official.models.retinanet import RetinaNet
+from official.screen import counted
 from official.tasks.augmentation import augmentation
 from official.tasks.task import Task, Tensors
 
@@ -183,7 +183,7 @@ class DetectionTask(Task):
         threshold = self.experiment.decoding.eval_score_threshold
         found = self.predictions(model, source, 0, len(source), threshold)
         if progress:
-            found = tqdm.tqdm(found, progress, total=len(source), unit=" images", leave=False)
+            found = counted(found, progress, len(source), "images")
         return coco_metrics.evaluate_detections(source, list(found), output_dir)
 
     def draw(self, image: np.ndarray, objects: dict) -> np.ndarray:

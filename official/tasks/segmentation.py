@@ -9,7 +9,6 @@ from typing import Any, Iterable, Iterator
 
 import numpy as np
 import tensorflow as tf
-import tqdm
 
 from losses.segmentation import labels_at, pixel_cross_entropy, resize_logits, valid_pixels
 from official.data import pipeline
@@ -24,6 +23,7 @@ from official.files import output_names, write_bytes, write_json
 from official.models.backbones.registry import build_backbone
 from official.models.replicas import logits_function, spread
 from official.models.segmenter import Segmenter
+from official.screen import counted
 from official.tasks.augmentation import augmentation
 from official.tasks.task import Task, Tensors
 
@@ -111,8 +111,9 @@ class SegmentationTask(Task):
         native, padded = ConfusionMatrix(len(self.categories)), ConfusionMatrix(len(self.categories))
         logits_of, size = logits_function(model), self.experiment.model.image_size
         legacy = self.experiment.data.legacy_resize
-        bar = tqdm.tqdm(total=len(source), desc=progress, unit=" images", leave=False, disable=not progress)
-        for batch in self._batches(source, 0, len(source), masks=True):
+        batches = -(-len(source) // self.experiment.decoding.eval_batch_size)
+        found = self._batches(source, 0, len(source), masks=True)
+        for batch in counted(found, progress, batches, "batches", shown=bool(progress)):
             logits = logits_of(batch["images"])
             input_maps = _argmax_at(logits, size, legacy).numpy()
             for i, index in enumerate(batch["index"].numpy()):
@@ -121,10 +122,8 @@ class SegmentationTask(Task):
                 padded.add(batch["masks"][i].numpy(), input_maps[i])
                 truth = source.read_mask(tf.constant(index, tf.int64)).numpy()
                 extent = tf.cast(batch["extent"][i], tf.int32)
-                found = tf.argmax(_probabilities(logits[i : i + 1], size, extent, source.sizes[index], legacy), axis=-1)
-                native.add(truth, found.numpy())
-                bar.update(1)
-        bar.close()
+                winners = tf.argmax(_probabilities(logits[i : i + 1], size, extent, source.sizes[index], legacy), axis=-1)
+                native.add(truth, winners.numpy())
         metrics = {**native.metrics(self.class_names), "mIoU_padded": padded.metrics(self.class_names)["mIoU"]}
         metrics["confusion_matrix"] = native.counts.tolist()
         write_json(os.path.join(output_dir, "metrics.json"), {**metrics, "classes": self.class_names})

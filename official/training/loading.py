@@ -19,6 +19,7 @@ from official.models.weights.import_efficientnet import check_kind
 from official.models.weights.import_checkpoint import read_weights
 from official.models.weights.public_weights import weights_file
 from official.models.weights.named_weights import Weights, epsilon_of, shapes_of, variable_name
+from official.screen import note
 from official.tasks.registry import build_task
 from official.tasks.task import Task
 from official.trained_model import RUN, SIZE, ModelError, TrainedModel, describe
@@ -37,7 +38,7 @@ def find_model(path: str, flag: str) -> TrainedModel:
     """
     model = describe(find_checkpoint(path))
     if not model.finished:
-        print(f"{flag}: {model.path} is at step {model.step} of {model.steps}; its {model.phase} is not finished")
+        note(f"{flag}: {model.path} is at step {model.step} of {model.steps}; its {model.phase} is not finished")
     return model
 
 

@@ -24,6 +24,7 @@ from official.errors import FileDamaged, UserError
 from official.files import (
     file_sha256, read_json, sweep, sync_entries, sync_folder, temporary_name, write_json,
 )  # fmt: skip
+from official.screen import warn
 from official.trained_model import DESCRIPTION
 
 STATE = "state"
@@ -143,8 +144,8 @@ def newest_whole(folder: str, *, chief: bool = True) -> int:
         reason = damage(path)
         if not reason:
             return step
-        print(
-            f"WARNING: {path} is damaged ({reason}): put aside as {path}{ASIDE}; "
+        warn(
+            f"{path} is damaged ({reason}): put aside as {path}{ASIDE}; "
             "going on from the state before it"
         )
         if chief:

@@ -13,6 +13,7 @@ from official.data.source import Category, Source
 from official.errors import UserError
 from official.experiment import Experiment, experiment_from
 from official.files import read_json, write_json
+from official.screen import note
 from official.trained_model import RUN, class_difference
 from official.training.phases import ROLES, begun_phases, changed_flags, spoiled, way_out
 
@@ -50,7 +51,7 @@ class RunFolder:
         self.chief = chief
         going_on, saved = self.check(), read_json(os.path.join(self.path, RUN))
         if going_on:
-            print(going_on)
+            note(going_on)
         if chief and saved.get("flags") != self.experiment.flags():
             os.makedirs(self.path, exist_ok=True)
             self._write_run(saved)

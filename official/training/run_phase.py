@@ -9,16 +9,17 @@ import time
 from typing import Any, Callable
 
 import tensorflow as tf
-import tqdm
 
 from official.data.pipeline import example_reader
 from official.data.source import Source
 from official.data.unreadable import naming_unreadable
 from official.experiment import Experiment
+from official.screen import warn
 from official.tasks.task import Task
 from official.training.distribution import is_chief, judging_scope, several_workers
 from official.files import read_json, require_space, write_json
 from official.trained_model import ModelError, TrainedModel, describe, described
+from official.training.progress import PhaseProgress
 from official.training.recovery import (
     RESULT, Checkpoints, last_checkpoint, newest_whole, result_checkpoint, weights_sha256,
 )  # fmt: skip
@@ -39,6 +40,7 @@ class PhaseRun:
     Attributes:
       initialize: gives a new trainer its first weights; None: they stay random.
       origin: what it starts from, for the description of its checkpoints.
+      told: (seconds of the first step, of one after it) -> what to say of the time, once steps are measured.
     """
 
     task: Task
@@ -48,6 +50,7 @@ class PhaseRun:
     strategy: tf.distribute.Strategy
     initialize: Callable[[Trainer], None] | None = None
     origin: dict[str, Any] = dataclasses.field(default_factory=dict)
+    told: Callable[[float, float], str] | None = None
 
     def run(self) -> dict[str, Any]:
         """Trains what is left, evaluates, and returns the result (also when it was there already).
@@ -136,20 +139,22 @@ class PhaseRun:
             return
         self._warn_of_xla()
         self._show_training_pictures()
-        images = sum(trainer.batch_sizes.values())
-        bar = tqdm.tqdm(total=steps, initial=first, desc=self.phase.name, unit=" steps", disable=not self.chief)
-        with bar, naming_unreadable(*trainer.sources.values()), StopRequest() as stop:
+        runtime = self.experiment.runtime
+        self.progress = PhaseProgress(
+            self.phase.name, steps, first=first, images=sum(trainer.batch_sizes.values()), shown=self.chief, told=self.told,
+            every={"evaluation": runtime.eval_every, "checkpoint": runtime.checkpoint_every},
+        )  # fmt: skip
+        with self.progress, naming_unreadable(*trainer.sources.values()), StopRequest() as stop:
+            self.progress.building(_building(trainer.model))
             clock, since = time.time(), first
             for step, batch in zip(range(first + 1, steps + 1), trainer.batches()):
                 metrics = trainer.train_step(batch)
-                if step % CHECK_EVERY == 0 or step == steps:
+                if step % CHECK_EVERY == 0 or step == steps or step == first + 1:
                     trainer.check(metrics)
                     self._watch(float(metrics["loss"]), step)
-                    rate = (step - since) * images / max(1e-9, time.time() - clock)
-                    bar.set_postfix_str(f"loss {float(metrics['loss']):.3f}, {rate:.0f} images/s")
-                    bar.update(step - bar.n)
-                if step % self.experiment.runtime.summary_every == 0 or step == steps:
-                    rate = (step - since) * images / max(1e-9, time.time() - clock)
+                    self.progress.step(step, float(metrics["loss"]))
+                if step % runtime.summary_every == 0 or step == steps:
+                    rate = (step - since) * self.progress.images / max(1e-9, time.time() - clock)
                     self.summaries.scalars({**metrics, "images_per_second": rate}, step)
                     clock, since = time.time(), step
                 self._keep(step, metrics)
@@ -158,8 +163,8 @@ class PhaseRun:
     def _warn_of_xla(self) -> None:
         on_cpu = not any(device.device_type in ("GPU", "TPU") for device in tf.config.list_logical_devices())
         if self.experiment.runtime.xla and on_cpu and self.trainer.replicas == 1 and self.chief:
-            print(
-                f"WARNING: {self.phase.name}: --xla compiles the whole step before the first one, which takes many minutes "
+            warn(
+                f"{self.phase.name}: --xla compiles the whole step before the first one, which takes many minutes "
                 "on a CPU; without --xla the first step comes after seconds."
             )
 
@@ -169,8 +174,8 @@ class PhaseRun:
         limit = min(EXPLODED * max(1.0, self.lowest), EXPLODED_AT_MOST)
         if loss > limit and not self.exploded:
             self.exploded = True
-            print(
-                f"\nWARNING: {self.phase.name}: the loss explodes ({loss:.3g} at step {step}): nothing is "
+            warn(
+                f"{self.phase.name}: the loss explodes ({loss:.3g} at step {step}): nothing is "
                 "learned any more. Lower --learning_rate or --alpha, set --clip_norm, or lengthen "
                 "--warmup_steps, and begin anew in another --model_dir."
             )
@@ -180,9 +185,13 @@ class PhaseRun:
         judge = options.eval_every and step % options.eval_every == 0 and step < self.phase.steps
         if step % options.checkpoint_every == 0 or step == self.phase.steps or judge:
             self.trainer.check(metrics)
-            self._save(step)
+            with self.progress.between("checkpoint"):
+                self._save(step)
         if judge:
-            self._judge(step)
+            with self.progress.between("evaluation"):
+                found = self._judge(step)
+            if found:
+                self.progress.judged(step, found, self.task.metrics)
 
     def _check_stop(self, stop: StopRequest, step: int, metrics: dict) -> None:
         if stop.signal_number and step < self.phase.steps:
@@ -269,6 +278,10 @@ class PhaseRun:
         }
         self.summaries.flush()
         return write_result(self.folder, result, chief=self.chief)
+
+
+def _building(model: tf.keras.Model) -> str:
+    return f"building the graph of the training step ({len(model.trainable_variables)} variables)"
 
 
 def read_result(folder: str) -> dict[str, Any]:

@@ -134,7 +134,7 @@ def test_each_repair_is_counted_printed_once_and_listed(tmp_path, capsys):
         "area is missing or not positive: that of the box is taken": 3,
         "annotation id is missing, 0 or repeated: annotations are numbered anew": 3,
     }
-    assert capsys.readouterr().out.count("that of the box is taken") == 1
+    assert capsys.readouterr().err.count("that of the box is taken") == 1
     listed = json.loads((tmp_path / "run" / "data" / "eval_skipped.json").read_text())
     assert listed["counts"] == counts["eval"]
 

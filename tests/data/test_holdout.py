@@ -152,7 +152,7 @@ def test_a_run_judges_on_what_it_held_out(tmp_path, capsys):
     )
     experiment = tiny.experiment(**flags)
     first = jobs.run(experiment)
-    assert "held out for evaluation: 4 of 16 labelled images" in capsys.readouterr().out
+    assert "held out for evaluation: 4 of 16 labelled images" in capsys.readouterr().err
     data = {
         n: json.load(open(tmp_path / "a" / "data" / f"{n}.json"))
         for n in ("labeled_ids", "eval_ids", "held_out")

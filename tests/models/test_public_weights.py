@@ -80,7 +80,7 @@ def test_the_right_file_arrives_whole(server, tmp_path, capsys):
     fetch(f"{server.address}/right", path, SHA)
     assert open(path, "rb").read() == CONTENT
     assert os.listdir(os.path.dirname(path)) == ["a.pth"]
-    assert "300,000 of 300,000 bytes" in capsys.readouterr().out
+    assert "300,000 of 300,000 bytes" in capsys.readouterr().err
     fetch(f"{server.address}/right", path, SHA)  # it is there: nobody is asked
     assert server.asked == (("/right", 0),)
 
@@ -189,7 +189,7 @@ def test_the_order(home, known, capsys):
         if "packages" in path:
             written(f"{home}/packages/{package}/__init__.py", b"raise SystemExit('nobody imports it')")
         assert weights_file("imagenet", folder, backbone) == path.removesuffix(".index")
-        assert capsys.readouterr().out == f"--init=imagenet: {path.removesuffix('.index')} ({what})\n"
+        assert capsys.readouterr().err == f"--init=imagenet: {path.removesuffix('.index')} ({what})\n"
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_download_puts_a_file_where_it_is_found_again(home, known, server, capsy
     ):
         assert weights_file(init, folder, backbone, download=True) == place
         assert weights_file(init, folder, backbone) == place
-        assert "(downloaded)" in capsys.readouterr().out
+        assert "(downloaded)" in capsys.readouterr().err
     assert len(server.asked) == 3
 
 

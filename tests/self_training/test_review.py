@@ -173,7 +173,7 @@ def corrected(experiment, change):
 
 def test_a_review_holds_images_with_their_labels(reviewing, tmp_path, capsys):
     summary = jobs.run(reviewing)["review"]
-    assert summary["images"] == 5 and "views are not compared" in capsys.readouterr().out
+    assert summary["images"] == 5 and "views are not compared" in capsys.readouterr().err
     listed = json.load(open(tmp_path / "run" / "review" / "review.manifest"))["images"]
     coco = json.load(open(tmp_path / "run" / "review" / "annotations.json"))
     pool = open_folder(str(tmp_path / "photos"))
@@ -222,7 +222,7 @@ def test_corrected_images_are_human_and_the_rest_stays_pseudo(reviewing, capsys)
     joined, left = with_reviewed(experiment, labeled, pool)
     assert len(joined) == len(labeled) + 5 and len(left) == 3
     assert joined.ids[: len(labeled)].tolist() == labeled.ids.tolist()
-    out = capsys.readouterr().out
+    out = capsys.readouterr().err
     assert (
         "5 images are labelled by people now, 5 of them were unlabelled" in out
         and "3 unchanged, 2 corrected, 1 of them emptied" in out
@@ -322,7 +322,7 @@ def test_classes_of_images_are_reviewed_as_folders(classified, tmp_path, photos,
     pool = open_unlabeled(experiment, rest)
     joined, left = with_reviewed(experiment, labeled, pool)
     assert len(joined) == 3 + 2 and sorted(left.ids) == sorted({*ids} - {listed[0]["id"], listed[2]["id"]})
-    assert "1 unchanged, 1 corrected" in capsys.readouterr().out
+    assert "1 unchanged, 1 corrected" in capsys.readouterr().err
     classes = {os.path.basename(n): joined.categories[c].name for n, c in zip(joined.file_names, joined.image_classes)}
     assert classes[moved.name] != listed[0]["class"] and classes[kept.name] == listed[2]["class"]
 

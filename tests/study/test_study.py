@@ -434,7 +434,7 @@ def test_the_job_says_what_it_would_do(program, capsys):
     text = capsys.readouterr().out
     assert found["finished"] == 0 and "5 cells, 2 seeds: 14 runs, 0 finished" in text and not (program / "out").exists()
     found = job.study(experiment_from(options))
-    text = capsys.readouterr().out
+    text = capsys.readouterr().err
     assert found == {"runs": 14, "finished": 14, "report": str(program / "out" / "study" / "report.html")}
     assert text.count("begins") == 14 and "[14/14, about 0 s left]" in text
     assert (program / "out" / "study" / "study.yaml").read_text() == (program / "study.yaml").read_text()

@@ -196,7 +196,7 @@ def test_rows_from_imagenet_where_a_package_has_the_weights(tmp_path, monkeypatc
     experiment = tiny.experiment(imagenet_backbone="efficientnet-lite0", model_dir=str(tmp_path))
     monkeypatch.setattr(compare_pretraining, "package_file", lambda backbone: "")
     assert list(compare_pretraining._variants(experiment, [])) == ["random"]
-    assert "no row imagenet: no package has weights of efficientnet-lite0" in capsys.readouterr().out
+    assert "no row imagenet: no package has weights of efficientnet-lite0" in capsys.readouterr().err
     monkeypatch.setattr(compare_pretraining, "package_file", lambda backbone: "there.pth")
     found = compare_pretraining._variants(experiment, [])
     assert list(found) == ["random", "imagenet_network_random", "imagenet"]

@@ -136,7 +136,7 @@ def test_a_damaged_checkpoint_is_put_aside_for_the_one_before_it(tmp_path, capsy
     variable.assign([9.0, 9.0])
     assert checkpoints.restore_latest() == 1
     np.testing.assert_array_equal(variable, [1.0, 1.0])
-    assert "step_00000002 is damaged" in capsys.readouterr().out
+    assert "step_00000002 is damaged" in capsys.readouterr().err
     assert checkpoints.steps() == [1] and (tmp_path / "step_00000002.damaged").is_dir()
     checkpoints.save(2)
     assert checkpoints.steps() == [1, 2] and not damage(str(tmp_path / "step_00000002"))

@@ -9,7 +9,6 @@ from typing import Iterator
 
 import numpy as np
 import tensorflow as tf
-import tqdm
 
 from official.data.formats.contours import regions
 from official.data.formats.writers import FORMATS, Format, Header, OutImage, OutObject
@@ -19,6 +18,7 @@ from official.data.mask_files import IGNORE, encode_class_map
 from official.data.mask_palettes import voc_color
 from official.data.source import Source
 from official.files import output_names
+from official.screen import counted
 
 IMAGE_FILES = ("copy", "link")
 NO_PLACE = "object that is ignored (a crowd, or difficult): this format has no place for it, left out"
@@ -54,7 +54,7 @@ def export_labels(
     with whole_folder(folder) as unfinished:
         images = os.path.join(unfinished, form.images)
         names = image_names(source)
-        for i in tqdm.trange(len(source), desc="writing images", unit=" images", disable=len(source) < 2000):
+        for i in counted(range(len(source)), "writing images", len(source), "images", shown=len(source) >= 2000):
             write_image(source, i, os.path.join(images, names[i]), image_files)
         header, first = _header(source, form, scored)
         for name in header.names if kind == "voc" else ():

@@ -13,6 +13,7 @@ from typing import Any, Iterator
 
 from official.files import sync_folder
 from official.models.weights.weight_files import WeightsError
+from official.screen import note
 
 PART = ".part"
 CHUNK = 1 << 20
@@ -46,7 +47,7 @@ def fetch(address: str, path: str, digest: str) -> None:
     with _alone(part + ".lock"):
         if os.path.isfile(path) and has_digest(path, digest):
             return  # another process was first
-        print(f"downloading {address}\n  to {path}")
+        note(f"downloading {address}\n  to {path}")
         try:
             _append(address, part)
         except urllib.error.HTTPError as error:
@@ -86,7 +87,7 @@ def _copy(answer: Any, file: Any, size: int) -> None:
         done += len(chunk)
         if size > 0 and done * 10 // size > said:
             said = done * 10 // size
-            print(f"  {done:,} of {size:,} bytes")
+            note(f"  {done:,} of {size:,} bytes")
     if size >= 0 and done < size:
         raise http.client.IncompleteRead(b"", size - done)
 

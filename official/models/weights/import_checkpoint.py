@@ -44,6 +44,7 @@ from official.models.weights.named_weights import (
     read_npz,
     variable_name,
 )
+from official.screen import note
 
 keras = tf.keras
 
@@ -164,7 +165,7 @@ def initialize_backbone(model: keras.Model, init: str, weights: Weights) -> dict
     own = {id(v) for v in model.backbone.variables}
     others = [v for v in model.variables if id(v) not in own]
     notes = differences(model.backbone, weights)
-    print(
+    note(
         f"{count} backbone variables from {weights.origin}; {len(others)} others start at random"
         + "".join(f"\n  {note}" for note in notes)
     )

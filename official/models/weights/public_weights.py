@@ -19,6 +19,7 @@ from typing import Iterator
 
 from official.models.weights.downloads import fetch, has_digest
 from official.models.weights.weight_files import WeightsError, checkpoint_prefix
+from official.screen import note
 
 INITS = ("imagenet", "imagenet++", "simclr")
 _KERAS = "https://storage.googleapis.com/keras-applications/"
@@ -163,13 +164,13 @@ def weights_file(init: str, weights_dir: str, backbone: str, *, download: bool =
                 raise WeightsError(
                     f"--init={init}: {path} is damaged: its hash is not {digest}; fetch it again"
                 )
-            print(f"--init={init}: {path} ({what})")
+            note(f"--init={init}: {path} ({what})")
             return path
     addressed = [file for file in files if file.address]
     if download and addressed:
         path = _place(addressed[0], weights_dir)
         fetch(addressed[0].address, path, addressed[0].digest)
-        print(f"--init={init}: {path} (downloaded)")
+        note(f"--init={init}: {path} (downloaded)")
         return path
     raise WeightsError(_nowhere(init, weights_dir, backbone, files))
 
