@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import os
+import tempfile
 
 import numpy as np
 import pytest
@@ -45,17 +46,26 @@ def make_trainer(*, pseudo=True, strategy=None, human=None, joint=False, **overr
     return Trainer(task, experiment, Phase("student", 8, human, pool, joint=extra), strategy)
 
 
-def run(trainer, steps=4):
-    """Metrics per step and the final weights."""
+def run(trainer, steps=4, *, saved_to="", save_at=2):
+    """Metrics per step and the final weights; the state after `save_at` steps is written to `saved_to`."""
     metrics = []
     for _, batch in zip(range(steps), trainer.batches()):
         metrics.append({name: float(value) for name, value in trainer.train_step(batch).items()})
+        if saved_to and trainer.step == save_at:
+            tf.train.Checkpoint(**trainer.checkpointed()).write(saved_to)
     return metrics, [variable.numpy() for variable in trainer.model.variables]
 
 
 @functools.lru_cache
+def trained(name, replicas):
+    """A trainer of one or two replicas behind four steps, what they gave, and the state that it had after two."""
+    trainer = make_trainer(strategy=two_replicas() if replicas == 2 else None, **variant(name))
+    saved = os.path.join(tempfile.mkdtemp(prefix="state_"), "state")
+    return trainer, run(trainer, saved_to=saved), saved
+
+
 def reference(name="detection"):
-    return run(make_trainer(**variant(name)))
+    return trained(name, 1)[1]
 
 
 @functools.lru_cache
@@ -92,7 +102,18 @@ def test_the_step_is_the_recorded_one(name):
 @pytest.mark.parametrize("name", VARIANTS)
 def test_one_replica_of_eight_is_two_of_four(name):
     """Losses, averages, gradient norm and all weights after four steps, to 2e-3 (float32 sums in another order)."""
-    assert_same(run(make_trainer(strategy=two_replicas(), **variant(name))), reference(name), 2e-3)
+    assert_same(trained(name, 2)[1], reference(name), 2e-3)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_run_goes_on_with_another_number_of_replicas(name):
+    """Two steps on one replica and two on two, and the other way round: the four steps of one, to 2e-3."""
+    metrics, weights = reference(name)
+    for before, after in ((1, 2), (2, 1)):
+        trainer = trained(name, after)[0]
+        tf.train.Checkpoint(**trainer.checkpointed()).read(trained(name, before)[2]).assert_consumed()
+        assert trainer.step == 2
+        assert_same(run(trainer, 2), (metrics[2:], weights), 2e-3)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
