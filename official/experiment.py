@@ -165,6 +165,8 @@ class Training:
     )
     teacher_steps: int = option(45_000, "Steps of the teacher.", lower=1)
     student_steps: int = option(45_000, "Steps of the student.", lower=1)
+    patience: int = option(0, "Ends teacher and student after so many evaluations (--eval_every) in a row without a better one; the control is trained as long as they were. 0: all steps are taken.", lower=0)
+    take: str = option("last", "Which checkpoint of a phase goes on, into the next phase and the export: the last, or the best that --eval_every found; it is chosen on the evaluation data, so its score there is too good.", choices=("last", "best"))
     control: bool = option(False, "Also trains the fair control: labels alone, teacher's plus student's steps; official/self_training/loop.py says what fair is.")
     rounds: int = option(1, "job=self_train: how often; from the second round on the last one's student is the teacher, in <model_dir>/round_2 and so on.", lower=1)
     student_init: str = option("teacher", "Where the student starts: teacher, scratch (as the teacher did), or anything that --init takes.")
@@ -299,6 +301,9 @@ NOT_FINGERPRINTED = frozenset(
 ) | {field.name for field in dataclasses.fields(Handover)}
 
 
+# Flags that came later: at their defaults a run is what it was before there were any.
+LATER = frozenset(("patience", "take"))
+
 # Flags of the machine that a run was trained on; a job on the finished run may be elsewhere.
 MACHINE = frozenset(("strategy", "num_devices", "tpu", "threads", "compute_threads", "parallel_phases"))
 
@@ -329,8 +334,11 @@ class Experiment:
         return experiment_from({**self.flags(), **values}, given=self.given) if values else self
 
     def decisive_flags(self) -> dict[str, Any]:
-        """The options that decide the numbers."""
-        return {k: v for k, v in self.flags().items() if k not in NOT_FINGERPRINTED}
+        """The options that decide the numbers; which steps are judged is one where that decides what goes on."""
+        chosen = self.training.patience > 0 or self.training.take != "last"
+        left_out = NOT_FINGERPRINTED - {"eval_every"} if chosen else NOT_FINGERPRINTED
+        usual = {field.name: field.default for group in GROUPS.values() for field in dataclasses.fields(group)}
+        return {k: v for k, v in self.flags().items() if k not in left_out and not (k in LATER and v == usual[k])}
 
     def fingerprint(self) -> str:
         """Twelve hex digits over the decisive flags."""

@@ -262,7 +262,7 @@ def test_a_teacher_that_is_there_is_not_trained_again(finished, tmp_path):
     assert len(labels) == 8 and all(path.stat().st_mtime_ns == time for path, time in labels.items())
     assert not os.path.exists(tmp_path / "a" / "teacher" / "checkpoints")
     assert find_checkpoint(str(folder)) == summary["student"]["checkpoint"]
-    with pytest.raises(ValueError, match="no checkpoint in .*nowhere"):
+    with pytest.raises(ValueError, match="no such run folder: .*nowhere"):
         rerun(experiment, model_dir=str(tmp_path / "b"), teacher=str(tmp_path / "nowhere"))
     with pytest.raises(ValueError, match=r"--teacher=.* knows other classes .*\n  class 0: 'disc' \(id 1\) there, 'other' \(id 1\) now"):
         task = build_task(experiment, [Category(1, "other")])
@@ -280,7 +280,7 @@ def test_a_teacher_may_start_from_a_whole_model(finished, tmp_path):
     given, found = (load_model(describe(row["checkpoint"]), experiment)[1] for row in (summary["student"], started["teacher"]))
     for a, b in zip(given.trainable_variables, found.trainable_variables):
         np.testing.assert_array_equal(a, b)
-    with pytest.raises(ValueError, match="no checkpoint in .*nowhere"):
+    with pytest.raises(ValueError, match="no such run folder: .*nowhere"):
         rerun(experiment, job="train", model_dir=str(tmp_path / "b"), init_checkpoint=str(tmp_path / "nowhere"))
     assert not os.path.exists(tmp_path / "b" / "run.json")
 
@@ -297,7 +297,7 @@ def test_needs_a_model_dir_and_data(tmp_path):
         jobs.run(tiny.experiment())
     with pytest.raises(DataError, match="--labeled_data is needed"):
         jobs.run(tiny.experiment(model_dir=str(tmp_path), labeled_data=""))
-    with pytest.raises(ValueError, match="no checkpoint in .*new"):
+    with pytest.raises(ValueError, match="no such run folder: .*new"):
         jobs.run(tiny.experiment(model_dir=str(tmp_path / "new"), job="predict", images="x"))
 
 

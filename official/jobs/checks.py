@@ -98,7 +98,7 @@ def _problems(experiment: Experiment) -> list[str]:
     checks += [_of(check_levels, experiment.model)] if task in _DENSE else []
     checks += [_of(parse_scales, experiment.pseudo_labels.label_scales)] if task == "segmentation" else []
     checks += [_of(parse_thresholds, experiment.pseudo_labels.class_thresholds)]
-    return [*_shares_of_one(experiment), *_uncertain_boxes(experiment), *_failures(checks)]
+    return [*_shares_of_one(experiment), *_uncertain_boxes(experiment), *_judging(experiment), *_failures(checks)]
 
 
 def _shares_of_one(experiment: Experiment) -> Iterator[str]:
@@ -106,6 +106,20 @@ def _shares_of_one(experiment: Experiment) -> Iterator[str]:
     for name, value in (("ema_decay", experiment.loss.ema_decay), ("weight_average", experiment.optimizer.weight_average)):
         if value >= 1.0:
             yield f"--{name}={value}: an average with this decay would stay at its first value; choose one below 1"
+
+
+def _judging(experiment: Experiment) -> Iterator[str]:
+    """What is decided by evaluations needs some."""
+    options, data = experiment.training, experiment.data
+    found = [f"--patience={options.patience}"] if options.patience else []
+    found += ["--take=best"] if options.take == "best" else []
+    for flag in found:
+        if not experiment.runtime.eval_every:
+            yield f"{flag} looks at evaluations while training: it needs --eval_every=STEPS"
+        if not (data.eval_data or data.eval_fraction):
+            yield f"{flag} looks at evaluations: it needs --eval_data or --eval_fraction"
+    if options.patience and options.control and experiment.runtime.parallel_phases:
+        yield "--patience with --parallel_phases: the control takes as many steps as teacher and student, and begins before that is known"
 
 
 def _uncertain_boxes(experiment: Experiment) -> Iterator[str]:

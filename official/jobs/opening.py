@@ -250,7 +250,8 @@ def trained_model(experiment: Experiment, phase: str = "") -> TrainedModel:
     named, run = experiment.handover.checkpoint, experiment.runtime.model_dir
     if not named and phase and last_checkpoint(os.path.join(run, phase)):
         run = os.path.join(run, phase)
-    return find_model(named or run, "--checkpoint" if named else "--model_dir")
+    take = experiment.training.take if "take" in experiment.given else ""
+    return find_model(named or run, "--checkpoint" if named else "--model_dir", take)
 
 
 def open_model(

@@ -31,6 +31,7 @@ from official.trained_model import describe
 from official.training.distribution import build_strategy, is_chief, set_up_runtime
 from official.training.loading import load_model
 from official.training.run_folder import RunFolder, saved_flags
+from official.training.run_phase import read_result
 
 
 def _open_loop(
@@ -127,7 +128,7 @@ def _chain(loop: SelfTraining, folder: RunFolder, given: Experiment) -> dict[str
             with timed(folder, "control"):
                 beside.wait()
                 with control_alone(folder.path) if is_chief(loop.strategy) else contextlib.nullcontext():
-                    found["control"] = loop.train_control(found["teacher"])
+                    found["control"] = loop.train_control(found["teacher"], found["student"])
     return found
 
 
@@ -147,7 +148,17 @@ def control(experiment: Experiment) -> dict[str, Any]:
         raise UserError(f"job=control trains the control of a run, and {folder.path} holds none: start the run first, with these flags")
     with control_alone(folder.path):
         loop = _open_loop(experiment, folder, strategy, unlabeled=False, beside=True)
-        return {"control": loop.train_control()}
+        return {"control": loop.train_control(*_as_long_as(experiment))}
+
+
+def _as_long_as(experiment: Experiment) -> tuple[dict[str, Any], ...]:
+    """The results that decide how long the control is: none, unless --patience may have ended teacher or student early."""
+    if not experiment.training.patience:
+        return ()
+    done = tuple(read_result(os.path.join(experiment.runtime.model_dir, name)) for name in ("teacher", "student"))
+    if not all(done):
+        raise UserError("job=control with --patience: the control takes as many steps as teacher and student, which are not finished")
+    return done
 
 
 def train(experiment: Experiment, strategy: tf.distribute.Strategy | None = None) -> dict[str, Any]:

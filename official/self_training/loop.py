@@ -14,6 +14,8 @@ network from the same first weights as the teacher (--init, --init_checkpoint), 
   - with the student's augmentation (--student_augment), the teacher's batch size and learning rate;
   - on the teacher's schedule stretched over those steps: --decay_boundaries and --decay_every, which are meant for the
     teacher's steps, are multiplied by all steps / teacher's steps (a cosine has no step of its own to stretch).
+Where --patience ends teacher or student early, the control takes as many steps as they took, and is not ended early
+itself: it sees the evaluation data no more often than they did. With --take=best each of the three takes its own best.
 """
 
 from __future__ import annotations
@@ -95,11 +97,14 @@ class SelfTraining:
         """Whether a phase has left its result."""
         return bool(read_result(os.path.join(self.experiment.runtime.model_dir, phase)))
 
-    def train_control(self, teacher_result: dict[str, Any] | None = None) -> dict[str, Any]:
+    def train_control(
+        self, teacher_result: dict[str, Any] | None = None, student_result: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
         """Trains on labels alone, as the module says.
 
         Args:
           teacher_result: what `train_teacher` returned; None: the teacher is --teacher, or is being trained beside.
+          student_result: what `train_student` returned; None: it takes all its steps.
         """
         options = self.experiment.training
         start, origin = self._start("control")
@@ -107,11 +112,15 @@ class SelfTraining:
         if teacher_result or options.teacher:
             path = teacher_result["checkpoint"] if teacher_result else find_model(options.teacher, "--teacher").path
             teacher_steps, teacher_origin = describe(path).total_steps, describe(path).origin
+        own = (teacher_result or {}).get("steps", 0)  # all that it took, whichever checkpoint goes on
+        if own and teacher_steps:
+            teacher_steps += own - describe(path).step
         before = teacher_steps or options.teacher_steps
-        steps = before + options.student_steps
+        steps = before + (student_result or {}).get("steps", options.student_steps)
+        planned = before + (options.teacher_steps - own if own else 0)
         if not teacher_steps:
             note(f"control: how long the teacher was trained is not known; --teacher_steps={before} stands for it")
-        phase = self._supervised("control", steps, stretch=steps / before)
+        phase = self._supervised("control", steps, stretch=steps / planned, may_end=False)
         there = {name: teacher_origin.get(name, origin[name]) for name in origin}
         if there != origin:
             warn(f"the control is not fair: it starts from {origin}, the teacher from {there}")

@@ -106,6 +106,20 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
     return kind == "chief" or (kind == "worker" and index == 0 and not _has_chief())
 
 
+def chiefs(strategy: tf.distribute.Strategy, value: int) -> int:
+    """The chief's value on every worker; each brings its own, and waits for the others."""
+    if not several_workers(strategy):
+        return value
+
+    def alone(value):
+        replica = tf.distribute.get_replica_context()
+        own = tf.where(tf.equal(replica.replica_id_in_sync_group, 0), value, 0)  # the chief holds the first replica
+        return replica.all_reduce(tf.distribute.ReduceOp.SUM, own)
+
+    summed = tf.function(lambda value: strategy.run(alone, (value,)))(tf.constant(value, tf.int32))
+    return int(strategy.experimental_local_results(summed)[0])
+
+
 def is_chief_process(options: Runtime) -> bool:
     """The same before there is a strategy, from the options and TF_CONFIG alone."""
     if options.tpu or options.strategy not in ("auto", "multi_worker"):

@@ -12,6 +12,7 @@ import os
 import tensorflow as tf
 
 from official.errors import UserError
+from official.files import read_json
 from official.experiment import Experiment, Model, Training
 from official.models.backbones.registry import build_backbone
 from official.models.backbones.efficientnet import is_lite
@@ -23,23 +24,33 @@ from official.screen import note
 from official.tasks.registry import build_task
 from official.tasks.task import Task
 from official.trained_model import RUN, SIZE, ModelError, TrainedModel, describe
-from official.training.recovery import find_checkpoint, restore_checkpoint
+from official.training.recovery import RESULT, find_checkpoint, restore_checkpoint
 from official.training.weight_average import WeightAverage
 
 
-def find_model(path: str, flag: str) -> TrainedModel:
-    """What `path` means (see `find_checkpoint`); says so if its phase is not finished.
+def find_model(path: str, flag: str, take: str = "") -> TrainedModel:
+    """What `path` means (see `find_checkpoint`); says so if its phase is not finished, or if it was chosen by its score.
 
     Args:
-      flag: that named it, for messages.
+      flag: that named it, for messages; take: see `taken_checkpoint`.
 
     Raises:
       ValueError: nothing trained there, or nothing finished where a run was named.
     """
-    model = describe(find_checkpoint(path))
-    if not model.finished:
+    model = describe(find_checkpoint(path, take))
+    handed_on = taken_of(model.path)
+    if take == "best" or handed_on == "best":
+        note(f"{flag}: {model.path} is the best of the judged checkpoints, chosen on the evaluation data: its score there is too good")
+    elif not model.finished and not handed_on:
         note(f"{flag}: {model.path} is at step {model.step} of {model.steps}; its {model.phase} is not finished")
     return model
+
+
+def taken_of(path: str) -> str:
+    """How the checkpoint folder `path` was taken, "last" or "best", if the result of its phase names it; else ""."""
+    result = read_json(os.path.join(os.path.dirname(path), os.pardir, RESULT))
+    named = os.path.basename(result.get("checkpoint", ""))
+    return ("best" if "taken" in result else "last") if named == os.path.basename(os.path.normpath(path)) else ""
 
 
 def load_model(model: TrainedModel, experiment: Experiment, *, resized: bool = False) -> tuple[Task, tf.keras.Model]:

@@ -32,6 +32,7 @@ _DEPENDING: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("student_init", "score_threshold", "class_thresholds", "empty_pseudo_images"), (STUDENT,)),
     **dict.fromkeys(("label_density", "ignore_above"), (STUDENT,)),
     **dict.fromkeys(("soft_labels", "pictures_per_class"), (STUDENT,)),
+    "eval_every": (TEACHER, LABELS, STUDENT, CONTROL),  # where it decides what goes on
 }
 # Which phases depend on a data set ("labeled": classes included).
 ROLES = {
@@ -61,8 +62,9 @@ def _has_begun(folder: str) -> bool:
 
 def changed_flags(there: Mapping[str, Any], now: Experiment) -> dict[str, tuple[Any, Any]]:
     """The decisive flags that differ, {name: (there, now)}; one that an older run did not have meant its default."""
-    flags, defaults = now.decisive_flags(), Experiment().decisive_flags()
-    pairs = {name: (there.get(name, defaults[name]), value) for name, value in flags.items()}
+    flags, defaults = now.flags(), Experiment().flags()
+    names = [name for name in flags if name in now.decisive_flags() or name in there]
+    pairs = {name: (there.get(name, defaults[name]), flags[name]) for name in names}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1] and not _moved(name, pair)}
 
 
@@ -72,7 +74,7 @@ def _moved(name: str, pair: tuple[Any, Any]) -> bool:
 
 def depending(flag: str, given_teacher: bool = False) -> tuple[str, ...]:
     """The phases that depend on a flag; a teacher that was given, and its labels, do not depend on how this run trains."""
-    found = () if flag in NOT_FINGERPRINTED else _DEPENDING.get(flag, ALL)
+    found = _DEPENDING.get(flag, () if flag in NOT_FINGERPRINTED else ALL)
     if given_teacher and flag in _HOW_TO_TRAIN:
         found = tuple(phase for phase in found if phase not in (TEACHER, LABELS))
     return found

@@ -104,22 +104,32 @@ class Checkpoints:
         """What `save` was given for a checkpoint, and its score."""
         return read_json(os.path.join(self.path(step), META))
 
+    def restore(self, step: int) -> None:
+        """Restores one of the checkpoints."""
+        restore_checkpoint(self.checkpoint, self.path(step))
+
     def note_score(self, step: int, score: float) -> None:
         """Records a checkpoint's score, which decides the best one."""
         meta = read_json(os.path.join(self.path(step), META))
-        seal(self.path(step), {**meta, "score": score}, meta.get("files", {}))
+        scores = {**meta.get("scores", {}), str(step): score}
+        seal(self.path(step), {**meta, "score": score, "scores": scores}, meta.get("files", {}))
 
     def best(self) -> int | None:
         """The step with the highest score, or None if none was scored."""
-        scores = {step: _score(self.path(step)) for step in self.steps()}
-        scored = {step: score for step, score in scores.items() if score is not None}
-        return max(scored, key=lambda step: (scored[step], step)) if scored else None
+        return best_step(self.folder)
 
     def _prune(self) -> None:
         steps, best = self.steps(), self.best()
         for step in steps[: -self.keep]:
             if step != best:
                 _discard(self.path(step))
+
+
+def best_step(folder: str) -> int | None:
+    """Of the checkpoints in a folder the step with the highest score, or None if none was scored."""
+    scores = {step: _score(os.path.join(folder, f"step_{step:08d}")) for step in checkpoint_steps(folder)}
+    scored = {step: score for step, score in scores.items() if score is not None}
+    return max(scored, key=lambda step: (scored[step], step)) if scored else None
 
 
 def checkpoint_steps(folder: str) -> list[int]:
@@ -265,29 +275,31 @@ def weights_sha256(variables: list[tf.Variable]) -> str:
     return digest.hexdigest()
 
 
-def find_checkpoint(path: str) -> str:
+def find_checkpoint(path: str, take: str = "") -> str:
     """The checkpoint folder that `path` means.
 
     A run stands for the student of its last finished round, or else the first of its *finished* phases: its student, its
-    teacher (which may be elsewhere), its imported network. A phase that was named stands for its last checkpoint, finished or not.
+    teacher (which may be elsewhere), its imported network. A phase that was named stands for its checkpoint, finished or not:
+    see `taken_checkpoint`.
 
     Raises:
-      ValueError: nothing trained there, or a run in which nothing is finished; says what could be named instead.
+      UserError: nothing there, nothing trained there, or a run in which nothing is finished; says what could be named instead.
     """
+    if not os.path.exists(path):
+        raise UserError(f"no such run folder: {path}")
     begun = []
     for folder in reversed(round_folders(path)):
         if phase_finished(os.path.join(folder, PHASES[0])):
-            return last_checkpoint(os.path.join(folder, PHASES[0]))
+            return taken_checkpoint(os.path.join(folder, PHASES[0]), take)
     for phase in PHASES:
         folder = os.path.join(path, phase)
         last = last_checkpoint(folder)
         if phase_finished(folder):
-            return last
+            return taken_checkpoint(folder, take)
         if last:
             begun.append(folder)
-    last = last_checkpoint(path)
-    if last:
-        return last
+    if last_checkpoint(path):
+        return taken_checkpoint(path, take)
     if begun:
         remedy = f"name what to take of it: {' or '.join(begun)}"
         raise UserError(f"{path}: no phase of this run is finished; {remedy}")
@@ -299,6 +311,28 @@ def round_folders(run: str) -> list[str]:
     names = [name for name in os.listdir(run) if name.startswith(ROUND)] if os.path.isdir(run) else []
     numbers = sorted(int(name.removeprefix(ROUND)) for name in names if name.removeprefix(ROUND).isdecimal())
     return [os.path.join(run, f"{ROUND}{number}") for number in numbers]
+
+
+def taken_checkpoint(folder: str, take: str = "") -> str:
+    """The checkpoint of a phase that goes on: the one that its result names, else the last.
+
+    Args:
+      take: "last" or "best" in place of what the phase was trained with; a folder that is a checkpoint is itself.
+
+    Raises:
+      UserError: the best of none that was judged.
+    """
+    if os.path.isfile(os.path.join(folder, META)):
+        return folder
+    if take == "best":
+        for inside in (os.path.join(folder, "checkpoints"), folder):
+            step = best_step(inside)
+            if step is not None:
+                return os.path.join(inside, f"step_{step:08d}")
+        raise UserError(f"--take=best: no checkpoint in {folder} was judged while it trained; that needs --eval_every")
+    result = read_json(os.path.join(folder, RESULT)) if not take else {}
+    named = result_checkpoint(folder, result) if result else ""
+    return named if named and os.path.isdir(named) else last_checkpoint(folder)
 
 
 def last_checkpoint(folder: str) -> str:

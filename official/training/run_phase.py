@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
 import time
-from typing import Any, Callable
+from typing import Any, Callable, Mapping
 
 import tensorflow as tf
 
@@ -14,9 +15,9 @@ from official.data.pipeline import example_reader
 from official.data.source import Source
 from official.data.unreadable import naming_unreadable
 from official.experiment import Experiment
-from official.screen import warn
+from official.screen import stamped, warn
 from official.tasks.task import Task
-from official.training.distribution import is_chief, judging_scope, several_workers
+from official.training.distribution import chiefs, is_chief, judging_scope, several_workers
 from official.files import read_json, require_space, write_json
 from official.trained_model import ModelError, TrainedModel, describe, described
 from official.training.progress import PhaseProgress
@@ -75,7 +76,10 @@ class PhaseRun:
             chief=self.chief,
         )
         restored = self.checkpoints.restore_latest()
-        self.seconds_before = float(self.checkpoints.meta(restored).get("seconds", 0.0)) if restored else 0.0
+        meta = self.checkpoints.meta(restored) if restored else {}
+        self.seconds_before = float(meta.get("seconds", 0.0))
+        self.scores = {int(step): score for step, score in meta.get("scores", {}).items()}
+        self.judged: tuple[int, dict[str, Any]] = (0, {})  # the last evaluation of this start, and its step
         self.started = time.time()
         if not restored and self.chief:
             self._require_space()
@@ -87,9 +91,13 @@ class PhaseRun:
         self.summaries = Summaries(os.path.join(self.folder, "logs"), chief=self.chief)
         self.summaries.flags(self.experiment.flags())
         self._train()
-        seconds = self._seconds()
-        metrics = self._judge(self.phase.steps)
-        return self._finish(metrics, seconds)
+        seconds, step = self._seconds(), self.trainer.step
+        metrics = self.judged[1] if self.judged[0] == step else self._judge(step)
+        taken = self._taken(step)
+        if taken != step:
+            self.checkpoints.restore(taken)
+            metrics = self._evaluated()[1]
+        return self._finish(metrics, seconds, step, taken)
 
     def _require_space(self) -> None:
         """Whether the disk takes the checkpoints of this phase and of those that follow it.
@@ -118,14 +126,16 @@ class PhaseRun:
         """Of training, those of earlier starts (up to the checkpoint that this one went on from) included."""
         return round(self.seconds_before + time.time() - self.started, 2)
 
-    def _save(self, step: int) -> None:
-        self.checkpoints.save(step, {"seconds": self._seconds()}, self._description(step).to_json())
+    def _save(self, step: int, **more: Any) -> None:
+        scores = {str(judged): score for judged, score in self.scores.items()}
+        meta = {"seconds": self._seconds(), **({"scores": scores} if scores else {}), **more}
+        self.checkpoints.save(step, meta, self._description(step, ended="score" in more).to_json())
 
-    def _description(self, step: int) -> TrainedModel:
+    def _description(self, step: int, *, ended: bool) -> TrainedModel:
         joint = self.phase.joint if self.trainer.joint_model is not None else None
         before = self.phase.earlier_steps
         return described(
-            self.experiment, self.task.categories, phase=self.phase.name, step=step, steps=self.phase.steps,
+            self.experiment, self.task.categories, phase=self.phase.name, step=step, steps=step if ended else self.phase.steps,
             averaged=self.trainer.weight_average is not None, total_steps=0 if before is None else before + step,
             joint_classes=tuple(c.name for c in joint.categories) if joint else (), origin=self.origin,
         )  # fmt: skip
@@ -136,6 +146,10 @@ class PhaseRun:
         trainer, steps = self.trainer, self.phase.steps
         first = trainer.step
         if first >= steps:
+            return
+        if self._due(first) and first not in self.scores:  # the start before was stopped in between
+            self._judge(first)
+        if self._ends(first):
             return
         self._warn_of_xla()
         self._show_training_pictures()
@@ -158,6 +172,8 @@ class PhaseRun:
                     self.summaries.scalars({**metrics, "images_per_second": rate}, step)
                     clock, since = time.time(), step
                 self._keep(step, metrics)
+                if self._due(step) and self._ends(step):
+                    break
                 self._check_stop(stop, step, metrics)
 
     def _warn_of_xla(self) -> None:
@@ -181,9 +197,8 @@ class PhaseRun:
             )
 
     def _keep(self, step: int, metrics: dict) -> None:
-        options = self.experiment.runtime
-        judge = options.eval_every and step % options.eval_every == 0 and step < self.phase.steps
-        if step % options.checkpoint_every == 0 or step == self.phase.steps or judge:
+        judge = self._due(step)
+        if step % self.experiment.runtime.checkpoint_every == 0 or step == self.phase.steps or judge:
             self.trainer.check(metrics)
             with self.progress.between("checkpoint"):
                 self._save(step)
@@ -191,7 +206,29 @@ class PhaseRun:
             with self.progress.between("evaluation"):
                 found = self._judge(step)
             if found:
-                self.progress.judged(step, found, self.task.metrics)
+                self.progress.judged(step, found, self.task.metrics, since_best(self.scores)[1])
+
+    def _due(self, step: int) -> bool:
+        """Whether a step that is not the last is one to judge after."""
+        every = self.experiment.runtime.eval_every
+        return bool(every and self.eval_source is not None and step and step % every == 0 and step < self.phase.steps)
+
+    def _ends(self, step: int) -> bool:
+        """Whether the phase ends after this step because it no longer gains; then its checkpoint says so.
+
+        The chief decides, from scores that are in the checkpoint: a start that goes on comes to the same.
+        """
+        patience = self.experiment.training.patience
+        if not patience or not self.phase.may_end:
+            return False
+        count, words = since_best(self.scores)
+        if not chiefs(self.strategy, int(count >= patience)):
+            return False
+        with self.progress.between("checkpoint") if hasattr(self, "progress") else contextlib.nullcontext():
+            self._save(step, score=self.scores.get(step))
+        if self.chief:
+            stamped(f"{self.phase.name}: ends at step {step} of {self.phase.steps}: no gain in {count} evaluations, {words} (--patience={patience})")
+        return True
 
     def _check_stop(self, stop: StopRequest, step: int, metrics: dict) -> None:
         if stop.signal_number and step < self.phase.steps:
@@ -205,22 +242,35 @@ class PhaseRun:
     def _judge(self, step: int) -> dict[str, Any]:
         if self.eval_source is None:
             return {}
-        model = self._model_to_judge()
+        model, metrics = self._evaluated()
+        self.judged = (step, metrics)
         if not self.chief:
             return {}
-        with naming_unreadable(self.eval_source):
-            metrics = self.task.evaluate(
-                model, self.eval_source, os.path.join(self.folder, "evaluation"), f"evaluating {self.phase.name}"
-            )
         scalars = {k: v for k, v in metrics.items() if isinstance(v, float)}
         self.summaries.scalars(scalars, step, prefix="evaluation")
         self.summaries.scalars(metrics.get("per_class", {}), step, prefix="evaluation_per_class")
         for name, picture in self.task.summary_pictures(metrics).items():
             self.summaries.pictures(f"evaluation_{name}", [picture], step)
+        self.scores[step] = float(metrics[self.task.metrics[0]])
         if step in self.checkpoints.steps():
-            self.checkpoints.note_score(step, float(metrics[self.task.metrics[0]]))
+            self.checkpoints.note_score(step, self.scores[step])
         self._show_predictions(model, step)
         return metrics
+
+    def _evaluated(self) -> tuple[tf.keras.Model, dict[str, Any]]:
+        """The model that is judged, and on the chief its metrics."""
+        model = self._model_to_judge()
+        if not self.chief:
+            return model, {}
+        with naming_unreadable(self.eval_source):
+            folder = os.path.join(self.folder, "evaluation")
+            return model, self.task.evaluate(model, self.eval_source, folder, f"evaluating {self.phase.name}")
+
+    def _taken(self, last: int) -> int:
+        """The step whose checkpoint goes on (--take), on every worker."""
+        if self.experiment.training.take == "last" or self.eval_source is None:
+            return last
+        return chiefs(self.strategy, (self.checkpoints.best() or last) if self.chief else 0)
 
     def _model_to_judge(self) -> tf.keras.Model:
         """The model itself, on all its replicas; or a copy, for the averaged weights or where there are several workers.
@@ -266,18 +316,32 @@ class PhaseRun:
             batch = {key: value.numpy() for key, value in next(iter(dataset)).items()}
             self.summaries.pictures(f"training_{name}", task.training_pictures(batch), 0)
 
-    def _finish(self, metrics: dict[str, Any], seconds: float) -> dict[str, Any]:
+    def _finish(self, metrics: dict[str, Any], seconds: float, steps: int, taken: int) -> dict[str, Any]:
         result = {
             **kept_metrics(self.task, metrics),
-            "steps": self.phase.steps,
+            "steps": steps,
             "weights_sha256": weights_sha256(self.trainer.model.variables),
             "seconds": round(seconds, 2),
-            "images_seen": self.phase.steps * sum(self.trainer.batch_sizes.values()),
+            "images_seen": steps * sum(self.trainer.batch_sizes.values()),
             "skipped_steps": int(self.trainer.guard.skipped.numpy()),
-            "checkpoint": os.path.relpath(self.checkpoints.path(self.phase.steps), os.path.dirname(self.folder)),
+            "checkpoint": os.path.relpath(self.checkpoints.path(taken), os.path.dirname(self.folder)),
         }
+        if self.experiment.training.take == "best":
+            result["taken"] = {"step": taken, "because": "best", "evaluations": len(self.scores)}
+        if steps < self.phase.steps:
+            result["planned_steps"] = self.phase.steps
         self.summaries.flush()
         return write_result(self.folder, result, chief=self.chief)
+
+
+def since_best(scores: Mapping[int, float]) -> tuple[int, str]:
+    """How many evaluations have come after the first of the best ones, and which that is, in words; scores by step."""
+    if not scores:
+        return 0, ""
+    steps = sorted(scores)
+    best = max(steps, key=lambda step: (scores[step], -step))
+    count = len(steps) - 1 - steps.index(best)
+    return count, f"best {scores[best]:.3f} at step {best}" if count else "the best so far"
 
 
 def _building(model: tf.keras.Model) -> str:

@@ -50,6 +50,7 @@ class Phase:
       batch_flag: the option that sizes the human stream: "batch_size" or "teacher_batch_size".
       earlier_steps: those of the teachers before it; None: not known.
       stretch: factor on the schedule's boundaries and decay interval, which are meant for another number of steps.
+      may_end: whether --patience ends it early.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Phase:
     batch_flag: str = "batch_size"
     earlier_steps: int | None = 0
     stretch: float = 1.0
+    may_end: bool = True
 
 
 class NonFiniteError(UserError):
