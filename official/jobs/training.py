@@ -243,7 +243,7 @@ def table(summary: dict[str, Any], metrics: Sequence[str]) -> str:
                 lines.append(f"{called:<11}{values}{row['steps']:8d}{row['seconds']:9.0f}")
     for number, chain in enumerate(chains, 1):
         prefix = f"round {number}: " if len(chains) > 1 else ""
-        lines += [prefix + line for line in _label_lines(chain.get("pseudo_labels", {}))]
+        lines += [prefix + line for line in [*_ending_lines(chain), *_label_lines(chain.get("pseudo_labels", {}))]]
     for name, path in {**summary.get("export", {}), "pictures": summary.get("pictures")}.items():
         if path:
             lines.append(f"{name:<12} {path}")
@@ -255,6 +255,21 @@ def table(summary: dict[str, Any], metrics: Sequence[str]) -> str:
     }
     lines += [f"{'logs':<12} tensorboard --logdir={path}" for path in sorted(logs)]
     return "\n".join(lines)
+
+
+def _ending_lines(chain: dict[str, Any]) -> list[str]:
+    """Which phases ended early, and which checkpoints were chosen by their score, as text."""
+    lines = []
+    for name in ("teacher", "control", "student"):
+        row = chain.get(name, {})
+        if "planned_steps" in row:
+            lines.append(f"{name}: ended after {row['steps']} of {row['planned_steps']} steps, as it no longer gained (--patience)")
+        if "taken" in row:
+            lines.append(
+                f"{name}: its checkpoint of step {row['taken']['step']}, the best of {row['taken']['evaluations']} evaluations, goes on; it was "
+                "chosen on the evaluation data, so its score there is too good (--take=best)"
+            )
+    return lines
 
 
 def _label_lines(labels: dict[str, Any]) -> list[str]:

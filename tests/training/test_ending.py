@@ -13,6 +13,7 @@ from official.data.source import Category
 from official.errors import UserError
 from official.experiment import Experiment, experiment_from
 from official.jobs.checks import check_flags
+from official.jobs.training import table
 from official.self_training.loop import SelfTraining
 from official.training import run_phase
 from official.training.loading import find_model
@@ -161,6 +162,14 @@ def test_the_best_of_a_run_that_went_on_with_its_last(tmp_path):
         json.dump({k: v for k, v in content.items() if k != "score"}, open(meta, "w"))
     with pytest.raises(UserError, match="--take=best: no checkpoint in .* was judged"):
         find_checkpoint(str(tmp_path), "best")
+
+
+def test_the_table_says_so(tmp_path):
+    result, _ = run(tmp_path, patience=3, take="best")
+    text = table({"teacher": result, "student": {**result, "planned_steps": 30}}, ("AP",))
+    assert "teacher: ended after 10 of 20 steps, as it no longer gained" in text and "student: ended after 10 of 30 steps" in text
+    assert "teacher: its checkpoint of step 6, the best of 5 evaluations, goes on; it was chosen on the evaluation data" in text
+    assert "0.300" in text
 
 
 @pytest.mark.parametrize("flags,words", [
