@@ -15,6 +15,7 @@ from official.jobs import exporting, opening
 from official.jobs.reviewed import unlabeled_pool
 from official.data.source import Category, DataError
 from official.experiment import Experiment, experiment_from
+from official.flags import experiment_from_flagfile
 from official.self_training.loop import SelfTraining
 from official.tasks.registry import build_task
 from official.trained_model import describe
@@ -55,6 +56,22 @@ def test_summary_has_what_programs_read(finished):
     assert len(summary["evaluation"]["coco_stats"]) == 12
     assert {"teacher", "student", "control", "pseudo_label", "total"} <= set(summary["seconds"])
     assert summary["images_seen"] == 12 * 4 + 12 * 16 + 24 * 4  # teacher, student, control
+
+
+def test_the_verdict_is_in_the_summary_and_the_flagfile_repeats_the_run(finished):
+    """The interval is around the difference of the table's scores; eight images decide nothing."""
+    folder, experiment, _ = finished
+    summary = json.load(open(folder / "summary.json"))
+    found = summary["verdict"]
+    assert found["metric"] == "AP" and found["images"] == 8 and found["word"] == "not decided" and found["seeds"] == 1
+    for other in ("teacher", "control"):
+        own = found[f"student - {other}"]
+        assert own["value"] == pytest.approx(summary["student"]["AP"] - summary[other]["AP"], abs=2e-5)
+        assert own["low"] <= own["value"] <= own["high"] and set(own["per_class"]) <= set(summary["student"]["per_class"])
+    best = max(("teacher", "control", "student"), key=lambda phase: summary[phase]["AP"])
+    assert summary[found["best"]]["AP"] == summary[best]["AP"]
+    again = experiment_from_flagfile(str(folder / "flags.cfg"))
+    assert again.decisive_flags() == experiment.decisive_flags()
 
 
 def test_the_ids_are_recorded(finished):

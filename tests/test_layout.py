@@ -14,6 +14,8 @@ FLOORS = {
     "main": 9,
     "official.jobs": 8,
     "official.flags": 8,
+    "official.study": 8,
+    "official.report": 7,
     "official.self_training": 7,
     "official.training": 6,
     "official.tasks": 5,

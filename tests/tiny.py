@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from unittest import mock
@@ -71,12 +72,15 @@ def command_line(**overrides) -> list[str]:
     return [f"--{name}={value}" for name, value in experiment(**overrides).flags().items() if name in named]
 
 
+@contextlib.contextmanager
 def without_export():
-    """A context, or a decorator of a test, in which training jobs end without an exported model: a quarter of a tiny run.
+    """A context, or a decorator of a test, in which training jobs end without an exported model and without a page: a third of a tiny run.
 
-    What a run exports is looked at in test_jobs.py.
+    What a run exports and reports is looked at in test_jobs.py.
     """
-    return mock.patch("official.jobs.training.export_once", lambda *_: ({}, False))
+    with mock.patch("official.jobs.training.export_once", lambda *_: ({}, False)):
+        with mock.patch("official.jobs.training.report", lambda *_: "report"):
+            yield
 
 
 def scenes_source(split: str = "train", count: int = 16, *, task: str = "detection", **kwargs):

@@ -53,8 +53,36 @@ def _mean(values: np.ndarray) -> float:
     return float(np.mean(known)) if known.size else -1.0
 
 
+@dataclasses.dataclass(frozen=True)
+class Matched:
+    """Objects and detections of a set of images with their matches.
+
+    Attributes:
+      truths, found: see `coco_matching`; a group is class number * images + image number.
+      matched, ignored: bool [D, thresholds, areas].
+      image_ids, class_ids: in rising order, which their numbers are of.
+    """
+
+    truths: Truths
+    found: Found
+    matched: np.ndarray
+    ignored: np.ndarray
+    image_ids: list
+    class_ids: list
+
+
 def curves(ground_truth: dict[str, Any], found: Sequence[dict[str, Any]], iou_type: str = "bbox") -> Curves:
-    """Precision and recall of a COCO results list; arguments are left as they are.
+    """Precision and recall of a COCO results list; see `matches`."""
+    return curves_of(matches(ground_truth, found, iou_type))
+
+
+def curves_of(m: Matched) -> Curves:
+    """Precision and recall of what has been matched."""
+    return _curves(m.truths, m.found, m.matched, m.ignored, len(m.image_ids), m.class_ids)
+
+
+def matches(ground_truth: dict[str, Any], found: Sequence[dict[str, Any]], iou_type: str = "bbox") -> Matched:
+    """Which detections of a COCO results list are right; arguments are left as they are.
 
     Args:
       ground_truth: a COCO dict; "area" and "iscrowd" of every annotation decide, an "ignore" does not (as pycocotools).
@@ -63,7 +91,8 @@ def curves(ground_truth: dict[str, Any], found: Sequence[dict[str, Any]], iou_ty
     Raises:
       DataError: a result of an image that the ground truth lacks.
     """
-    images = {i: n for n, i in enumerate(sorted({image["id"] for image in ground_truth["images"]}))}
+    image_ids = sorted({image["id"] for image in ground_truth["images"]})
+    images = {i: n for n, i in enumerate(image_ids)}
     class_ids = sorted({category["id"] for category in ground_truth["categories"]})
     classes = {i: n for n, i in enumerate(class_ids)}
     unknown = {result["image_id"] for result in found} - set(images)
@@ -78,7 +107,7 @@ def curves(ground_truth: dict[str, Any], found: Sequence[dict[str, Any]], iou_ty
     truths = _truths(objects, groups)
     detections, codes_found = _detections(results, result_groups, masks=iou_type == "segm")
     pairs = close_pairs(truths, detections) if codes is None else _mask_pairs(truths, codes, detections, codes_found)
-    return _curves(truths, detections, *match(truths, detections, pairs), len(images), class_ids)
+    return Matched(truths, detections, *match(truths, detections, pairs), image_ids, class_ids)
 
 
 def _by_group(records: Sequence[dict], images: dict, classes: dict) -> tuple[list[dict], np.ndarray]:

@@ -20,13 +20,19 @@ class ConfusionMatrix:
         """Starts from zero."""
         self.counts = np.zeros((classes, classes), np.int64)
 
-    def add(self, labels: np.ndarray, predictions: np.ndarray) -> None:
-        """Adds pictures of one or of several; integer arrays of one shape, `labels` with 255 for ignore."""
+    def add(self, labels: np.ndarray, predictions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Adds pictures of one or of several; integer arrays of one shape, `labels` with 255 for ignore.
+
+        Returns:
+          Of what was added, by class int64 [classes]: pixels that are right, of the class, and called so.
+        """
         labels, predictions = np.asarray(labels).ravel(), np.asarray(predictions).ravel()
         valid = labels != IGNORE
         classes = len(self.counts)
         pairs = labels[valid].astype(np.int64) * classes + predictions[valid]
-        self.counts += np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+        added = np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+        self.counts += added
+        return np.diag(added), added.sum(axis=1), added.sum(axis=0)
 
     def metrics(self, names: Sequence[str]) -> dict[str, Any]:
         """mIoU over classes that occur in labels or predictions, pixel accuracy, IoU by class name.

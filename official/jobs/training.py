@@ -14,6 +14,7 @@ from official.data.source import DataError, Source
 from official.errors import UserError
 from official.evaluation.drawing import sheet, write_png
 from official.experiment import Experiment
+from official.jobs.afterwards import conclude, report
 from official.jobs.beside import Beside, control_alone, end_with_parent, share_machine
 from official.jobs.checks import check_flags, check_run, check_thresholds
 from official.jobs.handing_over import export_once
@@ -109,7 +110,7 @@ def self_train(experiment: Experiment) -> dict[str, Any]:
             student = _Loaded(loop, summary["student"])
             summary["export"], new = student.export()
             summary["pictures"] = _teacher_beside_student(loop, summary, student, new)
-    return _end_of_training(folder, loop, summary)
+    return _end_of_training(folder, loop, summary, last)
 
 
 def _chain(loop: SelfTraining, folder: RunFolder, given: Experiment) -> dict[str, Any]:
@@ -203,7 +204,9 @@ def linear_eval(experiment: Experiment) -> dict[str, Any]:
     return train(dataclasses.replace(experiment, model=model))
 
 
-def _end_of_training(folder: RunFolder, loop: SelfTraining, summary: dict[str, Any]) -> dict[str, Any]:
+def _end_of_training(
+    folder: RunFolder, loop: SelfTraining, summary: dict[str, Any], last_round: SelfTraining | None = None
+) -> dict[str, Any]:  # fmt: skip
     phases = [name for name in ("teacher", "control", "student") if name in summary]
     chains = summary.get("rounds", [summary])
     for name in phases:  # a start that was killed could not note its own
@@ -216,8 +219,11 @@ def _end_of_training(folder: RunFolder, loop: SelfTraining, summary: dict[str, A
         summary["evaluation"] = {name: last[name] for name in ("coco_stats", *loop.task.metrics) if name in last}
     else:
         note("no --eval_data and no --eval_fraction: nothing has been judged")
+    ending = conclude(folder, last_round or loop, summary)
+    if ending.verdict is not None:
+        summary["verdict"] = ending.verdict.to_json()
     summary = folder.summarize(summary)
-    print(table(summary, loop.task.metrics))
+    print("\n".join([table(summary, loop.task.metrics), report(ending, summary), *ending.words]))
     _explain_zero(summary, phases, loop.task.metrics[0])
     return summary
 

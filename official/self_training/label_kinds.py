@@ -204,20 +204,21 @@ class MaskLabels(_Labels):
         self, store, source: Source, limits: np.ndarray, probabilities: bool = False, ignore_above: float = 1.0
     ) -> tuple[Source, np.ndarray, dict[str, Any]]:
         """(the source with its masks, whether each picture has a sure pixel, numbers for the summary)."""
-        stored, found, sure, pixels, sure_pixels = stored_limit(limits), {}, {}, 0, 0
+        stored, found, sure, pixels, sure_pixels = stored_limit(limits), {}, {}, 0, np.zeros(len(limits), np.int64)
         paths = store.shard_paths()
         for number, path in enumerate(paths):
             for offset, record in records(path):
                 row = self.parse(record)
                 found[row["id"]] = Place.of(number, offset, record)
-                count = int((row["score"] >= stored[row["mask"]]).sum())
-                sure[row["id"]] = count > 0
-                pixels, sure_pixels = pixels + row["mask"].size, sure_pixels + count
+                counts = np.bincount(row["mask"][row["score"] >= stored[row["mask"]]], minlength=len(limits))
+                sure[row["id"]] = counts.any()
+                pixels, sure_pixels = pixels + row["mask"].size, sure_pixels + counts
         _refuse_missing(store.folder, [i for i in source.ids if i not in found])
         read_record = record_reader(paths, [found[i] for i in source.ids])
         any_sure = np.array([sure[i] for i in source.ids])
         labelled = source.with_masks(_mask_reader(read_record, source.sizes, stored), store.categories())
-        numbers = {"images_with_labels": int(any_sure.sum()), "labelled_pixels": round(sure_pixels / max(1, pixels), 4)}
+        numbers = {"images_with_labels": int(any_sure.sum()), "labelled_pixels": round(int(sure_pixels.sum()) / max(1, pixels), 4)}
+        numbers["pixels_per_class"] = {c.name: int(n) for c, n in zip(store.categories(), sure_pixels)}
         return labelled, any_sure, numbers
 
     def export(self, store, folder: str, limits: np.ndarray) -> str:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import math
 from typing import Any, Mapping
 
+from official.report.plots import COLOURS, MARKS, canvas, saved
 from official.study.results import Estimate, Results, estimate
-
-# Okabe and Ito's colours, which colour-blind people tell apart.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_MARKS = "osD^vP*"
 
 
 def draw(results: Results, figure: Mapping[str, Any]) -> dict[str, bytes]:
@@ -20,15 +16,9 @@ def draw(results: Results, figure: Mapping[str, Any]) -> dict[str, bytes]:
       figure: see official/study/spec.py: "x" and "lines" name axes; "kind" is lines or bars; with "minus" every line is the paired difference to that
         one, else the results themselves; with "paper" the paper's numbers are drawn hollow.
     """
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
     study, x_axis, line_axis = results.study, figure["x"], figure["lines"]
     minus = figure.get("minus")
-    canvas, axes = pyplot.subplots(figsize=(5.4, 3.6), layout="constrained")
-    try:
+    with canvas(5.4, 3.6, figure.get("title", study.title)) as (drawn, axes):
         values = list(study.axes[x_axis])
         names = [name for name in study.axes[line_axis] if name != minus]
         for k, name in enumerate(names):
@@ -42,22 +32,8 @@ def draw(results: Results, figure: Mapping[str, Any]) -> dict[str, bytes]:
         axes.set_ylabel(f"{unit}, difference to {minus}" if minus else unit)
         if minus:
             axes.axhline(0.0, color="0.5", linewidth=0.8)
-        axes.set_title(figure.get("title", study.title), fontsize=10)
-        axes.grid(axis="y", alpha=0.3)
-        canvas.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)  # over no line and no bar
-        return {kind: _saved(canvas, kind) for kind in ("svg", "png")}
-    finally:
-        pyplot.close(canvas)
-
-
-def _saved(canvas: Any, kind: str) -> bytes:
-    import matplotlib
-
-    content = io.BytesIO()
-    metadata = {"svg": {"Date": None}, "png": {}}[kind]  # the same figure is the same file
-    with matplotlib.rc_context({"svg.hashsalt": "study"}):
-        canvas.savefig(content, format=kind, dpi=150, metadata=metadata)
-    return content.getvalue()
+        drawn.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)  # over no line and no bar
+        return {kind: saved(drawn, kind) for kind in ("svg", "png")}
 
 
 def _names(results: Results, fixed: Mapping[str, str]) -> list[str]:
@@ -97,7 +73,7 @@ def _line(axes: Any, points: list[tuple[int, Estimate]], name: str, k: int, line
     shift = 0.08 * (k - (lines - 1) / 2)  # intervals do not hide each other
     axes.errorbar(
         [i + shift for i, _ in drawn], [e.mean for _, e in drawn], yerr=_whiskers(drawn), label=name,
-        color=COLOURS[k % len(COLOURS)], marker=_MARKS[k % len(_MARKS)], markersize=5, capsize=3, linewidth=1.4,
+        color=COLOURS[k % len(COLOURS)], marker=MARKS[k % len(MARKS)], markersize=5, capsize=3, linewidth=1.4,
     )  # fmt: skip
 
 
@@ -111,6 +87,6 @@ def _paper_line(axes: Any, results: Results, what: tuple[str, list[str], str, st
             points.append((i, means[0] - means[1] if minus else means[0]))
     if points:
         axes.plot(
-            *zip(*points), label=f"{name}, the paper", color=COLOURS[k % len(COLOURS)], marker=_MARKS[k % len(_MARKS)],
+            *zip(*points), label=f"{name}, the paper", color=COLOURS[k % len(COLOURS)], marker=MARKS[k % len(MARKS)],
             markerfacecolor="white", linestyle=":", linewidth=1.0,
         )  # fmt: skip

@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 import csv
-import html
-import io
 import math
 import os
 from typing import Any, Mapping, Sequence
 
 from official.files import whole_file, write_bytes, write_json
+from official.report.html import Page, escape
 from official.study.figures import draw
 from official.study.results import Estimate, Results
 
-_STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem; color: #1a1a1a; background: #fff; }
-h1 { font-size: 1.6rem; line-height: 1.25; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; margin: .6rem 0; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap; }
-th:first-child, td:first-child, td.text { text-align: left; } td.text { white-space: normal; }
-thead th { border-bottom: 2px solid #888; } .paper, .note { color: #666; font-size: .88rem; }
-figure { display: inline-block; margin: .5rem 1rem .5rem 0; max-width: 100%; } figure img { max-width: 100%; height: auto; }
-.holds { color: #00603f; font-weight: 600; } .fails { color: #a23c00; font-weight: 600; }
-"""
 _CLASS = {"holds": "holds", "does not hold": "fails"}
 
 
@@ -140,26 +128,17 @@ def markdown(results: Results, notes: Sequence[str] = ()) -> str:
 
 def page(results: Results, figures: Sequence[tuple[str, bytes]], notes: Sequence[str] = ()) -> str:
     """The report as one HTML file that needs no other file and no network."""
-    out = io.StringIO()
-    title = html.escape(results.study.title)
-    out.write(f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{title}</title>")
-    out.write(f"<meta name='viewport' content='width=device-width, initial-scale=1'><style>{_STYLE}</style></head><body>")
-    text = html.escape(results.study.text).replace("; ", ";<br>") if "; " in results.study.text else html.escape(results.study.text)
-    out.write(f"<h1>{title}</h1><p>{text}</p>")
+    found = Page(results.study.title)
+    found.raw("<p>" + ";<br>".join(map(escape, results.study.text.split("; "))) + "</p>")
     for text, svg in figures:
-        image = base64.b64encode(svg).decode()
-        out.write(f"<figure><img alt='{html.escape(text, quote=True)}' src='data:image/svg+xml;base64,{image}'></figure>")
+        found.svg(svg, text)
     for text, head, rows in tables(results):
-        out.write(f"<h2>{html.escape(text)}</h2><div class='wide'><table><thead><tr>")
-        out.write("".join(f"<th>{html.escape(cell)}</th>" for cell in head) + "</tr></thead><tbody>")
-        for row in rows:
-            out.write("<tr>" + "".join(_html_cell(cell, k, head) for k, cell in enumerate(row)) + "</tr>")
-        out.write("</tbody></table></div>")
-    out.write("<h2>How to read this</h2><ul class='note'>")
-    out.write("".join(f"<li>{html.escape(line)}</li>" for line in _notes(results, notes)) + "</ul></body></html>\n")
-    return out.getvalue()
+        found.heading(text)
+        found.table(head, rows, {(r, c): _kind(cell, head[c]) for r, row in enumerate(rows) for c, cell in enumerate(row)})
+    found.heading("How to read this")
+    found.bullets(_notes(results, notes), "note")
+    return found.html()
 
 
-def _html_cell(cell: str, column: int, head: Sequence[str]) -> str:
-    kind = "text" if head[column] == "claim" else _CLASS.get(cell, "")
-    return f"<td{f' class={kind!r}' if kind else ''}>{html.escape(cell)}</td>"
+def _kind(cell: str, column: str) -> str:
+    return "text" if column == "claim" else _CLASS.get(cell, "")

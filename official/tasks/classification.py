@@ -14,6 +14,7 @@ from official.data import pipeline
 from official.data.example import normalize
 from official.data.source import Category, Source
 from official.evaluation import drawing
+from official.evaluation.judged import write_per_image
 from official.evaluation.mean_iou import ConfusionMatrix
 from official.experiment import Experiment
 from official.export.classifier import export_classifier
@@ -122,6 +123,7 @@ class ClassificationTask(Task):
             "confusion_matrix": matrix.counts.tolist(),
         }
         write_json(os.path.join(output_dir, "metrics.json"), {**metrics, "classes": self.class_names})
+        write_per_image(output_dir, source.ids[known], self.class_names, labels=labels, predicted=logits.argmax(axis=1))
         return metrics
 
     def predict(self, model: Classifier, source: Source, first: int, last: int) -> Iterator[dict[str, np.ndarray]]:

@@ -16,7 +16,9 @@ from official.data.mask_files import encode_class_map, stored_score
 from official.data.source import Category, Source
 from official.errors import FlagError
 from official.evaluation import drawing
+from official.evaluation.judged import write_per_image
 from official.evaluation.mean_iou import ConfusionMatrix
+from official.evaluation.small_maps import small_map, write_maps
 from official.experiment import Experiment
 from official.export.segmenter import class_probabilities, export_segmenter
 from official.files import output_names, write_bytes, write_json
@@ -109,6 +111,8 @@ class SegmentationTask(Task):
     def evaluate(self, model: Segmenter, source: Source, output_dir: str, progress: str = "") -> dict:
         """mIoU at the pictures' own sizes (as the VOC server) and at the padded input size (as the original)."""
         native, padded = ConfusionMatrix(len(self.categories)), ConfusionMatrix(len(self.categories))
+        columns = np.zeros((3, len(source), len(self.categories)), np.int64)
+        maps: list[bytes] = [b""] * len(source)
         logits_of, size = logits_function(model), self.experiment.model.image_size
         legacy = self.experiment.data.legacy_resize
         batches = -(-len(source) // self.experiment.decoding.eval_batch_size)
@@ -123,10 +127,13 @@ class SegmentationTask(Task):
                 truth = source.read_mask(tf.constant(index, tf.int64)).numpy()
                 extent = tf.cast(batch["extent"][i], tf.int32)
                 winners = tf.argmax(_probabilities(logits[i : i + 1], size, extent, source.sizes[index], legacy), axis=-1)
-                native.add(truth, winners.numpy())
+                columns[:, index] = native.add(truth, winners.numpy())
+                maps[index] = small_map(winners.numpy())
         metrics = {**native.metrics(self.class_names), "mIoU_padded": padded.metrics(self.class_names)["mIoU"]}
         metrics["confusion_matrix"] = native.counts.tolist()
         write_json(os.path.join(output_dir, "metrics.json"), {**metrics, "classes": self.class_names})
+        write_per_image(output_dir, source.ids, self.class_names, **dict(zip(("hits", "true", "predicted"), columns)))
+        write_maps(output_dir, maps)
         return metrics
 
     def predict(self, model: Segmenter, source: Source, first: int, last: int) -> Iterator[dict[str, np.ndarray]]:

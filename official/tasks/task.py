@@ -14,6 +14,7 @@ import tensorflow as tf
 from official.data import pipeline
 from official.data.example import denormalize
 from official.data.source import Category, Source
+from official.evaluation.drawing import class_color
 from official.experiment import Experiment
 
 Tensors = dict[str, tf.Tensor]
@@ -114,6 +115,10 @@ class Task(abc.ABC):
         """Uint8 pictures of a NumPy training batch as the network sees it, with its labels."""
         images = denormalize(batch["images"]).numpy()
         return [self.draw(image, self.batch_labels(batch, i)) for i, image in enumerate(images)]
+
+    def legend(self) -> list[tuple[str, tuple[int, int, int]]]:
+        """Class names and the colours that they are drawn in."""
+        return [(category.name, class_color(i)) for i, category in enumerate(self.categories)]
 
     def summary_pictures(self, metrics: dict) -> dict[str, Any]:
         """Pictures made of an evaluation's metrics, uint8 by name; for TensorBoard."""

@@ -1,0 +1,170 @@
+"""What a job says when it has ended: the verdict on the screen and in `summary.json`, and the report.
+
+Nothing here may fail a run that has been trained: what goes wrong is said in one line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import Any, Mapping
+
+import numpy as np
+
+from official.data.holdout import class_counts
+from official.evaluation.judged import Judged, read_judged
+from official.experiment import Experiment
+from official.files import read_json, whole_file, write_bytes
+from official.flags import as_arguments
+from official.report import run_page
+from official.report import verdict as verdicts
+from official.report.curves import read_curves
+from official.report.label_facts import StoredBoxes, box_facts, other_facts, stored_boxes
+from official.report.run_page import Ended
+from official.report.verdict import Commands, Facts, LabelFacts, Verdict
+from official.self_training.loop import SelfTraining
+from official.training.phases import way_out
+from official.training.run_folder import RunFolder
+
+PHASES = ("teacher", "control", "student")
+FLAGFILE, REPORT = "flags.cfg", "report.html"
+
+
+@dataclasses.dataclass
+class Ending:
+    """What has been found out about a run that has ended; see `conclude`."""
+
+    folder: RunFolder
+    loop: SelfTraining
+    run: str
+    results: dict[str, Any]
+    judged: dict[str, Judged] = dataclasses.field(default_factory=dict)
+    stored: StoredBoxes | None = None
+    verdict: Verdict | None = None
+    words: list[str] = dataclasses.field(default_factory=list)
+    commands: Commands | None = None
+
+
+def conclude(folder: RunFolder, loop: SelfTraining, summary: dict[str, Any]) -> Ending:
+    """The verdict on a run, and the lines that say it.
+
+    Args:
+      loop: of the last round. summary: of the job, with a result for every phase.
+    """
+    run = loop.experiment.runtime.model_dir
+    found = Ending(folder, loop, run, {phase: summary[phase] for phase in PHASES if phase in summary})
+    try:
+        found.commands = commands(folder.path, folder.experiment)
+        if loop.evaluation is not None and loop.task.needs_labels:
+            found.judged = judged_phases(run, found.results)
+            if "student" in summary and loop.task.label_kind == "boxes":
+                found.stored = stored_boxes(loop.experiment, loop.label_store())
+            found.verdict = verdicts.judge(_facts(found, summary))
+            found.words = verdicts.lines(found.verdict, found.commands)
+    except Exception as error:  # whatever it is, the run is trained and its numbers are there
+        found.words = [f"no verdict: {type(error).__name__}: {error}"]
+    return found
+
+
+def report(ending: Ending, summary: Mapping[str, Any]) -> str:
+    """Writes `report.html` into the run folder; returns the line that says where, or why there is none."""
+    loop = ending.loop
+    ended = Ended(
+        title=os.path.basename(os.path.abspath(ending.folder.path)),
+        experiment=loop.experiment,
+        task=loop.task,
+        results=ending.results,
+        judged=ending.judged,
+        folders={phase: evaluation_folder(ending.run, phase, ending.results[phase]) for phase in ending.judged},
+        logs={phase: os.path.join(ending.run, phase, "logs") for phase in ending.results},
+        evaluation=loop.evaluation,
+        labeled=loop.labeled,
+        unlabeled=loop.unlabeled,
+        verdict=ending.verdict,
+        words=ending.words,
+        commands=ending.commands,
+        stored=ending.stored,
+        numbers=summary.get("pseudo_labels", {}),
+        changed=changed(ending.folder.experiment),
+        notes={**summary, "warnings": read_json(os.path.join(ending.folder.path, "data", "warnings.json")) or []},
+    )
+    return write_report(ended, os.path.join(ending.folder.path, REPORT))
+
+
+def write_report(ended: Ended, path: str) -> str:
+    """Writes a report; returns the line that says where it is, or why there is none."""
+    try:
+        write_bytes(path, run_page.page(ended).encode())
+    except Exception as error:  # nothing that people look at may fail a run
+        return f"no report: {type(error).__name__}: {error}"
+    return f"{'report':<12} {path}"
+
+
+def commands(run: str, experiment: Experiment) -> Commands:
+    """Commands that go on from a run; writes the flagfile that repeats it."""
+    path = os.path.join(run, FLAGFILE)
+    with whole_file(path, flush=False) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        file.write("\n".join(flag_lines(experiment)) + "\n")
+    number = next(n for n in range(2, 1000) if not os.path.exists(f"{run.rstrip('/')}_{n}"))
+    new, flags = f"{run.rstrip('/')}_{number}", experiment.flags()
+    taking = {"labels": way_out(run, {}, flags), "teacher": way_out(run, {"labels": []}, flags)}
+    taking = {kind: words.removeprefix("--model_dir=NEW").strip() for kind, words in taking.items()}
+    return Commands(run, path, new, taking)
+
+
+def flag_lines(experiment: Experiment) -> list[str]:
+    """The flags that differ from their defaults, as a flagfile has them; all but --model_dir."""
+    return as_arguments({name: value for name, (value, _) in changed(experiment).items()})
+
+
+def changed(experiment: Experiment) -> dict[str, tuple[Any, Any]]:
+    """Flags that differ from their defaults, but for --model_dir and what `auto` was found to be: {name: (value, default)}."""
+    defaults, found = Experiment().flags(), ("input_normalization", "resnet_pool")
+    left_out = {"model_dir", *(name for name in found if name not in experiment.given)}
+    return {n: (v, defaults[n]) for n, v in experiment.flags().items() if v != defaults[n] and n not in left_out}
+
+
+def evaluation_folder(run: str, phase: str, result: Mapping[str, Any]) -> str:
+    """Where a phase's evaluation is: in its own folder, or in that of the run that its weights are from."""
+    own = os.path.join(run, phase, "evaluation")
+    return own if os.path.isdir(own) else os.path.join(os.path.dirname(os.path.dirname(result["checkpoint"])), "evaluation")
+
+
+def judged_phases(run: str, summary: Mapping[str, Any]) -> dict[str, Judged]:
+    """What the evaluation of every phase found, image by image, where that is known."""
+    found = {phase: read_judged(evaluation_folder(run, phase, summary[phase])) for phase in PHASES if phase in summary}
+    return {phase: judged for phase, judged in found.items() if judged is not None}
+
+
+def _facts(ending: Ending, summary: Mapping[str, Any]) -> Facts:
+    loop, run, metric = ending.loop, ending.run, ending.loop.task.metrics[0]
+    phases = [phase for phase, result in ending.results.items() if metric in result]
+    unlabelled, unjudged = _one_sided_classes(loop)
+    control = read_curves(os.path.join(run, "control", "logs")) if "control" in summary else {}
+    return Facts(
+        metric=metric,
+        scores={phase: summary[phase][metric] for phase in phases},
+        judged=ending.judged if set(ending.judged) == set(phases) else {},
+        labels=_label_facts(ending, summary) if "student" in summary else None,
+        unlabelled_classes=unlabelled,
+        unjudged_classes=unjudged,
+        control_curve=control.get(f"evaluation/{metric}", ()),
+        steps={phase: summary[phase]["steps"] for phase in phases},
+    )
+
+
+def _label_facts(ending: Ending, summary: Mapping[str, Any]) -> LabelFacts:
+    experiment, labeled = ending.loop.experiment, ending.loop.labeled
+    if ending.stored is not None:
+        return box_facts(experiment, labeled, ending.stored)
+    return other_facts(experiment, labeled, summary["pseudo_labels"])
+
+
+def _one_sided_classes(loop: SelfTraining) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(classes that only the evaluation data shows, those that only the labelled data shows); masks are not read for it."""
+    if loop.labeled.read_mask is not None:
+        return (), ()
+    own, judged = (np.asarray(class_counts(source)) for source in (loop.labeled, loop.evaluation))
+    names = [category.name for category in loop.task.categories]
+    pairs = list(zip(names, own, judged))
+    return tuple(n for n, a, b in pairs if b and not a), tuple(n for n, a, b in pairs if a and not b)

@@ -1,0 +1,86 @@
+"""The pictures of a report: human labels beside what every model found, on the images that tell most."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Iterator
+
+import numpy as np
+import tensorflow as tf
+
+from official.evaluation.judged import Judged
+from official.report.html import Page
+from official.report.predictions import Predictions
+
+PER_KIND = 4
+ORDER = ("teacher", "control", "student", "model")
+
+
+def picture_rows(out: Page, ended: Any) -> None:
+    """Sheets of the best gains, the worst losses and random images; no image twice.
+
+    Args:
+      ended: see `official.report.run_page.Ended`.
+    """
+    if ended.evaluation is None or not ended.judged or ended.experiment.runtime.pictures == 0:
+        return
+    models = {n: Predictions(ended.judged[n], ended.folders[n], ended.evaluation) for n in ORDER if n in ended.judged}
+    quality = {name: of_source(judged, models[name], len(ended.evaluation)) for name, judged in ended.judged.items()}
+    found = chosen(quality)
+    out.heading("The same images, by people and by every model")
+    metric = {"boxes": "F1 of the boxes", "masks": "mIoU of the image", "classes": "right or wrong"}[ended.task.label_kind]
+    sure = [f"{n} ≥ {m.least_score:.2f}" for n, m in models.items() if hasattr(m, "least_score")]
+    out.text(f"Under each picture: {metric}." + (f" Boxes are drawn from the score on where a model's F1 is highest: {', '.join(sure)}." if sure else ""), "note")
+    colors = ended.task.legend()
+    if colors:
+        out.legend(colors)
+    for title, images in found.items():
+        if len(images):
+            out.heading(title, 3)
+        for index in images:
+            out.pictures(list(_row(ended, models, quality, int(index))))
+
+
+def of_source(judged: Judged, predictions: Predictions, images: int) -> np.ndarray:
+    """float64 [images], `Judged.by_image` in the order of the source; nan for images that were not judged."""
+    found = np.full(images, np.nan)
+    found[predictions.index] = judged.by_image()
+    return found
+
+
+def chosen(quality: dict[str, np.ndarray], per_kind: int = PER_KIND, seed: int = 0) -> dict[str, np.ndarray]:
+    """Which images are shown under which title; none twice.
+
+    Args:
+      quality: float64 [images] by model, nan where nothing can be said.
+    """
+    other = "control" if "control" in quality else "teacher"
+    taken: list[int] = []
+    if {"student", other} <= set(quality):
+        gain = quality["student"] - quality[other]
+        kinds = {f"Best gains (student against {other})": gain, f"Worst losses (student against {other})": -gain}
+    else:
+        own = next(iter(quality.values()))
+        kinds = {"Worst": 1.0 - own, "Best": own}
+    found = {}
+    for title, worth in kinds.items():
+        order = np.argsort(-np.where(np.isfinite(worth), worth, -np.inf), kind="stable")
+        own = [int(i) for i in order if worth[i] > 0.0 and int(i) not in taken][:per_kind]
+        taken += own
+        found[title] = np.array(own, np.int64)
+    rest = np.setdiff1d(np.arange(len(next(iter(quality.values())))), taken)
+    number = min(len(rest), per_kind)
+    found["Random"] = np.sort(np.random.default_rng(seed).choice(rest, number, replace=False)) if number else np.zeros(0, np.int64)
+    return found
+
+
+def _row(ended: Any, models: dict[str, Predictions], quality: dict[str, np.ndarray], index: int) -> Iterator[tuple[np.ndarray, str]]:
+    source, task = ended.evaluation, ended.task
+    image = source.read_image(tf.constant(index, tf.int64)).numpy()
+    name = str((source.file_names if source.file_names is not None else source.ids)[index])
+    yield task.draw(image, task.human_labels(source, index)), f"{os.path.basename(name)}: human"
+    for name, model in models.items():
+        objects = model.of(index) if index in model.place else None
+        if objects is not None:
+            value = quality[name][index]
+            yield task.draw(image, objects), name + (f" {value:.2f}" if np.isfinite(value) else "")

@@ -1,0 +1,51 @@
+"""What an evaluation found in one image, read back from its files: to draw it without the network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from official.data.source import Source
+from official.evaluation.judged import Judged, JudgedBoxes, JudgedClasses
+from official.evaluation.small_maps import read_map
+
+
+class Predictions:
+    """Of one model on the evaluation images."""
+
+    def __init__(self, judged: Judged, folder: str, source: Source):
+        """Args: folder: of the evaluation; source: the images, in the order that they were evaluated in."""
+        self.judged, self.folder, self.source = judged, folder, source
+        names = [category.name for category in source.categories]
+        if isinstance(judged, JudgedBoxes):
+            self.least_score = judged.best_score()
+            ids = [str(image["id"]) for image in judged.ground_truth["images"]]
+            classes = {c["id"]: names.index(str(c["name"])) for c in judged.ground_truth["categories"]}
+            self.boxes: dict[str, list[tuple[Any, int, float]]] = {i: [] for i in ids}
+            for result in judged.found:
+                if result["score"] >= self.least_score:
+                    row = (result["bbox"], classes[result["category_id"]], result["score"])
+                    self.boxes[str(result["image_id"])].append(row)
+        else:
+            ids = [str(i) for i in source.ids]
+        places = {image_id: i for i, image_id in enumerate(ids)}
+        self.index = np.array([places[i] for i in judged.ids], np.int64)  # in the source, of the judged's images
+        self.place = {int(i): k for k, i in enumerate(self.index)}
+
+    def of(self, index: int) -> dict[str, Any] | None:
+        """The objects of an image of the source as `Task.draw` takes them; None where nothing was kept of it."""
+        if isinstance(self.judged, JudgedClasses):
+            return {"class": int(self.judged.predicted[self.place[index]])}
+        if not isinstance(self.judged, JudgedBoxes):
+            mask = read_map(self.folder, index)
+            return None if mask is None else {"mask": mask}
+        rows = sorted(self.boxes[self.judged.ids[self.place[index]]], key=lambda row: -row[2])
+        x, y, w, h = np.array([row[0] for row in rows], np.float64).reshape(-1, 4).T
+        boxes = np.stack([y, x, y + h, x + w], axis=1)
+        if self.source.frames is not None:
+            boxes = self.source.frames.to_image(boxes, np.full(len(boxes), index))
+        classes, scores = (np.array([row[k] for row in rows], dtype) for k, dtype in ((1, np.int32), (2, np.float32)))
+        return {"boxes": boxes.astype(np.float32), "classes": classes, "scores": scores}
+
+
