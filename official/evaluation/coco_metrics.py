@@ -63,7 +63,16 @@ def evaluate_files(
     ground_truth: str, detections: str, iou_type: str = "bbox", *, max_skipped_fraction: float = 1.0, crowd: str = "ignore",
     reports: dict[str, InputReport] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Scores an existing COCO results file; pictures are not needed.
+    """Scores an existing COCO results file; see `read_files`."""
+    options = {"max_skipped_fraction": max_skipped_fraction, "crowd": crowd, "reports": reports}
+    return score(*read_files(ground_truth, detections, iou_type, **options), iou_type)
+
+
+def read_files(
+    ground_truth: str, detections: str, iou_type: str = "bbox", *, max_skipped_fraction: float = 1.0, crowd: str = "ignore",
+    reports: dict[str, InputReport] | None = None,
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:  # fmt: skip
+    """Ground truth and results of an existing COCO results file, cleaned, as `score` takes them; pictures are not needed.
 
     Args:
       max_skipped_fraction: objects of either file that may be unusable; all of them is always an error.
@@ -81,7 +90,7 @@ def evaluate_files(
     reports["detections"] = InputReport()
     found = read_results(detections, ground_truth, source, iou_type, reports["detections"])
     reports["detections"].check_objects(detections, max_skipped_fraction)
-    return score(truth, found, iou_type)
+    return truth, found
 
 
 def score(ground_truth: dict[str, Any], found: list[dict[str, Any]], iou_type: str = "bbox") -> dict[str, Any]:

@@ -72,10 +72,10 @@ class JudgedBoxes(Judged):
 
     metric = "AP"
 
-    def __init__(self, ground_truth: dict[str, Any], found: Sequence[dict[str, Any]]):
-        """Args: ground_truth, found: COCO's, as `official.evaluation.coco_scores.matches` takes them."""
-        self.ground_truth, self.found = ground_truth, found
-        self.matched = matches(ground_truth, found)
+    def __init__(self, ground_truth: dict[str, Any], found: Sequence[dict[str, Any]], iou_type: str = "bbox"):
+        """Args: as of `official.evaluation.coco_scores.matches`."""
+        self.ground_truth, self.found, self.iou_type = ground_truth, found, iou_type
+        self.matched = matches(ground_truth, found, iou_type)
         names = {c["id"]: str(c.get("name", c["id"])) for c in ground_truth["categories"]}
         self.ids = [str(i) for i in self.matched.image_ids]
         self.class_names = [names[i] for i in self.matched.class_ids]

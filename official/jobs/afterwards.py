@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from typing import Any, Mapping
+from typing import Any, Callable, Mapping
 
 import numpy as np
 
 from official.data.holdout import class_counts
+from official.data.source import Source
 from official.evaluation.judged import Judged, read_judged
 from official.experiment import Experiment
 from official.files import read_json, whole_file, write_bytes
@@ -23,6 +24,7 @@ from official.report.label_facts import StoredBoxes, box_facts, other_facts, sto
 from official.report.run_page import Ended
 from official.report.verdict import Commands, Facts, LabelFacts, Verdict
 from official.self_training.loop import SelfTraining
+from official.tasks.task import Task
 from official.training.phases import way_out
 from official.training.run_folder import RunFolder
 
@@ -89,6 +91,38 @@ def report(ending: Ending, summary: Mapping[str, Any]) -> str:
         notes={**summary, "warnings": read_json(os.path.join(ending.folder.path, "data", "warnings.json")) or []},
     )
     return write_report(ended, os.path.join(ending.folder.path, REPORT))
+
+
+def report_evaluation(
+    folder: RunFolder, task: Task, summary: Mapping[str, Any], *, source: Source | None = None,
+    judged: Callable[[], Judged | None] | None = None,
+) -> str:  # fmt: skip
+    """Writes `evaluation/report.html` of one evaluated model; returns the line that says where, or why there is none.
+
+    Args:
+      summary: of job=evaluate. source: the evaluation images, None where there are only files.
+      judged: gives what the evaluation found; None: it is read from the run folder.
+    """
+    place, metrics = os.path.join(folder.path, "evaluation"), summary["evaluation"]
+    try:
+        found = judged() if judged else read_judged(place)
+        known = {} if found is None else {"model": found}
+        verdict = verdicts.judge(Facts(task.metrics[0], {"model": metrics[task.metrics[0]]}, known))
+    except Exception as error:
+        return f"no report: {type(error).__name__}: {error}"
+    ended = Ended(
+        title=f"{os.path.basename(os.path.abspath(folder.path))}: evaluation",
+        experiment=task.experiment,
+        task=task,
+        results={"model": metrics},
+        judged=known,
+        folders={"model": place},
+        evaluation=source,
+        verdict=verdict,
+        changed=changed(task.experiment),
+        notes=summary,
+    )
+    return write_report(ended, os.path.join(place, REPORT))
 
 
 def write_report(ended: Ended, path: str) -> str:

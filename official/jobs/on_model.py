@@ -14,7 +14,9 @@ from official.data.unreadable import naming_unreadable
 from official.errors import UserError
 from official.evaluation import coco_metrics
 from official.evaluation.drawing import write_png
+from official.evaluation.judged import JudgedBoxes
 from official.experiment import Experiment
+from official.jobs.afterwards import report_evaluation
 from official.jobs.handing_over import export_once
 from official.jobs.quantizing import quantize
 from official.jobs.opening import (
@@ -27,6 +29,7 @@ from official.self_training import inspect_labels as inspection
 from official.self_training.label_store import LabelStore
 from official.self_training.loop import SelfTraining
 from official.self_training.thresholds import AUTO, in_use
+from official.tasks.detection import DetectionTask
 from official.tasks.registry import build_task
 from official.trained_model import adopted
 from official.training.distribution import local_strategy, set_up_runtime
@@ -94,7 +97,7 @@ def evaluate(experiment: Experiment) -> dict[str, Any]:
     with timed(folder, "evaluate"), naming_unreadable(source):
         metrics = task.evaluate(model, source, os.path.join(folder.path, "evaluation"), "evaluating")
     print(json.dumps({name: round(metrics[name], 4) for name in task.metrics}))
-    return folder.summarize(
+    summary = folder.summarize(
         {
             "evaluation": metrics,
             "checkpoint": found.path,
@@ -102,6 +105,8 @@ def evaluate(experiment: Experiment) -> dict[str, Any]:
             "skipped_inputs": {"eval": dict(source.report.counts)},
         }
     )
+    note(report_evaluation(folder, task, summary, source=source))
+    return summary
 
 
 def _evaluate_files(experiment: Experiment) -> dict[str, Any]:
@@ -111,13 +116,17 @@ def _evaluate_files(experiment: Experiment) -> dict[str, Any]:
         raise DataError("--detections needs --eval_data=coco:GROUND_TRUTH.json, one file")
     handover, reports = experiment.handover, {}
     with listing(folder.path, reports):
-        metrics = coco_metrics.evaluate_files(
+        truth, found = coco_metrics.read_files(
             parse_word(experiment.data.eval_data)[1], handover.detections, handover.iou_type,
             max_skipped_fraction=experiment.data.max_skipped_fraction, crowd=experiment.data.crowd, reports=reports,
         )  # fmt: skip
+    metrics = coco_metrics.score(truth, found, handover.iou_type)
     print(json.dumps({name: round(metrics[name], 4) for name in coco_metrics.STATS[:6]}))
     skipped = {role: dict(report.counts) for role, report in reports.items()}
-    return folder.summarize({"evaluation": metrics, "skipped_inputs": skipped})
+    summary = folder.summarize({"evaluation": metrics, "skipped_inputs": skipped})
+    task = DetectionTask(experiment, tuple(Category(c["id"], str(c.get("name", c["id"]))) for c in truth["categories"]))
+    note(report_evaluation(folder, task, summary, judged=lambda: JudgedBoxes(truth, found, handover.iou_type)))
+    return summary
 
 
 def predict(experiment: Experiment) -> dict[str, Any]:

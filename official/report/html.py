@@ -63,7 +63,9 @@ class Page:
         self.raw(f"<div{_kind(f'box {kind}'.strip())}><p class='first'>{escape(lines[0])}</p>{rest}</div>")
 
     def bullets(self, lines: Sequence[str], kind: str = "") -> None:
-        """A list."""
+        """A list, nothing of an empty one."""
+        if not lines:
+            return
         self.raw(f"<ul{_kind(kind)}>" + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>")
 
     def code(self, text: str) -> None:

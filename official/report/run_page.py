@@ -128,8 +128,20 @@ def _scores(out: Page, ended: Ended) -> None:
         rows.append([name, *cells, *(f"{result[key]:,.0f}" if key in result else "–" for key in ("steps", "seconds"))])
     out.heading("Scores")
     out.table(["", *metrics, "steps", "seconds"], rows)
+    out.bullets(_ended_early(ended), "note")
     if ended.verdict is not None and ended.verdict.images:
         out.text("In brackets: 95 % intervals of a bootstrap over the evaluation images, of each score alone.", "note")
+
+
+def _ended_early(ended: Ended) -> list[str]:
+    lines = []
+    for name, row in ended.results.items():
+        if "planned_steps" in row:
+            lines.append(f"{name} ended after {row['steps']:,} of {row['planned_steps']:,} steps, as it no longer gained (--patience)")
+        if "taken" in row:
+            taken = f"{name} is its checkpoint of step {row['taken']['step']:,}, the best of {row['taken']['evaluations']} evaluations"
+            lines.append(f"{taken}: chosen on the evaluation data, so its score there is too good (--take=best)")
+    return lines
 
 
 def _classes(out: Page, ended: Ended) -> None:
@@ -249,7 +261,7 @@ def _precision_recall(out: Page, ended: Ended) -> None:
 def _confusion(out: Page, ended: Ended) -> None:
     judged, names = ended.judged.get(ended.shown), [category.name for category in ended.task.categories]
     note = "Rows add up to 100 %."
-    if isinstance(judged, JudgedBoxes):
+    if isinstance(judged, JudgedBoxes) and judged.iou_type == "bbox":
         least = judged.best_score()
         matrix, rows, columns = box_confusion(judged, least), [*judged.class_names, "no object"], [*judged.class_names, "not found"]
         note += f" Boxes with score ≥ {least:.2f}, where this model's F1 is highest, matched at IoU 0.5 without regard to the class."
