@@ -31,6 +31,7 @@ class Data:
     eval_fraction: float = option(0.0, "Without --eval_data: share of the labelled images that is held out to evaluate on, every class in proportion; --split_seed decides which. 0: none.", lower=0.0, upper=0.9)
     joint_data: str = option("", "Joint training: data with classes (or boxes, which are cut out), e.g. tfds:imagenet2012:train.")
     data_dir: str = option("", "Where TFDS data sets are prepared (TFDS' own default when empty).")
+    index_dir: str = option("", "Where indexes of data sets are kept, so that opening a large one again takes seconds; several runs may share it. When empty: in the run folder.")
     labeled_fraction: float = option(1.0, "Share of --labeled_data whose labels are used.", lower=0.0, upper=1.0)
     split_seed: int = option(0, "Which subset --labeled_fraction takes, and which images --eval_fraction holds out.", lower=0)
     reviewed: str = option("", "Labelled data that people have corrected, of job=review_labels or any: it joins --labeled_data, and its images leave the unlabelled ones.")
@@ -295,7 +296,7 @@ GROUPS = {
 
 # Flags that change where or how fast a run goes, or what is done with it, but not what it computes.
 NOT_FINGERPRINTED = frozenset(
-    ("job", "model_dir", "weights_dir", "download", "imagenet_backbone", "threads", "keep_checkpoints", "summary_every", "pictures", "data_dir", "checkpoint_every")
+    ("job", "model_dir", "weights_dir", "download", "imagenet_backbone", "threads", "keep_checkpoints", "summary_every", "pictures", "data_dir", "index_dir", "checkpoint_every")
     + ("compute_threads", "parallel_phases", "shard_index", "num_shards", "label_store", "check_images", "strategy", "num_devices", "tpu", "on_nan")
     + ("max_nan_steps", "max_skipped_fraction", "eval_batch_size", "deterministic", "xla", "eval_every")
 ) | {field.name for field in dataclasses.fields(Handover)}

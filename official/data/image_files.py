@@ -10,6 +10,7 @@ import concurrent.futures
 import dataclasses
 import io
 import os
+import re
 import warnings
 from typing import Any, Callable, Sequence
 
@@ -19,6 +20,7 @@ from PIL import Image, ImageOps
 
 from official.data.coco_json import LFS_POINTER, LFS_REASON
 from official.data.frames import Frames, frames_of
+from official.data.image_index import ImageIndex
 from official.data.image_places import (  # noqa: F401
     EXTENSIONS, ImageFinder, displayed, guess_folder, holds_labels, is_foreign, named_picture, require_folder, safe_join, walk,
 )  # fmt: skip
@@ -31,7 +33,8 @@ IN_GRAPH = ("JPEG", "MPO", "PNG", "GIF", "BMP")  # what TensorFlow decodes
 BY_PILLOW = ("WEBP", "TIFF")  # what it does not
 _PILLOW_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I;16B", "I;16L", "RGBX", "YCbCr", "LAB")
 _EXIF_ORIENTATION = 0x0112
-_QUIET_COUNT = 2000  # below it no progress bar
+QUIET_COUNT = 2000  # images; below it no progress bar and no index
+_KEPT_EVERY = 20_000  # images between two writings of the index
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +71,8 @@ def inspect_image(path: str | bytes, *, full: bool = True, max_pixels: int = 100
     except Exception as error:  # Pillow raises many kinds for broken files
         if _content(path, len(LFS_POINTER)) == LFS_POINTER:
             return LFS_REASON
-        return f"not a readable image ({type(error).__name__}: {str(error)[:80]})"
+        words = re.sub(r" <_io\.\w+ object at \w+>", "", str(error))  # an address that differs from start to start
+        return f"not a readable image ({type(error).__name__}: {words[:80]})"
 
 
 def _content(path: str | bytes, length: int = -1) -> bytes:
@@ -154,24 +158,47 @@ def inspect_images(
     full: bool = True,
     max_pixels: int = 100_000_000,
 ) -> list[ImageFacts | None]:
-    """Inspects many files in threads; None for those that cannot be used, which are reported."""
+    """Inspects many files in threads; None for those that cannot be used, which are reported.
 
-    def look(path):
-        return inspect_image(path, full=full, max_pixels=max_pixels)
+    What is known from an earlier start (official/data/index.py) is not looked at again.
+    """
+    shown = len(paths) >= QUIET_COUNT
+    known = ImageIndex(paths, {"full": full, "max_pixels": max_pixels}, kept=shown)
+    missing = [i for i, entry in enumerate(known.entries) if entry is None]
+
+    def look(i):
+        return _as_entry(inspect_image(paths[i], full=full, max_pixels=max_pixels))
 
     pool = concurrent.futures.ThreadPoolExecutor(max_workers=os.cpu_count() or 1)
     try:
-        shown = len(paths) >= _QUIET_COUNT
-        found = list(counted(pool.map(look, paths), "checking images", len(paths), "images", shown=shown))
+        found = counted(pool.map(look, missing), "checking images", len(missing), "images", shown=shown and bool(missing))
+        for number, (i, entry) in enumerate(zip(missing, found), 1):
+            known.entries[i] = entry
+            if number % _KEPT_EVERY == 0 or number == len(missing):
+                known.keep(missing[(number - 1) // _KEPT_EVERY * _KEPT_EVERY : number])
     finally:  # when it is interrupted nobody waits for the thousands that are left
         pool.shutdown(wait=False, cancel_futures=True)
-    for path, image_id, facts in zip(paths, ids, found):
-        if isinstance(facts, str):
-            report.skip_image(facts, displayed(path), image_id)
+    made: dict[str, ImageFacts] = {}  # one object for all files of which the same is known
+    facts = [entry if isinstance(entry, str) else _facts_of(entry, made) for entry in known.entries]
+    for path, image_id, fact in zip(paths, ids, facts):
+        if isinstance(fact, str):
+            report.skip_image(fact, displayed(path), image_id)
         else:
-            for note in facts.notes:
+            for note in fact.notes:
                 report.note(note, displayed(path), image_id)
-    return [None if isinstance(facts, str) else facts for facts in found]
+    return [None if isinstance(fact, str) else fact for fact in facts]
+
+
+def _as_entry(facts: ImageFacts | str) -> list | str:
+    return facts if isinstance(facts, str) else [*dataclasses.astuple(facts)[:4], list(facts.notes)]
+
+
+def _facts_of(entry: list, made: dict[str, ImageFacts]) -> ImageFacts:
+    key = str(entry)
+    if key not in made:
+        *numbers, notes = entry
+        made[key] = ImageFacts(*numbers, tuple(notes))
+    return made[key]
 
 
 def stated_frames(

@@ -248,6 +248,17 @@ class Source:
         return f"{file} (id {self.ids[index]})"
 
 
+def needs_python(source: Source) -> bool:
+    """Whether images or masks of a source are read by Python code inside the graph, which another machine cannot run."""
+    for read in filter(None, (source.read_image, source.read_mask)):
+        function = tf.function(read, autograph=False).get_concrete_function(tf.TensorSpec([], tf.int64))
+        graph = function.graph.as_graph_def()
+        nodes = [*graph.node, *(node for inner in graph.library.function for node in inner.node_def)]
+        if any(node.op in ("PyFunc", "PyFuncStateless", "EagerPyFunc") for node in nodes):
+            return True
+    return False
+
+
 def labeled_subset(source: Source, fraction: float, split_seed: int) -> tuple[Source, Source]:
     """Splits off a fixed share of the pictures: (labelled, rest).
 

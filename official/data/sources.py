@@ -29,6 +29,7 @@ import dataclasses
 import os
 import re
 
+from official.data import index
 from official.data.coco import open_coco
 from official.data.crops import object_crops
 from official.data.formats.cvat import open_cvat
@@ -62,6 +63,7 @@ class ReadOptions:
     stated_size: str = "check"  # an image of another size than its annotations state: left out, or "scale"
     split: str = "train"  # that is read where a word of named splits says none
     classes_file: str = ""  # file of the classes, in the order that they are to have
+    index_dir: str = ""  # where what was found out about files is kept for the next start; "": nowhere
     label_kind: str = "boxes"  # "boxes", "masks" (class maps) or "classes" (of whole pictures)
 
     @property
@@ -87,9 +89,10 @@ def open_source(word: str, options: ReadOptions = ReadOptions(), *, labeled: boo
       DataError: unknown kind, malformed word, words whose classes differ, or what the kind's own loader raises.
     """
     words = split_word(word)
-    if len(words) == 1:
-        return _open_one(word, options, labeled)
-    return join_sources(word, [_open_one(part, options, labeled) for part in words])
+    with index.kept_in(options.index_dir):
+        if len(words) == 1:
+            return _open_one(word, options, labeled)
+        return join_sources(word, [_open_one(part, options, labeled) for part in words])
 
 
 def _open_one(word: str, options: ReadOptions, labeled: bool) -> Source:
@@ -298,7 +301,7 @@ def _folder(place, named, options, labeled):
 
 def _tfrecord(place, named, options, labeled):
     return open_tfrecords(
-        place, labeled=labeled, masks=options.masks, crowd=options.crowd, **_file_checks(options)
+        place, labeled=labeled, masks=options.masks, classes=options.classes, crowd=options.crowd, **_file_checks(options)
     )
 
 

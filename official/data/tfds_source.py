@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
+import zlib
 
 import numpy as np
 import tensorflow as tf
@@ -15,7 +16,7 @@ from official.data.coco_classes import COCO_CATEGORIES
 from official.data.input_report import DataError, InputReport
 from official.data.labels import ImageTable, RawObjects, clean_objects, note_crowded_classes
 from official.data.source import Category, Source
-from official.data.tfrecord import Place, record_reader, records
+from official.data.tfrecord import Places, record_reader, records
 
 
 def open_tfds(
@@ -60,9 +61,9 @@ def open_tfds(
     if labeled and not keys.serve(label_kind):
         raise DataError(f"{word} has no {label_kind}; it can be used with --unlabeled_data only")
     report = InputReport()
-    paths, rows, places = _read_rows(builder.info, split, keys, labeled, full_check, max_pixels, report)
+    rows, places = _read_rows(builder.info, split, keys, labeled, full_check, max_pixels, report)
     report.check(word, len(rows) + report.skipped_images, max_skipped_fraction)
-    read = _Reader(record_reader(paths, places), builder.info.features, keys)
+    read = _Reader(record_reader(places), builder.info.features, keys)
     source = Source(
         word=word,
         ids=np.array([row["id"] for row in rows]),
@@ -165,8 +166,8 @@ def _are_boxes(feature, tfds) -> bool:
 
 def _read_rows(
     info, split: str, keys: _Keys, labeled: bool, full_check: bool, max_pixels: int, report: InputReport
-) -> tuple[list[str], list[dict], list[Place]]:
-    """Paths of the files, one dict per usable picture, and its place."""
+) -> tuple[list[dict], Places]:
+    """One dict per usable picture, and their places."""
     decoders, instructions = keys.decoders(), info.splits[split].file_instructions
     paths = [instruction.filename for instruction in instructions]
     rows, places = [], []
@@ -179,8 +180,8 @@ def _read_rows(
             row = _with_mask(row, example[keys.mask].numpy(), report)
         if row is not None:
             rows.append(row)
-            places.append(Place.of(file_number, offset, payload))
-    return paths, rows, places
+            places.append((file_number, offset, len(payload), zlib.crc32(payload)))
+    return rows, Places.of(paths, places)
 
 
 def _with_labels(

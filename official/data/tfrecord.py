@@ -10,16 +10,20 @@ Keys: tensorflow/tpu models/official/detection/dataloader/tf_example_decoder.py:
 from __future__ import annotations
 
 import collections
+import collections.abc
 import dataclasses
+import functools
 import hashlib
+import json
 import os
+import sys
 import zlib
 from typing import Callable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
 
-from official.data import image_files
+from official.data import image_files, index
 from official.data.mask_files import encode_class_map, note_classes, present_labels, sized_class_map
 from official.data.input_report import DataError, InputReport, shown
 from official.data.labels import ImageTable, RawObjects, clean_objects, note_crowded_classes
@@ -29,6 +33,8 @@ from official.screen import counted
 
 MASK_KEY = "image/segmentation/class/encoded"
 MASK_NAMES_KEY = "image/segmentation/class/text"
+CLASS_KEY, CLASS_NAME_KEY = "image/class/label", "image/class/text"  # of a whole picture
+_NO_CLASS = np.iinfo(np.int64).min
 _OVERHEAD = 16  # length, its checksum, and the payload's checksum
 
 
@@ -52,34 +58,79 @@ def records(path: str) -> Iterator[tuple[int, bytes]]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
-    """Where a record is: number of its file, offset and length of its payload, and a checksum of that."""
+class Places:
+    """Where records are.
 
-    file: int
-    offset: int
-    length: int
-    checksum: int
+    Attributes:
+      paths: of the files.
+      file: int32 [N], number of each record's file; offset, length: int64 [N], of its payload in bytes.
+      checksum: uint32 [N], CRC-32 of the payload.
+    """
+
+    paths: Sequence[str]
+    file: np.ndarray
+    offset: np.ndarray
+    length: np.ndarray
+    checksum: np.ndarray
 
     @classmethod
-    def of(cls, file: int, offset: int, payload: bytes) -> Place:
-        """The place of a payload that has been read."""
-        return cls(file, offset, len(payload), zlib.crc32(payload))
+    def of(cls, paths: Sequence[str], rows: Sequence[tuple[int, int, int, int]]) -> Places:
+        """Args: rows: file, offset, length and checksum of every record."""
+        columns = np.array(rows, np.int64).reshape(-1, 4).T
+        return cls(paths, *(column.astype(dtype) for column, dtype in zip(columns, (np.int32, np.int64, np.int64, np.uint32))))
 
 
-def record_reader(paths: Sequence[str], places: Sequence[Place]) -> Callable[[tf.Tensor], tf.Tensor]:
+_reading = {"in_graph": False}
+
+
+def read_in_graph(wanted: bool) -> None:
+    """Whether records are read by TensorFlow's operations alone, from now on in this process.
+
+    So can machines that run no Python of ours, the hosts of a TPU pod. A record that was replaced by a whole one of the same
+    length is not noticed then, and under TensorFlow's switch for determinism these operations run one after the other.
+    """
+    _reading["in_graph"] = wanted
+
+
+def record_reader(places: Places) -> Callable[[tf.Tensor], tf.Tensor]:
     """A graph function: record number -> its bytes (scalar string); an error if they are not what was there before."""
+    return _graph_reader(places) if _reading["in_graph"] else _python_reader(places)
 
+
+def _python_reader(places: Places) -> Callable[[tf.Tensor], tf.Tensor]:
     def seek(index):
-        place = places[int(index)]
-        with tf.io.gfile.GFile(paths[place.file], "rb") as file:
-            file.seek(place.offset)
-            payload = file.read(place.length)
-        if zlib.crc32(payload) != place.checksum:
-            raise DataError(f"{paths[place.file]} has changed since it was opened: the record at byte {place.offset - 12}")
+        path, offset = places.paths[places.file[index]], int(places.offset[index])
+        with tf.io.gfile.GFile(path, "rb") as file:
+            file.seek(offset)
+            payload = file.read(int(places.length[index]))
+        if zlib.crc32(payload) != places.checksum[index]:
+            raise DataError(f"{path} has changed since it was opened: the record at byte {offset - 12}")
         return payload
 
     def read(index):
         return tf.ensure_shape(tf.numpy_function(seek, [index], tf.string, stateful=False), [])
+
+    return read
+
+
+def _graph_reader(places: Places) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Reads with the checksums that the file itself has."""
+    paths, columns = tf.constant(list(places.paths)), (places.file, places.offset, places.length)
+    tables = [tf.constant(column) for column in columns]
+
+    def read(index):
+        file, offset, length = (tf.gather(table, index) for table in tables)
+        path = tf.gather(paths, file)
+        dataset = tf.raw_ops.TFRecordDatasetV2(
+            filenames=path[None], compression_type="", buffer_size=length + _OVERHEAD, byte_offsets=(offset - 12)[None]
+        )
+        one = {"output_types": [tf.string], "output_shapes": [[]]}
+        dataset = tf.raw_ops.TakeDataset(input_dataset=dataset, count=1, **one)
+        payload = tf.raw_ops.DatasetToSingleElement(dataset=dataset, **one)[0]
+        same = tf.equal(tf.strings.length(payload), tf.cast(length, tf.int32))
+        changed = tf.strings.join([path, " has changed since it was opened: the record at byte ", tf.strings.as_string(offset - 12)])
+        with tf.control_dependencies([tf.debugging.Assert(same, [changed])]):
+            return tf.identity(payload)
 
     return read
 
@@ -137,6 +188,13 @@ def add_mask(example: tf.train.Example, encoded: bytes, names: Sequence[str]) ->
     feature[MASK_NAMES_KEY].bytes_list.value.extend(name.encode() for name in names)
 
 
+def add_class(example: tf.train.Example, category: Category) -> None:
+    """Adds the class of the whole picture, its number and its name, in the keys of ImageNet's TF Examples."""
+    feature = example.features.feature
+    feature[CLASS_KEY].int64_list.value.append(category.id)
+    feature[CLASS_NAME_KEY].bytes_list.value.append(category.name.encode())
+
+
 def write_tfrecords(source: Source, prefix: str, num_shards: int) -> list[str]:
     """Writes a labelled or unlabelled source as `prefix-00000-of-0000N.tfrecord` shards, atomically; classes by their ids.
 
@@ -160,6 +218,8 @@ def write_tfrecords(source: Source, prefix: str, num_shards: int) -> list[str]:
                 record = encode_example(
                     encoded, source.ids[i], os.path.basename(file_name), size, objects, names, numbers
                 )
+                if source.image_classes is not None and source.image_classes[i] >= 0:
+                    add_class(record, source.categories[source.image_classes[i]])
                 if source.read_mask is not None:
                     add_mask(record, encode_class_map(source.read_mask(tf.constant(i, tf.int64)).numpy()), names)
                 writer.write(record.SerializeToString())
@@ -179,14 +239,15 @@ def _encoded(file_name: str, image: tf.Tensor) -> bytes:
 
 def open_tfrecords(
     pattern: str, *, full_check: bool = True, max_pixels: int = 100_000_000, max_skipped_fraction: float = 0.1,
-    labeled: bool = True, masks: bool = False, crowd: str = "ignore",
+    labeled: bool = True, masks: bool = False, classes: bool = False, crowd: str = "ignore",
 ) -> Source:  # fmt: skip
-    """A source over TFRecords of TF Examples with boxes, or with a class map.
+    """A source over TFRecords of TF Examples with boxes, with a class map, or with a class of the whole picture.
 
     Args:
       pattern: a glob, or several joined by "+".
       labeled: False reads pictures alone.
       masks: labels are class maps in place of boxes.
+      classes: labels are classes of whole pictures, where any record has one; else boxes.
       crowd: see `official.data.labels.clean_objects`.
 
     Raises:
@@ -197,17 +258,14 @@ def open_tfrecords(
     paths = sorted(p for part in joined_globs(pattern) for p in tf.io.gfile.glob(part))
     if not paths:
         raise DataError(f"{word}: no file matches")
-    report, places, rows = InputReport(), [], []
-    for number, path in enumerate(paths):
-        for record, (offset, payload) in enumerate(records(path)):
-            row = _parse(payload, path, record, offset)
-            row = _usable(row, full_check, max_pixels, report, masks and labeled)
-            if row is not None:
-                places.append(Place.of(number, offset, payload))
-                rows.append(row)
-    report.check(word, len(rows) + report.skipped_images, max_skipped_fraction)
-    _refuse_repeated([row["id"] for row in rows], word)
-    read_record = record_reader(paths, places)
+    options = {"full_check": full_check, "max_pixels": max_pixels, "masks": masks and labeled}
+    parts = index.of_files("records", paths, options, functools.partial(_columns_of, **options), "reading records")
+    report, found = InputReport(), _joined(parts, paths)
+    for reason, file, image_id in (skip for part in parts for skip in json.loads(bytes(part["skipped"]))):
+        report.skip_image(reason, file, image_id)
+    report.check(word, len(found.ids) + report.skipped_images, max_skipped_fraction)
+    _refuse_repeated(found.ids, word)
+    read_record = record_reader(found.places)
 
     def read_encoded(index):
         spec = {"image/encoded": tf.io.FixedLenFeature([], tf.string)}
@@ -215,17 +273,19 @@ def open_tfrecords(
 
     source = Source(
         word=word,
-        ids=np.array([row["id"] for row in rows]),
-        sizes=np.array([row["size"] for row in rows], np.int32),
-        read_image=image_files.stored_reader(read_encoded, [row["by_pillow"] for row in rows]),
-        file_names=np.array([row["file"] for row in rows]),
+        ids=found.ids,
+        sizes=found.sizes,
+        read_image=image_files.stored_reader(read_encoded, found.by_pillow),
+        file_names=RecordNames(found.places),
         report=report,
     )
     if not labeled:
         return source
     if masks:
-        return source.with_masks(_mask_reader(read_record), _mask_categories(rows, word, report))
-    source = _labelled(source, rows, crowd)
+        return source.with_masks(_mask_reader(read_record), _mask_categories(parts, word, report))
+    if classes and (found.image_class != _NO_CLASS).any():
+        return _classified(source, found)
+    source = _labelled(source, found, crowd)
     report.check_objects(word, max_skipped_fraction)
     return source
 
@@ -246,16 +306,16 @@ def _mask_reader(read_record):
     return read
 
 
-def _mask_categories(rows: list[dict], word: str, report: InputReport) -> list[Category]:
+def _mask_categories(parts: Sequence[index.Columns], word: str, report: InputReport) -> list[Category]:
     """Names from the records, else numbers up to the highest label.
 
     Raises:
       DataError: see `note_classes`; records that name the classes differently.
     """
-    named = {tuple(row["mask_names"]) for row in rows if row["mask_names"]}
+    named = {tuple(names) for part in parts for names in json.loads(bytes(part["mask_names"]))}
     if len(named) > 1:
         raise DataError(f"{word}: its records name the classes of masks differently: {shown(sorted(named), 2)}")
-    names = note_classes(word, sum(row["present"] for row in rows), next(iter(named), None), report)
+    names = note_classes(word, sum(part["present"] for part in parts), next(iter(named), None), report)
     return [Category(i, name) for i, name in enumerate(names)]
 
 
@@ -301,6 +361,8 @@ def _parse(payload: bytes, path: str, number: int, offset: int) -> dict:
         "mask_names": texts(MASK_NAMES_KEY),
         "id": (texts("image/source_id") or [""])[0] or str(int(hashlib.sha256(payload).hexdigest()[:15], 16)),
         "file": f"{path}@{offset}",
+        "class": (column(CLASS_KEY, "int64_list") or [_NO_CLASS])[0],
+        "class_text": (texts(CLASS_NAME_KEY) or [""])[0],
         "corners": np.array(corners, np.float64).T.reshape(-1, 4),
         "labels": labels,
         **columns,
@@ -324,29 +386,136 @@ def _usable(row: dict, full_check: bool, max_pixels: int, report: InputReport, m
     return row
 
 
-def _refuse_repeated(ids: Sequence[str], word: str) -> None:
-    repeated = [i for i, n in collections.Counter(ids).items() if n > 1]
-    if repeated:
+def _refuse_repeated(ids: np.ndarray, word: str) -> None:
+    if len(np.unique(ids)) < len(ids):
+        repeated = [i for i, n in collections.Counter(ids.tolist()).items() if n > 1]
         raise DataError(f"{word}: image id {shown(repeated)} occurs more than once")
 
 
-def _labelled(source: Source, rows: list[dict], crowd: str) -> Source:
-    names = _class_texts(rows, source.word)
-    order = sorted(names)
-    sizes = np.array([row["size"] for row in rows], np.float64).reshape(-1, 2)
+# --- columns ----------------------------------------------------------------------------------------
+
+
+def _columns_of(path: str, progress: Callable[[int], None], *, full_check: bool, max_pixels: int, masks: bool) -> index.Columns:
+    """What the index keeps of one file: its usable records in columns, and what was left out."""
+    report, rows, places = InputReport(), [], []
+    report.MAX_ENTRIES = sys.maxsize  # each is told again when the index is read
+    for number, (offset, payload) in enumerate(records(path)):
+        row = _usable(_parse(payload, path, number, offset), full_check, max_pixels, report, masks)
+        if row is not None:
+            rows.append(row)
+            places.append((0, offset, len(payload), zlib.crc32(payload)))
+        progress(len(payload) + _OVERHEAD)
     counts = [len(row["labels"]) for row in rows]
-    images = np.repeat(np.arange(len(rows)), counts)
-    corners = np.concatenate([row["corners"] for row in rows]).reshape(-1, 4)
+    named = dict.fromkeys(text for row in rows for text in (*row["texts"], row["class_text"]))
+    names = {text: i for i, text in enumerate(named)}
+    where = Places.of([path], places)
+    nothing = np.zeros([0, 4])
+    skipped = [(entry["reason"], entry["file"], entry["image_id"]) for entry in report.entries]
+    mask_names = sorted({tuple(row["mask_names"]) for row in rows if row["mask_names"]})
+
+    def column(values, dtype):
+        return np.array([value for row in values for value in row], dtype)
+
+    return {
+        **{name: getattr(where, name) for name in ("offset", "length", "checksum")},
+        "ids": index.texts([row["id"] for row in rows]),
+        "sizes": np.array([row["size"] for row in rows], np.int32).reshape(-1, 2),
+        "by_pillow": np.array([row["by_pillow"] for row in rows], bool),
+        "counts": np.array(counts, np.int64),
+        "corners": np.concatenate([nothing, *(row["corners"] for row in rows)]).astype(np.float32),
+        "labels": column((row["labels"] for row in rows), np.int64),
+        "crowd": column((_marks(row) for row in rows), bool),
+        "area": column((row["area"] or [np.nan] * n for row, n in zip(rows, counts)), np.float32),
+        "has_area": np.array([bool(row["area"]) for row in rows], bool),
+        "scores": column((row["scores"] or [1.0] * n for row, n in zip(rows, counts)), np.float32),
+        "texts": column(([names[text] for text in row["texts"]] for row in rows), np.int32),
+        "image_class": np.array([row["class"] for row in rows], np.int64),
+        "image_text": np.array([names[row["class_text"]] for row in rows], np.int32),
+        "names": _json_column(list(names)),
+        "mask_names": _json_column(mask_names),
+        "present": sum((row["present"] for row in rows), np.zeros(256, np.int64)) if masks else np.zeros(0, np.int64),
+        "skipped": _json_column(skipped),
+    }
+
+
+def _json_column(value) -> np.ndarray:
+    return np.frombuffer(json.dumps(value).encode(), np.uint8)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Found:
+    """The usable records of all files; see `_columns_of` and, of objects, `RawObjects`."""
+
+    places: Places
+    ids: np.ndarray
+    sizes: np.ndarray
+    by_pillow: np.ndarray
+    counts: np.ndarray
+    corners: np.ndarray
+    labels: np.ndarray
+    crowd: np.ndarray
+    area: np.ndarray
+    has_area: np.ndarray
+    scores: np.ndarray
+    texts: np.ndarray
+    image_class: np.ndarray
+    image_text: np.ndarray
+    names: list[str]
+
+
+def _joined(parts: Sequence[index.Columns], paths: Sequence[str]) -> _Found:
+    columns = {field.name: [part[field.name] for part in parts] for field in dataclasses.fields(_Found) if field.name != "places"}
+    names: dict[str, int] = {}
+    for number, own in enumerate(columns.pop("names")):
+        place = np.array([names.setdefault(name, len(names)) for name in json.loads(bytes(own))], np.int32)
+        for name in ("texts", "image_text"):
+            columns[name][number] = place[columns[name][number]]
+    whole = {name: np.concatenate(values) for name, values in columns.items()}
+    whole["ids"] = index.as_text(whole["ids"])
+    file = np.repeat(np.arange(len(parts), dtype=np.int32), [len(part["offset"]) for part in parts])
+    where = [np.concatenate([part[name] for part in parts]) for name in ("offset", "length", "checksum")]
+    return _Found(places=Places(paths, file, *where), names=list(names), **whole)
+
+
+class RecordNames(collections.abc.Sequence):
+    """What each record is called in lists and messages, FILE@OFFSET, spelled out where it is asked for."""
+
+    def __init__(self, places: Places):
+        self.places = places
+
+    def __len__(self) -> int:
+        return len(self.places.file)
+
+    def __getitem__(self, index):
+        """The name of one record, or the names of those that an array or a slice chooses."""
+        file, offset = self.places.file[index], self.places.offset[index]
+        if np.ndim(file) == 0:
+            return f"{self.places.paths[file]}@{offset}"
+        columns = {name: getattr(self.places, name)[index] for name in ("length", "checksum")}
+        return RecordNames(dataclasses.replace(self.places, file=file, offset=offset, **columns))
+
+    def __array__(self, dtype=None):
+        return np.array(list(self), dtype or str)
+
+    def tolist(self) -> list[str]:
+        """All of them."""
+        return list(self)
+
+
+def _labelled(source: Source, found: _Found, crowd: str) -> Source:
+    images = np.repeat(np.arange(len(source)), found.counts)
+    names = _class_texts(found.labels, found.texts, images, found.names, source)
+    order = sorted(names)
     raw = RawObjects(
         images=images,
-        boxes=corners * np.tile(sizes[images], 2),
-        classes=[label for row in rows for label in row["labels"]],
+        boxes=found.corners.astype(np.float64) * np.tile(found.sizes.astype(np.float64), 2)[images],
+        classes=found.labels,
         box_format="yxyx",
-        crowd=[bool(marks) for row in rows for marks in _marks(row)],
-        area=[v for row, n in zip(rows, counts) for v in row["area"]] if all(r["area"] for r in rows if r["labels"]) else None,
-        scores=[v for row, n in zip(rows, counts) for v in row["scores"] or [1.0] * n],
+        crowd=found.crowd.tolist(),
+        area=found.area.astype(np.float64).tolist() if (found.has_area | (found.counts == 0)).all() else None,
+        scores=found.scores.astype(np.float64).tolist(),
     )
-    table = ImageTable(source.ids.tolist(), source.file_names.tolist(), source.sizes)
+    table = ImageTable(source.ids, source.file_names, source.sizes)
     annotations, _ = clean_objects(
         raw, table, {str(label): i for i, label in enumerate(order)}, source.report, crowd=crowd
     )
@@ -361,23 +530,38 @@ def _marks(row: dict) -> list[bool]:
     return [any(marks) for marks in zip(*kinds)] if kinds else [False] * len(row["labels"])
 
 
-def _class_texts(rows: list[dict], word: str) -> dict[int, str]:
+def _classified(source: Source, found: _Found) -> Source:
+    known = found.image_class != _NO_CLASS
+    names = _class_texts(found.image_class[known], found.image_text[known], np.flatnonzero(known), found.names, source)
+    order = np.array(sorted(names), np.int64)
+    places = np.where(known, np.searchsorted(order, found.image_class), -1)
+    return source.with_classes(places, [Category(int(label), names[label] or str(label)) for label in order.tolist()])
+
+
+def _class_texts(
+    labels: np.ndarray, texts: np.ndarray, images: np.ndarray, texts_of: Sequence[str], source: Source
+) -> dict[int, str]:  # fmt: skip
     """Name by number of every class.
+
+    Args:
+      labels, texts, images: int [N], of every object its number, its text (an index into `texts_of`) and its image.
 
     Raises:
       DataError: one number with two names, or one name with two numbers: files of two label maps joined.
     """
     names: dict[int, str] = {}
     numbers: dict[str, int] = {}
-    for row in rows:
-        for label, text in zip(row["labels"], row["texts"]):
-            before = names.get(label) or text
-            if text and (before != text or numbers.get(text, label) != label):
-                raise DataError(
-                    f"{word}: {row['file']} says class {label} is {text!r}, but before that {label} was {before!r} and "
-                    f"{text!r} was {numbers.get(text, label)}: files of two label maps were joined"
-                )
-            names[label] = before
-            if text:
-                numbers[text] = label
+    _, first = np.unique(np.stack([labels, texts], axis=1), axis=0, return_index=True)
+    for row in np.sort(first):  # a pair that comes again says nothing new
+        label, text = int(labels[row]), texts_of[texts[row]]
+        before = names.get(label) or text
+        if text and (before != text or numbers.get(text, label) != label):
+            file = source.file_names[images[row]]
+            raise DataError(
+                f"{source.word}: {file} says class {label} is {text!r}, but before that {label} was {before!r} and "
+                f"{text!r} was {numbers.get(text, label)}: files of two label maps were joined"
+            )
+        names[label] = before
+        if text:
+            numbers[text] = label
     return names

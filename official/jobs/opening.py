@@ -14,7 +14,7 @@ from official.data import holdout
 from official.data.image_folder import open_folder
 from official.data.input_report import DataError, InputReport, UnusableData
 from official.data.labels import require_objects
-from official.data.source import Source, labeled_subset, listed_subset
+from official.data.source import Source, labeled_subset, listed_subset, needs_python
 from official.data.sources import ReadOptions, open_source
 from official.data.text_lists import read_id_list
 from official.experiment import Experiment, Runtime
@@ -24,7 +24,7 @@ from official.screen import note
 from official.tasks.registry import TASKS
 from official.tasks.task import Task
 from official.trained_model import TrainedModel, adopted
-from official.training.distribution import is_chief_process, local_strategy, set_up_runtime
+from official.training.distribution import is_chief_process, local_strategy, remote_hosts, set_up_runtime
 from official.training.loading import find_model, load_model
 from official.training.recovery import last_checkpoint
 from official.training.run_folder import RunFolder
@@ -43,8 +43,15 @@ def read_options(experiment: Experiment, label_kind: str = "") -> ReadOptions:
         crowd=data.crowd,
         stated_size=data.stated_size,
         classes_file=_classes_file(experiment),
+        index_dir=index_folder(experiment),
         label_kind=label_kind or TASKS[experiment.model.task].label_kind,
     )
+
+
+def index_folder(experiment: Experiment) -> str:
+    """Where indexes of data sets are kept: --index_dir, or else in the run folder."""
+    run = experiment.runtime.model_dir
+    return experiment.data.index_dir or (os.path.join(run, "data", "index") if run else "")
 
 
 @contextlib.contextmanager
@@ -110,6 +117,11 @@ def opened(
         options = dataclasses.replace(options, split="val" if role == "eval" else options.split)
         source = open_source(word, options, labeled=labeled)
         reports[role] = source.report
+    if remote_hosts(experiment.runtime) and needs_python(source):
+        raise DataError(
+            f"{word}: its images or masks are read by Python, which the hosts of --tpu={experiment.runtime.tpu} cannot run; write "
+            "it with --job=write_tfrecords --output=gs://BUCKET/FOLDER, and give tfrecord:gs://BUCKET/FOLDER/data-* (docs/tpu.md)"
+        )
     return source
 
 

@@ -3,6 +3,9 @@
 keras-cv's decoder runs a padded NMS over every anchor of every image, which costs seconds at 640
 pixels; here only the best candidates of each level reach the NMS. The same code serves labelling,
 evaluation and export.
+
+TensorFlow's op of (Soft-)NMS has no kernel under XLA, and the one that has (NonMaxSuppressionV4) knows no Soft-NMS and
+compares all candidates with all. On TPUs the same greedy choice is therefore made by a loop of plain operations, see `static`.
 """
 
 from __future__ import annotations
@@ -28,6 +31,8 @@ class DetectionDecoder:
       top_k: candidates per level before NMS, over all classes.
       legacy_size: above 0, boxes are decoded as in the original (`decode_boxes`) and cut off at legacy_size - 1,
         the last pixel of the network's input; it must be the side of that.
+      static: suppresses by operations that XLA has, of static shapes, in place of TensorFlow's op, for TPUs: the same boxes in
+        the same order, by max_detections steps over all candidates.
       bounding_box_format: of the boxes returned; keras-cv asks its decoders for it.
     """
 
@@ -37,6 +42,7 @@ class DetectionDecoder:
     max_detections: int = 100
     top_k: int = 1000
     legacy_size: int = 0
+    static: bool = False
     bounding_box_format: str = "yxyx"
 
     def __call__(
@@ -53,11 +59,13 @@ class DetectionDecoder:
           "boxes" float32 [B, D, 4] yxyx pixels, "scores" float32 [B, D] descending, "classes"
           int32 [B, D] (-1 beyond the count), "count" int32 [B]; D = max_detections.
         """
-        found = tf.map_fn(
-            lambda image: self._suppress(*image),
-            self._candidates(outputs, anchors, extents),
-            fn_output_signature=(tf.float32, tf.float32, tf.int32, tf.int32),
-        )
+        candidates = self._candidates(outputs, anchors, extents)
+        if self.static:
+            found = self._suppress_by_steps(*candidates)
+        else:
+            found = tf.map_fn(
+                lambda image: self._suppress(*image), candidates, fn_output_signature=(tf.float32, tf.float32, tf.int32, tf.int32)
+            )
         return dict(zip(("boxes", "scores", "classes", "count"), found))
 
     def single(self, outputs, anchors, extents) -> dict[str, tf.Tensor]:
@@ -111,6 +119,52 @@ class DetectionDecoder:
             tf.where(real, tf.gather(classes, picked), -1),
             count,
         )
+
+
+    def _suppress_by_steps(self, boxes, scores, classes):
+        """`_suppress` of a batch, boxes [B, K, 4]: each step takes the best candidate left, the first of equals, and weakens
+        or removes those that it covers."""
+        shifted = boxes + tf.cast(classes, tf.float32)[..., None] * (tf.reduce_max(boxes, axis=[1, 2], keepdims=True) + 1.0)
+        places, rows = tf.range(boxes.shape[1])[None], tf.range(self.max_detections)[None]
+
+        def step(number, left, picked, kept):
+            best = tf.argmax(left, axis=1, output_type=tf.int32)
+            score = tf.gather(left, best, batch_dims=1)
+            iou = _iou(tf.gather(shifted, best, batch_dims=1)[:, None], shifted)
+            left = self._weakened(left, iou)
+            left = tf.where(places == best[:, None], _GONE, tf.where(left > self.score_threshold, left, _GONE))
+            here = rows == number
+            return number + 1, left, tf.where(here, best[:, None], picked), tf.where(here, score[:, None], kept)
+
+        nothing = tf.zeros_like(scores[:, :1]) + tf.zeros([self.max_detections])
+        first = (0, tf.where(scores > self.score_threshold, scores, _GONE), tf.cast(nothing, tf.int32), nothing)
+        found = tf.while_loop(lambda number, *_: number < self.max_detections, step, first)
+        picked, kept = found[2:]
+        real = kept > self.score_threshold
+        return (
+            tf.where(real[..., None], tf.gather(boxes, picked, batch_dims=1), 0.0),
+            tf.where(real, kept, 0.0),
+            tf.where(real, tf.gather(classes, picked, batch_dims=1), -1),
+            tf.reduce_sum(tf.cast(real, tf.int32), axis=1),
+        )
+
+    def _weakened(self, scores, iou):
+        """What a kept box leaves of the scores of others that it covers so much."""
+        if self.soft_nms_sigma > 0.0:
+            return scores * tf.exp(-0.5 / self.soft_nms_sigma * iou * iou)
+        return tf.where(iou > self.nms_iou_threshold, _GONE, scores)
+
+
+_GONE = -1.0  # the score of a candidate that has been taken or suppressed
+
+
+def _iou(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+    """Intersection over union as TensorFlow's NMS computes it, yxyx [..., 4] with corners in order; 0 where one is empty."""
+    sides = tf.maximum(tf.minimum(a[..., 2:], b[..., 2:]) - tf.maximum(a[..., :2], b[..., :2]), 0.0)
+    common = sides[..., 0] * sides[..., 1]
+    areas = [(x[..., 2] - x[..., 0]) * (x[..., 3] - x[..., 1]) for x in (a, b)]
+    full = (areas[0] > 0.0) & (areas[1] > 0.0)
+    return tf.where(full, common / tf.where(full, areas[0] + areas[1] - common, 1.0), 0.0)
 
 
 def _has_area(boxes: tf.Tensor) -> tf.Tensor:

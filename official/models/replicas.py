@@ -7,6 +7,11 @@ from typing import Any, Callable
 import tensorflow as tf
 
 
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What every program of evaluation and labelling is compiled by; on TPUs XLA compiles what the strategy runs inside."""
+    return tf.function(function, reduce_retracing=True, autograph=False)
+
+
 def spread(model: tf.keras.Model, function: Callable[..., Any]) -> Callable[..., Any]:
     """Compiles a function that calls the model, and shares every batch among the model's replicas.
 
@@ -20,9 +25,9 @@ def spread(model: tf.keras.Model, function: Callable[..., Any]) -> Callable[...,
     strategy = model.distribute_strategy
     replicas = strategy.num_replicas_in_sync
     if replicas == 1:
-        return tf.function(function, reduce_retracing=True, autograph=False)
+        return compiled(function)
 
-    @tf.function(reduce_retracing=True, autograph=False)
+    @compiled
     def on_replicas(values):
         return strategy.run(lambda parts: function(*parts), args=(values,))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import zlib
 from typing import Any, Iterator, Sequence
 
 import numpy as np
@@ -16,7 +17,9 @@ import tensorflow as tf
 from official.data.coco import to_coco
 from official.data.mask_files import SCORE_LEVELS, encode_class_map, read_class_map, stored_limit
 from official.data.source import Annotations, DataError, Source
-from official.data.tfrecord import MASK_KEY, Place, add_mask, encode_example, record_reader, records
+from official.data.tfrecord import (
+    CLASS_KEY, CLASS_NAME_KEY, MASK_KEY, Places, add_mask, encode_example, record_reader, records,
+)  # fmt: skip
 from official.evaluation.drawing import VOC_PALETTE
 from official.experiment import PseudoLabels
 from official.files import output_names, write_bytes, write_json
@@ -24,7 +27,6 @@ from official.self_training.label_columns import BoxColumns, batches, joined, pl
 
 SCORE_BINS = 20
 SCORE_KEY = "image/segmentation/score/encoded"
-CLASS_KEY, CLASS_NAME_KEY = "image/class/label", "image/class/text"
 CLASS_SCORE_KEY, PROBABILITIES_KEY = "image/class/score", "image/class/probabilities"
 
 
@@ -209,12 +211,12 @@ class MaskLabels(_Labels):
         for number, path in enumerate(paths):
             for offset, record in records(path):
                 row = self.parse(record)
-                found[row["id"]] = Place.of(number, offset, record)
+                found[row["id"]] = (number, offset, len(record), zlib.crc32(record))
                 counts = np.bincount(row["mask"][row["score"] >= stored[row["mask"]]], minlength=len(limits))
                 sure[row["id"]] = counts.any()
                 pixels, sure_pixels = pixels + row["mask"].size, sure_pixels + counts
         _refuse_missing(store.folder, [i for i in source.ids if i not in found])
-        read_record = record_reader(paths, [found[i] for i in source.ids])
+        read_record = record_reader(Places.of(paths, [found[i] for i in source.ids]))
         any_sure = np.array([sure[i] for i in source.ids])
         labelled = source.with_masks(_mask_reader(read_record, source.sizes, stored), store.categories())
         numbers = {"images_with_labels": int(any_sure.sum()), "labelled_pixels": round(int(sure_pixels.sum()) / max(1, pixels), 4)}

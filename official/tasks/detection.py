@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 from typing import Any, Iterable, Iterator
@@ -73,6 +74,7 @@ class DetectionTask(Task):
             max_detections=options.max_detections,
             top_k=options.pre_nms_top_k,
             legacy_size=self.experiment.model.image_size if options.legacy_decoding else 0,
+            static=bool(self.experiment.runtime.tpu),
         )
 
     # --- training --------------------------------------------------------------------------------
@@ -174,7 +176,7 @@ class DetectionTask(Task):
             model,
             folder,
             [category.name for category in self.categories],
-            self.decoder(self.experiment.decoding.eval_score_threshold),
+            dataclasses.replace(self.decoder(self.experiment.decoding.eval_score_threshold), static=False),
             legacy_resize=self.experiment.data.legacy_resize,
             tflite=self.experiment.handover.tflite,
         )

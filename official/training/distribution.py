@@ -10,6 +10,7 @@ from typing import Callable
 import tensorflow as tf
 
 from official.data.pipeline import Worker
+from official.data.tfrecord import read_in_graph
 from official.errors import FlagError
 from official.experiment import Runtime
 
@@ -17,14 +18,20 @@ from official.experiment import Runtime
 def set_up_runtime(options: Runtime) -> None:
     """Seeds, determinism and precision; call once, before anything is built.
 
-    Under --xla TensorFlow's determinism switch stays off: it does not make XLA's kernels another
-    thing, it only refuses some of them (the gradient of max pooling).
+    Under --xla, and on TPUs, TensorFlow's determinism switch stays off: it does not make XLA's kernels
+    another thing, it only refuses some of them (the gradient of max pooling), and has records read one after the other.
     """
     tf.keras.utils.set_random_seed(options.seed)
-    if options.deterministic and not options.xla:
+    read_in_graph(remote_hosts(options))
+    if options.deterministic and not options.xla and not options.tpu:
         tf.config.experimental.enable_op_determinism()
     names = {"bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
     tf.keras.mixed_precision.set_global_policy(names.get(options.precision, "float32"))
+
+
+def remote_hosts(options: Runtime) -> bool:
+    """Whether input is prepared on machines that run no Python of ours: the hosts of a TPU that is not this machine's own."""
+    return options.tpu not in ("", "local")
 
 
 def build_strategy(options: Runtime) -> tf.distribute.Strategy:

@@ -1,5 +1,7 @@
 """Post-processing against a plain NumPy implementation over all anchors."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -102,6 +104,31 @@ def test_soft_nms_decays_instead_of_dropping():
     assert int(found["count"][0]) == 4
     np.testing.assert_allclose(found["boxes"][0, :4], [first, apart, left, wide], atol=1e-4)
     np.testing.assert_allclose(found["scores"][0, :4], [0.9, 0.5, 0.39554, 0.23697], atol=1e-5)
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.3])
+@pytest.mark.parametrize("by_xla", [False, True])
+def test_what_a_tpu_runs_is_the_same(outputs, sigma, by_xla):
+    """The steps of plain operations choose what TensorFlow's op does, in its order.
+
+    Also of candidates with equal scores, but under XLA, whose top_k takes those as it likes.
+    """
+    levels, raw = outputs
+    if not by_xla:
+        raw = {**raw, "classification": tf.round(raw["classification"])}
+    extents = tf.constant([[64.0, 64.0], [40.0, 64.0]])
+    decoder = DetectionDecoder(score_threshold=0.2, max_detections=60, soft_nms_sigma=sigma, top_k=300)
+    expected = decoder(raw, levels, extents)
+    static = dataclasses.replace(decoder, static=True)
+    run = tf.function(lambda *values: static(values[0], levels, values[1]), jit_compile=by_xla, autograph=False)
+    found = run(raw, extents)
+    assert found["boxes"].shape == (2, 60, 4) and 20 < int(expected["count"][1])
+    for name in ("count", "classes"):
+        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+    np.testing.assert_allclose(found["scores"], expected["scores"], rtol=1e-4)
+    np.testing.assert_allclose(found["boxes"], expected["boxes"], atol=1e-4)
+    none = {**raw, "classification": tf.fill(raw["classification"].shape, -20.0)}
+    assert run(none, extents)["count"].numpy().tolist() == [0, 0]
 
 
 def test_nothing_above_the_threshold(outputs):

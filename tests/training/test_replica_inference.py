@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from official.models import replicas
 from official.models.replicas import spread
 from official.tasks.registry import build_task
 from official.training.distribution import judging_scope
@@ -59,6 +60,44 @@ def test_labels(models):
             assert (a["mask"] == b["mask"]).mean() > 0.999
         else:
             same(a, b)
+
+
+def test_every_program_of_a_tpu_compiles(models, monkeypatch, tmp_path):
+    """Evaluation and labelling with XLA for all that a TPU would run give what they give without; shapes are static."""
+    task, one, _, source = models
+    shapes = []
+
+    def by_xla(function):
+        def noting(*tensors):
+            shapes.extend(tensor.shape for tensor in tensors)
+            return function(*tensors)
+
+        return tf.function(noting, jit_compile=True, autograph=False)
+
+    on_tpu = build_task(task.experiment.with_flags({"tpu": "local"}), task.categories)
+    metrics = task.evaluate(one, source, str(tmp_path / "a"))
+    labels = list(task.label(one, source.without_labels(), 1, 5)) if task.name in tiny.SELF_TRAINED else []
+    monkeypatch.setattr(replicas, "compiled", by_xla)
+    for kept in ("_functions", "_detection_functions"):
+        monkeypatch.delitem(one.__dict__, kept, raising=False)
+    same(on_tpu.evaluate(one, source, str(tmp_path / "b")), metrics)
+    for a, b in zip(on_tpu.label(one, source.without_labels(), 1, 5) if labels else (), labels):
+        if task.name == "segmentation":
+            assert (a["mask"] == b["mask"]).mean() > 0.999
+        else:
+            same(a, b)
+    assert shapes and all(shape.is_fully_defined() for shape in shapes)
+
+
+@pytest.mark.parametrize("name", tuple(tiny.TASKS))
+def test_batches_are_numbers_of_static_shapes(name):
+    """No text reaches a step: a TPU has no strings."""
+    source = tiny.scenes_source(task=name)
+    task = build_task(tiny.experiment(task=name), source.categories)
+    spec = task.training_dataset(source, batch_size=8, replica_batch_size=4, seed=0, stream="human").element_spec
+    for tensor in tf.nest.flatten(spec):
+        assert tensor.dtype.is_floating or tensor.dtype.is_integer
+        assert tensor.shape.is_fully_defined() and tensor.shape[0] == 4
 
 
 def test_the_rows_come_back_in_order():
