@@ -135,7 +135,7 @@ def test_evaluate_again_gives_the_same_numbers(finished):
     assert teacher["weights_sha256"] == summary["teacher"]["weights_sha256"]
 
 
-def test_evaluate_existing_detections(finished, tmp_path):
+def test_evaluate_existing_detections(finished, tmp_path, capsys):
     folder, _, summary = finished
     files = folder / "student" / "evaluation"
     result = jobs.run(
@@ -148,9 +148,12 @@ def test_evaluate_existing_detections(finished, tmp_path):
     )
     assert result["evaluation"]["coco_stats"] == pytest.approx(summary["student"]["coco_stats"], abs=1e-12)
     assert json.load(open(tmp_path / "summary.json"))["job"] == "evaluate"
+    first, *rows = capsys.readouterr().out.splitlines()
+    assert json.loads(first)["AP"] == pytest.approx(summary["student"]["AP"], abs=1e-4)
+    assert {row.split()[0]: float(row.split()[1].replace("-", "-1")) for row in rows} == pytest.approx(summary["student"]["per_class"], abs=1e-3)
 
 
-def test_predict_on_a_folder(finished, tmp_path):
+def test_predict_on_a_folder(finished, tmp_path, capsys):
     _, experiment, _ = finished
     pictures = tmp_path / "pictures" / "deeper"
     pictures.mkdir(parents=True)
@@ -169,6 +172,16 @@ def test_predict_on_a_folder(finished, tmp_path):
         limit = ((64, 64), (40, 90))[result["image_id"] - 1]
         assert x >= 0 and y >= 0 and x + width <= limit[1] + 1e-3 and y + height <= limit[0] + 1e-3
     assert sorted(os.listdir(tmp_path / "out" / "drawn" / "deeper")) == ["0.jpg", "1.jpg"]
+    whole = json.load(open(tmp_path / "out" / "coco.json"))
+    assert [image["file_name"] for image in whole["images"]] == ["deeper/0.png", "deeper/1.png"] and len(whole["categories"]) == 5
+    columns = [[(a["image_id"], a["category_id"], a["bbox"], a["score"]) for a in rows] for rows in (whole["annotations"], results)]
+    assert columns[0] == columns[1]
+    numbers, names = summary["predictions"], {c["id"]: c["name"] for c in whole["categories"]}
+    for name in names.values():
+        own = [a["image_id"] for a in whole["annotations"] if names[a["category_id"]] == name]
+        assert (numbers["boxes_per_class"][name], numbers["images_per_class"][name]) == (len(own), len(set(own)))
+    printed = capsys.readouterr().out
+    assert f"2 images, {len(results)} boxes\n" in printed and f"coco.json, detections.json, drawn, images.json in {tmp_path / 'out'}\n" in printed
     assert sum(summary["skipped_inputs"]["images"].values()) == 1
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from typing import Any
+from typing import Any, Mapping, Sequence
 
 from official.errors import FlagError
 from official.data.source import Category, DataError
@@ -96,7 +96,7 @@ def evaluate(experiment: Experiment) -> dict[str, Any]:
         raise DataError("--eval_data is needed")
     with timed(folder, "evaluate"), naming_unreadable(source):
         metrics = task.evaluate(model, source, os.path.join(folder.path, "evaluation"), "evaluating")
-    print(json.dumps({name: round(metrics[name], 4) for name in task.metrics}))
+    print(_scores(metrics, task.metrics))
     summary = folder.summarize(
         {
             "evaluation": metrics,
@@ -121,12 +121,32 @@ def _evaluate_files(experiment: Experiment) -> dict[str, Any]:
             max_skipped_fraction=experiment.data.max_skipped_fraction, crowd=experiment.data.crowd, reports=reports,
         )  # fmt: skip
     metrics = coco_metrics.score(truth, found, handover.iou_type)
-    print(json.dumps({name: round(metrics[name], 4) for name in coco_metrics.STATS[:6]}))
+    print(_scores(metrics, coco_metrics.STATS[:6]))
     skipped = {role: dict(report.counts) for role, report in reports.items()}
     summary = folder.summarize({"evaluation": metrics, "skipped_inputs": skipped})
     task = DetectionTask(experiment, tuple(Category(c["id"], str(c.get("name", c["id"]))) for c in truth["categories"]))
     note(report_evaluation(folder, task, summary, judged=lambda: JudgedBoxes(truth, found, handover.iou_type)))
     return summary
+
+
+def _scores(metrics: Mapping[str, Any], names: Sequence[str]) -> str:
+    """An evaluation as text: a line of JSON, and the first metric of every class ("-": no such object was there)."""
+    lines = [json.dumps({name: round(metrics[name], 4) for name in names})]
+    per_class = metrics.get("per_class", {})
+    width = max(map(len, per_class), default=0)
+    return "\n".join(lines + [f"{name:<{width}}  {'-' if value < 0 else f'{value:.3f}'}" for name, value in per_class.items()])
+
+
+def _found(images: int, numbers: Mapping[str, Any], output: str) -> str:
+    """Predictions as text: what was found of every class, and where it lies."""
+    tables = {name: values for name, values in numbers.items() if isinstance(values, dict)}
+    names = list(next(iter(tables.values()), {}))
+    width = max(map(len, names), default=0)
+    lines = [f"{images} images" + "".join(f", {value} {name}" for name, value in numbers.items() if name not in tables)]
+    heads = [name.removesuffix("_per_class") for name in tables]
+    lines.append(f"{'':<{width}}" + "".join(f"{head:>10}" for head in heads))
+    lines += [f"{name:<{width}}" + "".join(f"{values[name]:>10}" for values in tables.values()) for name in names]
+    return "\n".join([*lines, f"{', '.join(sorted(os.listdir(output)))} in {output}"])
 
 
 def predict(experiment: Experiment) -> dict[str, Any]:
@@ -140,7 +160,7 @@ def predict(experiment: Experiment) -> dict[str, Any]:
     with timed(folder, "predict"), naming_unreadable(source):
         found = counted(task.predict(model, source, 0, len(source)), "predicting", len(source), "images")
         numbers = task.write_predictions(source, found, output)
-    print(f"{len(source)} images: {numbers}; {output}")
+    print(_found(len(source), numbers, output))
     content = {"images": len(source), **numbers, "output": output, "checkpoint": trained.path}
     return folder.summarize({"predictions": content, "skipped_inputs": {"images": dict(source.report.counts)}})
 

@@ -70,6 +70,8 @@ class LabelStore:
           LabelError: not a label store, or of another format.
         """
         plan = read_json(os.path.join(self.folder, PLAN))
+        if not plan and not os.path.isdir(os.path.dirname(os.path.abspath(self.folder))):
+            raise LabelError(f"no such run folder: {os.path.dirname(os.path.abspath(self.folder))}")
         if not plan:
             raise LabelError(f"{self.folder} is not a label store: it has no {PLAN}")
         if plan["format_version"] != FORMAT_VERSION:
@@ -223,8 +225,12 @@ class LabelStore:
             lines.append(f"  {low:.1f}-{low + 0.1:.1f}  {count}")
         for share in (0.01, 0.1, 0.5):
             value = best[min(len(best) - 1, max(0, int(np.ceil(share * len(best))) - 1))]
-            lines.append(f"a threshold of {value:.3f} would keep a {what} in {share:.0%} of the pictures")
-        lines.append("Train the teacher longer, or lower --score_threshold.")
+            if value > 0.0:
+                lines.append(f"a threshold of {value:.3f} would keep a {what} in {share:.0%} of the pictures")
+            else:
+                lines.append(f"no threshold would keep a {what} in {share:.0%} of the pictures: none stored in so many")
+        remedy = ", or lower --score_threshold" if best[0] > 0.0 else f" (none is stored at all: --score_floor={self.plan()['flags']['score_floor']})"
+        lines.append(f"Train the teacher longer{remedy}.")
         return "\n".join(lines)
 
 

@@ -13,7 +13,8 @@ import tensorflow as tf
 from losses.box import huber_loss
 from losses.focal import focal_loss
 from official.data import pipeline
-from official.data.source import Category, Source
+from official.data.coco import to_coco
+from official.data.source import Annotations, Category, Source
 from official.evaluation import coco_metrics, drawing
 from official.experiment import Experiment
 from official.export.detector import export_detector
@@ -159,7 +160,10 @@ class DetectionTask(Task):
         return self.predictions(model, source, first, last, self.experiment.decoding.eval_score_threshold)
 
     def write_predictions(self, source: Source, found: Iterable[dict], output: str) -> dict[str, Any]:
-        """`detections.json` (COCO results), `images.json` (what its ids mean) and `drawn/`."""
+        """`detections.json` (COCO results), `images.json` (what its ids mean), both in one `coco.json` with the classes, and `drawn/`.
+
+        File names in `coco.json` are relative to the folder of images, boxes have scores.
+        """
         kept, names = [], output_names(source.ids, ".jpg")
         for i, objects in enumerate(found):
             image = source.read_image(tf.constant(i, tf.int64)).numpy()
@@ -167,9 +171,17 @@ class DetectionTask(Task):
             kept.append(objects)
         results = coco_metrics.results(source, kept)
         images = [{"id": i, "file_name": str(n)} for i, n in zip(source.coco_image_ids(), source.ids)]
-        for name, content in (("detections", results), ("images", images)):
+        labelled = source.with_annotations(Annotations.from_images(kept), self.categories)
+        coco = to_coco(dataclasses.replace(labelled, file_names=None), with_scores=True)
+        for name, content in (("detections", results), ("images", images), ("coco", coco)):
             write_json(os.path.join(output, f"{name}.json"), content, compact=True)
-        return {"boxes": len(results)}
+        columns = labelled.annotations
+        places = np.unique(np.stack([np.repeat(np.arange(len(source)), columns.counts()), columns.classes]), axis=1)[1]
+        return {"boxes": len(results), "boxes_per_class": self._per_class(columns.classes), "images_per_class": self._per_class(places)}
+
+    def _per_class(self, classes: np.ndarray) -> dict[str, int]:
+        counts = np.bincount(classes.astype(int), minlength=len(self.categories))
+        return {category.name: int(count) for category, count in zip(self.categories, counts)}
 
     def export(self, model: RetinaNet, folder: str) -> dict[str, str]:
         return export_detector(

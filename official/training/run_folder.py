@@ -6,20 +6,23 @@ import importlib.metadata
 import os
 import platform
 import time
-from typing import Any, Sequence
+from typing import Any, Mapping, Sequence
 
 from official.data.fingerprints import difference, image_digests
 from official.data.source import Category, Source
 from official.errors import UserError
 from official.experiment import Experiment, experiment_from
-from official.files import read_json, write_json
+from official.files import read_json, whole_file, write_json
 from official.screen import note
 from official.trained_model import RUN, class_difference
 from official.training.phases import ROLES, begun_phases, changed_flags, spoiled, way_out
 
 SUMMARY = "summary.json"
 SECONDS = "seconds.json"
+RECIPE = "recipe"  # in run.json: what --recipe=auto chose, by flag
 GOES_ON = ("self_train", "train", "linear_eval")  # jobs that one start need not end
+_OF_A_JOB = ("job", "flags_fingerprint", "versions", "seed", "seconds")
+_OF_TRAINING = ("teacher", "student", "control", "pseudo_labels", "rounds", "images_seen")
 PACKAGES = ("tensorflow", "keras", "keras-cv", "tensorflow-addons", "tensorflow-datasets", "numpy", "pycocotools")
 
 
@@ -80,6 +83,16 @@ class RunFolder:
             return ""
         flags = " ".join(f"--{name}={now}" for name, (_, now) in sorted(changed.items()))
         return f"{self.path}: going on from {', '.join(begun)} with {flags}"
+
+    def note_recipe(self, chosen: Mapping[str, Any], lines: Sequence[str]) -> None:
+        """Keeps the flags that --recipe=auto chose, which a run that goes on takes from here; and as `recipe.cfg`."""
+        saved = read_json(os.path.join(self.path, RUN))
+        if saved.get(RECIPE) == dict(chosen):
+            return
+        os.makedirs(self.path, exist_ok=True)
+        with whole_file(os.path.join(self.path, "recipe.cfg")) as temporary, open(temporary, "w", encoding="utf-8") as file:
+            file.write("\n".join(lines) + "\n")
+        write_json(os.path.join(self.path, RUN), {**saved, RECIPE: dict(chosen)})
 
     def _write_run(self, saved: dict[str, Any]) -> None:
         content = {
@@ -164,7 +177,10 @@ class RunFolder:
         write_json(os.path.join(self.path, SECONDS), {**kept, self.experiment.runtime.job: self._all_seconds()})
 
     def summarize(self, content: dict[str, Any]) -> dict[str, Any]:
-        """Writes `summary.json`, and a copy under the job's own name, atomically."""
+        """Writes `summary.json` and the same under the job's own name, atomically; returns it.
+
+        What a training job left in `summary.json` stays there when a later job writes: see `joined`.
+        """
         runtime = self.experiment.runtime
         summary = {
             "job": runtime.job,
@@ -177,14 +193,36 @@ class RunFolder:
         os.makedirs(self.path, exist_ok=True)
         if self._keeps_seconds():
             self._note_seconds()
-        for name in (f"summary_{runtime.job}.json", SUMMARY):
-            write_json(os.path.join(self.path, name), summary)
+        write_json(os.path.join(self.path, f"summary_{runtime.job}.json"), summary)
+        before = read_json(os.path.join(self.path, SUMMARY)) if runtime.job not in GOES_ON else {}
+        write_json(os.path.join(self.path, SUMMARY), joined(before, summary))
         return summary
+
+
+def joined(before: Mapping[str, Any], summary: dict[str, Any]) -> dict[str, Any]:
+    """What `summary.json` holds after a job: its own summary, and of the one before what the training left.
+
+    The results of phases and of the training as a whole stay; which job it was, its seconds, versions and flags are then in
+    "training". What both have (an evaluation, an export) is the later job's; skipped inputs are those of both.
+    """
+    job = before.get("training", before).get("job")
+    if job not in GOES_ON:
+        return summary
+    training = before.get("training") or {name: before[name] for name in _OF_A_JOB if name in before}
+    kept = {name: value for name, value in before.items() if name not in _OF_A_JOB}
+    own = {name: value for name, value in summary.items() if name not in _OF_TRAINING or name not in kept}
+    skipped = {**before.get("skipped_inputs", {}), **summary.get("skipped_inputs", {})}
+    return {**kept, **own, "training": training, "skipped_inputs": skipped}
 
 
 def _of(flag: str, lost: dict[str, list[str]]) -> str:
     phases = [phase for phase, names in lost.items() if flag in names]
     return f" ({', '.join(phases)})" if phases else ""
+
+
+def saved_recipe(model_dir: str) -> dict[str, Any]:
+    """What --recipe=auto chose for a run, by flag; {} for none."""
+    return read_json(os.path.join(model_dir, RUN)).get(RECIPE, {}) if model_dir else {}
 
 
 def versions() -> dict[str, str]:

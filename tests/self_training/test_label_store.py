@@ -4,6 +4,7 @@ import concurrent.futures
 import json
 import os
 import threading
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from official.data.source import Category
 from official.files import machine
 from official.self_training.inspect_labels import describe
+from official.self_training.label_kinds import KINDS
 from official.self_training.label_store import LabelError, LabelStore, parse_thresholds
 from official.self_training.labeler import label_source
 from official.tasks.registry import build_task
@@ -85,6 +87,19 @@ def test_nothing_above_the_threshold_says_what_would_be(tmp_path):
     best = np.sort(np.float32([0.9 - 0.1 * i / 16 if i % 3 else 0.0 for i in range(16)]))[::-1]
     for share, place in ((1, 0), (10, 1), (50, 7)):
         assert f"a threshold of {best[place]:.3f} would keep a box in {share}% of the pictures" in text
+
+
+def test_where_nothing_is_stored_no_threshold_is_named(tmp_path):
+    store = LabelStore(str(tmp_path))
+    for scores, words in (((0.3, 0, 0, 0), ("0.300 would keep a box in 10%", "in 50% of the pictures: none stored in so many", "or lower --score_threshold")),
+                          ((0, 0, 0, 0), ("in 1% of the pictures: none stored", "none is stored at all: --score_floor=0.05"))):  # fmt: skip
+        rows = [{"scores": np.float32([score] if score else [])} for score in scores]
+        with mock.patch.multiple(LabelStore, rows=lambda self: iter(rows), kind=lambda self: KINDS["boxes"],
+                                 plan=lambda self: {"flags": {"score_floor": 0.05}}):  # fmt: skip
+            text = store.explain_nothing(0.9)
+        assert all(word in text for word in words) and "0.000" not in text
+    with pytest.raises(LabelError, match="no such run folder: .*nowhere"):
+        LabelStore(str(tmp_path / "nowhere" / "pseudo_labels")).manifest()
 
 
 def test_killed_and_continued(tmp_path):

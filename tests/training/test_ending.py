@@ -19,6 +19,7 @@ from official.training import run_phase
 from official.training.loading import find_model
 from official.training.phases import changed_flags, spoiled
 from official.training.recovery import find_checkpoint, taken_checkpoint
+from official.training.run_folder import RunFolder
 from official.training.run_phase import PhaseRun, since_best
 from official.training.trainer import Phase
 from tests import tiny
@@ -209,3 +210,26 @@ def test_the_control_takes_the_steps_that_were_taken(tmp_path, monkeypatch):
     loop.train_control()
     assert [(p.steps, p.stretch, p.may_end) for p in phases] == [(11, 11 / 12, False), (22, 22 / 12, False), (22, 22 / 12, False)]
     assert dataclasses.replace(phases[1]) == phases[2] and np.isclose(phases[0].stretch * 12, 11)
+
+
+def test_the_summary_keeps_what_the_training_found(tmp_path):
+    """Of evaluate: its evaluation and job; of the training: phases, labels, and under "training" its job and seconds."""
+    def of(job, **content):
+        return RunFolder(tiny.experiment(model_dir=str(tmp_path), job=job)).summarize(content)
+
+    def there():
+        return json.load(open(tmp_path / "summary.json"))
+
+    trained = of("self_train", teacher={"AP": 0.1}, pseudo_labels={"boxes": 3}, images_seen=9, evaluation={"AP": 0.2}, skipped_inputs={"labeled": {}})
+    assert there() == trained
+    own = of("evaluate", evaluation={"AP": 0.3}, checkpoint="x", skipped_inputs={"eval": {"a": 1}})
+    assert json.load(open(tmp_path / "summary_evaluate.json")) == own and "teacher" not in own
+    for job, content in (("evaluate", {}), ("inspect_labels", {"pseudo_labels": {"boxes": 7}})):
+        if content:
+            of(job, **content)
+        found = there()
+        assert (found["job"], found["teacher"], found["pseudo_labels"], found["images_seen"]) == (job, {"AP": 0.1}, {"boxes": 3}, 9)
+        assert (found["evaluation"], found["checkpoint"]) == ({"AP": 0.3}, "x")
+        assert found["skipped_inputs"] == {"labeled": {}, "eval": {"a": 1}}
+        assert found["training"] == {name: trained[name] for name in ("job", "flags_fingerprint", "versions", "seed", "seconds")}
+    assert of("self_train", teacher={"AP": 0.4}) == there()
