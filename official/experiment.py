@@ -239,6 +239,8 @@ class Runtime:
     model_dir: str = option("", "The run folder: everything a job writes is in it.")
     seed: int = option(0, "Decides weights, data order and every random draw.", lower=0)
     strategy: str = option("auto", "auto: one device, or mirrored over several GPUs.", choices=("auto", "one", "mirrored", "multi_worker"))
+    recipe: str = option("none", "auto: chooses image size, network, batch, steps, learning rate and what hangs on them for this machine and this amount of data, where no flag is given; printed with the reasons, kept in the run as recipe.cfg.", choices=("none", "auto"))
+    machine: str = option("", "--recipe=auto, --dry_run: plans for this machine in place of the one at hand, e.g. cores=64,memory=512,gpus=8,gpu_memory=80 (GB).")
     num_devices: int = option(0, "Devices to mirror over; 0: all. On a CPU host, logical CPU devices.", lower=0)
     tpu: str = option("", "TPU name, address or `local`.")
     precision: str = option("float32", "Of activations.", choices=("float32", "bfloat16", "float16"))
@@ -276,8 +278,8 @@ class Handover:
     study: str = option("", "job=study: a study file, or the name of one that comes with the program; see official/study/spec.py.")
     runs: str = option("", "job=report: a pattern of run folders, e.g. 'runs/seeds/*'.")
     workers: int = option(0, "job=study: how many runs at a time; 0: one per core.", lower=0)
-    teraflops: float = option(0.0, "job=study --dry_run: what an accelerator sustains, in 10^12 floating-point operations per second; also says how many hours of one the missing runs take.", lower=0.0)
-    dry_run: bool = option(False, "job=study: says which runs there are and how long they take, and runs none.")
+    teraflops: float = option(0.0, "--dry_run: what an accelerator sustains, in 10^12 floating-point operations per second; also says how many hours of one the steps take.", lower=0.0)
+    dry_run: bool = option(False, "job=self_train, train: opens the data, checks the flags and says what would be done; job=study: which runs there are and how long they take. Nothing is trained or written.")
     check_steps: int = option(5, "job=check_data: real training steps that are timed, to say how long a run takes; 0: none.", lower=0)
 
 
@@ -298,7 +300,7 @@ GROUPS = {
 NOT_FINGERPRINTED = frozenset(
     ("job", "model_dir", "weights_dir", "download", "imagenet_backbone", "threads", "keep_checkpoints", "summary_every", "pictures", "data_dir", "index_dir", "checkpoint_every")
     + ("compute_threads", "parallel_phases", "shard_index", "num_shards", "label_store", "check_images", "strategy", "num_devices", "tpu", "on_nan")
-    + ("max_nan_steps", "max_skipped_fraction", "eval_batch_size", "deterministic", "xla", "eval_every")
+    + ("max_nan_steps", "max_skipped_fraction", "eval_batch_size", "deterministic", "xla", "eval_every", "recipe", "machine")
 ) | {field.name for field in dataclasses.fields(Handover)}
 
 
@@ -306,7 +308,7 @@ NOT_FINGERPRINTED = frozenset(
 LATER = frozenset(("patience", "take"))
 
 # Flags of the machine that a run was trained on; a job on the finished run may be elsewhere.
-MACHINE = frozenset(("strategy", "num_devices", "tpu", "threads", "compute_threads", "parallel_phases"))
+MACHINE = frozenset(("strategy", "num_devices", "tpu", "threads", "compute_threads", "parallel_phases", "recipe", "machine"))
 
 
 @dataclasses.dataclass(frozen=True)

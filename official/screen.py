@@ -116,6 +116,7 @@ class Bar:
         if self._bar is not None:
             self._bar.close()
         elif self._outer is not None and self._outer._bar is not None:
+            self._outer._said = 0.0  # at once
             self._outer.say(self._outer._words)
 
     def skip(self, count: int) -> None:
@@ -158,7 +159,7 @@ class Bar:
         if self._bar is not None:
             self._bar.set_postfix_str(words, refresh=False)
             now = self._clock()
-            if now - self._said >= 0.1 or not keep:
+            if now - self._said >= 0.1:
                 self._said = now
                 self._bar.refresh()
 

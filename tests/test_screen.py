@@ -89,10 +89,12 @@ def test_nothing_is_said_for_another_process(capsys):
 
 def test_on_a_terminal_one_line_shows_the_work_inside_too(monkeypatch):
     monkeypatch.setattr(sys, "stderr", Terminal())
-    with screen.Bar("teacher", 10, "steps") as outer:
+    clock = Clock()
+    with screen.Bar("teacher", 10, "steps", clock=clock) as outer:
         outer.done = 5
         outer.show("loss 1.000")
-        list(screen.counted(range(3), "evaluating teacher", 3, "images"))
+        for _ in screen.counted(range(3), "evaluating teacher", 3, "images"):
+            clock.now += 1.0
         screen.note("a note")
     shown = sys.stderr.getvalue()
     lines = [line.strip() for line in re.split(r"[\r\n]+", shown) if line.strip()]
@@ -132,7 +134,7 @@ def test_a_phase_tells_its_time_without_compilation_and_with_evaluations(capsys)
                     clock.now += 15.0
                 progress.judged(step, {"AP": 0.25, "AP50": 0.5}, ("AP", "AP50"), "the best so far")
         assert progress.seconds_left(40) == pytest.approx(60 * 2.0 + (5 - 2) * 15.0)
-    assert told == [(30.0, 2.0)]
+    assert told == [(30.0, 2.0, 70)]
     text = capsys.readouterr().err
     assert "teacher: step 1 of 100, loss 2.000, the first step took 30 s\n" in text and text.count("told") == 1
     assert "teacher: step 20 of 100, AP 0.250, AP50 0.500, the best so far\n" in text

@@ -37,6 +37,7 @@ from official.jobs.importing import import_checkpoint
 from official.jobs.on_model import evaluate, export, inspect_labels, model_stats, predict, pseudo_label
 from official.jobs.compare_pretraining import compare_pretraining
 from official.jobs.opening import alone_in_folder
+from official.jobs.preparing import rehearse
 from official.jobs.review_labels import review_labels
 from official.jobs.studies import report, study
 from official.jobs.training import control, linear_eval, self_train, train
@@ -66,6 +67,8 @@ JOBS: dict[str, Callable[[Experiment], dict[str, Any]]] = {
 }
 # Jobs that use a finished run: flags that are not given are those of the run folder.
 USES_RUN = ("pseudo_label", "inspect_labels", "review_labels", "evaluate", "predict", "export", "export_labels")
+# Jobs that --dry_run says the plan of.
+REHEARSED = ("self_train", "train")
 # Jobs that have the run folder to themselves.
 ALONE = ("self_train", "train", "linear_eval", "compare_pretraining", "import_checkpoint")
 
@@ -77,5 +80,7 @@ def run(experiment: Experiment) -> dict[str, Any]:
       Locked: another process trains in the folder.
     """
     runtime = experiment.runtime
+    if experiment.handover.dry_run and runtime.job in REHEARSED:
+        return rehearse(experiment)
     with alone_in_folder(runtime) if runtime.job in ALONE and runtime.model_dir else contextlib.nullcontext():
         return JOBS[runtime.job](experiment)

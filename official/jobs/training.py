@@ -20,8 +20,8 @@ from official.jobs.checks import check_flags, check_run, check_thresholds
 from official.jobs.handing_over import export_once
 from official.jobs.data_checks import keep_warnings, quick_checks
 from official.jobs.held_out import note_held_out, warn_of_seen_images
-from official.jobs.opening import open_eval, open_joint, open_training, open_unlabeled, timed
-from official.jobs.reviewed import with_reviewed
+from official.jobs.opening import timed
+from official.jobs.preparing import Prepared, open_all, plan_text, with_recipe
 from official.jobs.settling import settled
 from official.screen import note, warn
 from official.self_training.loop import SelfTraining
@@ -31,31 +31,39 @@ from official.tasks.task import Task
 from official.trained_model import describe
 from official.training.distribution import build_strategy, is_chief, set_up_runtime
 from official.training.loading import load_model
+from official.training.machine import machine_of
 from official.training.run_folder import RunFolder, saved_flags
+from official.training.run_plan import RunPlan
 from official.training.run_phase import read_result
 
 
 def _open_loop(
-    experiment: Experiment, folder: RunFolder, strategy: tf.distribute.Strategy, *, unlabeled: bool, beside: bool = False
+    prepared: Prepared, experiment: Experiment, folder: RunFolder, strategy: tf.distribute.Strategy, *, unlabeled: bool,
+    beside: bool = False,
 ) -> SelfTraining:  # fmt: skip
-    """Opens the data of a run and notes them in its folder; `beside`: another process has noted them."""
+    """Opens the data of a run and notes them in its folder, and says what will be done.
+
+    Args:
+      prepared: as `experiment`, which is settled; beside: another process has noted and said it.
+    """
     check_flags(experiment)
     check_run(experiment, strategy, pseudo=unlabeled)
     set_up_runtime(experiment.runtime)
     folder.check()
     with timed(folder, "open_data"):
-        labeled, rest, held_out = open_training(experiment)
+        data = prepared.data or open_all(experiment, unlabeled=unlabeled)
+        labeled, pool, evaluation, joint, held_out = data.labeled, data.unlabeled, data.evaluation, data.joint, data.held_out
         task = build_task(experiment, labeled.categories)
-        joint = open_joint(experiment)
-        pool = open_unlabeled(experiment, rest) if unlabeled else None
-        evaluation = open_eval(experiment, task, held_out)
-        labeled, pool = with_reviewed(experiment, labeled, pool)
     if labeled.annotations is not None and labeled.annotations.counts().sum() == 0:
         raise DataError(f"{labeled.word}: none of the {len(labeled)} labelled images has a usable box")
     check_thresholds(experiment, labeled.categories)
-    loop = SelfTraining(task, experiment, strategy, labeled, pool, evaluation, joint)
+    done = [name for name in ("teacher", "student", "control") if read_result(os.path.join(folder.path, name))]
+    plan = RunPlan(experiment, data.counts(), done=[*done, "labels"] if "student" in done else done)
+    loop = SelfTraining(task, experiment, strategy, labeled, pool, evaluation, joint, plan)
     if beside:
         return loop
+    if prepared.chosen and is_chief(strategy):
+        folder.note_recipe(prepared.chosen, prepared.lines)
     folder.claim(chief=is_chief(strategy))
     if is_chief(strategy):
         folder.note_categories(labeled.categories)
@@ -73,6 +81,8 @@ def _open_loop(
         + (f"; evaluation: {len(evaluation)} images" if evaluation else "")
         + (f"; joint: {len(joint)} images of {len(joint.categories)} classes, weight {experiment.loss.joint_weight}" if joint else "")
     )
+    if is_chief(strategy):
+        note(plan_text(plan, experiment, machine_of(experiment.runtime.machine), data))
     return loop
 
 
@@ -88,11 +98,12 @@ def self_train(experiment: Experiment) -> dict[str, Any]:
     """The whole loop."""
     share_machine(experiment.runtime)
     strategy = build_strategy(experiment.runtime)  # before TensorFlow does anything else
-    given, experiment = experiment, settled(experiment)
+    prepared = with_recipe(experiment, unlabeled=True)
+    given, experiment = prepared.experiment, settled(prepared.experiment)
     folder = RunFolder(experiment)
     if not TASKS[experiment.model.task].needs_labels:
         raise DataError(f"job=self_train makes pseudo labels; --task={experiment.model.task} has none: use --job=train")
-    loop = _open_loop(experiment, folder, strategy, unlabeled=True)
+    loop = _open_loop(prepared, experiment, folder, strategy, unlabeled=True)
     summary: dict[str, Any] = {"skipped_inputs": _skipped(loop)}
     last, rounds = loop, []
     for number in range(1, experiment.training.rounds + 1):
@@ -100,6 +111,7 @@ def self_train(experiment: Experiment) -> dict[str, Any]:
         if number > 1:
             note(f"\n== round {number}")
             last, own = begin_round(loop, number)
+            loop.plan.round = number
         with timed(folder, f"round_{number}") if number > 1 else contextlib.nullcontext():
             rounds.append(_chain(last, own, given))
         if number > 1 and is_chief(loop.strategy):
@@ -143,12 +155,13 @@ def control(experiment: Experiment) -> dict[str, Any]:
     end_with_parent()
     share_machine(experiment.runtime)
     strategy = build_strategy(experiment.runtime)
-    experiment = settled(experiment)
+    prepared = with_recipe(experiment, unlabeled=False)
+    experiment = settled(prepared.experiment)
     folder = RunFolder(experiment)
     if not saved_flags(folder.path):
         raise UserError(f"job=control trains the control of a run, and {folder.path} holds none: start the run first, with these flags")
     with control_alone(folder.path):
-        loop = _open_loop(experiment, folder, strategy, unlabeled=False, beside=True)
+        loop = _open_loop(prepared, experiment, folder, strategy, unlabeled=False, beside=True)
         return {"control": loop.train_control(*_as_long_as(experiment))}
 
 
@@ -167,9 +180,10 @@ def train(experiment: Experiment, strategy: tf.distribute.Strategy | None = None
     if strategy is None:
         share_machine(experiment.runtime)
         strategy = build_strategy(experiment.runtime)
-    experiment = settled(experiment)
+    prepared = with_recipe(experiment, unlabeled=False)
+    experiment = settled(prepared.experiment)
     folder = RunFolder(experiment)
-    loop = _open_loop(experiment, folder, strategy, unlabeled=False)
+    loop = _open_loop(prepared, experiment, folder, strategy, unlabeled=False)
     summary: dict[str, Any] = {"skipped_inputs": _skipped(loop)}
     with timed(folder, "teacher"):
         summary["teacher"] = loop.train_teacher()

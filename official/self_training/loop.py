@@ -45,6 +45,7 @@ from official.trained_model import ModelError, TrainedModel, check_classes, desc
 from official.training.distribution import is_chief, judging_scope
 from official.training.loading import fill_joint_head, fill_model, find_model, load_model, starting_weights
 from official.training.recovery import weights_sha256
+from official.training.run_plan import RunPlan
 from official.training.run_phase import MADE_FROM, PhaseRun, kept_metrics, read_result, write_result
 from official.training.summaries import Summaries
 from official.training.trainer import Phase, Trainer
@@ -61,6 +62,7 @@ class SelfTraining:
     unlabeled: Source | None
     evaluation: Source | None
     joint: Source | None = None  # pictures with classes, for joint training
+    plan: RunPlan | None = None  # says how long it takes
 
     def train_teacher(self) -> dict[str, Any]:
         """Trains on labels alone, from `--init_checkpoint` or what `--init` says; or takes and judges `--teacher`."""
@@ -193,7 +195,8 @@ class SelfTraining:
         return LabelStore(folder or os.path.join(self.experiment.runtime.model_dir, "pseudo_labels"))
 
     def _run(self, phase: Phase, initialize: Callable | None, origin: dict[str, Any]) -> dict[str, Any]:
-        return PhaseRun(self.task, self.experiment, phase, self.evaluation, self.strategy, initialize, origin).run()
+        told = functools.partial(self.plan.measured, phase.name) if self.plan is not None else None
+        return PhaseRun(self.task, self.experiment, phase, self.evaluation, self.strategy, initialize, origin, told).run()
 
     def _start(self, phase: str, init: str = "") -> tuple[Callable[[Trainer], None] | None, dict[str, Any]]:
         """What gives a new trainer its first weights (None: they stay random), and what to call it.

@@ -21,12 +21,12 @@ class PhaseProgress:
 
     def __init__(
         self, phase: str, steps: int, *, first: int, images: int, every: Mapping[str, int], shown: bool = True,
-        told: Callable[[float, float], str] | None = None, clock: Callable[[], float] = time.monotonic,
+        told: Callable[[float, float, int], str] | None = None, clock: Callable[[], float] = time.monotonic,
     ):  # fmt: skip
         """Args:
           first: steps that earlier starts have taken; images: of a step, over all streams.
           every: steps between two of what comes between them, by name; 0: it never comes.
-          told: (seconds of the first step, of one after it) -> what to say of them, once they are measured.
+          told: (seconds of the first step, of one after it, steps left) -> what to say, once they are measured.
         """
         self.phase, self.steps, self.first, self.images = phase, steps, first, images
         self._every, self._told, self._shown, self._clock = every, told, shown, clock
@@ -107,7 +107,7 @@ class PhaseProgress:
         since, before = self._since
         if self._told is None or step - before < MEASURED_STEPS:
             return
-        text = self._told(self._first_step, (self._clock() - since) / (step - before))
+        text = self._told(self._first_step, (self._clock() - since) / (step - before), self.steps - step)
         self._told = None
         if text and self._shown:
             stamped(text)

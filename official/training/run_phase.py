@@ -41,7 +41,7 @@ class PhaseRun:
     Attributes:
       initialize: gives a new trainer its first weights; None: they stay random.
       origin: what it starts from, for the description of its checkpoints.
-      told: (seconds of the first step, of one after it) -> what to say of the time, once steps are measured.
+      told: (seconds of the first step, of one after it, steps left) -> what to say of the time, once steps are measured.
     """
 
     task: Task
@@ -51,7 +51,7 @@ class PhaseRun:
     strategy: tf.distribute.Strategy
     initialize: Callable[[Trainer], None] | None = None
     origin: dict[str, Any] = dataclasses.field(default_factory=dict)
-    told: Callable[[float, float], str] | None = None
+    told: Callable[[float, float, int], str] | None = None
 
     def run(self) -> dict[str, Any]:
         """Trains what is left, evaluates, and returns the result (also when it was there already).

@@ -175,6 +175,12 @@ def weights_file(init: str, weights_dir: str, backbone: str, *, download: bool =
     raise WeightsError(_nowhere(init, weights_dir, backbone, files))
 
 
+def is_here(init: str, weights_dir: str, backbone: str) -> bool:
+    """Whether `weights_file` would find named weights on this machine; what they hold is not looked at."""
+    places = [path for path, _, _ in _places(init, weights_dir, backbone, public_files(init, backbone))]
+    return any(os.path.isfile(path) or os.path.isfile(checkpoint_prefix(path) + ".index") for path in places)
+
+
 def _places(
     init: str, weights_dir: str, backbone: str, files: list[PublicFile]
 ) -> Iterator[tuple[str, str, str]]:

@@ -1,0 +1,220 @@
+"""What is known before a training job begins: its data opened, its plan, what is missing, and with --recipe=auto its flags."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from official.data.source import Source
+from official.errors import FlagError, UserError
+from official.experiment import Experiment
+from official.jobs.checks import check_flags
+from official.jobs.data_checks import anchor_flags, quick_checks, sampled_boxes
+from official.jobs.opening import open_eval, open_joint, open_training, open_unlabeled
+from official.jobs.recipe import SIZES, Facts, lines, recipe
+from official.jobs.reviewed import with_reviewed
+from official.jobs.settling import settled
+from official.models.anchor_fit import in_network, possible_recall
+from official.models.backbones.efficientnet import MEMBERS
+from official.models.statistics import model_statistics
+from official.models.weights.public_weights import is_here
+from official.screen import note
+from official.tasks.registry import TASKS, build_task
+from official.training.machine import Machine, machine_of
+from official.training.run_folder import saved_recipe
+from official.training.run_plan import RunPlan
+
+FEW_LABELED, FEW_JUDGED, FEW_UNLABELED = 20, 50, 1.0  # images; unlabelled ones for each labelled one
+RECALL_BOXES = 5_000
+EVAL_FRACTION = 0.2  # that a recipe holds out where there is no evaluation data
+
+
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """The data of a training job; None for what it does not have.
+
+    Attributes:
+      labeled, unlabeled, evaluation, joint: what is trained on, labelled, judged on, and classified beside.
+      held_out: the part of the labelled data that --eval_fraction took for `evaluation`.
+    """
+
+    labeled: Source
+    unlabeled: Source | None
+    evaluation: Source | None
+    joint: Source | None
+    held_out: Source | None
+
+    def counts(self) -> dict[str, int]:
+        """Images by role."""
+        roles = {"labeled": self.labeled, "unlabeled": self.unlabeled, "eval": self.evaluation, "joint": self.joint}
+        return {role: len(source) for role, source in roles.items() if source is not None}
+
+
+def open_all(experiment: Experiment, *, unlabeled: bool) -> Opened:
+    """Opens what a training job reads; see official/jobs/opening.py for what is raised."""
+    labeled, rest, held_out = open_training(experiment)
+    task = build_task(experiment, labeled.categories)
+    joint = open_joint(experiment)
+    pool = open_unlabeled(experiment, rest) if unlabeled else None
+    evaluation = open_eval(experiment, task, held_out)
+    labeled, pool = with_reviewed(experiment, labeled, pool)
+    return Opened(labeled, pool, evaluation, joint, held_out)
+
+
+# --- the plan ---------------------------------------------------------------------------------------
+
+
+def plan_text(plan: RunPlan, experiment: Experiment, machine: Machine, data: Opened | None) -> str:
+    """The plan, on which machine, when the time will be known, and what is missing."""
+    lines = [f"plan, on {machine}:", *plan.lines()]
+    lines.append("  before the first step of a phase its graph is built; twenty steps later the time of the phase and of the run is told")
+    return "\n".join(lines + [f"missing: {line}" for line in (missing(experiment, data) if data else [])])
+
+
+def missing(experiment: Experiment, data: Opened) -> list[str]:
+    """What a run lacks to be worth its time, each with what to do about it."""
+    found, options = [], experiment.training
+    if not TASKS[experiment.model.task].needs_labels:
+        return found
+    if data.evaluation is None:
+        found.append("evaluation data: nothing will say how good the result is; --eval_fraction=0.2 holds out a fifth of the labelled images")
+    elif len(data.evaluation) < FEW_JUDGED:
+        found.append(f"evaluation images: there are {len(data.evaluation)}, on which a small difference cannot be told from chance")
+    if len(data.labeled) < FEW_LABELED:
+        found.append(f"labels: {len(data.labeled)} labelled images teach very little; --job=review_labels chooses which to label next")
+    if data.unlabeled is not None and len(data.unlabeled) < FEW_UNLABELED * len(data.labeled):
+        found.append(f"unlabelled images: {len(data.unlabeled)} beside {len(data.labeled)} labelled ones add little")
+    if data.unlabeled is not None and not options.control:
+        found.append("a control: nothing will say whether the pseudo labels helped; --control trains it")
+    if options.init == "random" and not (options.init_checkpoint or options.teacher) and len(data.labeled) < 2000:
+        found.append(f"weights to start from: {len(data.labeled)} images teach a random network little; --init=imagenet")
+    return found
+
+
+# --- a rehearsal ------------------------------------------------------------------------------------
+
+
+def rehearse(experiment: Experiment) -> dict[str, Any]:
+    """--dry_run of a training job: checks the flags, opens the data, prints what would be done; writes and trains nothing.
+
+    What is not on this machine, data or weights, is said, and the plan made without it: it may be for another machine.
+    """
+    options, machine = experiment.runtime, machine_of(experiment.runtime.machine)
+    whole, absent = options.job == "self_train", []
+    prepared = with_recipe(without_folder(experiment), unlabeled=whole)
+    experiment, data = prepared.experiment, prepared.data
+    check_flags(experiment)
+    check_shares(experiment, machine)
+    try:
+        settled(experiment)
+    except UserError as error:
+        absent.append(str(error))
+    if data is None:
+        try:
+            data = open_all(experiment, unlabeled=whole)
+        except UserError as error:
+            absent.append(str(error))
+    plan = RunPlan(experiment, data.counts() if data else {})
+    if data:
+        roles = {"labeled": data.labeled, "unlabeled": data.unlabeled, "eval": data.evaluation}
+        for line in quick_checks(experiment, roles):
+            note(f"WARNING: {line}")
+    print(plan_text(plan, experiment, machine, data))
+    for line in absent:
+        print(f"not here: {line}")
+    hours = _hours(plan, experiment, machine, data)
+    return {"parts": [dataclasses.asdict(part) for part in plan.parts], "hours": hours, "absent": absent}
+
+
+def without_folder(experiment: Experiment) -> Experiment:
+    """The experiment without a run folder, so that nothing is written to it."""
+    return experiment.with_flags({"model_dir": ""})
+
+
+def check_shares(experiment: Experiment, machine: Machine) -> None:
+    """Raises FlagError where the GPUs of the machine that is planned for cannot share a batch evenly."""
+    devices, flags = max(1, experiment.runtime.num_devices or machine.gpus), experiment.flags()
+    for name in ("batch_size", "pseudo_batch_size", "teacher_batch_size"):
+        if flags[name] % devices:
+            raise FlagError(f"--{name}={flags[name]}: choose a multiple of {devices}, the number of devices that share it")
+
+
+def _hours(plan: RunPlan, experiment: Experiment, machine: Machine, data: Opened | None) -> dict[str, float]:
+    teraflops, devices = experiment.handover.teraflops, max(1, machine.gpus)
+    if not teraflops:
+        return {}
+    from official.jobs.on_model import paper_categories
+
+    categories = data.labeled.categories if data and data.labeled.categories else paper_categories(experiment.model.task)
+    model = build_task(experiment, categories).build_model()
+    found = plan.accelerator_hours(model_statistics(model, experiment.model.image_size)["multiply_adds"], teraflops, devices)
+    each = ", ".join(f"{name} {hours:,.1f}" for name, hours in found.items())
+    print(f"at {teraflops:g} teraflops on each of {devices} devices: at least {sum(found.values()):,.1f} hours ({each})")
+    return found
+
+
+# --- the recipe -------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """An experiment as it will be run.
+
+    Attributes:
+      experiment: with the flags of --recipe=auto, if that was asked for.
+      data: that had to be opened for it; None: not yet.
+      chosen, lines: the flags that were chosen now, and the flagfile that they stand for; empty if none were.
+    """
+
+    experiment: Experiment
+    data: Opened | None = None
+    chosen: dict[str, Any] = dataclasses.field(default_factory=dict)
+    lines: tuple[str, ...] = ()
+
+
+def with_recipe(experiment: Experiment, *, unlabeled: bool) -> Prepared:
+    """The experiment with the flags of --recipe=auto, and the data that was opened for it; as it is without that flag.
+
+    A run that has begun keeps what was chosen for it, on whatever machine it goes on.
+
+    Raises:
+      FlagError: a task without a recipe, or a machine that is not described; UserError: data that cannot be opened.
+    """
+    if experiment.runtime.recipe == "none":
+        return Prepared(experiment)
+    saved = saved_recipe(experiment.runtime.model_dir)
+    if saved:
+        return Prepared(experiment.with_flags(_open_flags(experiment, saved)))
+    machine = machine_of(experiment.runtime.machine)
+    held = {} if experiment.data.eval_data or "eval_fraction" in experiment.given else {"eval_fraction": EVAL_FRACTION}
+    experiment = experiment.with_flags(held)
+    data = open_all(experiment, unlabeled=unlabeled)
+    facts = facts_of(experiment, data)
+    choices = recipe(experiment.model.task, machine, facts)
+    given = {name: value for name, value in experiment.flags().items() if name in experiment.given}
+    text = lines(choices, given, machine, facts)
+    text += ["# no --eval_data: so much of the labelled images is held out", f"--eval_fraction={EVAL_FRACTION}"] if held else []
+    note("\n".join(text))
+    chosen = _open_flags(experiment, {**{choice.flag: choice.value for choice in choices}, **held})
+    return Prepared(experiment.with_flags(chosen), data, chosen, tuple(text))
+
+
+def _open_flags(experiment: Experiment, chosen: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in chosen.items() if name not in experiment.given}
+
+
+def facts_of(experiment: Experiment, data: Opened) -> Facts:
+    """What a recipe is made from."""
+    side = int(np.median(data.labeled.sizes.max(axis=1)))
+    recall = {}
+    if data.labeled.annotations is not None:
+        boxes, sizes = sampled_boxes(data.labeled, RECALL_BOXES)
+        for size in SIZES if len(boxes) else ():
+            flags = dataclasses.replace(anchor_flags(experiment), image_size=size)
+            recall[size] = round(float(possible_recall(boxes, sizes, flags, experiment.loss.match_iou)), 4)
+    unlabeled = len(data.unlabeled) if data.unlabeled is not None else 0
+    options = experiment.training
+    weights = frozenset(name for name in MEMBERS if options.download or is_here("imagenet", options.weights_dir, name))
+    return Facts(len(data.labeled), unlabeled, len(data.labeled.categories), side, recall, weights)
