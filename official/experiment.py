@@ -271,6 +271,7 @@ class Handover:
     format: str = option("coco", "job=export_labels, review_labels: of the labels that are written; masks become polygons, with voc PNGs.", choices=("coco", "yolo", "voc", "cvat", "labelme", "labelstudio"))
     labels: str = option("pseudo", "job=export_labels: pseudo labels of --label_store or the run (on --unlabeled_data), predictions of the model (on --images or --unlabeled_data), both at --score_threshold and --class_thresholds; or human: those of --labeled_data at --labeled_fraction or --labeled_ids.", choices=("pseudo", "predictions", "human"))
     image_files: str = option("copy", "job=export_labels, review_labels: image files are copied, or hard links where the disk allows it.", choices=("copy", "link"))
+    draw_scores: bool = option(True, "Pictures of pseudo and predicted boxes: scores behind the class names.")
     output_shards: int = option(8, "job=write_tfrecords: how many files.", lower=1)
     tflite: bool = option(False, "Also exports TFLite.")
     review_images: int = option(50, "job=review_labels: how many images are written for people to correct.", lower=1)

@@ -109,7 +109,7 @@ def test_other_flags_stop_and_show_the_difference(finished):
 def test_tensorboard_has_every_curve_and_picture(finished):
     folder, _, _ = finished
     tags = set()
-    for path in (folder / "student" / "logs").glob("*tfevents*"):
+    for path in (folder / "student").glob("*tfevents*"):
         for event in tf.compat.v1.train.summary_iterator(str(path)):
             tags |= {value.tag for value in event.summary.value}
     expected = {f"train/{n}" for n in (

@@ -242,6 +242,10 @@ class Source:
             return [int(i) for i in self.ids]
         return list(range(1, len(self) + 1))
 
+    def short_name(self, index: int) -> str:
+        """The file name of a picture without folders, else its id: for captions."""
+        return str((self.file_names if self.file_names is not None else self.ids)[index]).rsplit("/", 1)[-1]
+
     def name_of(self, index: int) -> str:
         """File name and id of a picture, for messages."""
         file = self.file_names[index] if self.file_names is not None else self.word

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 import functools
 import os
 from typing import Sequence
@@ -14,10 +13,31 @@ from official.data.mask_palettes import voc_color
 from official.files import whole_file
 
 
-def class_color(label: int) -> tuple[int, int, int]:
-    """A bright colour per class."""
-    red, green, blue = colorsys.hsv_to_rgb((label * 0.381966) % 1.0, 0.85, 1.0)
-    return int(red * 255), int(green * 255), int(blue * 255)
+# Okabe and Ito's colours, the bright ones first, then Paul Tol's muted ones: colour-blind people tell them apart.
+_COLOURS = (
+    (230, 159, 0), (86, 180, 233), (240, 228, 66), (204, 121, 167), (0, 158, 115), (213, 94, 0), (0, 114, 178),
+    (221, 204, 119), (136, 204, 238), (170, 68, 153), (153, 153, 51), (68, 170, 153), (136, 34, 85), (51, 34, 136), (17, 119, 51),
+)  # fmt: skip
+MOST_LABELS = 20  # texts in one picture; the surest boxes have them
+MOST_IN_LEGEND = 30
+Color = tuple[int, int, int]
+
+
+def class_color(label: int) -> Color:
+    """A colour per class; from the sixteenth on the same ones, lighter and darker in turn."""
+    turn, place = divmod(label, len(_COLOURS))
+    toward, share = (255 if turn % 2 else 0), 1.0 - 0.6 ** ((turn + 1) // 2)
+    red, green, blue = (round(channel + share * (toward - channel)) for channel in _COLOURS[place])
+    return red, green, blue
+
+
+def _is_bright(color: Color) -> bool:
+    return 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2] > 120
+
+
+def _against(color: Color) -> Color:
+    """Black or white, whichever is seen on a colour."""
+    return (0, 0, 0) if _is_bright(color) else (255, 255, 255)
 
 
 @functools.lru_cache
@@ -26,32 +46,79 @@ def _font(letters: int) -> ImageFont.FreeTypeFont:
     return ImageFont.load_default(size=letters)
 
 
-def draw_boxes(image: np.ndarray, objects: dict[str, np.ndarray], names: Sequence[str]) -> np.ndarray:
-    """Draws boxes with class names and, where there are any, scores.
+def draw_boxes(
+    image: np.ndarray, objects: dict[str, np.ndarray], names: Sequence[str], *, scores: bool = True, most_labels: int = MOST_LABELS
+) -> np.ndarray:
+    """Draws boxes, and class names where there is room for them: inside the picture and beside each other.
+
+    A line is edged in black or white, so that it is seen on whatever colour the photo has there.
 
     Args:
       image: uint8 [H, W, 3].
       objects: "boxes" [N, 4] yxyx pixels, "classes" [N], optionally "scores" [N].
       names: of the classes.
+      scores: writes them behind the names.
+      most_labels: boxes that get a text, the surest first.
 
     Returns:
       uint8 [H, W, 3].
     """
     canvas = Image.fromarray(np.asarray(image))
     pen = ImageDraw.Draw(canvas)
-    scores = objects.get("scores")
-    width = max(1, round(min(canvas.size) / 250))
-    letters = max(10, round(min(canvas.size) / 22))  # still legible when the picture is shown small
-    font = _font(letters)
-    for i, (box, label) in enumerate(zip(objects["boxes"], objects["classes"])):
-        y1, x1, y2, x2 = (float(v) for v in box)
-        color = class_color(int(label))
-        pen.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=color, width=width)
-        text = names[int(label)] + (f" {scores[i]:.2f}" if scores is not None else "")
-        place = (x1 + width, max(0.0, y1 - letters - 1))
-        pen.rectangle(pen.textbbox(place, text, font=font), fill=color)
-        pen.text(place, text, fill=(0, 0, 0), font=font)
+    known = objects.get("scores")
+    order = np.arange(len(objects["classes"])) if known is None else np.argsort(-np.asarray(known), kind="stable")
+    width = max(1, round(min(canvas.size) / 300))
+    for i in order[::-1]:  # the surest above
+        _draw_box(pen, objects["boxes"][i], class_color(int(objects["classes"][i])), width, edged=min(canvas.size) >= 100)
+    taken: list[tuple[float, float, float, float]] = []
+    font = _font(max(10, round(min(canvas.size) / 26)))  # still legible when the picture is shown small
+    for i in order[:most_labels]:
+        label = int(objects["classes"][i])
+        text = names[label] + (f" {known[i]:.2f}" if known is not None and scores else "")
+        if text:
+            _write_label(pen, canvas.size, objects["boxes"][i], text, class_color(label), font, taken)
     return np.asarray(canvas)
+
+
+def _draw_box(pen: ImageDraw.ImageDraw, box: np.ndarray, color: Color, width: int, *, edged: bool) -> None:
+    y1, x1, y2, x2 = (float(v) for v in box)
+    x2, y2 = max(x1, x2 - 1), max(y1, y2 - 1)
+    if edged:
+        pen.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline=_against(color))
+    pen.rectangle((x1, y1, x2, y2), outline=color, width=width)
+
+
+def _write_label(
+    pen: ImageDraw.ImageDraw, size: tuple[int, int], box: np.ndarray, text: str, color: Color, font: ImageFont.FreeTypeFont,
+    taken: list[tuple[float, float, float, float]],
+) -> None:  # fmt: skip
+    """Writes a text at the first free place at its box, and notes that in `taken`; nothing where all are taken."""
+    left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
+    place = free_place(box, (right - left + 4, bottom - top + 4), size, taken)
+    if place is not None:
+        x, y = place[:2]
+        taken.append(place)
+        pen.rectangle((x, y, place[2] - 1, place[3] - 1), fill=color)
+        pen.text((x + 2 - left, y + 2 - top), text, fill=_against(color), font=font)
+
+
+def free_place(
+    box: np.ndarray, text: tuple[float, float], size: tuple[int, int], taken: Sequence[tuple[float, float, float, float]]
+) -> tuple[float, float, float, float] | None:
+    """Where at a box a text covers no other one: above it, below it or inside; moved into the picture. None: nowhere.
+
+    Args:
+      box: yxyx pixels. text: its width and height. size: width and height of the picture.
+      taken: (left, top, right, bottom) of other texts, as is the result.
+    """
+    y1, x1, y2, x2 = (float(v) for v in box)
+    width, height = text
+    corners = ((x1, y1 - height), (x2 - width, y1 - height), (x1, y2), (x2 - width, y2), (x1 + 1, y1 + 1), (x2 - width - 1, y2 - height - 1))
+    for x, y in corners:
+        x, y = max(0.0, min(x, size[0] - width)), max(0.0, min(y, size[1] - height))
+        if not any(x < t[2] and t[0] < x + width and y < t[3] and t[1] < y + height for t in taken):
+            return x, y, x + width, y + height
+    return None
 
 
 @functools.lru_cache
@@ -67,13 +134,12 @@ def _laid_over(opacity: float) -> np.ndarray:
 VOC_PALETTE = [value for label in range(256) for value in voc_color(label)]
 
 
-def draw_mask(image: np.ndarray, mask: np.ndarray, names: Sequence[str], *, opacity: float = 0.55) -> np.ndarray:
-    """Lays a class map over a picture; ignored pixels are hatched, class 0 shows the picture.
+def draw_mask(image: np.ndarray, mask: np.ndarray, *, opacity: float = 0.55) -> np.ndarray:
+    """Lays a class map over a picture; ignored pixels are hatched, class 0 shows the picture, the rim of a class its colour alone.
 
     Args:
       image: uint8 [H, W, 3].
       mask: uint8 [H, W], or of another size with the same aspect.
-      names: of the classes, written beside their colours.
 
     Returns:
       uint8 [H, W, 3].
@@ -85,26 +151,59 @@ def draw_mask(image: np.ndarray, mask: np.ndarray, names: Sequence[str], *, opac
     shown = np.stack([tables[channel][mask.astype(np.int32) * 256 + image[..., channel]] for channel in range(3)], axis=-1)
     y, x = np.ogrid[0:height, 0:width]
     shown[(mask == 255) & ((x + y) % 6 < 2)] = 235
-    canvas = Image.fromarray(shown)
-    _write_legend(canvas, [label for label in np.unique(mask) if 0 < label < min(255, len(names))], names)
-    return np.asarray(canvas)
+    rim = _rim(mask, max(1, round(min(height, width) / 300)))
+    shown[rim] = _class_colors()[mask[rim]]
+    return shown
+
+
+def _rim(mask: np.ndarray, width: int) -> np.ndarray:
+    """bool [H, W]: pixels of a class (neither 0 nor ignored) within so many pixels, along rows or columns, of another value."""
+    found = np.zeros(mask.shape, bool)
+    for step in range(1, width + 1):
+        for a, b in ((mask[step:], mask[:-step]), (mask[:, step:], mask[:, :-step])):
+            differing = a != b
+            rows, columns = differing.shape
+            found[:rows, :columns] |= differing
+            found[mask.shape[0] - rows :, mask.shape[1] - columns :] |= differing
+    return found & (mask > 0) & (mask < 255)
+
+
+@functools.lru_cache
+def _class_colors() -> np.ndarray:
+    """uint8 [256, 3]."""
+    return np.array([class_color(label) for label in range(256)], np.uint8)
+
+
+def with_legend(picture: np.ndarray, entries: Sequence[tuple[str, Color]], letters: int = 0) -> np.ndarray:
+    """A picture uint8 [H, W, 3] with names in their colours below it, in as many lines as that takes; of the same width."""
+    entries = list(entries)[:MOST_IN_LEGEND]
+    if not entries:
+        return picture
+    width, letters = picture.shape[1], letters or max(10, round(min(picture.shape[:2]) / 26))
+    font, gap = _font(letters), 4
+    pen = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    places, x, row = [], gap, 0
+    for name, _ in entries:
+        long = round(pen.textlength(name, font=font)) + 4
+        if x > gap and x + long > width:
+            x, row = gap, row + 1
+        places.append((x, gap + row * (letters + 8), long))
+        x += long + gap
+    strip = Image.new("RGB", (width, (row + 1) * (letters + 8) + gap), (24, 24, 24))
+    pen = ImageDraw.Draw(strip)
+    for (name, color), (x, y, long) in zip(entries, places):
+        pen.rectangle((x, y, x + long, y + letters + 4), fill=color)
+        pen.text((x + 2, y + 1), name, fill=_against(color), font=font)
+    return np.concatenate([picture, np.asarray(strip)])
 
 
 def draw_caption(image: np.ndarray, text: str, label: int) -> np.ndarray:
     """Writes a text in the colour of a class at the top left. uint8 [H, W, 3]."""
     canvas = Image.fromarray(np.asarray(image))
-    _write_legend(canvas, [label], {label: text})
+    pen, font, color = ImageDraw.Draw(canvas), _font(max(10, round(min(canvas.size) / 22))), class_color(label)
+    pen.rectangle(pen.textbbox((2, 1), text, font=font), fill=color)
+    pen.text((2, 1), text, fill=_against(color), font=font)
     return np.asarray(canvas)
-
-
-def _write_legend(canvas: Image.Image, labels: Sequence[int], names: Sequence[str] | dict[int, str]) -> None:
-    pen = ImageDraw.Draw(canvas)
-    letters = max(10, round(min(canvas.size) / 22))
-    font = _font(letters)
-    for row, label in enumerate(labels):
-        place = (2, 1 + row * (letters + 2))
-        pen.rectangle(pen.textbbox(place, names[label], font=font), fill=class_color(int(label)))
-        pen.text(place, names[label], fill=(0, 0, 0), font=font)
 
 
 def draw_confusion(matrix: np.ndarray, names: Sequence[str], *, cell: int = 26) -> np.ndarray:
@@ -129,19 +228,33 @@ def draw_confusion(matrix: np.ndarray, names: Sequence[str], *, cell: int = 26) 
     return np.asarray(canvas)
 
 
-def sheet(pictures: Sequence[np.ndarray], *, columns: int = 4, cell: int = 256, captions: Sequence[str] = ()) -> np.ndarray:
-    """Pictures in a grid, each fitted into a cell, with a caption above it. uint8 [H, W, 3]."""
+def sheet(
+    pictures: Sequence[np.ndarray], *, columns: int = 4, cell: int = 256, captions: Sequence[str] = (),
+    legend: Sequence[tuple[str, Color]] = (),
+) -> np.ndarray:  # fmt: skip
+    """Pictures in a grid, each fitted into a cell, with a caption above it, cut to the cell, and a legend below all. uint8 [H, W, 3]."""
     shown = [_fitted(picture, cell) for picture in pictures]
     rows = max(1, -(-len(shown) // columns))
-    bar, height = (14 if captions else 0), max((image.height for image in shown), default=cell)
+    bar, height = (17 if captions else 0), max((image.height for image in shown), default=cell)
     canvas = Image.new("RGB", (columns * cell, rows * (height + bar)), (24, 24, 24))
-    pen = ImageDraw.Draw(canvas)
+    pen, font = ImageDraw.Draw(canvas), _font(12)
     for i, image in enumerate(shown):
         left, top = (i % columns) * cell, (i // columns) * (height + bar)
         canvas.paste(image, (left, top + bar))
         if captions:
-            pen.text((left + 2, top + 1), captions[i], fill=(255, 255, 255))
-    return np.asarray(canvas)
+            pen.text((left + 2, top + 1), _cut(captions[i], cell - 4, pen, font), fill=(255, 255, 255), font=font)
+    return with_legend(np.asarray(canvas), legend, 14)
+
+
+def _cut(text: str, width: int, pen: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont) -> str:
+    """A text that is at most so many pixels long; the middle is left out, because names differ at their ends."""
+    if pen.textlength(text, font=font) <= width:
+        return text
+    for kept in range(len(text) - 1, 1, -1):
+        shorter = text[: kept // 2] + "…" + text[len(text) - (kept - kept // 2) :]
+        if pen.textlength(shorter, font=font) <= width:
+            return shorter
+    return ""
 
 
 def _fitted(picture: np.ndarray, cell: int) -> Image.Image:

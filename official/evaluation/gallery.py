@@ -13,8 +13,8 @@ from augment.policies import PRESETS
 from official.data.source import Source
 from official.evaluation.drawing import draw_boxes, draw_mask, sheet, write_png
 
-LEVELS = (2.0, 6.0, 10.0)
-SAMPLES = 16
+LEVELS = (5.0, 10.0)
+SAMPLES = 4
 
 
 def draw_gallery(source: Source, folder: str, seed: int = 0) -> list[str]:
@@ -40,8 +40,8 @@ def draw_gallery(source: Source, folder: str, seed: int = 0) -> list[str]:
             policies.append(_drawn({**found, "image": tf.cast(found["image"], tf.uint8)}, names))
             policy_captions.append(f"{name} #{k}")
     return [
-        write_png(os.path.join(folder, "augment_operations.png"), sheet(operations, columns=9, cell=160, captions=captions)),
-        write_png(os.path.join(folder, "augment_policies.png"), sheet(policies, columns=8, cell=180, captions=policy_captions)),
+        write_png(os.path.join(folder, "augment_operations.png"), sheet(operations, columns=6, cell=300, captions=captions)),
+        write_png(os.path.join(folder, "augment_policies.png"), sheet(policies, columns=4, cell=420, captions=policy_captions)),
     ]
 
 
@@ -69,7 +69,7 @@ def _ellipses(objects: dict, size) -> np.ndarray:
 
 
 def _drawn(example: dict, names: list[str]) -> np.ndarray:
-    picture = draw_mask(example["image"].numpy(), example["mask"].numpy(), ["", *([""] * len(names))], opacity=0.3)
+    picture = draw_mask(example["image"].numpy(), example["mask"].numpy(), opacity=0.45)
     if "boxes" not in example:
         return picture
     return draw_boxes(picture, {name: example[name].numpy() for name in ("boxes", "classes")}, [""] * len(names))

@@ -10,9 +10,11 @@ import os
 from typing import Any, Callable, Mapping
 
 import numpy as np
+import tensorflow as tf
 
 from official.data.holdout import class_counts
 from official.data.source import Source
+from official.evaluation.drawing import sheet, write_png
 from official.evaluation.judged import Judged, read_judged
 from official.experiment import Experiment
 from official.files import read_json, whole_file, write_bytes
@@ -21,8 +23,10 @@ from official.report import run_page
 from official.report import verdict as verdicts
 from official.report.curves import read_curves
 from official.report.label_facts import StoredBoxes, box_facts, other_facts, stored_boxes
+from official.report.predictions import Predictions
 from official.report.run_page import Ended
 from official.report.verdict import Commands, Facts, LabelFacts, Verdict
+from official.screen import note
 from official.self_training.loop import SelfTraining
 from official.tasks.task import Task
 from official.training.phases import way_out
@@ -78,7 +82,7 @@ def report(ending: Ending, summary: Mapping[str, Any]) -> str:
         results=ending.results,
         judged=ending.judged,
         folders={phase: evaluation_folder(ending.run, phase, ending.results[phase]) for phase in ending.judged},
-        logs={phase: os.path.join(ending.run, phase, "logs") for phase in ending.results},
+        logs={phase: os.path.join(ending.run, phase) for phase in ending.results},
         evaluation=loop.evaluation,
         labeled=loop.labeled,
         unlabeled=loop.unlabeled,
@@ -158,6 +162,37 @@ def changed(experiment: Experiment) -> dict[str, tuple[Any, Any]]:
     return {n: (v, defaults[n]) for n, v in experiment.flags().items() if v != defaults[n] and n not in left_out}
 
 
+def beside_each_other(loop: SelfTraining, results: Mapping[str, Any], new: bool, most: int = 8) -> str | None:
+    """One sheet: human labels and what every phase found in the same evaluation images, as their evaluations left it.
+
+    Args:
+      results: of the phases. new: whether the student is; a sheet of an older one is kept.
+
+    Returns:
+      Its path; None without evaluation data, or where nothing was left (said).
+    """
+    run, source, task = loop.experiment.runtime.model_dir, loop.evaluation, loop.task
+    path = os.path.join(run, "pictures", "teacher_student.png")
+    if source is None or (not new and os.path.isfile(path)):
+        return None if source is None else path
+    try:
+        phases = [phase for phase in PHASES if phase in results]
+        least = loop.experiment.pseudo_labels.drawn_from
+        found = {p: Predictions(judged, evaluation_folder(run, p, results[p]), source, least) for p, judged in judged_phases(run, results).items()}
+        pictures, captions = [], []
+        for i in range(min(most, len(source))):
+            image = source.read_image(tf.constant(i, tf.int64)).numpy()
+            columns = {"human": task.human_labels(source, i), **{p: found[p].of(i) for p in phases if p in found}}
+            columns = {name: objects for name, objects in columns.items() if objects is not None}
+            pictures += [task.draw(image, objects) for objects in columns.values()]
+            captions += [f"{source.short_name(i)}: human", *list(columns)[1:]]
+        width = len(pictures) // max(1, min(most, len(source)))
+        return write_png(path, sheet(pictures, columns=2 * width, captions=captions, legend=task.legend()))
+    except Exception as error:  # a picture may not fail a run
+        note(f"no picture of teacher and student: {type(error).__name__}: {error}")
+        return None
+
+
 def evaluation_folder(run: str, phase: str, result: Mapping[str, Any]) -> str:
     """Where a phase's evaluation is: in its own folder, or in that of the run that its weights are from."""
     own = os.path.join(run, phase, "evaluation")
@@ -174,7 +209,7 @@ def _facts(ending: Ending, summary: Mapping[str, Any]) -> Facts:
     loop, run, metric = ending.loop, ending.run, ending.loop.task.metrics[0]
     phases = [phase for phase, result in ending.results.items() if metric in result]
     unlabelled, unjudged = _one_sided_classes(loop)
-    control = read_curves(os.path.join(run, "control", "logs")) if "control" in summary else {}
+    control = read_curves(os.path.join(run, "control")) if "control" in summary else {}
     return Facts(
         metric=metric,
         scores={phase: summary[phase][metric] for phase in phases},

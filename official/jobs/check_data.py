@@ -194,9 +194,9 @@ def _sheets(experiment: Experiment, task: Task, opened: dict[str, Source]) -> di
         for i, reason in telling_images(source).items():
             image = source.read_image(tf.constant(i, tf.int64)).numpy()
             pictures.append(task.draw(image, task.human_labels(source, i)))
-            captions.append(f"{reason}: {source.ids[i]}")
+            captions.append(f"{reason}: {source.short_name(i)}")
         path = os.path.join(experiment.runtime.model_dir, "pictures", f"check_{role}.png")
-        found[role] = write_png(path, sheet(pictures, columns=6, captions=captions))
+        found[role] = write_png(path, sheet(pictures, columns=6, captions=captions, legend=task.legend()))
     return found
 
 

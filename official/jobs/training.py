@@ -14,7 +14,7 @@ from official.data.source import DataError, Source
 from official.errors import UserError
 from official.evaluation.drawing import sheet, write_png
 from official.experiment import Experiment
-from official.jobs.afterwards import conclude, report
+from official.jobs.afterwards import beside_each_other, conclude, report
 from official.jobs.beside import Beside, control_alone, end_with_parent, share_machine
 from official.jobs.checks import check_flags, check_run, check_thresholds
 from official.jobs.handing_over import export_once
@@ -121,7 +121,7 @@ def self_train(experiment: Experiment) -> dict[str, Any]:
         with timed(folder, "hand_over"):
             student = _Loaded(loop, summary["student"])
             summary["export"], new = student.export()
-            summary["pictures"] = _teacher_beside_student(loop, summary, student, new)
+            summary["pictures"] = beside_each_other(last, {name: summary[name] for name in ("teacher", "control", "student") if name in summary}, new)
     return _end_of_training(folder, loop, summary, last)
 
 
@@ -321,22 +321,3 @@ def _explain_zero(summary: dict[str, Any], phases: list[str], metric: str) -> No
                 "TensorBoard), or training and evaluation data disagree about classes or labels "
                 "(look at the pictures `training_human` and `predictions` in TensorBoard)."
             )
-
-
-def _teacher_beside_student(loop: SelfTraining, summary: dict[str, Any], student: _Loaded, new: bool) -> str | None:
-    """One sheet: ground truth, teacher and student on the same evaluation pictures; kept if the student is not `new`."""
-    if loop.evaluation is None:
-        return None
-    path = os.path.join(loop.experiment.runtime.model_dir, "pictures", "teacher_student.png")
-    if not new and os.path.isfile(path):
-        return path
-    count = min(8, len(loop.evaluation))
-    pictures, captions = [], []
-    opened = [load_model(describe(summary["teacher"]["checkpoint"]), loop.experiment), student.opened]
-    found = [list(task.predict(model, loop.evaluation, 0, count)) for task, model in opened]
-    for i in range(count):
-        image = loop.evaluation.read_image(tf.constant(i, tf.int64)).numpy()
-        rows = [loop.task.human_labels(loop.evaluation, i)] + [loop.task.shown(objects[i]) for objects in found]
-        pictures += [loop.task.draw(image, row) for row in rows]
-        captions += [f"{loop.evaluation.ids[i]}: human", "teacher", "student"]
-    return write_png(path, sheet(pictures, columns=6, captions=captions))

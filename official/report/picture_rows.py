@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any, Iterator
 
 import numpy as np
@@ -77,8 +76,7 @@ def chosen(quality: dict[str, np.ndarray], per_kind: int = PER_KIND, seed: int =
 def _row(ended: Any, models: dict[str, Predictions], quality: dict[str, np.ndarray], index: int) -> Iterator[tuple[np.ndarray, str]]:
     source, task = ended.evaluation, ended.task
     image = source.read_image(tf.constant(index, tf.int64)).numpy()
-    name = str((source.file_names if source.file_names is not None else source.ids)[index])
-    yield task.draw(image, task.human_labels(source, index)), f"{os.path.basename(name)}: human"
+    yield task.draw(image, task.human_labels(source, index)), f"{source.short_name(index)}: human"
     for name, model in models.items():
         objects = model.of(index) if index in model.place else None
         if objects is not None:

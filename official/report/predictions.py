@@ -14,12 +14,17 @@ from official.evaluation.small_maps import read_map
 class Predictions:
     """Of one model on the evaluation images."""
 
-    def __init__(self, judged: Judged, folder: str, source: Source):
-        """Args: folder: of the evaluation; source: the images, in the order that they were evaluated in."""
+    def __init__(self, judged: Judged, folder: str, source: Source, least_score: float | None = None):
+        """Reads nothing yet but what `judged` holds.
+
+        Args:
+          folder: of the evaluation. source: the images, in the order that they were evaluated in.
+          least_score: of the boxes; None: where the model's F1 is highest.
+        """
         self.judged, self.folder, self.source = judged, folder, source
         names = [category.name for category in source.categories]
         if isinstance(judged, JudgedBoxes):
-            self.least_score = judged.best_score()
+            self.least_score = judged.best_score() if least_score is None else least_score
             ids = [str(image["id"]) for image in judged.ground_truth["images"]]
             classes = {c["id"]: names.index(str(c["name"])) for c in judged.ground_truth["categories"]}
             self.boxes: dict[str, list[tuple[Any, int, float]]] = {i: [] for i in ids}
@@ -36,7 +41,8 @@ class Predictions:
     def of(self, index: int) -> dict[str, Any] | None:
         """The objects of an image of the source as `Task.draw` takes them; None where nothing was kept of it."""
         if isinstance(self.judged, JudgedClasses):
-            return {"class": int(self.judged.predicted[self.place[index]])}
+            place = self.place.get(index)
+            return None if place is None else {"class": int(self.judged.predicted[place])}
         if not isinstance(self.judged, JudgedBoxes):
             mask = read_map(self.folder, index)
             return None if mask is None else {"mask": mask}

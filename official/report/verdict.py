@@ -20,6 +20,7 @@ from official.evaluation.judged import Judged, JudgedClasses, JudgedMasks
 HELPED, HURT, UNDECIDED = "helped", "hurt", "not decided"
 FEWEST_IMAGES = 10  # of fewer evaluation images nothing is concluded
 WEAK_AP = 0.05  # of a teacher below it most boxes are wrong
+ABOVE_CONSTANT = 1.05  # of masks and classes: a teacher has to be so many times as good as a constant answer
 SATURATED = 0.9  # share of --max_detections that an image is full from
 TOO_MANY, TOO_FEW = 3.0, 0.2  # pseudo boxes an image, in units of the boxes that people drew
 STILL_RISING = 0.03  # share of its score that a control gained in its last fifth
@@ -171,10 +172,10 @@ def reasons(facts: Facts) -> list[Reason]:
 
 def _weak_teacher(facts: Facts) -> list[Reason]:
     score, level, why = facts.scores.get("teacher", math.nan), weak_level(facts), ""
+    if facts.metric != "AP":
+        level, why = level * ABOVE_CONSTANT, ", about what naming the commonest class everywhere reaches"
     if not score < level:
         return []
-    if facts.metric != "AP":
-        why = ", which naming the commonest class everywhere reaches"
     steps = 2 * facts.steps.get("teacher", 0)
     text = f"the teacher is too weak to label: {facts.metric} {score:.3f}, below {level:.3f}{why}; most of its labels are wrong"
     return [Reason(text, f"--teacher_steps={steps}" if steps else "")]

@@ -61,17 +61,20 @@ def draw_sheet(store: LabelStore, source: Source, task: Task, threshold: float, 
         "borderline": np.argsort(np.abs(best - middle), kind="stable"),
         "emptiest": np.argsort(best, kind="stable"),
     }
-    chosen = {int(number) for order in kinds.values() for number in order[:PER_KIND]}
-    rows = {i: row for i, row in enumerate(store.rows()) if i in chosen}  # a store may not fit in memory
-    pictures, captions = [], []
-    shown_from = kind.shown_from(limits)
-    for name, order in kinds.items():
-        for number in order[:PER_KIND]:
+    chosen = {name: [] for name in kinds}
+    for name, order in kinds.items():  # no image is on the sheet twice
+        there = {number for numbers in chosen.values() for number in numbers}
+        chosen[name] = [int(number) for number in order if int(number) not in there][:PER_KIND]
+    wanted = {number for numbers in chosen.values() for number in numbers}
+    rows = {i: row for i, row in enumerate(store.rows()) if i in wanted}  # a store may not fit in memory
+    pictures, captions, shown_from = [], [], kind.shown_from(limits)
+    for name, numbers in chosen.items():
+        for number in numbers:
             row = rows[number]
             image = source.read_image(tf.constant(place[row["id"]], tf.int64)).numpy()
             pictures.append(task.draw(image, kind.at(row, shown_from)))
-            captions.append(f"{name} {best[number]:.2f} {row['id']}")
-    return sheet(pictures, columns=PER_KIND, captions=captions)
+            captions.append(f"{name} {best[number]:.2f} {source.short_name(place[row['id']])}")
+    return sheet(pictures, columns=PER_KIND, captions=captions, legend=task.legend())
 
 
 def show_labels(summaries: Summaries, task: Task, pseudo: Source, store: LabelStore) -> None:
@@ -83,7 +86,7 @@ def show_labels(summaries: Summaries, task: Task, pseudo: Source, store: LabelSt
     pictures = []
     for i in range(min(task.experiment.runtime.pictures, len(pseudo))):
         image = pseudo.read_image(tf.constant(i, tf.int64)).numpy()
-        pictures.append(task.draw(image, _labels_of(task, pseudo, i)))
+        pictures.append(task.draw_with_legend(image, _labels_of(task, pseudo, i)))
     summaries.pictures("pseudo_labels", pictures, 0)
     summaries.flush()
 

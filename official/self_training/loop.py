@@ -164,7 +164,7 @@ class SelfTraining:
         if len(chosen) != len(pseudo) or (np.diff(chosen) != 1).any():
             pseudo = pseudo.subset(chosen)
             numbers["images_used"] = len(pseudo)
-        folder = os.path.join(self.experiment.runtime.model_dir, "student", "logs")
+        folder = os.path.join(self.experiment.runtime.model_dir, "student")
         show_labels(Summaries(folder, chief=chief), self.task, pseudo, store)
         return pseudo, numbers
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from typing import Any, Iterable, Iterator
+from typing import Any, Iterable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -167,7 +167,7 @@ class DetectionTask(Task):
         kept, names = [], output_names(source.ids, ".jpg")
         for i, objects in enumerate(found):
             image = source.read_image(tf.constant(i, tf.int64)).numpy()
-            drawing.write_jpeg(os.path.join(output, "drawn", names[i]), self.draw(image, self.shown(objects)))
+            drawing.write_jpeg(os.path.join(output, "drawn", names[i]), self.draw_with_legend(image, self.shown(objects)))
             kept.append(objects)
         results = coco_metrics.results(source, kept)
         images = [{"id": i, "file_name": str(n)} for i, n in zip(source.coco_image_ids(), source.ids)]
@@ -201,7 +201,15 @@ class DetectionTask(Task):
         return coco_metrics.evaluate_detections(source, list(found), output_dir)
 
     def draw(self, image: np.ndarray, objects: dict) -> np.ndarray:
-        return drawing.draw_boxes(image, objects, [category.name for category in self.categories])
+        names = [category.name for category in self.categories]
+        return drawing.draw_boxes(image, objects, names, scores=self.experiment.handover.draw_scores)
+
+    def legend(self, objects: Sequence[dict] | None = None) -> list[tuple[str, drawing.Color]]:
+        """The classes of crowds, in which not every box has its name."""
+        if objects is not None and all(len(found.get("classes", ())) <= drawing.MOST_LABELS for found in objects):
+            return []
+        drawn = range(len(self.categories)) if objects is None else np.unique(np.concatenate([o["classes"] for o in objects if len(o)]))
+        return [(self.categories[int(k)].name, drawing.class_color(int(k))) for k in drawn]
 
     def shown(self, objects: dict) -> dict:
         return drawing.confident(objects, self.experiment.pseudo_labels.drawn_from)

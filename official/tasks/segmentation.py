@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import os
-from typing import Any, Iterable, Iterator
+from typing import Any, Iterable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -186,7 +186,7 @@ class SegmentationTask(Task):
             mask = encode_class_map(objects["mask"], drawing.VOC_PALETTE)
             write_bytes(os.path.join(output, "masks", names[i]), mask)
             image = source.read_image(tf.constant(i, tf.int64)).numpy()
-            drawing.write_jpeg(os.path.join(output, "drawn", drawn[i]), self.draw(image, objects))
+            drawing.write_jpeg(os.path.join(output, "drawn", drawn[i]), self.draw_with_legend(image, objects))
             pixels += np.bincount(objects["mask"].ravel(), minlength=len(pixels))
         return {"pixels": dict(zip(self.class_names, pixels.tolist()))}
 
@@ -197,7 +197,12 @@ class SegmentationTask(Task):
     # --- pictures ---------------------------------------------------------------------------------
 
     def draw(self, image: np.ndarray, objects: dict) -> np.ndarray:
-        return drawing.draw_mask(image, objects["mask"], self.class_names)
+        return drawing.draw_mask(image, objects["mask"])
+
+    def legend(self, objects: Sequence[dict] | None = None) -> list[tuple[str, drawing.Color]]:
+        """All classes that are drawn; the first shows the picture itself."""
+        drawn = range(len(self.categories)) if objects is None else np.unique(np.concatenate([np.unique(o["mask"]) for o in objects]))
+        return [(self.class_names[k], drawing.class_color(int(k))) for k in drawn if 0 < k < len(self.categories)]
 
     def shown(self, objects: dict) -> dict:
         return objects

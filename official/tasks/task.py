@@ -7,14 +7,14 @@ once, against this.
 from __future__ import annotations
 
 import abc
-from typing import Any, Iterable
+from typing import Any, Iterable, Mapping, Sequence
 
 import tensorflow as tf
 
 from official.data import pipeline
 from official.data.example import denormalize
 from official.data.source import Category, Source
-from official.evaluation.drawing import class_color
+from official.evaluation.drawing import Color, sheet, with_legend
 from official.experiment import Experiment
 
 Tensors = dict[str, tf.Tensor]
@@ -97,7 +97,7 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def draw(self, image: Any, objects: dict) -> Any:
-        """A uint8 picture with the given human labels, pseudo labels or predictions drawn on it."""
+        """A uint8 picture with the given human labels, pseudo labels or predictions drawn on it, of the same size."""
 
     @abc.abstractmethod
     def shown(self, objects: dict) -> dict:
@@ -114,11 +114,26 @@ class Task(abc.ABC):
     def training_pictures(self, batch: dict) -> list:
         """Uint8 pictures of a NumPy training batch as the network sees it, with its labels."""
         images = denormalize(batch["images"]).numpy()
-        return [self.draw(image, self.batch_labels(batch, i)) for i, image in enumerate(images)]
+        return [self.draw_with_legend(image, self.batch_labels(batch, i)) for i, image in enumerate(images)]
 
-    def legend(self) -> list[tuple[str, tuple[int, int, int]]]:
-        """Class names and the colours that they are drawn in."""
-        return [(category.name, class_color(i)) for i, category in enumerate(self.categories)]
+    def legend(self, objects: Sequence[dict] | None = None) -> list[tuple[str, Color]]:
+        """Names that pictures need beside them, in the colours that are drawn; by default none.
+
+        Args:
+          objects: what is drawn; None: anything may be.
+        """
+        return []
+
+    def draw_with_legend(self, image: Any, objects: dict) -> Any:
+        """As `draw`, with a legend below the picture where it takes one."""
+        return with_legend(self.draw(image, objects), self.legend([objects]))
+
+    def draw_beside(self, name: str, image: Any, columns: Mapping[str, dict]) -> Any:
+        """Labels of several kinds on the same image, beside each other under their names; the image's stands before the first."""
+        pictures = [self.draw(image, objects) for objects in columns.values()]
+        captions = [f"{name}: {kind}" if k == 0 else kind for k, kind in enumerate(columns)]
+        side = min(512, max(160, *image.shape[:2]))
+        return sheet(pictures, columns=len(pictures), cell=side, captions=captions, legend=self.legend(list(columns.values())))
 
     def summary_pictures(self, metrics: dict) -> dict[str, Any]:
         """Pictures made of an evaluation's metrics, uint8 by name; for TensorBoard."""

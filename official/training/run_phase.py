@@ -88,8 +88,9 @@ class PhaseRun:
             self.initialize(self.trainer)
             if self.trainer.weight_average is not None:
                 self.trainer.weight_average.start_from(self.trainer.model)
-        self.summaries = Summaries(os.path.join(self.folder, "logs"), chief=self.chief)
-        self.summaries.flags(self.experiment.flags())
+        self.summaries = Summaries(self.folder, chief=self.chief)
+        options = self.experiment
+        self.summaries.flags(options.flags(), Experiment().flags(), options.decisive_flags())
         self._train()
         seconds, step = self._seconds(), self.trainer.step
         metrics = self.judged[1] if self.judged[0] == step else self._judge(step)
@@ -299,7 +300,8 @@ class PhaseRun:
         pictures = []
         for i, objects in enumerate(self.task.predict(model, self.eval_source, 0, count)):
             image = read(tf.constant(i, tf.int64))["image"].numpy()
-            pictures.append(self.task.draw(image, self.task.shown(objects)))
+            both = {"human": self.task.human_labels(self.eval_source, i), self.phase.name: self.task.shown(objects)}
+            pictures.append(self.task.draw_beside(self.eval_source.short_name(i), image, both))
         self.summaries.pictures("predictions", pictures, step)
 
     def _show_training_pictures(self) -> None:

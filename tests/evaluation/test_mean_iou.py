@@ -62,6 +62,6 @@ def test_drawings():
     image = np.full((40, 60, 3), 100, np.uint8)
     mask = np.zeros((40, 60), np.uint8)
     mask[:, 20:40], mask[:, 40:] = 1, 255
-    drawn = draw_mask(image, mask, ["background", "thing"])
+    drawn = draw_mask(image, mask)
     assert (drawn[20:, :20] == 100).all() and (drawn[20:, 20:40] != 100).any() and len(np.unique(drawn[:, 40:, 0])) == 2
     assert draw_confusion(np.eye(3, dtype=int) * 5, ["a", "b", "c"]).shape[2] == 3

@@ -31,7 +31,7 @@ def test_the_result(pretrained):
     folder, summary = pretrained
     assert 0 < summary["teacher"]["contrast_accuracy"] <= 1 and 0 <= summary["teacher"]["probe_top1"] <= 1
     tags = set()
-    for path in (folder / "teacher" / "logs").glob("*tfevents*"):
+    for path in (folder / "teacher").glob("*tfevents*"):
         for event in tf.compat.v1.train.summary_iterator(str(path)):
             tags |= {value.tag for value in event.summary.value}
     assert {"train/human_contrastive_loss", "train/human_probe_loss", "training_human", "evaluation/contrast_accuracy"} <= tags

@@ -222,7 +222,7 @@ def test_the_loop_and_every_job(tmp_path):
     assert summary["pseudo_labels"]["images"] == 16 and 0 < summary["pseudo_labels"]["labelled_pixels"] <= 1
     assert summary["evaluation"]["mIoU"] == summary["student"]["mIoU"]
     tags = set()
-    for path in (tmp_path / "student" / "logs").glob("*tfevents*"):
+    for path in (tmp_path / "student").glob("*tfevents*"):
         for event in tf.compat.v1.train.summary_iterator(str(path)):
             tags |= {value.tag for value in event.summary.value}
     assert {"evaluation_confusion", "predictions", "training_human", "training_pseudo", "pseudo_labels", "evaluation/mIoU"} <= tags
