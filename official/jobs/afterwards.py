@@ -27,6 +27,7 @@ from official.report.predictions import Predictions
 from official.report.run_page import Ended
 from official.report.verdict import Commands, Facts, LabelFacts, Verdict
 from official.screen import note
+from official.self_training.label_store import MANIFEST
 from official.self_training.loop import SelfTraining
 from official.tasks.task import Task
 from official.training.phases import way_out
@@ -74,8 +75,16 @@ def conclude(folder: RunFolder, loop: SelfTraining, summary: dict[str, Any]) -> 
 
 def report(ending: Ending, summary: Mapping[str, Any]) -> str:
     """Writes `report.html` into the run folder; returns the line that says where, or why there is none."""
+    try:
+        ended = _ended(ending, summary)
+    except Exception as error:  # nothing that people look at may fail a run
+        return f"no report: {type(error).__name__}: {error}"
+    return write_report(ended, os.path.join(ending.folder.path, REPORT))
+
+
+def _ended(ending: Ending, summary: Mapping[str, Any]) -> Ended:
     loop = ending.loop
-    ended = Ended(
+    return Ended(
         title=os.path.basename(os.path.abspath(ending.folder.path)),
         experiment=loop.experiment,
         task=loop.task,
@@ -92,9 +101,17 @@ def report(ending: Ending, summary: Mapping[str, Any]) -> str:
         stored=ending.stored,
         numbers=summary.get("pseudo_labels", {}),
         changed=changed(ending.folder.experiment),
-        notes={**summary, "warnings": read_json(os.path.join(ending.folder.path, "data", "warnings.json")) or []},
+        notes={**summary, **_more_notes(ending)},
     )
-    return write_report(ended, os.path.join(ending.folder.path, REPORT))
+
+
+def _more_notes(ending: Ending) -> dict[str, Any]:
+    place = os.path.join(ending.folder.path, "data", "warnings.json")
+    notes = {"warnings": (read_json(place) or []) if os.path.isfile(place) else []}
+    if "student" in ending.results and ending.stored is None:
+        manifest = os.path.join(ending.loop.label_store().folder, MANIFEST)
+        notes["score_histogram"] = (read_json(manifest) or {}).get("score_histogram")
+    return notes
 
 
 def report_evaluation(

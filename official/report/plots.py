@@ -99,6 +99,18 @@ def histogram(
         return saved(figure)
 
 
+def counted(counts: np.ndarray, *, title: str, x: str, y: str, at: float | None = None) -> bytes:
+    """Counts of bins of equal width from 0 to 1; `at` is a vertical line, such as a threshold."""
+    with canvas(title=title) as (figure, axes):
+        axes.stairs(counts, np.linspace(0, 1, len(counts) + 1), color=COLOURS[0], fill=True, alpha=0.45)
+        if at is not None:
+            axes.axvline(at, color="0.3", linestyle=":", label=f"threshold {at:g}")
+            figure.legend(loc="outside lower center", fontsize=8, frameon=False)
+        axes.set_xlabel(x)
+        axes.set_ylabel(y)
+        return saved(figure)
+
+
 def confusion(matrix: np.ndarray, rows: Sequence[str], columns: Sequence[str], *, title: str) -> bytes:
     """Shares of every row as a heat map, with numbers where they are legible; the rows with most entries where there are many."""
     matrix = np.asarray(matrix, np.float64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from typing import Any, Callable, Mapping, Sequence
 
 import numpy as np
@@ -14,8 +15,9 @@ from official.evaluation.bootstrap import Interval
 from official.evaluation.coco_matching import RECALLS
 from official.evaluation.coco_scores import ALL, curves_of
 from official.evaluation.confusion import box_confusion
-from official.evaluation.judged import Judged, JudgedBoxes, JudgedClasses
+from official.evaluation.judged import Judged, JudgedBoxes, JudgedClasses, JudgedMasks
 from official.experiment import Experiment
+from official.files import read_json
 from official.report import plots
 from official.report import verdict as verdicts
 from official.report.curves import read_curves
@@ -269,8 +271,9 @@ def _confusion(out: Page, ended: Ended) -> None:
         matrix = np.zeros((len(names), len(names)), np.int64)
         np.add.at(matrix, (judged.labels, judged.predicted), 1)
         rows = columns = names
-    elif "confusion_matrix" in ended.results.get(ended.shown, {}):
-        matrix, rows, columns = np.array(ended.results[ended.shown]["confusion_matrix"]), names, names
+    elif isinstance(judged, JudgedMasks):
+        matrix = np.array(read_json(os.path.join(ended.folders[ended.shown], "metrics.json"))["confusion_matrix"])
+        rows = columns = names
         note += " Pixels."
     else:
         return
@@ -284,11 +287,16 @@ def _labels(out: Page, ended: Ended) -> None:
     if not numbers and stored is None:
         return
     out.heading("Pseudo labels")
+    threshold = ended.experiment.pseudo_labels.score_threshold
+    at = float(threshold) if not isinstance(threshold, str) else None
     if stored is None:
         known = {key: value for key, value in numbers.items() if isinstance(value, (int, float, str))}
         out.table(["", ""], [[key.replace("_", " "), f"{value:,}" if isinstance(value, int) else str(value)] for key, value in known.items()])
+        counts = ended.notes.get("score_histogram")
+        if counts:
+            unit = {"masks": "pixels", "classes": "images"}[ended.task.label_kind]
+            out.svg(plots.counted(np.array(counts), title=f"scores of all {unit}", x="score", y=unit, at=at), "score histogram")
         return
-    threshold = ended.experiment.pseudo_labels.score_threshold
     used = np.bincount(stored.image[stored.used], minlength=stored.images)
     lines = [f"{stored.used.sum():,} of {len(stored.scores):,} stored boxes are in use (threshold {threshold}), on {np.count_nonzero(used):,} of {stored.images:,} images: {used.mean():.2f} an image"]
     human = None
@@ -296,7 +304,6 @@ def _labels(out: Page, ended: Ended) -> None:
         human = ended.labeled.annotations.counts()
         lines[0] += f"; people drew {human.mean():.2f}"
     out.bullets(lines)
-    at = float(threshold) if not isinstance(threshold, str) else None
     scores = {"stored": stored.scores, "in use": stored.scores[stored.used]}
     out.svg(plots.histogram(scores, title="scores of the pseudo boxes", x="score", bins=np.linspace(0, 1, 41), at=at, log=True), "score histogram")
     if human is None:

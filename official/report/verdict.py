@@ -132,9 +132,16 @@ def judge(facts: Facts) -> Verdict:
         for other in ("control", "teacher")
         if {"student", other} <= set(facts.scores)
     }
-    best = max(facts.scores, key=lambda phase: facts.scores[phase]) if facts.scores else ""
+    best = _best(facts.scores)
     word = _word(differences, images)
     return Verdict(facts.metric, word, scores, by_class, differences, best, images, reasons(facts))
+
+
+def _best(scores: Mapping[str, float]) -> str:
+    """The phase of the highest score; the student, where it shows the same three digits."""
+    if "student" in scores and round(scores["student"], 3) >= round(max(scores.values()), 3):
+        return "student"
+    return max(scores, key=lambda phase: scores[phase]) if scores else ""
 
 
 def _difference(facts: Facts, models: Mapping[str, Scored], other: str, names: list[str]) -> tuple[Interval, dict[str, Interval]]:

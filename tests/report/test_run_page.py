@@ -10,6 +10,7 @@ import pytest
 from official.evaluation import coco_metrics
 from official.evaluation.judged import JudgedMasks, read_judged
 from official.evaluation.small_maps import SIDE, read_map, small_map, write_maps
+from official.files import write_json
 from official.jobs import afterwards
 from official.report import picture_rows, run_page
 from official.report import verdict as verdicts
@@ -188,6 +189,8 @@ def test_masks_have_a_page_too(tmp_path):
     os.makedirs(tmp_path / "e")
     write_maps(str(tmp_path / "e"), [small_map(mask) for mask in masks])
     verdict = verdicts.judge(Facts("mIoU", {"model": 1.0}, {"model": judged}))
-    matrix = np.diag(pixels.sum(axis=0)).tolist()
-    text = run_page.page(Ended("run", experiment, task, {"model": {"mIoU": 1.0, "confusion_matrix": matrix}}, {"model": judged}, {"model": str(tmp_path / "e")}, {}, source, verdict=verdict))  # fmt: skip
+    write_json(str(tmp_path / "e" / "metrics.json"), {"confusion_matrix": np.diag(pixels.sum(axis=0)).tolist()})
+    numbers, notes = {"labelled_pixels": 0.5}, {"score_histogram": [1, 2, 3]}
+    text = run_page.page(Ended("run", experiment, task, {"model": {"mIoU": 1.0}}, {"model": judged}, {"model": str(tmp_path / "e")}, {}, source, verdict=verdict, numbers=numbers, notes=notes))  # fmt: skip
     assert "could not be made" not in text and "model 1.00" in text and "mIoU by class" in text
+    assert "Which class is taken for which" in text and "score histogram" in text

@@ -75,6 +75,11 @@ def test_not_decided_and_the_control_scored_higher():
     assert "NOT DECIDED whether self-training helped" in text and "scored higher, which may be chance (0.705)" in text
 
 
+def test_the_same_three_digits_are_no_reason_to_export_another():
+    found, text = said(dataclasses.replace(facts(teacher=120, student=120), scores={"teacher": 0.60004, "student": 0.6}))
+    assert found.best == "student" and "export/" not in text
+
+
 def test_without_control_that_is_said():
     found, text = said(facts(teacher=120, student=160))
     assert found.against == "teacher" and "--control tells what they alone bring" in text
