@@ -16,6 +16,9 @@ from official import __version__ as __version__
 _INSIDE = os.path.isdir(os.path.join(os.path.dirname(os.path.abspath(__file__)), "official"))
 _MODULES = ("augment", "losses", "official")
 _NAMES = {
+    "SelfTrainingModel": "official.training.keras_model",
+    "pseudo_label": "official.self_training.keras_labels",
+    "load_dataset": "official.data.keras_dataset",
     "Segmenter": "official.models.segmenter",
     "RetinaNet": "official.models.retinanet",
     "build_backbone": "official.models.backbones.registry",

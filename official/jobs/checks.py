@@ -26,7 +26,7 @@ from official.training.distribution import check_batch
 from official.training.loading import starting_weights
 from official.training.optimizer import build_schedule
 from official.training.phases import STUDENT, begun_phases
-from official.training.trainer import compiled
+from official.training.step import compiled
 
 _DENSE = ("detection", "segmentation")
 _OWN_INITS = ("teacher", "scratch")  # of --student_init; all else is a backbone's weights

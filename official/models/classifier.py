@@ -23,16 +23,32 @@ keras = tf.keras
 class _OnBackbone(keras.Model):
     """What both have in common: they are trained by the Trainer and know their backbone and input size."""
 
-    def _remember(self, backbone: keras.Model, image_size: int) -> None:
+    def _remember(self, arguments: dict) -> None:
+        backbone, image_size = arguments["backbone"], arguments["image_size"]
         if isinstance(backbone, SpineNetBackbone):
             check_size(image_size, COARSEST_LEVEL, "image_size (of joint training joint_image_size)")
-        self.backbone, self.image_size = backbone, image_size
+        self.backbone, self.image_size, self.num_classes = backbone, image_size, arguments["num_classes"]
+        self._arguments = arguments
+
+    def arguments(self) -> dict:
+        """What it was built with, the backbone too."""
+        return dict(self._arguments)
+
+    def get_config(self):
+        config = {**self._arguments, "backbone": keras.saving.serialize_keras_object(self.backbone)}
+        return {"name": self.name, "trainable": self.trainable, **config}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        backbone = keras.saving.deserialize_keras_object(config["backbone"], custom_objects)
+        return cls(**{**config, "backbone": backbone})
 
     def compile(self, *args, **kwargs):
         """Refused, as for the dense models: `fit` knows neither the joint loss nor a global normaliser."""
         raise TypeError(f"{type(self).__name__} is trained by official.training.trainer.Trainer, not by compile/fit")
 
 
+@keras.saving.register_keras_serializable("self_training")
 class Classifier(_OnBackbone):
     """Input {"images": float [B, S, S, 3]} normalised; output {"logits": float32 [B, classes]}."""
 
@@ -50,6 +66,7 @@ class Classifier(_OnBackbone):
           linear_probe: one dense layer of zeros on the pooled features; the backbone is frozen and
             runs in inference mode.
         """
+        arguments = {k: v for k, v in locals().items() if k not in ("self", "kwargs", "__class__")}
         images = keras.Input((None, None, 3), name="images")
         trunk = keras.Model(backbone.inputs, backbone.outputs, name="backbone")
         x = trunk(images, training=False) if linear_probe else trunk(images)
@@ -61,7 +78,7 @@ class Classifier(_OnBackbone):
         start = "zeros" if linear_probe else keras.initializers.VarianceScaling(1.0 / 3.0, mode="fan_out", distribution="uniform")
         logits = keras.layers.Dense(num_classes, kernel_initializer=start, name="predictions", dtype="float32")(x)
         super().__init__(inputs={"images": images}, outputs={"logits": logits}, **kwargs)
-        self._remember(backbone, image_size)
+        self._remember(arguments)
         if linear_probe:
             trunk.trainable = False
 
@@ -76,6 +93,7 @@ def _efficientnet_top(x, config: dict):
     return activation(config["lite"], "top_activation")(x)
 
 
+@keras.saving.register_keras_serializable("self_training")
 class ContrastiveModel(_OnBackbone):
     """SimCLR's network.
 
@@ -98,6 +116,7 @@ class ContrastiveModel(_OnBackbone):
           num_classes: of the online linear evaluation; 0 for none.
           batch_norm_momentum: of the head.
         """
+        arguments = {k: v for k, v in locals().items() if k not in ("self", "kwargs", "__class__")}
         images = keras.Input((None, None, 6), name="images")
         views = keras.layers.Concatenate(axis=0, name="views")([images[..., :3], images[..., 3:]])
         trunk = keras.Model(backbone.inputs, backbone.outputs, name="backbone")
@@ -119,7 +138,7 @@ class ContrastiveModel(_OnBackbone):
             )(tf.stop_gradient(features))  # fmt: skip
             outputs["probe"] = _PairUp(name="pair_up_probe", dtype="float32")(probe)
         super().__init__(inputs={"images": images}, outputs=outputs, **kwargs)
-        self._remember(backbone, image_size)
+        self._remember(arguments)
         self.pooled = keras.Model(backbone.inputs, keras.layers.GlobalAveragePooling2D()(backbone.output))
 
 

@@ -121,6 +121,10 @@ class RetinaNet(keras_cv.models.RetinaNet):
         """Refused: Keras' own loop has neither the joint loss nor a global normaliser."""
         raise TypeError("RetinaNet is trained by official.training.trainer.Trainer, not by compile/fit")
 
+    def arguments(self) -> dict:
+        """What it was built with, the backbone too."""
+        return dict(self._arguments)
+
     def get_config(self):
         config = {key: value for key, value in self._arguments.items() if key != "decoder"}
         config["backbone"] = keras.saving.serialize_keras_object(self.backbone)

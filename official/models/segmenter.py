@@ -82,6 +82,10 @@ class Segmenter(keras.Model):
         """Refused: Keras' own loop has neither the joint loss nor a global normaliser."""
         raise TypeError("Segmenter is trained by official.training.trainer.Trainer, not by compile/fit")
 
+    def arguments(self) -> dict:
+        """What it was built with, the backbone too."""
+        return dict(self._arguments)
+
     def get_config(self):
         config = dict(self._arguments)
         config["backbone"] = keras.saving.serialize_keras_object(self.backbone)

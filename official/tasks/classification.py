@@ -23,6 +23,7 @@ from official.models.backbones.registry import build_backbone
 from official.models.classifier import Classifier
 from official.models.replicas import logits_function
 from official.screen import counted
+from official.tasks import keras_data
 from official.tasks.augmentation import crop_style, picture_augmentation
 from official.tasks.task import Task, Tensors
 
@@ -33,7 +34,9 @@ class ClassificationTask(Task):
     """Softmax over whole pictures; top-1 and top-5."""
 
     name = "classification"
+    network = Classifier
     label_kind = "classes"
+    keras_label = "labels"
     metrics = ("top1", "top5")
 
     def __init__(self, experiment: Experiment, categories: tuple[Category, ...]):
@@ -84,18 +87,40 @@ class ClassificationTask(Task):
         )  # fmt: skip
         return {"class_loss": tf.reduce_sum(loss)}
 
+    # --- in Keras' `fit`, `evaluate` and `predict` ------------------------------------------------
+
+    def batch_of(self, data: Tensors, box_format: str) -> Tensors:
+        if "class" in data:
+            return data
+        if "labels" not in data:
+            raise keras_data.missing("labels", data)
+        images = keras_data.network_images(data["images"], self.experiment.model.image_size)
+        return {"images": images, **keras_data.class_labels(data["labels"], len(self.categories))}
+
+    def found(self, network: Classifier, images: tf.Tensor, box_format: str) -> Tensors:
+        """"classes" int32 [B], "confidence" float32 [B] and "probabilities" float32 [B, C] on the centre crop."""
+        crops = tf.map_fn(self._centre, keras_data.pixels(images), fn_output_signature=tf.float32)
+        probabilities = tf.nn.softmax(network({"images": crops}, training=False)["logits"])
+        return {
+            "classes": tf.argmax(probabilities, axis=-1, output_type=tf.int32),
+            "confidence": tf.reduce_max(probabilities, axis=-1),
+            "probabilities": probabilities,
+        }
+
+    def compared(self, network: Classifier, outputs: Tensors, batch: Tensors, box_format: str) -> tuple:
+        known = tf.cast(batch["class"] >= 0, tf.float32)
+        return tf.maximum(batch["class"], 0), tf.nn.softmax(outputs["logits"]), known
+
     # --- on a trained model -----------------------------------------------------------------------
+
+    def _centre(self, image: tf.Tensor) -> tf.Tensor:
+        size, legacy_resize = self.experiment.model.image_size, self.experiment.data.legacy_resize
+        return normalize(centre_crop(image, size, style=self.crop_style, legacy_resize=legacy_resize))
 
     def _logits(self, model: Classifier, source: Source, first: int, last: int) -> Iterator[np.ndarray]:
         """Logits [C] of pictures first..last - 1, centre-cropped, in order."""
-        size, legacy_resize = self.experiment.model.image_size, self.experiment.data.legacy_resize
-
-        def prepare(example):
-            crop = centre_crop(example["image"], size, style=self.crop_style, legacy_resize=legacy_resize)
-            return {"images": normalize(crop)}
-
         dataset = pipeline.inference_dataset(
-            source, prepare=prepare, batch_size=self.experiment.decoding.eval_batch_size, first=first, last=last,
+            source, prepare=lambda example: {"images": self._centre(example["image"])}, batch_size=self.experiment.decoding.eval_batch_size, first=first, last=last,
             threads=self.experiment.runtime.threads,
         )  # fmt: skip
         run = logits_function(model)

@@ -42,6 +42,7 @@ class ContrastiveTask(Task):
     """Two views of every picture, NT-Xent."""
 
     name = "contrastive"
+    network = ContrastiveModel
     label_kind = "classes"
     needs_labels = False
 

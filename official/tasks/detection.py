@@ -25,6 +25,7 @@ from official.models.backbones.registry import build_backbone
 from official.models.replicas import spread
 from official.models.retinanet import RetinaNet
 from official.screen import counted
+from official.tasks import keras_data
 from official.tasks.augmentation import augmentation
 from official.tasks.task import Task, Tensors
 
@@ -33,7 +34,9 @@ class DetectionTask(Task):
     """RetinaNet, focal and Huber loss, COCO metrics."""
 
     name = "detection"
+    network = RetinaNet
     label_kind = "boxes"
+    keras_label = "bounding_boxes"
     metrics = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
     def __init__(self, experiment: Experiment, categories: tuple[Category, ...]):
@@ -126,6 +129,46 @@ class DetectionTask(Task):
             "box_loss": options.box_weight * tf.reduce_sum(box_loss) / 4.0,
         }
 
+    # --- in Keras' `fit`, `evaluate` and `predict` ------------------------------------------------
+
+    def batch_of(self, data: Tensors, box_format: str) -> Tensors:
+        if "boxes" in data:
+            return data
+        if "bounding_boxes" not in data:
+            raise keras_data.missing("bounding_boxes", data)
+        images = keras_data.network_images(data["images"], self.experiment.model.image_size)
+        boxes, classes = keras_data.dense_boxes(
+            data["bounding_boxes"], images, box_format, classes=len(self.categories), max_boxes=self.experiment.data.max_boxes
+        )
+        return {"images": images, "boxes": boxes, "classes": classes}
+
+    def found(self, network: RetinaNet, images: tf.Tensor, box_format: str) -> Tensors:
+        """"boxes" float32 [B, D, 4] in pixels of the images, "classes" int32, "confidence" [B, D], "num_detections" [B]."""
+        fitted = keras_data.fitted(self._fitting(), images)
+        decoder = self.decoder(self.experiment.decoding.eval_score_threshold)
+        found = decoder(network({"images": fitted["images"]}, training=False), network.anchors(), fitted["extent"])
+        boxes = found["boxes"] / tf.tile(fitted["scale"], [1, 2])[:, None]
+        limits = tf.cast(tf.tile(tf.shape(images)[1:3], [2]), tf.float32)
+        return self._in_keras_words(found, tf.clip_by_value(boxes, 0.0, limits), box_format, images)
+
+    def compared(self, network: RetinaNet, outputs: Tensors, batch: Tensors, box_format: str) -> tuple:
+        images, threshold = batch["images"], self.experiment.decoding.eval_score_threshold
+        extents = tf.fill([tf.shape(images)[0], 2], float(network.image_size))
+        found = self.decoder(threshold)(outputs, network.anchors(), extents)
+        truth = keras_data.keras_boxes(batch["boxes"], batch["classes"], box_format, images.shape[1:])
+        truth = {"boxes": truth, "classes": tf.cast(batch["classes"], tf.float32)}
+        return truth, self._in_keras_words(found, found["boxes"], box_format, images), None
+
+    @staticmethod
+    def _in_keras_words(found: Tensors, boxes: tf.Tensor, box_format: str, images: tf.Tensor) -> Tensors:
+        shape = tuple(images.shape[1:]) if images.shape[1:].is_fully_defined() else tuple(tf.unstack(tf.shape(images)[1:]))
+        return {
+            "boxes": keras_data.keras_boxes(boxes, found["classes"], box_format, shape),
+            "classes": found["classes"],
+            "confidence": found["scores"],
+            "num_detections": found["count"],
+        }
+
     # --- inference -------------------------------------------------------------------------------
 
     def predictions(
@@ -139,7 +182,7 @@ class DetectionTask(Task):
         batch_size = self.experiment.decoding.eval_batch_size
         dataset = pipeline.inference_dataset(
             source,
-            prepare=pipeline.fitting(self.experiment.model.image_size, legacy_resize=self.experiment.data.legacy_resize),
+            prepare=self._fitting(),
             batch_size=batch_size,
             first=first,
             last=last,
@@ -152,6 +195,9 @@ class DetectionTask(Task):
             for i, index in enumerate(batch["index"].numpy()):
                 if index >= 0:
                     yield _in_picture(found, i, scale[i], source.sizes[index])
+
+    def _fitting(self):
+        return pipeline.fitting(self.experiment.model.image_size, legacy_resize=self.experiment.data.legacy_resize)
 
     def label(self, model: RetinaNet, source: Source, first: int, last: int) -> Iterator[dict[str, np.ndarray]]:
         return self.predictions(model, source, first, last, self.experiment.pseudo_labels.score_floor)

@@ -26,6 +26,7 @@ from official.models.backbones.registry import build_backbone
 from official.models.replicas import logits_function, spread
 from official.models.segmenter import Segmenter
 from official.screen import counted
+from official.tasks import keras_data
 from official.tasks.augmentation import augmentation
 from official.tasks.task import Task, Tensors
 
@@ -36,7 +37,9 @@ class SegmentationTask(Task):
     """NAS-FPN or FPN, pixel cross-entropy with ignore, mean IoU."""
 
     name = "segmentation"
+    network = Segmenter
     label_kind = "masks"
+    keras_label = "segmentation_masks"
     metrics = ("mIoU", "mIoU_padded", "pixel_accuracy")
 
     def __init__(self, experiment: Experiment, categories: tuple[Category, ...]):
@@ -92,6 +95,35 @@ class SegmentationTask(Task):
         smoothing = self.experiment.loss.label_smoothing
         loss = pixel_cross_entropy(logits, targets["labels"], label_smoothing=smoothing)
         return {"class_loss": tf.reduce_sum(loss)}
+
+    # --- in Keras' `fit`, `evaluate` and `predict` ------------------------------------------------
+
+    def batch_of(self, data: Tensors, box_format: str) -> Tensors:
+        if "masks" in data:
+            return data
+        if "segmentation_masks" not in data:
+            raise keras_data.missing("segmentation_masks", data)
+        images = keras_data.network_images(data["images"], self.experiment.model.image_size)
+        return {"images": images, "masks": keras_data.class_maps(data["segmentation_masks"], images, len(self.categories))}
+
+    def found(self, network: Segmenter, images: tf.Tensor, box_format: str) -> Tensors:
+        """"classes" uint8 [B, H, W] and "confidence" float32 [B, H, W], the winner's probability, at the images' size."""
+        options, legacy = self.experiment.model, self.experiment.data.legacy_resize
+        fitted = keras_data.fitted(pipeline.fitting(options.image_size, legacy_resize=legacy), images)
+        logits = network({"images": fitted["images"]}, training=False)["logits"]
+        extent, size = tf.cast(fitted["extent"][0], tf.int32), tf.shape(images)[1:3]  # one for all images of a batch
+
+        def at_its_size(own):
+            probabilities = class_probabilities(own[None], options.image_size, extent, size, legacy)
+            return tf.cast(tf.argmax(probabilities, axis=-1), tf.uint8), tf.reduce_max(probabilities, axis=-1)
+
+        classes, confidence = tf.map_fn(at_its_size, logits, fn_output_signature=(tf.uint8, tf.float32))
+        return {"classes": classes, "confidence": confidence}
+
+    def compared(self, network: Segmenter, outputs: Tensors, batch: Tensors, box_format: str) -> tuple:
+        found = _argmax_at(outputs["logits"], batch["masks"].shape[1], self.experiment.data.legacy_resize)
+        known = batch["masks"] != 255
+        return tf.where(known, tf.cast(batch["masks"], tf.int32), 0), found, tf.cast(known, tf.float32)
 
     # --- on a trained model -----------------------------------------------------------------------
 

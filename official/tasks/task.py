@@ -25,18 +25,22 @@ class Task(abc.ABC):
 
     Attributes:
       name: as in --task.
+      network: the class of its networks.
       categories: the classes, in the order of the class indices.
       label_kind: what its sources and label stores hold: "boxes", "masks" or "classes".
       metrics: names of the numbers that a result shows; the first one decides the best checkpoint.
+      keras_label: the key of its labels in keras-cv's dicts.
       needs_labels: whether its training pictures must be labelled.
       decays_biases: whether weight decay covers all but batch norm (the original's classifiers), or kernels alone.
       experiment: what it was built from.
     """
 
     name: str
+    network: type
     categories: tuple[Category, ...]
     label_kind: str
     metrics: tuple[str, ...]
+    keras_label: str = ""
     needs_labels: bool = True
     decays_biases: bool = False
     experiment: Experiment
@@ -70,6 +74,27 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def loss_sums(self, outputs: Tensors, targets: Tensors) -> Tensors:
         """Named float32 scalars, weighted but not normalised; their sum is the loss."""
+
+    # --- in Keras' `fit`, `evaluate` and `predict` ------------------------------------------------
+
+    def batch_of(self, data: Tensors, box_format: str) -> Tensors:
+        """A training batch of keras-cv's dict of batched images in 0..255 and labels; what is one already stays as it is.
+
+        Args:
+          box_format: keras-cv's name of the boxes' format.
+
+        Raises:
+          ValueError: no labels, or images that are not the network's size.
+        """
+        return data
+
+    def found(self, network: tf.keras.Model, images: tf.Tensor, box_format: str) -> Tensors:
+        """What the network finds in images [B, H, W, 3] in 0..255, of any one size; a graph function."""
+        raise NotImplementedError(f"task={self.name} predicts nothing")
+
+    def compared(self, network: tf.keras.Model, outputs: Tensors, batch: Tensors, box_format: str) -> tuple:
+        """(y_true, y_pred, sample_weight) of a batch, as Keras' metrics for this task take them."""
+        raise NotImplementedError(f"task={self.name} has no Keras metrics")
 
     # --- on a trained model -----------------------------------------------------------------------
 

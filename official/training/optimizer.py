@@ -115,7 +115,7 @@ class _Optimizer(keras.optimizers.Optimizer):
           good: bool scalar, equal on every replica.
         """
         self._compute_current_learning_rate()
-        rate = tf.cast(self._learning_rate(self.iterations), tf.float32)
+        rate = current_learning_rate(self)
         number = tf.cast(self.iterations + 1, tf.float32)
 
         def taken():
@@ -240,6 +240,51 @@ def _move(
     )
 
 
+def take_step(
+    optimizer: keras.optimizers.Optimizer, gradients: list[tf.Tensor], variables: list[tf.Variable], good: tf.Tensor
+) -> None:  # fmt: skip
+    """`_Optimizer.step` of any Keras optimizer: one update if `good`, and the step is counted in any case.
+
+    Args:
+      gradients: already summed over replicas, one per variable; good: bool scalar, equal on every replica.
+    """
+    if isinstance(optimizer, _Optimizer):
+        return optimizer.step(gradients, variables, good)
+
+    def skipped():
+        optimizer.iterations.assign_add(1)
+        return tf.constant(False)
+
+    def taken():
+        optimizer.apply_gradients(zip(gradients, variables), skip_gradients_aggregation=True)
+        return tf.constant(True)
+
+    def merged(strategy, gradients, good):
+        return tf.cond(_first(strategy, good), lambda: _update_all(strategy, optimizer, gradients, variables), skipped)
+
+    # Stock optimizers merge the replicas, which is not allowed inside a condition: there the condition is inside the merge.
+    context = tf.distribute.get_replica_context()
+    if context.num_replicas_in_sync == 1:
+        tf.cond(good, taken, skipped)
+    else:
+        context.merge_call(merged, args=(optimizer._clip_gradients(gradients), good))
+
+
+def _first(strategy: tf.distribute.Strategy, value: Any) -> tf.Tensor:
+    return strategy.experimental_local_results(value)[0]
+
+
+def _update_all(strategy, optimizer: keras.optimizers.Optimizer, gradients: list, variables: list[tf.Variable]) -> tf.Tensor:
+    """`apply_gradients` on all replicas, from outside of them: learning rate, weight decay, update."""
+    optimizer._compute_current_learning_rate()
+    for variable in variables if optimizer.weight_decay else ():
+        if optimizer._use_weight_decay(variable):
+            shrink = tf.cast(optimizer.weight_decay, variable.dtype) * tf.cast(optimizer.learning_rate, variable.dtype)
+            strategy.extended.update(variable, lambda v, by: v.assign_sub(v * by), args=(shrink,), group=False)
+    optimizer._distributed_apply_gradients_fn(strategy, list(zip(gradients, variables)))
+    return tf.constant(True)
+
+
 def adapted(name: str) -> bool:
     """Whether LARS scales the step of a variable."""
     return "kernel" in name and "head_supervised" not in name
@@ -302,7 +347,8 @@ def _numbers(flag: str, text: str) -> list[float]:
 
 def current_learning_rate(optimizer: keras.optimizers.Optimizer) -> tf.Tensor:
     """The rate of the step about to be taken (the optimizer's own attribute is that of the last one)."""
-    return tf.cast(optimizer._learning_rate(optimizer.iterations), tf.float32)
+    rate = optimizer._learning_rate
+    return tf.cast(rate(optimizer.iterations) if callable(rate) else rate, tf.float32)
 
 
 def clip_by_global_norm(gradients: list[tf.Tensor], clip_norm: float) -> tuple[list[tf.Tensor], tf.Tensor]:

@@ -279,18 +279,9 @@ class PhaseRun:
         Reading averaged variables is collective over workers, so every worker makes the copy, and
         the chief alone judges it.
         """
-        average = self.trainer.weight_average
-        if average is None and not several_workers(self.strategy):
+        if self.trainer.weight_average is None and not several_workers(self.strategy):
             return self.trainer.model
-        values = [variable.numpy() for variable in self.trainer.model.variables]
-        if getattr(self, "_plain", None) is None:
-            with judging_scope(self.strategy):
-                self._plain = self.task.build_model()
-        for variable, value in zip(self._plain.variables, values):
-            variable.assign(value)
-        if average is not None:
-            average.put_into(self._plain)
-        return self._plain
+        return self.trainer.keras_model.plain_network(judging_scope(self.strategy))
 
     def _show_predictions(self, model: tf.keras.Model, step: int) -> None:
         count = min(self.experiment.runtime.pictures, len(self.eval_source))

@@ -14,7 +14,7 @@ from official.self_training import loop
 from official.tasks.registry import build_task
 from official.training.distribution import build_strategy, set_up_runtime
 from official.training.optimizer import LARS, Adam, Momentum, RMSprop, build_optimizer, current_learning_rate
-from official.training.trainer import joint_task
+from official.training.keras_model import joint_task
 from tests import tiny
 from tests.self_training.test_label_store import label
 from tests.training.test_step import make_trainer
@@ -111,7 +111,7 @@ def test_one_step_by_its_options(eagerly, joint_loss):
 def test_the_third_stream_has_its_own_image_size_and_batch():
     experiment = tiny.experiment(joint_image_size=96, joint_batch_size=5, joint_weight=0.3, dropout=0.4)
     source = tiny.scenes_source(task="classification", count=4)
-    task = joint_task(experiment, source)
+    task = joint_task(experiment, source.categories)
     assert task.experiment.model.image_size == 96 and task.experiment.model.dropout == 0.4
     batch = next(iter(task.training_dataset(source, batch_size=2, replica_batch_size=2, seed=0, stream="s")))
     assert batch["images"].shape == (2, 96, 96, 3)
