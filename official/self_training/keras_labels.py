@@ -12,11 +12,11 @@ from typing import Any, Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
-import tqdm
 
 from official.data.mask_files import encode_class_map
 from official.data.source import Source
 from official.errors import UserError
+from official.screen import counted
 from official.self_training.label_kinds import KINDS
 from official.tasks import keras_data
 from official.tasks.task import Task
@@ -87,14 +87,13 @@ def _labelled(
     known = one_by_one.map(
         lambda image: (_mark(image), keras_data.pixels(image)), tf.data.AUTOTUNE, deterministic=True
     )
-    with tqdm.tqdm(total=count if count > 0 else None, desc="labelling", unit=" images", leave=False) as bar:
-        for chunk in _chunks(known.as_numpy_iterator()):
-            marks += [int(mark) for mark, _ in chunk]
-            source = _in_memory([image for _, image in chunk])
-            for row, size in zip(task.label(network, source, 0, len(source)), source.sizes):
-                row = kind.at(row, limits)
-                rows.append({**row, "mask": encode_class_map(row["mask"])} if "mask" in row else row)
-                bar.update(1)
+    examples = counted(known.as_numpy_iterator(), "labelling", max(0, count), "images")
+    for chunk in _chunks(examples):
+        marks += [int(mark) for mark, _ in chunk]
+        source = _in_memory([image for _, image in chunk])
+        for row in task.label(network, source, 0, len(source)):
+            row = kind.at(row, limits)
+            rows.append({**row, "mask": encode_class_map(row["mask"])} if "mask" in row else row)
     if not rows:
         raise UserError("pseudo_label: there are no images")
     return marks, rows
@@ -185,7 +184,7 @@ def _boxes(rows: list[dict], model: SelfTrainingModel) -> tuple[Callable, np.nda
     )
 
     def attach(image, place):
-        own, size = tf.gather(classes, place), tuple(tf.unstack(tf.shape(image)))
+        own, size = tf.gather(classes, place), tf.shape(image)[:2]
         found = keras_data.keras_boxes(
             tf.gather(boxes, place)[None], own[None], model.bounding_box_format, size
         )[0]

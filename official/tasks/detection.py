@@ -148,22 +148,22 @@ class DetectionTask(Task):
         decoder = self.decoder(self.experiment.decoding.eval_score_threshold)
         found = decoder(network({"images": fitted["images"]}, training=False), network.anchors(), fitted["extent"])
         boxes = found["boxes"] / tf.tile(fitted["scale"], [1, 2])[:, None]
-        limits = tf.cast(tf.tile(tf.shape(images)[1:3], [2]), tf.float32)
-        return self._in_keras_words(found, tf.clip_by_value(boxes, 0.0, limits), box_format, images)
+        size = tf.shape(images)[1:3]
+        boxes = tf.clip_by_value(boxes, 0.0, tf.cast(tf.tile(size, [2]), tf.float32))
+        return self._in_keras_words(found, boxes, box_format, size)
 
     def compared(self, network: RetinaNet, outputs: Tensors, batch: Tensors, box_format: str) -> tuple:
         images, threshold = batch["images"], self.experiment.decoding.eval_score_threshold
         extents = tf.fill([tf.shape(images)[0], 2], float(network.image_size))
         found = self.decoder(threshold)(outputs, network.anchors(), extents)
-        truth = keras_data.keras_boxes(batch["boxes"], batch["classes"], box_format, images.shape[1:])
+        truth = keras_data.keras_boxes(batch["boxes"], batch["classes"], box_format, tf.shape(images)[1:3])
         truth = {"boxes": truth, "classes": tf.cast(batch["classes"], tf.float32)}
-        return truth, self._in_keras_words(found, found["boxes"], box_format, images), None
+        return truth, self._in_keras_words(found, found["boxes"], box_format, tf.shape(images)[1:3]), None
 
     @staticmethod
-    def _in_keras_words(found: Tensors, boxes: tf.Tensor, box_format: str, images: tf.Tensor) -> Tensors:
-        shape = tuple(images.shape[1:]) if images.shape[1:].is_fully_defined() else tuple(tf.unstack(tf.shape(images)[1:]))
+    def _in_keras_words(found: Tensors, boxes: tf.Tensor, box_format: str, size: tf.Tensor) -> Tensors:
         return {
-            "boxes": keras_data.keras_boxes(boxes, found["classes"], box_format, shape),
+            "boxes": keras_data.keras_boxes(boxes, found["classes"], box_format, size),
             "classes": found["classes"],
             "confidence": found["scores"],
             "num_detections": found["count"],

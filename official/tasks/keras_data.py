@@ -97,10 +97,15 @@ def dense_boxes(
     return tf.where(real[..., None], corners, -1.0), tf.where(real, indices, BACKGROUND)
 
 
-def keras_boxes(boxes: tf.Tensor, classes: tf.Tensor, box_format: str, image_shape: tuple) -> tf.Tensor:
-    """yxyx pixels [B, N, 4] to another format of keras-cv, -1 in the rows of class -1."""
+def keras_boxes(boxes: tf.Tensor, classes: tf.Tensor, box_format: str, size: Any) -> tf.Tensor:
+    """yxyx pixels [B, N, 4] to another format of keras-cv, -1 in the rows of class -1.
+
+    Args:
+      size: (height, width) of the images, numbers or an int32 tensor; what relative formats are relative to.
+    """
+    height, width = tf.unstack(tf.convert_to_tensor(size))
     found = keras_cv.bounding_box.convert_format(
-        boxes, source="yxyx", target=box_format, image_shape=image_shape
+        boxes, source="yxyx", target=box_format, image_shape=(height, width, 3)
     )
     return tf.where((classes >= 0)[..., None], found, -1.0)
 
