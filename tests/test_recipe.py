@@ -4,6 +4,7 @@ import dataclasses
 import json
 from unittest import mock
 
+import numpy as np
 import pytest
 
 from official import jobs
@@ -18,8 +19,8 @@ from official.training.run_folder import RunFolder, saved_recipe
 from tests import tiny
 
 RECALL = {256: 0.93, 320: 0.97, 384: 0.99, 512: 1.0, 640: 1.0}
-PHOTOS = Facts(46, 234, 3, 640, RECALL, frozenset(("efficientnet-lite0", "efficientnet-b0")))
-COCO = Facts(118_287, 1_281_167, 80, 640, dict.fromkeys(SIZES, 0.9), frozenset())
+PHOTOS = Facts(46, 234, 3, 640, RECALL, {}, frozenset(("efficientnet-lite0", "efficientnet-b0")))
+COCO = Facts(118_287, 1_281_167, 80, 640, dict.fromkeys(SIZES, 0.9), {640: 3.0})
 LAPTOP, GPU, SERVER = Machine(2, 8), Machine(8, 32, 1, 16), Machine(96, 1000, 8, 80)
 
 
@@ -92,6 +93,20 @@ def test_it_is_printed_as_a_flagfile_with_a_reason_a_line(tmp_path):
     assert "# augment is given: s3 (the recipe would say s1)" in text and text[0].startswith("# --recipe=auto for 2 CPU cores")
     flags = [i for i, line in enumerate(text) if line.startswith("--")]
     assert all(text[i - 1].startswith("# ") for i in flags)
+
+
+def test_anchors_fit_the_objects():
+    """Squares of 12 px in images of 512: 6 px at 256, where the smallest anchor is 32 x 0.75 and 4 x 8; at 640 they are 15 px."""
+    boxes = np.tile(np.float32([[100, 100, 112, 112]]), (8, 1)) + np.arange(8, dtype=np.float32)[:, None] * 30
+    sizes = np.full((8, 2), 512)
+    found = {size: preparing._best_scale(Experiment(), boxes, sizes, size) for size in (256, 640)}
+    assert found[256][0] == 1.0 and found[640][0] < 4.0 and found[640][1] > 0.5
+    assert preparing._best_scale(experiment_from({"anchor_scale": 4.0}), boxes, sizes, 640) == (4.0, 0.0)
+    large = np.tile(np.float32([[100, 100, 300, 300]]), (8, 1))
+    assert preparing._best_scale(Experiment(), large, sizes, 640) == (4.0, 1.0)
+    small = dataclasses.replace(PHOTOS, scales={256: 2.0, 320: 2.5})
+    assert chosen(LAPTOP, small)["anchor_scale"] == 2.0 and chosen(GPU, small)["anchor_scale"] == 2.5
+    assert "anchor_scale" not in chosen(SERVER, COCO) and "anchor_scale" not in chosen(LAPTOP, PHOTOS)
 
 
 def test_other_tasks_have_none():

@@ -16,7 +16,7 @@ from official.jobs.opening import open_eval, open_joint, open_training, open_unl
 from official.jobs.recipe import SIZES, Facts, lines, recipe
 from official.jobs.reviewed import with_reviewed
 from official.jobs.settling import settled
-from official.models.anchor_fit import in_network, possible_recall
+from official.models.anchor_fit import AS_GOOD, GOOD_RECALL, SCALES, WORTHWHILE, possible_recall
 from official.models.backbones.efficientnet import MEMBERS
 from official.models.statistics import model_statistics
 from official.models.weights.public_weights import is_here
@@ -27,7 +27,7 @@ from official.training.run_folder import saved_recipe
 from official.training.run_plan import RunPlan
 
 FEW_LABELED, FEW_JUDGED, FEW_UNLABELED = 20, 50, 1.0  # images; unlabelled ones for each labelled one
-RECALL_BOXES = 5_000
+RECALL_BOXES = 2_000
 EVAL_FRACTION = 0.2  # that a recipe holds out where there is no evaluation data
 
 
@@ -208,13 +208,28 @@ def _open_flags(experiment: Experiment, chosen: dict[str, Any]) -> dict[str, Any
 def facts_of(experiment: Experiment, data: Opened) -> Facts:
     """What a recipe is made from."""
     side = int(np.median(data.labeled.sizes.max(axis=1)))
-    recall = {}
+    recall, scales = {}, {}
     if data.labeled.annotations is not None:
         boxes, sizes = sampled_boxes(data.labeled, RECALL_BOXES)
         for size in SIZES if len(boxes) else ():
-            flags = dataclasses.replace(anchor_flags(experiment), image_size=size)
-            recall[size] = round(float(possible_recall(boxes, sizes, flags, experiment.loss.match_iou)), 4)
+            scale, recall[size] = _best_scale(experiment, boxes, sizes, size)
+            scales |= {} if scale == experiment.model.anchor_scale else {size: scale}
     unlabeled = len(data.unlabeled) if data.unlabeled is not None else 0
     options = experiment.training
     weights = frozenset(name for name in MEMBERS if options.download or is_here("imagenet", options.weights_dir, name))
-    return Facts(len(data.labeled), unlabeled, len(data.labeled.categories), side, recall, weights)
+    return Facts(len(data.labeled), unlabeled, len(data.labeled.categories), side, recall, scales, weights)
+
+
+def _best_scale(experiment: Experiment, boxes: np.ndarray, sizes: np.ndarray, size: int) -> tuple[float, float]:
+    """The --anchor_scale for an input size, and the share of boxes that have a good anchor with it.
+
+    That of the flags, unless another one is worth it; of those that are as good the nearest to it.
+    """
+    flags, iou = dataclasses.replace(anchor_flags(experiment), image_size=size), experiment.loss.match_iou
+    there = round(possible_recall(boxes, sizes, flags, iou), 4)
+    if there >= GOOD_RECALL or "anchor_scale" in experiment.given:
+        return flags.anchor_scale, there
+    near = sorted(SCALES, key=lambda scale: abs(np.log(scale / flags.anchor_scale)))
+    tried = {scale: round(possible_recall(boxes, sizes, dataclasses.replace(flags, anchor_scale=scale), iou), 4) for scale in near}
+    best = next(scale for scale in near if tried[scale] >= max(tried.values()) - AS_GOOD)
+    return (best, tried[best]) if tried[best] >= there + WORTHWHILE else (flags.anchor_scale, there)

@@ -38,6 +38,7 @@ class Facts:
       labeled, unlabeled: images; classes.
       side: the images' own longer side in pixels, the median.
       recall: for every size in SIZES the share of the labelled boxes that have a good anchor; empty without boxes.
+      scales: for a size the --anchor_scale with which that is so, where it is not the paper's.
       weights: names of the backbones whose ImageNet weights are here, or may be fetched.
     """
 
@@ -46,6 +47,7 @@ class Facts:
     classes: int
     side: int
     recall: Mapping[int, float] = dataclasses.field(default_factory=dict)
+    scales: Mapping[int, float] = dataclasses.field(default_factory=dict)
     weights: frozenset[str] = frozenset()
 
 
@@ -69,7 +71,10 @@ def recipe(task: str, machine: Machine, facts: Facts) -> list[Choice]:
     large = facts.labeled >= MANY and machine.gpus > 0
     size = _image_size(machine, facts, large)
     backbone = _backbone(machine, facts, large)
-    network = [size, backbone, _init(backbone.value, facts), *_heads(task, machine, large)]
+    anchors = [] if large or size.value not in facts.scales else [Choice(
+        "anchor_scale", facts.scales[size.value], f"smaller or larger objects than the paper's: with it {facts.recall[size.value]:.0%} have a good anchor",
+    )]  # fmt: skip
+    network = [size, *anchors, backbone, _init(backbone.value, facts), *_heads(task, machine, large)]
     batch = _batch(machine, size.value, backbone.value, large)
     steps = _steps(machine, facts, size.value, batch.value)
     return [*network, batch, Choice("pseudo_batch_size", batch.value, "as many pseudo-labelled images as labelled ones"),
