@@ -8,6 +8,7 @@ in 10 seconds, at least one in 10 minutes, in between one whenever a tenth of th
 from __future__ import annotations
 
 import collections
+import functools
 import sys
 import time
 from typing import Callable, Iterable, Iterator, TypeVar
@@ -29,6 +30,12 @@ def note(text: str) -> None:
 def warn(text: str) -> None:
     """Prints a warning, above the bar if there is one."""
     note(f"WARNING: {text}")
+
+
+@functools.lru_cache(maxsize=1000)
+def note_once(text: str) -> None:
+    """Prints a note, once however often it is said."""
+    note(text)
 
 
 def stamped(text: str) -> None:

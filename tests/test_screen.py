@@ -108,8 +108,10 @@ def test_notes_and_warnings_are_no_results(capsys):
     screen.note("said")
     screen.warn("careful")
     screen.stamped("when")
+    for _ in range(3):
+        screen.note_once("once said")
     out, err = capsys.readouterr()
-    assert out == "" and re.fullmatch(r"said\nWARNING: careful\n\S+ \S+ when\n", err)
+    assert out == "" and re.fullmatch(r"said\nWARNING: careful\n\S+ \S+ when\nonce said\n", err)
 
 
 # --- a phase ----------------------------------------------------------------------------------------

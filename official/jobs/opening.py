@@ -95,9 +95,17 @@ def listing(folder: str, reports: dict[str, InputReport]) -> Iterator[None]:
         raise DataError(f"{error} All are listed in {path}.") from error
     for role, report in reports.items():
         if report.counts:
-            note("\n".join(report.lines(role)))
-            if folder:
-                write_json(os.path.join(folder, "data", f"{role}_skipped.json"), report.content(role))
+            place = os.path.join(folder, "data", f"{role}_skipped.json") if folder else ""
+            note("\n".join([*report.lines(role), f"{role}: {_left_out(report)}" + (f", all are listed in {place}" if place else "")]))
+            if place:
+                write_json(place, report.content(role))
+
+
+def _left_out(report: InputReport) -> str:
+    """What is not used of a data set, in words."""
+    lost = [f"{report.skipped_images} images"] if report.skipped_images else []
+    lost += [f"{report.lost_objects} objects"] if report.lost_objects else []
+    return f"{' and '.join(lost)} left out" if lost else "nothing is left out for it"
 
 
 def opened(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from typing import Any
 
 import tensorflow as tf
@@ -10,7 +11,7 @@ import tensorflow as tf
 from official.data.source import Source
 from official.data.unreadable import naming_unreadable
 from official.experiment import Experiment
-from official.screen import Bar
+from official.screen import Bar, duration, stamped
 from official.self_training.label_store import LabelStore, ids_digest
 from official.tasks.task import Task
 from official.training.stopping import StopRequest
@@ -68,6 +69,7 @@ def label_source(
     )
     names = [category.name for category in task.categories]
     mine = range(options.shard_index, shards, options.num_shards)
+    began = time.monotonic()
     bar = Bar("labelling", sum(_length(source, s, size) for s in mine), "images")
     with bar, naming_unreadable(source), StopRequest("image") as stop:
         for shard in mine:
@@ -76,6 +78,7 @@ def label_source(
             else:
                 bar.skip(_length(source, shard, size))
             stop.check(f"labelling saved up to shard {shard + 1} of {shards}")
+    stamped(f"labelling: {bar.done} images in {duration(time.monotonic() - began)}")
     return store.finish(shards, dict(source.report.counts))
 
 

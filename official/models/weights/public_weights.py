@@ -19,7 +19,7 @@ from typing import Iterator
 
 from official.models.weights.downloads import fetch, has_digest
 from official.models.weights.weight_files import WeightsError, checkpoint_prefix
-from official.screen import note
+from official.screen import note, note_once
 
 INITS = ("imagenet", "imagenet++", "simclr")
 _KERAS = "https://storage.googleapis.com/keras-applications/"
@@ -164,7 +164,7 @@ def weights_file(init: str, weights_dir: str, backbone: str, *, download: bool =
                 raise WeightsError(
                     f"--init={init}: {path} is damaged: its hash is not {digest}; fetch it again"
                 )
-            note(f"--init={init}: {path} ({what})")
+            note_once(f"--init={init}: {path} ({what})")
             return path
     addressed = [file for file in files if file.address]
     if download and addressed:
