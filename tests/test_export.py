@@ -1,6 +1,7 @@
 """Exported and in-process predictions agree, and the files need none of our code."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -31,7 +32,7 @@ def exported(tmp_path_factory):
             variable.assign(generator.normal(0, 3.0, variable.shape))
     names = [c.name for c in task.categories]
     decoder = task.decoder(0.0105)
-    paths = export_detector(model, str(folder), names, decoder, tflite=True)
+    paths = export_detector(model, str(folder), names, decoder, class_ids=[c.id for c in task.categories], tflite=True)
     return task, model, paths, folder
 
 
@@ -59,6 +60,26 @@ def test_saved_model_from_bytes_agrees_with_predict(exported, pictures):
         np.testing.assert_allclose(found["boxes"], expected["boxes"], atol=1e-2)
         names = [task.categories[c].name.encode() for c in expected["classes"]]
         assert found["class_names"].tolist() == names
+
+
+def test_the_documented_decoder_finds_what_the_saved_model_finds(exported, pictures):
+    """docs/export.md's programs in plain NumPy, run as they stand there, on images of three sizes."""
+    *_, paths, folder = exported
+    page = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "docs", "export.md")
+    with open(page, encoding="utf-8") as file:
+        programs = [block for block in re.findall(r"```python\n(.*?)```", file.read(), re.S) if "decode(" in block]
+    assert len(programs) == 2
+    signature = load_serving(paths["saved_model"])
+    for path in sorted(pictures.iterdir()):
+        names = {"export": str(folder), "photo": str(path)}
+        exec("".join(programs), names)  # pylint: disable=exec-used
+        expected = detect_bytes(signature, path.read_bytes())
+        assert len(names["scores"]) == len(expected["scores"]) > 0
+        np.testing.assert_allclose(names["scores"], expected["scores"], atol=1e-5)
+        np.testing.assert_allclose(names["boxes"], expected["boxes"], atol=2e-2)
+        assert names["classes"].tolist() == expected["classes"].tolist()
+        assert [names["labels"]["class_names"][c].encode() for c in names["classes"]] == expected["class_names"].tolist()
+    assert names["labels"]["class_ids"] == [1, 2, 3, 4, 5]
 
 
 def test_stock_model_has_the_same_outputs(exported):

@@ -50,12 +50,14 @@ class ClassificationServing(Placing):
 
 
 def export_classifier(
-    model: keras.Model, folder: str, class_names: Sequence[str], *, crop_style: str = "efficientnet",
-    legacy_resize: bool = False, tflite: bool = False,
+    model: keras.Model, folder: str, class_names: Sequence[str], *, class_ids: Sequence[int] = (),
+    crop_style: str = "efficientnet", legacy_resize: bool = False, tflite: bool = False,
 ) -> dict[str, str]:  # fmt: skip
     """Writes `model.keras`, `saved_model/`, `labels.json` and, if asked, `model.tflite` (logits)."""
     serving = ClassificationServing(model, class_names, crop_style, legacy_resize)
-    paths = write_export(serving, folder, model, class_names, "logits: float32 [batch, classes]", f"the centre crop ({crop_style}'s)")
+    place = f"the centre crop ({crop_style}'s)"
+    outputs = "logits: float32 [batch, classes]"
+    paths = write_export(serving, folder, model, class_names, outputs, class_ids=class_ids, place=place)
     if tflite:
         paths["tflite"] = write_tflite(folder, tflite_bytes(serving, lambda images: serving.network(images, training=False)))
     return paths

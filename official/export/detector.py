@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Sequence
+from typing import Any, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from official.data import image_files
 from official.export.serving import Placing, tflite_bytes, write_export, write_tflite
+from official.models.anchors import ASPECT_RATIOS, MAX_LOG_SCALE
 from official.models.decoding import DetectionDecoder
 from official.models.retinanet import RetinaNet
 
@@ -56,7 +57,7 @@ class DetectionServing(Placing):
 
 def export_detector(
     model: RetinaNet, folder: str, class_names: Sequence[str], decoder: DetectionDecoder,
-    *, legacy_resize: bool = False, tflite: bool = False,
+    *, class_ids: Sequence[int] = (), legacy_resize: bool = False, tflite: bool = False,
 ) -> dict[str, str]:  # fmt: skip
     """Writes `model.keras`, `saved_model/`, `labels.json` and, if asked, `model.tflite`.
 
@@ -64,10 +65,37 @@ def export_detector(
       The paths by kind. A TFLite conversion that the ops do not allow raises what the converter says.
     """
     serving = DetectionServing(model, decoder, class_names, legacy_resize)
-    paths = write_export(serving, folder, model, class_names, "box: (dy, dx, dh, dw) relative to anchors; classification: logits")
+    outputs = "box: float32 [batch, anchors, 4], (dy, dx, dh, dw); classification: float32 [batch, anchors, classes], logits"
+    more = {"detection": _decoding(model, decoder)}
+    paths = write_export(serving, folder, model, class_names, outputs, class_ids=class_ids, more=more)
     if tflite:
         paths["tflite"] = write_tflite(folder, tflite_bytes(serving, lambda images: detect_one(serving, images)))
     return paths
+
+
+def _decoding(model: RetinaNet, decoder: DetectionDecoder) -> dict[str, Any]:
+    """How raw outputs become boxes, for `labels.json`; docs/export.md decodes by it."""
+    config = model.get_config()
+    levels = list(range(config["min_level"], config["max_level"] + 1))
+    return {
+        "levels": levels,
+        "strides": [2**level for level in levels],
+        "anchor_scale": config["anchor_scale"],
+        "scales": [2 ** (k / config["num_scales"]) for k in range(config["num_scales"])],
+        "aspect_ratios": list(ASPECT_RATIOS),
+        "anchors": "side anchor_scale * stride * scale; height side / sqrt(ratio), width side * sqrt(ratio); centre"
+        " (row + 0.5, column + 0.5) * stride, in pixels of the input; order level, row, column, scale, ratio",
+        "box_coding": "centre = anchor centre + (dy, dx) * anchor size; size = anchor size * exp(min((dh, dw), max_log_scale))",
+        "max_log_scale": MAX_LOG_SCALE,
+        "score": "sigmoid(logit)",
+        "score_threshold": decoder.score_threshold,
+        "candidates_per_level": decoder.top_k,
+        "nms": "per class" if decoder.soft_nms_sigma <= 0 else "per class, Gaussian Soft-NMS: score * exp(-iou^2 / (2 sigma))",
+        "nms_iou_threshold": decoder.nms_iou_threshold,
+        "soft_nms_sigma": decoder.soft_nms_sigma,
+        "max_detections": decoder.max_detections,
+        "legacy_decoding": decoder.legacy_size > 0,
+    }
 
 
 def detect_one(serving: DetectionServing, images: tf.Tensor) -> dict[str, tf.Tensor]:

@@ -6,7 +6,7 @@ The SavedModel holds everything (resizing, decoding, post-processing, class name
 from __future__ import annotations
 
 import os
-from typing import Any, Callable, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
 import tensorflow as tf
 
@@ -37,9 +37,21 @@ class Placing(tf.Module):
 
 
 def write_export(
-    serving: Placing, folder: str, model: keras.Model, class_names: Sequence[str], outputs: str,
-    place: str = "picture at the top left, zeros around",
+    serving: Placing, folder: str, model: keras.Model, class_names: Sequence[str], outputs: str, *,
+    class_ids: Sequence[int] = (), place: str = "the image at the top left, zeros below and right of it",
+    more: Mapping[str, Any] | None = None,
 ) -> dict[str, str]:  # fmt: skip
+    """Writes `model.keras`, `saved_model/` and `labels.json`, which says all that one needs to use `model.keras` alone.
+
+    Args:
+      outputs: the network's raw outputs, in words.
+      class_ids: ids of the classes in the files that the model was trained on, in the order of its outputs.
+      place: where the image lies in the input, in words.
+      more: keys that only this task has.
+
+    Returns:
+      The paths by kind.
+    """
     os.makedirs(folder, exist_ok=True)
     paths = {"keras": os.path.join(folder, "model.keras"), "saved_model": os.path.join(folder, "saved_model")}
     serving.network.save(paths["keras"])
@@ -47,11 +59,14 @@ def write_export(
     tf.saved_model.save(serving, paths["saved_model"], signatures=signatures)
     content = {
         "class_names": list(class_names),
+        "class_ids": [int(number) for number in class_ids],
         "image_size": model.image_size,
         "mean": IMAGENET_MEAN,
         "std": IMAGENET_STD,
-        "input": f"float32 [batch, size, size, 3], (pixels / 255 - mean) / std, {place}",
+        "input": f'"images": float32 [batch, size, size, 3] RGB, (pixels / 255 - mean) / std, {place}',
+        "resize": f"bilinear, {'as TF1: no half-pixel centers' if serving.legacy_resize else 'half-pixel centers'}, no antialiasing",
         "outputs": outputs,
+        **(more or {}),
     }
     write_json(os.path.join(folder, "labels.json"), content)
     return paths

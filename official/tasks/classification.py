@@ -184,8 +184,8 @@ class ClassificationTask(Task):
     def export(self, model: Classifier, folder: str) -> dict[str, str]:
         data, handover = self.experiment.data, self.experiment.handover
         return export_classifier(
-            model, folder, self.class_names, crop_style=self.crop_style,
-            legacy_resize=data.legacy_resize, tflite=handover.tflite,
+            model, folder, self.class_names, class_ids=[category.id for category in self.categories],
+            crop_style=self.crop_style, legacy_resize=data.legacy_resize, tflite=handover.tflite,
         )  # fmt: skip
 
     # --- pictures ---------------------------------------------------------------------------------

@@ -235,6 +235,7 @@ class DetectionTask(Task):
             folder,
             [category.name for category in self.categories],
             dataclasses.replace(self.decoder(self.experiment.decoding.eval_score_threshold), static=False),
+            class_ids=[category.id for category in self.categories],
             legacy_resize=self.experiment.data.legacy_resize,
             tflite=self.experiment.handover.tflite,
         )

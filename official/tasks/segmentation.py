@@ -224,7 +224,10 @@ class SegmentationTask(Task):
 
     def export(self, model: Segmenter, folder: str) -> dict[str, str]:
         handover, data = self.experiment.handover, self.experiment.data
-        return export_segmenter(model, folder, self.class_names, legacy_resize=data.legacy_resize, tflite=handover.tflite)
+        ids = [category.id for category in self.categories]
+        return export_segmenter(
+            model, folder, self.class_names, class_ids=ids, legacy_resize=data.legacy_resize, tflite=handover.tflite
+        )
 
     # --- pictures ---------------------------------------------------------------------------------
 
