@@ -8,6 +8,7 @@ from typing import Any, Sequence
 
 from official.errors import FlagError, UserError
 from official.experiment import Experiment
+from official.files import write_json
 from official.flags import as_arguments, experiment_from_arguments
 from official.jobs.on_model import paper_categories
 from official.models.statistics import model_statistics
@@ -41,7 +42,7 @@ def study(experiment: Experiment) -> dict[str, Any]:
     if options.teraflops:
         print("\n".join(accelerator_hours(planned, root, options.teraflops)))
     if options.dry_run:
-        return {"runs": len(planned.runs), "finished": len(workers.finished(root, planned))}
+        return {"runs": len(planned.runs), "finished": workers.Ledger(root, planned).finished()}
     own = os.path.join(root, described.name)
     os.makedirs(own, exist_ok=True)
     shutil.copyfile(described.path, os.path.join(own, "study.yaml"))
@@ -76,39 +77,43 @@ class _Progress:
 
     def __init__(self, described: Study, planned: Plan, root: str, count: int):
         self.study, self.plan, self.root, self.count = described, planned, root, count
+        self.ledger = workers.Ledger(root, planned)
 
     def say(self, line: str) -> None:
         """Prints a line of the workers' with how far the study is."""
-        done = workers.finished(self.root, self.plan)
-        left, unknown = remaining(self.plan, self.root, self.count)
+        done = self.ledger.finished()
+        left, unknown = remaining(self.plan, self.ledger, self.count)
         time = "" if unknown else f", about {words(left)} left"
-        note(f"[{len(done)}/{len(self.plan.runs)}{time}] {line}")
+        note(f"[{done}/{len(self.plan.runs)}{time}] {line}")
 
     def report(self, failed: dict[str, str] | None = None) -> str:
         """Writes what there is."""
-        results = Results.of_plan(self.study, self.plan, self.root)
+        results = Results.of_plan(self.study, self.plan, self.ledger)
         notes = [f"{key}: {reason.splitlines()[-1]}" for key, reason in (failed or {}).items()]
-        return write_report(results, os.path.join(self.root, self.study.name), [*notes, *_cost(self.plan, self.root)])
+        own = os.path.join(self.root, self.study.name)
+        write_json(os.path.join(own, workers.RECORD), self.ledger.results())
+        return write_report(results, own, [*notes, *_cost(self.ledger)])
 
 
-def _cost(planned: Plan, root: str) -> list[str]:
-    seconds = [found["wall_seconds"] for key in planned.runs if (found := workers.result(root, key))]
+def _cost(ledger: workers.Ledger) -> list[str]:
+    seconds = [found["wall_seconds"] for found in ledger.results().values()]
     return [f"{len(seconds)} runs took {sum(seconds) / 3600:.1f} hours of process time."] if seconds else []
 
 
 def outline(described: Study, planned: Plan, root: str, count: int) -> Sequence[str]:
     """The runs of a study by kind, what is finished, and how long the rest takes."""
-    done = workers.finished(root, planned)
+    ledger = workers.Ledger(root, planned)
+    missing = ledger.missing()
     lines = [f"study: {described.title}"]
-    lines.append(f"{len(described.cells)} cells, {len(described.seeds)} seeds: {len(planned.runs)} runs, {len(done)} finished")
+    lines.append(f"{len(described.cells)} cells, {len(described.seeds)} seeds: {len(planned.runs)} runs, {len(planned.runs) - len(missing)} finished")
     for kind in ("supervised", "control", "labels", "student"):
         own = [run for run in planned.runs.values() if run.kind == kind]
         if own:
             steps = sum(run.steps for run in own)
-            finished = sum(run.key in done for run in own)
+            finished = sum(run.key not in missing for run in own)
             lines.append(f"  {kind:<11}{len(own):>4} runs, {finished:>4} finished" + (f", {steps:>10,} steps" if steps else ""))
-    left, unknown = remaining(planned, root, count)
-    if len(done) < len(planned.runs):
+    left, unknown = remaining(planned, ledger, count)
+    if missing:
         lines.append(f"time left: {words(left)} with {count} workers" + (f", and {unknown} runs of kinds that have not been timed yet" if unknown else ""))
     return lines
 
@@ -122,9 +127,9 @@ def accelerator_hours(planned: Plan, root: str, teraflops: float) -> list[str]:
     Args:
       teraflops: 10^12 operations per second that the accelerator sustains on such networks, not its peak.
     """
-    done, networks, seconds = workers.finished(root, planned), {}, {}  # type: set, dict, dict
+    missing, networks, seconds = workers.Ledger(root, planned).missing(), {}, {}  # type: set, dict, dict
     for key, run in planned.runs.items():
-        if key in done or not run.steps:
+        if key not in missing or not run.steps:
             continue
         experiment = experiment_from_arguments(as_arguments(run.flags), run.key)
         network = experiment.model
@@ -145,16 +150,13 @@ def _images_per_step(experiment: Experiment, kind: str) -> int:
     return options.teacher_batch_size or options.batch_size
 
 
-def remaining(planned: Plan, root: str, count: int) -> tuple[float, int]:
+def remaining(planned: Plan, ledger: workers.Ledger, count: int) -> tuple[float, int]:
     """(seconds that the missing runs of timed kinds take, how many missing runs are of a kind without a finished one)."""
     timed: dict[str, list[float]] = {}
-    missing = []
-    for key, run in planned.runs.items():
-        found = workers.result(root, key)
-        if found:
-            timed.setdefault(run.kind, []).append(found["wall_seconds"] / max(1, run.steps))
-        else:
-            missing.append(run)
+    missing = [planned.runs[key] for key in ledger.missing()]
+    for key, found in ledger.results().items():
+        run = planned.runs[key]
+        timed.setdefault(run.kind, []).append(found["wall_seconds"] / max(1, run.steps))
     known = [sum(timed[r.kind]) / len(timed[r.kind]) * max(1, r.steps) for r in missing if r.kind in timed]
     return sum(known) / count, sum(r.kind not in timed for r in missing)
 

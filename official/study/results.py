@@ -16,7 +16,7 @@ import numpy as np
 
 from official.study.plan import Plan
 from official.study.spec import Study
-from official.study.workers import result
+from official.study.workers import Ledger
 
 HOLDS, FAILS, UNDECIDED, UNKNOWN = "holds", "does not hold", "undecided at this scale", "not run yet"
 # Student's t, two-sided 95 %, for 1..30 degrees of freedom.
@@ -74,9 +74,9 @@ class Results:
         self.metric = study.metric or _first_metric(self.found.values())
 
     @staticmethod
-    def of_plan(study: Study, plan: Plan, root: str) -> Results:
+    def of_plan(study: Study, plan: Plan, ledger: Ledger) -> Results:
         """The results of a study's own runs."""
-        return Results(study, {place: result(root, key) for place, key in plan.results.items()})
+        return Results(study, {place: ledger.result(key) for place, key in plan.results.items()})
 
     def values(self, cell: str) -> dict[int, float]:
         """Seed -> result of a cell."""

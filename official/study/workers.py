@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
+import glob
 import os
 import signal
 import subprocess
@@ -24,6 +25,7 @@ from official.study.plan import RUN, RUNS, Plan, Run, flagfile
 from official.training.stopping import Interrupted, StopRequest
 
 CLAIM, FAILED, DONE, LOG, FLAGFILE = "claim.lock", "failed.json", "done.json", "log.txt", "flags.cfg"
+RECORD = "runs.json"
 POLL_SECONDS = 0.5
 _SHOWN = 12  # lines of a log
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -43,14 +45,53 @@ def folder(root: str, key: str) -> str:
 
 
 def result(root: str, key: str) -> dict[str, Any] | None:
-    """What a finished run found: "seconds", "phase" and its metrics; None if it is not finished."""
+    """What a finished run found: "seconds", "phase" and its metrics; None if its folder is not there or not finished."""
     path = os.path.join(folder(root, key), DONE)
     return read_json(path) if os.path.isfile(path) else None
 
 
-def finished(root: str, plan: Plan) -> set[str]:
-    """Keys of the runs that are done."""
-    return {key for key in plan.runs if os.path.isfile(os.path.join(folder(root, key), DONE))}
+class Ledger:
+    """What is known of the runs of a plan.
+
+    A finished run keeps its result in its folder, and every report keeps those of its study in `<root>/<study>/runs.json`. The
+    folders may be gone (they are large), or the file may have come from another machine: such a result counts, and the run
+    is made again only if another one starts from it.
+    """
+
+    def __init__(self, root: str, plan: Plan):
+        self._root, self._plan = root, plan
+        self._kept: dict[str, dict[str, Any]] = {}
+        for path in sorted(glob.glob(os.path.join(glob.escape(root), "*", RECORD))):
+            self._kept.update(read_json(path))
+
+    def result(self, key: str) -> dict[str, Any] | None:
+        """What a run found, see the function `result`; None if nobody knows."""
+        found = result(self._root, key)
+        return found if found is not None else self._kept.get(key)
+
+    def results(self) -> dict[str, dict[str, Any]]:
+        """The results that are known, by the key of their run: what `runs.json` holds."""
+        found = {key: self.result(key) for key in self._plan.runs}
+        return {key: value for key, value in found.items() if value is not None}
+
+    def trained(self) -> set[str]:
+        """Keys of the runs whose folders are finished: others can start from them."""
+        return {key for key in self._plan.runs if os.path.isfile(os.path.join(folder(self._root, key), DONE))}
+
+    def missing(self) -> set[str]:
+        """Keys of the runs that are still to be made: cells without a result, and what those start from."""
+        trained, wanted = self.trained(), set()  # type: set[str], set[str]
+        waiting = [key for key in self._plan.results.values() if key not in trained and key not in self._kept]
+        while waiting:
+            key = waiting.pop()
+            if key not in wanted and key not in trained:
+                wanted.add(key)
+                waiting.extend(self._plan.runs[key].needs)
+        return wanted
+
+    def finished(self) -> int:
+        """How many runs of the plan are not missing."""
+        return len(self._plan.runs) - len(self.missing())
 
 
 def work(root: str, plan: Plan, workers: int, *, say: Callable[[str], None] = print, after: Callable[[], None] = lambda: None) -> dict[str, str]:
@@ -72,6 +113,7 @@ class _Pool:
 
     def __init__(self, root: str, plan: Plan, workers: int, say: Callable[[str], None], after: Callable[[], None]):
         self.root, self.plan, self.say, self.after = root, plan, say, after
+        self.ledger = Ledger(root, plan)
         self.workers, self.working = workers, []  # type: int, list[_Working]
         self.failed: dict[str, str] = {}
         self.elsewhere: set[str] = set()
@@ -81,8 +123,8 @@ class _Pool:
         try:
             while not stop.signal_number:
                 self._collect()
-                done = finished(self.root, self.plan)
-                waiting = [run for key, run in self.plan.runs.items() if key not in done and key not in self._busy()]
+                done, missing = self.ledger.trained(), self.ledger.missing()
+                waiting = [run for key, run in self.plan.runs.items() if key in missing and key not in self._busy()]
                 blocked = {run.key: self._blocker(run) for run in waiting if self._blocker(run)}
                 ready = [r for r in waiting if r.key not in blocked and r.key not in self.failed and done.issuperset(r.needs)]
                 self._begin(ready)
