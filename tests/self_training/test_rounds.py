@@ -89,6 +89,7 @@ KILL_POINTS = (
 )
 
 
+@pytest.mark.slow
 def test_killed_in_any_round_and_still_bit_identical(straight, tmp_path):
     folder, killed = str(tmp_path / "run"), 0
     for number, place in enumerate(KILL_POINTS):

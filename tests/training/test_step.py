@@ -29,6 +29,11 @@ JOINT = dict(joint_weight=0.2, joint_batch_size=8, joint_image_size=32)
 VARIANTS = ("detection+joint", *TASKS[1:])
 
 
+def these(*fast):
+    """The variants, those that are not named before a release alone: between them the same code compiles for minutes."""
+    return [pytest.param(name, marks=[pytest.mark.slow] * (name not in fast)) for name in VARIANTS]
+
+
 def variant(name):
     """Arguments of `make_trainer`."""
     task, joint = name.partition("+")[::2]
@@ -105,7 +110,7 @@ def test_one_replica_of_eight_is_two_of_four(name):
     assert_same(trained(name, 2)[1], reference(name), 2e-3)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", these("detection+joint"))
 def test_a_run_goes_on_with_another_number_of_replicas(name):
     """Two steps on one replica and two on two, and the other way round: the four steps of one, to 2e-3."""
     metrics, weights = reference(name)
@@ -116,7 +121,7 @@ def test_a_run_goes_on_with_another_number_of_replicas(name):
         assert_same(run(trainer, 2), (metrics[2:], weights), 2e-3)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", these("detection+joint", "segmentation"))
 def test_whole_step_under_xla_agrees(name):
     assert_same(run(make_trainer(xla=True, **variant(name))), reference(name), 2e-3)
 
