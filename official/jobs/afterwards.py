@@ -162,9 +162,8 @@ def commands(run: str, experiment: Experiment) -> Commands:
         file.write("\n".join(flag_lines(experiment)) + "\n")
     number = next(n for n in range(2, 1000) if not os.path.exists(f"{run.rstrip('/')}_{n}"))
     new, flags = f"{run.rstrip('/')}_{number}", experiment.flags()
-    taking = {"labels": way_out(run, {}, flags), "teacher": way_out(run, {"labels": []}, flags)}
-    taking = {kind: words.removeprefix("--model_dir=NEW").strip() for kind, words in taking.items()}
-    return Commands(run, path, new, taking)
+    taking = way_out(run, {}, flags).removeprefix("--model_dir=NEW").strip()
+    return Commands(run, path, new, {"labels": taking})
 
 
 def flag_lines(experiment: Experiment) -> list[str]:
@@ -234,6 +233,7 @@ def _facts(ending: Ending, summary: Mapping[str, Any]) -> Facts:
         labels=_label_facts(ending, summary) if "student" in summary else None,
         unlabelled_classes=unlabelled,
         unjudged_classes=unjudged,
+        label_counts=_label_counts(loop),
         control_curve=control.get(f"evaluation/{metric}", ()),
         steps={phase: summary[phase]["steps"] for phase in phases},
     )
@@ -244,6 +244,12 @@ def _label_facts(ending: Ending, summary: Mapping[str, Any]) -> LabelFacts:
     if ending.stored is not None:
         return box_facts(experiment, labeled, ending.stored)
     return other_facts(experiment, labeled, summary["pseudo_labels"])
+
+
+def _label_counts(loop: SelfTraining) -> dict[str, int]:
+    if loop.labeled.read_mask is not None:
+        return {}
+    return {c.name: int(n) for c, n in zip(loop.labeled.categories, class_counts(loop.labeled))}
 
 
 def _one_sided_classes(loop: SelfTraining) -> tuple[tuple[str, ...], tuple[str, ...]]:

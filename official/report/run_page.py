@@ -107,7 +107,7 @@ def _verdict(out: Page, ended: Ended) -> None:
     if verdict.reasons:
         out.bullets([reason.text for reason in verdict.reasons])
     if ended.commands is not None:
-        commands = list(dict.fromkeys(ended.commands.of(reason) for reason in verdict.reasons if reason.flags))
+        commands = ended.commands.next(verdict)
         if commands:
             out.text("What to try next:")
             out.code("\n".join(commands))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from shlex import quote
 from typing import Any, Mapping, Sequence
 
 import numpy as np
@@ -25,15 +26,17 @@ SATURATED = 0.9  # share of --max_detections that an image is full from
 TOO_MANY, TOO_FEW = 3.0, 0.2  # pseudo boxes an image, in units of the boxes that people drew
 STILL_RISING = 0.03  # share of its score that a control gained in its last fifth
 _OF_ALL = 0.8
+HARDLY = 0.2  # share of the whole score below which a class is hardly learned
 
 
 @dataclasses.dataclass(frozen=True)
 class Reason:
-    """Something that the numbers show, and flags that would change it ("" where none would)."""
+    """Something that the numbers show, and the flags or the job that would change it ("" where none would)."""
 
     text: str
     flags: str = ""
-    keeps: str = ""  # "labels" or "teacher": what the next run can take over
+    keeps: str = ""  # "labels": what the next run can take over
+    job: str = ""  # on this very run, in place of another run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +72,7 @@ class Facts:
       judged: of the phases whose evaluation says something of single images.
       labels: None without a student.
       unlabelled_classes: evaluated, but no image to learn them from. unjudged_classes: labelled, but not in the evaluation set.
+      label_counts: labels of people by class; {} where that is not known.
       control_curve: (step, score) of the control's evaluations. steps: of every phase.
     """
 
@@ -78,6 +82,7 @@ class Facts:
     labels: LabelFacts | None = None
     unlabelled_classes: tuple[str, ...] = ()
     unjudged_classes: tuple[str, ...] = ()
+    label_counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
     control_curve: Sequence[tuple[int, float]] = ()
     steps: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
@@ -164,7 +169,8 @@ def reasons(facts: Facts) -> list[Reason]:
     """What the numbers show, weightiest first."""
     found = []
     if facts.labels is not None:
-        found += [*_weak_teacher(facts), *_odd_labels(facts.labels)]
+        weak = _weak_teacher(facts)
+        found += [*weak, *_odd_labels(facts.labels), *([] if weak else _weak_classes(facts))]
     if facts.unlabelled_classes:
         found.append(Reason(f"no training image shows {_listed(facts.unlabelled_classes)}, which the evaluation data has: label some"))
     if facts.unjudged_classes:
@@ -225,8 +231,21 @@ def _odd_labels(labels: LabelFacts) -> list[Reason]:
         found.append(Reason(text, "--score_threshold=0.3", "labels"))
     if labels.empty_classes:
         text = f"no pseudo label of {_listed(labels.empty_classes)}: the teacher is never sure of it. Label more of it"
-        found.append(Reason(f"{text} (--job=review_labels writes the images that are worth it)"))
+        found.append(Reason(text, job="review_labels"))
     return found
+
+
+def _weak_classes(facts: Facts) -> list[Reason]:
+    """Classes that even the best model hardly finds, where it finds the others."""
+    judged = facts.judged.get(_best(facts.scores))
+    if judged is None:
+        return []
+    whole, by_class = judged.own()
+    weak = [name for name, value in zip(judged.class_names, by_class) if value < HARDLY * whole]
+    if not weak:
+        return []
+    said = [f"{name} ({facts.label_counts[name]} labels)" if name in facts.label_counts else name for name in weak]
+    return [Reason(f"hardly learned: {_listed(said)}. Label more of it", job="review_labels")]
 
 
 def rising(curve: Sequence[tuple[int, float]]) -> float:
@@ -267,7 +286,7 @@ def how_sure(verdict: Verdict) -> str:
 
 def lines(verdict: Verdict, commands: Commands) -> list[str]:
     """The verdict on the screen."""
-    found = [f"verdict: {headline(verdict)}", f"  ({how_sure(verdict)})"]
+    found = [f"{'verdict' if verdict.word else 'result'}: {headline(verdict)}", f"  ({how_sure(verdict)})"]
     for (a, b), (whole, by_class) in verdict.differences.items():
         if b != verdict.against:
             found.append(f"  {a} less {b} {whole.text(signed=True)}")
@@ -277,7 +296,7 @@ def lines(verdict: Verdict, commands: Commands) -> list[str]:
         found.append("  the student had more steps than the teacher: --control tells what they alone bring")
     label = "why" if verdict.word in (HURT, UNDECIDED) else "seen"
     found += [f"  {label}: {reason.text}" for reason in verdict.reasons]
-    found += dict.fromkeys(f"  next: {commands.of(reason)}" for reason in verdict.reasons if reason.flags)
+    found += [f"  next: {command}" for command in commands.next(verdict)]
     return found + export_lines(verdict, commands)
 
 
@@ -318,15 +337,20 @@ class Commands:
     new: str
     taking: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
+    def next(self, verdict: Verdict) -> list[str]:
+        """What the reasons of a verdict ask for, each once."""
+        return list(dict.fromkeys(self.of(reason) for reason in verdict.reasons if reason.flags or reason.job))
+
     def of(self, reason: Reason) -> str:
-        """The run again, with what a reason asks for."""
-        taken = self.taking.get(reason.keeps, "")
-        return " ".join(filter(None, (f"python main.py --flagfile={self.flagfile} --model_dir={self.new}", taken, reason.flags)))
+        """The run again with what a reason asks for, or its job on this one."""
+        if reason.job:
+            return f"python main.py --job={reason.job} --model_dir={quote(self.run)}"
+        return " ".join(filter(None, (self.again(), self.taking.get(reason.keeps, ""), reason.flags)))
 
     def again(self) -> str:
         """The same run in another folder."""
-        return f"python main.py --flagfile={self.flagfile} --model_dir={self.new}"
+        return f"python main.py --flagfile={quote(self.flagfile)} --model_dir={quote(self.new)}"
 
     def export(self, phase: str) -> str:
         """A phase's model in the place of the student's."""
-        return f"python main.py --job=export --model_dir={self.run} --checkpoint={self.run}/{phase}"
+        return f"python main.py --job=export --model_dir={quote(self.run)} --checkpoint={quote(f'{self.run}/{phase}')}"

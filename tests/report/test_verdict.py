@@ -87,7 +87,7 @@ def test_without_control_that_is_said():
 
 def test_a_teacher_alone_has_no_word_but_an_interval():
     found, text = said(facts(teacher=120))
-    assert found.word == "" and text.startswith("verdict: teacher top1 0.600 [0.5") and "student" not in text
+    assert found.word == "" and text.startswith("result: teacher top1 0.600 [0.5") and "student" not in text
 
 
 def test_of_few_images_nothing_is_concluded():
@@ -125,6 +125,25 @@ def test_odd_labels(labels, text, flags):
 def test_plain_labels_need_no_word():
     given = Facts("AP", {"teacher": 0.3, "student": 0.3}, {}, LabelFacts(boxes=2.4, human_boxes=3.0, used=0.9))
     assert verdicts.reasons(given) == []
+
+
+def test_a_class_that_is_hardly_learned():
+    """Both classes are half of the images; all dogs and two of a hundred cats are right, so 0.02 against 0.51."""
+    ids, labels = [str(i) for i in range(200)], np.arange(200) % 2
+    judged = JudgedClasses(ids, ["cat", "dog"], labels, np.where(np.arange(200) < 4, labels, 1))
+    given = Facts("top1", {"teacher": 0.51, "student": 0.51}, {"teacher": judged, "student": judged}, LabelFacts(), label_counts={"cat": 7, "dog": 90})
+    text = said(given)[1]
+    assert "too weak" in text and "hardly" not in text  # a constant answer is right on half of the images
+    better = JudgedClasses(ids, ["cat", "dog"], labels, np.where(np.arange(200) < 30, labels, 1))
+    found = verdicts.reasons(dataclasses.replace(given, scores={"teacher": 0.575, "student": 0.575}, judged={"teacher": better, "student": judged}))
+    assert [r.text for r in found] == ["hardly learned: cat (7 labels). Label more of it"] and found[0].job == "review_labels"
+    assert COMMANDS.of(found[0]) == "python main.py --job=review_labels --model_dir=runs/a"
+
+
+def test_folders_with_blanks_are_quoted():
+    commands = Commands("my runs/a", "my runs/a/flags.cfg", "my runs/a_2")
+    assert commands.again() == "python main.py --flagfile='my runs/a/flags.cfg' --model_dir='my runs/a_2'"
+    assert commands.export("control").endswith("--checkpoint='my runs/a/control'")
 
 
 def test_a_class_on_one_side_alone():
