@@ -24,7 +24,8 @@ import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 TABLE = os.path.join(ROOT, "tests", "mutants.txt")
-LEFT_OUT = (".git", "__pycache__", ".pytest_cache", ".venv", "venv", "runs", "weights")
+LEFT_OUT = (".git", "__pycache__", ".pytest_cache", ".venv", "venv")
+LEFT_OUT_AT_THE_ROOT = ("runs", "weights")  # what runs leave there
 PYTEST = (
     "-x", "-q", "--no-header", "-o", "addopts=", "-m", "not slow", "-p", "no:xdist", "-p", "no:cacheprovider",
     "--import-mode=importlib",
@@ -92,6 +93,12 @@ def read_table(path: str = TABLE) -> list[Mutant]:
 
 
 # --- a process that has imported TensorFlow, and its forks -------------------------------------------
+
+
+def _left_out(folder: str, names: list[str]) -> set[str]:
+    """What a copy of the tree does without."""
+    own = LEFT_OUT_AT_THE_ROOT if os.path.samefile(folder, ROOT) else ()
+    return {name for name in names if name in own} | set(shutil.ignore_patterns(*LEFT_OUT)(folder, names))
 
 
 def import_once() -> None:
@@ -256,7 +263,7 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="mutants_") as folder:
         trees = [os.path.join(folder, str(i)) for i in range(max(1, options.jobs))]
         for tree in trees:
-            shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(*LEFT_OUT))
+            shutil.copytree(ROOT, tree, ignore=_left_out)
         plain, mutated = plain_jobs(mutants), [Job(m.tests, m) for m in mutants]
         run(plain, trees, 3 * options.timeout, print_plain)
         if any(job.code != PASSED for job in plain):

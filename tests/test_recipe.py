@@ -168,6 +168,17 @@ def test_a_rehearsal_for_another_machine(capsys):
         rehearse(experiment_from(dict(batch_size=12, dry_run=True, machine=server)))
 
 
+def test_a_step_that_does_not_fit_is_said():
+    """B7 at 640 px in bfloat16: 0.45 x 1.5625 x 2.0 x 3.1 / 2 = 2.18 GB an image; 256 + 256 on 8 GPUs are 64 each, 139.5 GB."""
+    paper = experiment_from(dict(precision="bfloat16"))
+    found = preparing.memory_words(paper, SERVER)
+    assert len(found) == 1 and "64 images on a GPU need about 140 GB of its 80; about 33 fit" in found[0]
+    assert not preparing.memory_words(paper, Machine(96, 1000, 16, 80)) and not preparing.memory_words(paper, LAPTOP)
+    assert not preparing.memory_words(paper.with_flags({"job": "train"}), SERVER)  # 32 each
+    for machine, facts in ((SERVER, COCO), (GPU, PHOTOS)):
+        assert not preparing.memory_words(experiment_from(chosen(machine, facts)), machine)
+
+
 def test_what_is_missing(scenes):
     data = preparing.Opened(scenes, scenes.subset(range(3)), scenes, None, None)
     found = missing(tiny.experiment(), data)

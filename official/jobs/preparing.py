@@ -13,7 +13,7 @@ from official.experiment import Experiment
 from official.jobs.checks import check_flags
 from official.jobs.data_checks import anchor_flags, quick_checks, sampled_boxes
 from official.jobs.opening import open_eval, open_joint, open_training, open_unlabeled
-from official.jobs.recipe import SIZES, Facts, lines, recipe
+from official.jobs.recipe import SIZES, Facts, gigabytes_per_image, lines, recipe
 from official.jobs.reviewed import with_reviewed
 from official.jobs.settling import settled
 from official.models.anchor_fit import AS_GOOD, GOOD_RECALL, SCALES, WORTHWHILE, possible_recall
@@ -70,7 +70,22 @@ def plan_text(plan: RunPlan, experiment: Experiment, machine: Machine, data: Ope
     """The plan, on which machine, when the time will be known, and what is missing."""
     lines = [f"plan, on {machine}:", *plan.lines()]
     lines.append("  before the first step of a phase its graph is built; twenty steps later the time of the phase and of the run is told")
-    return "\n".join(lines + [f"missing: {line}" for line in (missing(experiment, data) if data else [])])
+    lines += [f"missing: {line}" for line in [*memory_words(experiment, machine), *(missing(experiment, data) if data else [])]]
+    return "\n".join(lines)
+
+
+def memory_words(experiment: Experiment, machine: Machine) -> list[str]:
+    """What to do where a step is likely not to fit on a GPU; a rough estimate, of EfficientNets alone."""
+    options, name = experiment.training, experiment.model.backbone
+    if not machine.gpus or name not in MEMBERS:
+        return []
+    each = gigabytes_per_image(name, experiment.model.image_size, 4 if experiment.runtime.precision == "float32" else 2)
+    whole = experiment.runtime.job == "self_train"
+    held = (options.batch_size + (options.pseudo_batch_size if whole else 0)) / machine.gpus
+    if held * each <= machine.gpu_memory:
+        return []
+    return [f"memory: {held:g} images on a GPU need about {held * each:.0f} GB of its {machine.gpu_memory}; about "
+            f"{max(1, int(0.9 * machine.gpu_memory / each))} fit: a smaller --batch_size and --pseudo_batch_size (and --learning_rate in proportion)"]  # fmt: skip
 
 
 def missing(experiment: Experiment, data: Opened) -> list[str]:

@@ -30,7 +30,7 @@ from official.training.trainer import Phase, Trainer
 
 MADE_FROM = "made_from"  # in a description's origin: fingerprints of the teacher and of the labels
 CHECK_EVERY = 10  # steps between looks at the guard and updates of the progress bar
-# The first step traces the network forward and backward: measured on CPUs, so many times what building it takes (2.3 ... 3.3).
+# The first step traces the network forward and backward: measured on CPUs, so many times what building it takes (2.3 to 3.3, four networks).
 GRAPH_SHARE = 3.0
 # A loss that explodes: so many times the lowest so far (1, where that is lower), but at most 10,000.
 EXPLODED, EXPLODED_AT_MOST = 100.0, 1e4
@@ -232,7 +232,8 @@ class PhaseRun:
         with self.progress.between("checkpoint") if hasattr(self, "progress") else contextlib.nullcontext():
             self._save(step, score=self.scores.get(step))
         if self.chief:
-            stamped(f"{self.phase.name}: ends at step {step} of {self.phase.steps}: no gain in {count} evaluations, {words} (--patience={patience})")
+            often = f"{count} evaluations" if count > 1 else "an evaluation"
+            stamped(f"{self.phase.name}: ends at step {step} of {self.phase.steps}: no gain in {often}, {words} (--patience={patience})")
         return True
 
     def _check_stop(self, stop: StopRequest, step: int, metrics: dict) -> None:

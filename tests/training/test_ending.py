@@ -109,7 +109,8 @@ def test_patience_ends_a_phase_that_no_longer_gains(tmp_path, capsys, patience, 
     result, seen = run(tmp_path, patience=patience)
     assert (result["steps"], result["images_seen"]) == (end, 8 * end) and seen[-1] == end and weight(result["checkpoint"]) == end
     assert result.get("planned_steps") == (STEPS if end < STEPS else None)
-    said = f"teacher: ends at step {end} of {STEPS}: no gain in {patience} evaluations, best 0.300 at step 4 (--patience={patience})"
+    often = f"{patience} evaluations" if patience > 1 else "an evaluation"
+    said = f"teacher: ends at step {end} of {STEPS}: no gain in {often}, best 0.300 at step 4 (--patience={patience})"
     assert (said in capsys.readouterr().err) == (end < STEPS)
     found = find_model(str(tmp_path), "--teacher")
     assert found.finished and found.step == end and capsys.readouterr().err == ""
