@@ -165,7 +165,7 @@ def test_curves_take_the_later_value_and_end_where_a_killed_process_did(tmp_path
     assert read_curves(str(tmp_path)) == {"train/loss": [(1, 1.0), (2, 3.0)], "train/after": [(9, 7.0)]}
     last = sorted(os.listdir(tmp_path))[-1]
     content = (tmp_path / last).read_bytes()
-    (tmp_path / last).write_bytes(content[:-3])
+    (tmp_path / last).write_bytes(content[:-10])  # into the last record
     assert read_curves(str(tmp_path))["train/loss"] == [(1, 1.0), (2, 3.0)]
     assert read_curves(str(tmp_path / "nothing")) == {}
 
