@@ -173,7 +173,7 @@ class Training:
     student_init: str = option("teacher", "Where the student starts: teacher, scratch (as the teacher did), or anything that --init takes.")
     teacher: str = option("", "A trained model to label with and start the student from, in place of training one: a run folder (the first finished one of its student, teacher and imported network), a phase in one, or a checkpoint folder. It is used as the network that it was trained as; flags of the network that are not given are its own.")
     init_checkpoint: str = option("", "Run folder, phase or checkpoint folder that the teacher starts from, heads included.")
-    init: str = option("random", "Backbone weights to start from: random, imagenet, imagenet++, simclr (public weights, looked up by name), a run folder or a file; see official/models/weights/import_checkpoint.py.")
+    init: str = option("random", "Backbone weights to start from: random, imagenet, imagenet++, simclr (public weights, looked up by name), a run folder, phase or checkpoint folder, or a file; see official/models/weights/import_checkpoint.py.")
     weights_dir: str = option("weights", "Where --init=imagenet, imagenet++ and simclr look first: <backbone>_<init>.npz, or a public file under its own name; see official/models/weights/public_weights.py.")
     download: bool = option(False, "Fetches the public file that --init=imagenet or imagenet++ names where none is here: once, its hash checked, going on where it broke off.")
     joint_batch_size: int = option(256, "Joint training: pictures of --joint_data per step, over all replicas.", lower=1)

@@ -206,6 +206,11 @@ def test_a_backbone_to_start_from_is_the_one_that_the_run_is_judged_by(finished,
     own = {v.name.split(":")[0]: v.numpy() for v in network.backbone.variables}
     assert weights.normalization == "unit" and set(weights.values) == set(own)
     assert all((weights.values[name] == value).all() for name, value in own.items())
+    for place in ("student", f"student/checkpoints/{os.path.basename(find_checkpoint(folder))}"):  # the same by other names
+        again = starting_weights(os.path.join(folder, place), "", model.experiment(experiment_from(flags)).model)
+        assert again.fingerprint() == weights.fingerprint()
+    teacher = starting_weights(os.path.join(folder, "teacher"), "", model.experiment(experiment_from(flags)).model)
+    assert teacher.fingerprint() != weights.fingerprint() and teacher.normalization == "unit"
     (tmp_path / "run.json").write_text("{}")
     with pytest.raises(ModelError, match="--init=.*no checkpoint in"):
         starting_weights(str(tmp_path), "", experiment_from(flags).model)

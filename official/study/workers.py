@@ -260,4 +260,4 @@ def _reason(place: str, code: int) -> str:
     except OSError:
         return f"code {code}"
     lines = [line for line in text.replace("\r", "\n").splitlines() if line.strip()]
-    return "\n".join([*lines[-_SHOWN:], f"code {code}"])
+    return "\n".join([f"code {code}", *lines[-_SHOWN:]])

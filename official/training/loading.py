@@ -24,7 +24,7 @@ from official.screen import note
 from official.tasks.registry import build_task
 from official.tasks.task import Task
 from official.trained_model import RUN, SIZE, ModelError, TrainedModel, describe
-from official.training.recovery import RESULT, find_checkpoint, restore_checkpoint
+from official.training.recovery import RESULT, find_checkpoint, last_checkpoint, restore_checkpoint
 from official.training.weight_average import WeightAverage
 
 
@@ -88,8 +88,8 @@ def fill_joint_head(model: TrainedModel, joint_network: tf.keras.Model) -> None:
 
 
 def is_run(path: str) -> bool:
-    """Whether `path` is a run folder of this project."""
-    return os.path.isfile(os.path.join(path, RUN))
+    """Whether `path` is a run folder of this project, one of its phases, or a checkpoint of one."""
+    return os.path.isfile(os.path.join(path, RUN)) or bool(last_checkpoint(path))
 
 
 def starting_weights(

@@ -388,7 +388,7 @@ def test_a_run_that_fails_holds_up_only_what_needs_it(program, monkeypatch):
     lost = {planned.results["S4/self-training/one", 5], planned.results["S4/self-training/two", 5]}
     labels = planned.runs[planned.results["S4/self-training/one", 5]].places["label_store"][0]
     others = {planned.results[c, 5] for c in ("S4/pre-trained/one",)}  # fails by itself
-    assert set(failed) == {bad, labels, *lost, *others} and failed[bad].splitlines() == ["a line", "error: the disk is full", "code 1"]
+    assert set(failed) == {bad, labels, *lost, *others} and failed[bad].splitlines() == ["code 1", "a line", "error: the disk is full"]
     assert failed[labels] == f"needs {bad}, which failed"
     assert json.load(open(os.path.join(workers.folder(root, bad), workers.FAILED)))["code"] == 1
     assert all(planned.results[c.name, 3] in workers.Ledger(root, planned).trained() for c in study.cells)
