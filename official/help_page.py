@@ -14,7 +14,7 @@ from official.experiment import GROUPS
 SHORT, FULL = ("--help", "-help", "-h", "-?", "--helpshort"), ("--helpfull", "-helpfull")
 # The flags that a first run of one's own needs, in the order in which one thinks of them.
 NEEDED = (
-    "flagfile", "model_dir", "labeled_data", "unlabeled_data", "eval_data", "eval_fraction", "task", "backbone", "init", "image_size",
+    "flagfile", "model_dir", "labeled_data", "unlabeled_data", "eval_data", "eval_fraction", "recipe", "task", "backbone", "init", "image_size",
     "augment", "teacher_steps", "student_steps", "score_threshold", "control",
 )  # fmt: skip
 _FLAGFILE = "A file of flags, one a line; configs/README.md lists those that come with the program. Flags after it replace its own."

@@ -8,6 +8,7 @@ TensorFlow is imported before the fork but not started: its threads begin in the
 from __future__ import annotations
 
 import atexit
+import contextlib
 import ctypes
 import functools
 import gc
@@ -117,9 +118,8 @@ def _run_main(arguments: list[str], export: bool) -> None:
     import main
     from tests import tiny
 
-    if not export:
-        tiny.without_export().start()
-    main.start(["main.py", *arguments])
+    with contextlib.nullcontext() if export else tiny.without_export():
+        main.start(["main.py", *arguments])
 
 
 def _polled(pid: int) -> int | None:

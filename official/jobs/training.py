@@ -26,6 +26,7 @@ from official.jobs.settling import settled
 from official.screen import note, warn
 from official.self_training.loop import SelfTraining
 from official.self_training.rounds import begin_round, joined_summary
+from official.self_training.thresholds import AUTO
 from official.tasks.registry import TASKS, build_task
 from official.tasks.task import Task
 from official.trained_model import describe
@@ -295,19 +296,20 @@ def _ending_lines(chain: dict[str, Any]) -> list[str]:
 def _label_lines(labels: dict[str, Any]) -> list[str]:
     """What the pseudo labels in use are, as text."""
     lines = []
+    at = "the thresholds that were chosen" if labels.get("threshold") == AUTO else f"score >= {labels.get('threshold')}"
     if "boxes" in labels:
         lines.append(
-            f"pseudo labels: {labels['boxes']} boxes at score >= {labels['threshold']} "
+            f"pseudo labels: {labels['boxes']} boxes at {at} "
             f"on {labels['images_with_boxes']} of {labels['images']} images"
         )
     elif "per_class" in labels:
         lines.append(
-            f"pseudo labels: {labels['pictures']} of {labels['images']} images at score >= {labels['threshold']}, "
+            f"pseudo labels: {labels['pictures']} of {labels['images']} images at {at}, "
             f"{labels.get('images_used', labels['images'])} in use"
         )
     elif labels:
         lines.append(
-            f"pseudo labels: {labels['labelled_pixels']:.1%} of the pixels at score >= {labels['threshold']} "
+            f"pseudo labels: {labels['labelled_pixels']:.1%} of the pixels at {at} "
             f"on {labels['images_with_labels']} of {labels['images']} images"
         )
     return lines

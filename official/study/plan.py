@@ -148,7 +148,13 @@ _READ = ("labeled_data", "labeled_fraction", "labeled_ids", "split_seed")  # wha
 
 
 def _control(experiment: Experiment) -> Experiment:
-    """The fair control as a supervised run of its own; see official/self_training/loop.py."""
+    """The fair control as a supervised run of its own; see official/self_training/loop.py.
+
+    Raises:
+      StudyError: --patience, with which it would have to know how long teacher and student were.
+    """
+    if experiment.training.patience:
+        raise StudyError("patience and a control do not go together in a study: it takes as many steps as teacher and student, which are runs of their own")
     options, optimizer = experiment.training, experiment.optimizer
     both = options.teacher_steps + options.student_steps
     stretch = both / options.teacher_steps

@@ -15,6 +15,8 @@ from official.experiment import Experiment, experiment_from
 from official.jobs.checks import check_flags
 from official.jobs.training import table
 from official.self_training.loop import SelfTraining
+from official.study.plan import _control
+from official.study.spec import StudyError
 from official.training import run_phase
 from official.training.loading import find_model
 from official.training.phases import changed_flags, spoiled
@@ -183,6 +185,12 @@ def test_what_they_need(flags, words):
     with pytest.raises(UserError, match=words):
         check_flags(tiny.experiment(**flags))
     check_flags(tiny.experiment(patience=2, take="best", eval_every=5, control=True))
+
+
+def test_the_control_of_a_study_cannot_know():
+    with pytest.raises(StudyError, match="patience and a control do not go together"):
+        _control(tiny.experiment(patience=2))
+    assert _control(tiny.experiment()).training.teacher_steps == 24
 
 
 def test_what_they_change_in_a_run():
