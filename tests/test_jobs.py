@@ -74,6 +74,14 @@ def test_the_verdict_is_in_the_summary_and_the_flagfile_repeats_the_run(finished
     assert again.decisive_flags() == experiment.decisive_flags()
 
 
+def test_every_part_of_the_page_could_be_made(finished):
+    folder, _, summary = finished
+    text = (folder / "report.html").read_text()
+    assert "could not be made" not in text and "NOT DECIDED" in text
+    assert all(part in text for part in ("AP by class", "Pseudo labels", "The same images", "How it was made", "control"))
+    assert os.path.isfile(summary["pictures"])
+
+
 def test_the_ids_are_recorded(finished):
     folder, _, _ = finished
     ids = json.load(open(folder / "data" / "labeled_ids.json"))
@@ -131,6 +139,8 @@ def test_evaluate_again_gives_the_same_numbers(finished):
     again = rerun(experiment, job="evaluate")
     assert again["evaluation"]["coco_stats"] == pytest.approx(summary["student"]["coco_stats"])
     assert again["weights_sha256"] == summary["student"]["weights_sha256"]
+    text = (folder / "evaluation" / "report.html").read_text()
+    assert "could not be made" not in text and f"{again['evaluation']['AP']:.3f} [" in text and "The same images" in text
     teacher = rerun(experiment, job="evaluate", checkpoint=summary["teacher"]["checkpoint"])
     assert teacher["weights_sha256"] == summary["teacher"]["weights_sha256"]
 
@@ -147,6 +157,8 @@ def test_evaluate_existing_detections(finished, tmp_path, capsys):
         )
     )
     assert result["evaluation"]["coco_stats"] == pytest.approx(summary["student"]["coco_stats"], abs=1e-12)
+    text = (tmp_path / "evaluation" / "report.html").read_text()
+    assert "could not be made" not in text and "Which class is taken for which" in text and "The same images" not in text
     assert json.load(open(tmp_path / "summary.json"))["job"] == "evaluate"
     first, *rows = capsys.readouterr().out.splitlines()
     assert json.loads(first)["AP"] == pytest.approx(summary["student"]["AP"], abs=1e-4)

@@ -19,13 +19,13 @@ h1 { font-size: 1.6rem; line-height: 1.25; overflow-wrap: anywhere; } h2 { font-
 th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th:first-child, td:first-child, td.text { text-align: left; } td.text { white-space: normal; }
 thead th { border-bottom: 2px solid #888; } .paper, .note { color: var(--soft); font-size: .88rem; }
-figure { display: inline-block; margin: .5rem 1rem .5rem 0; max-width: 100%; vertical-align: top; } figure img { max-width: 100%; height: auto; }
+figure { display: inline-block; margin: .5rem .5rem .5rem 0; max-width: 100%; vertical-align: top; } figure img { max-width: 100%; height: auto; }
 .holds { color: #00603f; font-weight: 600; } .fails { color: #a23c00; font-weight: 600; }
 .box { border-left: .4rem solid #888; background: #f5f5f5; padding: .6rem 1rem; margin: 1rem 0; } .box p { margin: .3rem 0; }
 .box.good { border-color: #009e73; } .box.bad { border-color: #d55e00; } .box.open { border-color: #e69f00; }
 .box .first { font-size: 1.15rem; font-weight: 600; }
 pre { background: #f5f5f5; padding: .6rem .8rem; overflow-x: auto; font-size: .85rem; line-height: 1.4; white-space: pre-wrap; overflow-wrap: anywhere; }
-.row { display: grid; gap: .4rem; grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); margin: .2rem 0 1.2rem; max-width: 62rem; }
+.row { display: grid; gap: .4rem; grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); margin: .2rem 0 1.2rem; }
 .row figure { margin: 0; display: block; } .row img { width: 100%; display: block; background: #eee; }
 figcaption { font-size: .82rem; color: var(--soft); overflow-wrap: anywhere; } summary { cursor: pointer; font-weight: 600; }
 .legend span { display: inline-block; margin-right: .9rem; white-space: nowrap; } .legend i { display: inline-block; width: .8rem; height: .8rem; margin-right: .3rem; border: 1px solid #0003; }
@@ -87,7 +87,7 @@ class Page:
 
     def pictures(self, pictures: Sequence[tuple[np.ndarray, str]], most: int = 420) -> None:
         """Pictures uint8 [H, W, 3] beside each other, with captions; larger ones are shrunk."""
-        self.raw("<div class='row'>")
+        self.raw(f"<div class='row' style='max-width:{15.5 * len(pictures):g}rem'>")
         for picture, caption in pictures:
             source = _data(jpeg(picture, most), "jpeg")
             self.raw(f"<figure><img loading='lazy' alt='{escape(caption)}' src='{source}'><figcaption>{escape(caption)}</figcaption></figure>")

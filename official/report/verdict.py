@@ -270,7 +270,7 @@ _SAID = {HELPED: "self-training HELPED", HURT: "self-training HURT", UNDECIDED: 
 def headline(verdict: Verdict) -> str:
     """One line."""
     if not verdict.word:
-        parts = [f"{phase} {verdict.metric} {value.text()}" for phase, value in verdict.scores.items()]
+        parts = [f"{phase} {verdict.metric} {value.text()}".removeprefix("model ") for phase, value in verdict.scores.items()]
         return ", ".join(parts) + (f" on {verdict.images} images" if verdict.images else "")
     value = verdict.differences["student", verdict.against][0]
     return f"{_SAID[verdict.word]}: student less {verdict.against} {value.text(signed=True)} {verdict.metric}"
@@ -280,8 +280,9 @@ def how_sure(verdict: Verdict) -> str:
     """What the interval is, and is not."""
     if not verdict.images:
         return "no interval: the evaluation says nothing of single images (it was made by an earlier version)"
-    few = f"; fewer than {FEWEST_IMAGES} images decide nothing" if verdict.images < FEWEST_IMAGES else ""
-    return f"95 % interval of a bootstrap over {verdict.images} evaluation images{few}; one seed, another would move it too"
+    few = f"; fewer than {FEWEST_IMAGES} images decide nothing" if verdict.word and verdict.images < FEWEST_IMAGES else ""
+    seed = "; one seed, another would move it too" if verdict.word else ""
+    return f"95 % interval of a bootstrap over {verdict.images} evaluation images{few}{seed}"
 
 
 def lines(verdict: Verdict, commands: Commands) -> list[str]:
