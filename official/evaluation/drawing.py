@@ -18,7 +18,8 @@ _COLOURS = (
     (230, 159, 0), (86, 180, 233), (240, 228, 66), (204, 121, 167), (0, 158, 115), (213, 94, 0), (0, 114, 178),
     (221, 204, 119), (136, 204, 238), (170, 68, 153), (153, 153, 51), (68, 170, 153), (136, 34, 85), (51, 34, 136), (17, 119, 51),
 )  # fmt: skip
-MOST_LABELS = 20  # texts in one picture; the surest boxes have them
+MOST_LABELS = 20  # texts in one picture
+LABELS_IN_A_CROWD = 5  # where there are more boxes than that; the surest have them
 MOST_IN_LEGEND = 30
 Color = tuple[int, int, int]
 
@@ -47,7 +48,7 @@ def _font(letters: int) -> ImageFont.FreeTypeFont:
 
 
 def draw_boxes(
-    image: np.ndarray, objects: dict[str, np.ndarray], names: Sequence[str], *, scores: bool = True, most_labels: int = MOST_LABELS
+    image: np.ndarray, objects: dict[str, np.ndarray], names: Sequence[str], *, scores: bool = True, most_labels: int | None = None
 ) -> np.ndarray:
     """Draws boxes, and class names where there is room for them: inside the picture and beside each other.
 
@@ -58,7 +59,7 @@ def draw_boxes(
       objects: "boxes" [N, 4] yxyx pixels, "classes" [N], optionally "scores" [N].
       names: of the classes.
       scores: writes them behind the names.
-      most_labels: boxes that get a text, the surest first.
+      most_labels: boxes that get a text, the surest first; None: 20, and 5 where there are more boxes than that.
 
     Returns:
       uint8 [H, W, 3].
@@ -72,6 +73,8 @@ def draw_boxes(
         _draw_box(pen, objects["boxes"][i], class_color(int(objects["classes"][i])), width, edged=min(canvas.size) >= 100)
     taken: list[tuple[float, float, float, float]] = []
     font = _font(max(10, round(min(canvas.size) / 26)))  # still legible when the picture is shown small
+    if most_labels is None:
+        most_labels = MOST_LABELS if len(order) <= MOST_LABELS else LABELS_IN_A_CROWD
     for i in order[:most_labels]:
         label = int(objects["classes"][i])
         text = names[label] + (f" {known[i]:.2f}" if known is not None and scores else "")

@@ -178,27 +178,27 @@ def changed(experiment: Experiment) -> dict[str, tuple[Any, Any]]:
     return {n: (v, defaults[n]) for n, v in experiment.flags().items() if v != defaults[n] and n not in left_out}
 
 
-def beside_each_other(loop: SelfTraining, results: Mapping[str, Any], new: bool, most: int = 8) -> str | None:
+def beside_each_other(folder: str, loop: SelfTraining, summary: Mapping[str, Any], new: bool, most: int = 8) -> str | None:
     """One sheet: human labels and what every phase found in the same evaluation images, as their evaluations left it.
 
     Args:
-      results: of the phases. new: whether the student is; a sheet of an older one is kept.
+      folder: of the run. loop, summary: of its last round. new: whether the student is; a sheet of an older one is kept.
 
     Returns:
       Its path; None without evaluation data, or where nothing was left (said).
     """
     run, source, task = loop.experiment.runtime.model_dir, loop.evaluation, loop.task
-    path = os.path.join(run, "pictures", "teacher_student.png")
+    path = os.path.join(folder, "pictures", "teacher_student.png")
     if source is None or (not new and os.path.isfile(path)):
         return None if source is None else path
     try:
-        phases = [phase for phase in PHASES if phase in results]
+        results = {phase: summary[phase] for phase in PHASES if phase in summary}
         least = loop.experiment.pseudo_labels.drawn_from
         found = {p: Predictions(judged, evaluation_folder(run, p, results[p]), source, least) for p, judged in judged_phases(run, results).items()}
         pictures, captions = [], []
         for i in range(min(most, len(source))):
             image = source.read_image(tf.constant(i, tf.int64)).numpy()
-            columns = {"human": task.human_labels(source, i), **{p: found[p].of(i) for p in phases if p in found}}
+            columns = {"human": task.human_labels(source, i), **{p: found[p].of(i) for p in results if p in found}}
             columns = {name: objects for name, objects in columns.items() if objects is not None}
             pictures += [task.draw(image, objects) for objects in columns.values()]
             captions += [f"{source.short_name(i)}: human", *list(columns)[1:]]

@@ -122,7 +122,7 @@ def self_train(experiment: Experiment) -> dict[str, Any]:
         with timed(folder, "hand_over"):
             student = _Loaded(loop, summary["student"])
             summary["export"], new = student.export()
-            summary["pictures"] = beside_each_other(last, {name: summary[name] for name in ("teacher", "control", "student") if name in summary}, new)
+            summary["pictures"] = beside_each_other(folder.path, last, summary, new)
     return _end_of_training(folder, loop, summary, last)
 
 

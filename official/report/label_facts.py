@@ -21,7 +21,7 @@ class StoredBoxes:
     """The stored pseudo boxes of all images.
 
     Attributes:
-      images: how many. image, classes: int [boxes]; scores: float32 [boxes]; used: bool [boxes], those at the thresholds.
+      images: how many. image, classes: int32 [boxes]; scores: float32 [boxes]; used: bool [boxes], those at the thresholds.
       sides: float32 [boxes], square root of a box' share of its image.
     """
 
@@ -40,7 +40,7 @@ def stored_boxes(experiment: Experiment, store: LabelStore) -> StoredBoxes:
     for part in batches(store.shard_paths()):
         size = part.sizes[part.image].astype(np.float32)
         sides = np.sqrt(np.prod(part.boxes[:, 2:] - part.boxes[:, :2], axis=1) / np.maximum(size[:, 0] * size[:, 1], 1))
-        parts.append((part.image + images, part.classes, part.scores, part.scores >= limits[part.classes], sides))
+        parts.append(((part.image + images).astype(np.int32), part.classes, part.scores, part.scores >= limits[part.classes], sides))
         images += len(part.ids)
     columns = [np.concatenate(column) for column in zip(*parts)] if parts else [np.zeros(0, int)] * 5
     return StoredBoxes(images, *columns)
@@ -69,7 +69,7 @@ def box_facts(experiment: Experiment, labeled: Source, stored: StoredBoxes) -> L
         human_boxes=human_boxes,
         full=float((counts >= SATURATED * most).sum() / images),
         max_detections=most,
-        matching=float(np.ceil(1000 * ranked[wanted - 1]) / 1000) if 0 < wanted <= len(ranked) else None,
+        matching=float(np.floor(1000 * ranked[wanted - 1]) / 1000) if 0 < wanted <= len(ranked) else None,
         threshold=str(experiment.pseudo_labels.score_threshold),
         empty_classes=_empty(labeled, per_class, human),
         used=float((counts > 0).sum() / images),

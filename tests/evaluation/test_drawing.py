@@ -3,6 +3,7 @@
 import itertools
 
 import numpy as np
+import pytest
 
 from official.evaluation import drawing
 from official.evaluation.drawing import class_color, draw_boxes, draw_mask, free_place, sheet, with_legend
@@ -42,6 +43,20 @@ def test_in_a_crowd_only_the_surest_have_a_text():
     assert pixels(both, 0) > pixels(lines, 0) + 20
     short = draw_boxes(image, objects, ["aa", "bb"], scores=False)
     assert pixels(lines, 1) < pixels(short, 1) < pixels(both, 1)  # the names alone
+
+
+def test_a_crowd_has_five_labels():
+    """Twenty boxes far apart have a label each; with one more only the five surest of them have."""
+    place = np.stack(np.meshgrid(np.arange(7) * 60.0 + 30, np.arange(3) * 100.0 + 20), axis=-1).reshape(-1, 2)
+    image = np.zeros((450, 320, 3), np.uint8)
+
+    def labels(count):
+        boxes = np.concatenate([place, place + 20], axis=1)[:count]
+        objects = {"boxes": boxes, "classes": np.zeros(count, int), "scores": np.linspace(1, 0, count)}
+        return pixels(draw_boxes(image, objects, ["a"]), 0) - pixels(draw_boxes(image, objects, ["a"], most_labels=0), 0)
+
+    each = labels(1)
+    assert each > 50 and labels(20) == pytest.approx(20 * each, rel=0.1) and labels(21) == pytest.approx(5 * each, rel=0.1)
 
 
 def test_a_line_is_seen_on_a_photo_of_its_own_colour():
