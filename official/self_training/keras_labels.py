@@ -40,10 +40,9 @@ def pseudo_label(
         class's own by its name, 0.5 for others.
 
     Returns:
-      A dataset of dicts, an image each: "images" as they came and
-        "bounding_boxes"      {"boxes" float32 [M, 4] in the model's `bounding_box_format`, "classes" int32
-        [M], "confidence"
-                              float32 [M]}, rows of -1 beyond an image's own; M is the most that an image has
+      A dataset of dicts, an image each: "images" as they came and, by task,
+        "bounding_boxes"      {"boxes" float32 [M, 4] in the model's `bounding_box_format`, "classes" int32 [M],
+                              "confidence" float32 [M]}; rows of -1 beyond an image's own, M is the most of all
         "segmentation_masks"  uint8 [H, W]
         "labels"              int32 []; images that are below the threshold are left out
 
@@ -52,17 +51,16 @@ def pseudo_label(
       InvalidArgumentError: when the dataset is read: an image that was not labelled.
     """
     task, one_by_one = model.task, _one_by_one(images)
-    limits = _limits(score_threshold, [category.name for category in task.categories])
+    limits, floor = _limits(score_threshold, task), task.experiment.pseudo_labels.score_floor
+    if task.label_kind == "boxes" and limits.min() < np.float32(floor):
+        raise UserError(f"a score_threshold below score_floor={floor}: make the model with score_floor= of it")
     marks, rows = _labelled(task, model.trained_network(), one_by_one, limits)
     places = dict(zip(reversed(marks), reversed(range(len(marks)))))  # of equal images the first
     keys = np.array(sorted(places), np.int64)
     rows = [rows[places[key]] for key in keys.tolist()]
     attach, sure = _ATTACH[task.label_kind](rows, model)
-    kept = (
-        sure
-        if task.label_kind == "classes" or task.experiment.pseudo_labels.empty_pseudo_images == "drop"
-        else np.ones_like(sure)
-    )
+    dropped = task.label_kind == "classes" or task.experiment.pseudo_labels.empty_pseudo_images == "drop"
+    kept = sure if dropped else np.ones_like(sure)
     words = "this image was not labelled: the dataset now gives other pixels (label before random augmentation)"
 
     def with_labels(image):
@@ -155,11 +153,12 @@ def _mark(image: tf.Tensor) -> tf.Tensor:
     return tf.strings.to_hash_bucket_fast(tf.io.serialize_tensor(image), _BUCKETS)
 
 
-def _limits(threshold: float | Mapping[str, float], names: Sequence[str]) -> np.ndarray:
+def _limits(threshold: float | Mapping[str, float], task: Task) -> np.ndarray:
+    names = [category.name for category in task.categories]
     own = dict(threshold) if isinstance(threshold, Mapping) else dict.fromkeys(names, threshold)
     unknown = sorted(set(own) - set(names))
     if unknown:
-        raise UserError(f"score_threshold of {unknown}: the model knows the classes {list(names)}")
+        raise UserError(f"score_threshold of {unknown}: the model knows the classes {names}")
     return np.array([own.get(name, 0.5) for name in names], np.float32)
 
 
