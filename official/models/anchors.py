@@ -146,6 +146,14 @@ def without_padding(boxes: tf.Tensor, classes: tf.Tensor) -> tuple[tf.Tensor, tf
     return boxes[:, :used], classes[:, :used]
 
 
+def one_row_more(boxes: tf.Tensor, classes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Boxes [B, M, 4] and classes [B, M] with a row of padding if there may be none, as `encode_targets` wants."""
+    if boxes.shape[1]:
+        return boxes, classes
+    padded = tf.pad(boxes, [[0, 0], [0, 1], [0, 0]], constant_values=-1.0)
+    return padded, tf.pad(classes, [[0, 0], [0, 1]], constant_values=BACKGROUND)
+
+
 def encode_targets(
     boxes: tf.Tensor, classes: tf.Tensor, anchors: tf.Tensor, threshold: float = 0.5, *, ignoring: bool = False,
     static: bool = True,

@@ -45,7 +45,7 @@ class _OnBackbone(keras.Model):
 
     def compile(self, *args, **kwargs):
         """Refused, as for the dense models: `fit` knows neither the joint loss nor a global normaliser."""
-        raise TypeError(f"{type(self).__name__} is trained by official.training.trainer.Trainer, not by compile/fit")
+        raise TypeError(f"a {type(self).__name__} alone cannot be compiled: SelfTrainingModel can, around it")
 
 
 @keras.saving.register_keras_serializable("self_training")

@@ -17,6 +17,7 @@ import tensorflow as tf
 from official.models.anchors import decode_boxes
 
 
+@tf.keras.saving.register_keras_serializable("self_training")
 @dataclasses.dataclass(frozen=True)
 class DetectionDecoder:
     """Settings and code of post-processing.
@@ -67,6 +68,15 @@ class DetectionDecoder:
                 lambda image: self._suppress(*image), candidates, fn_output_signature=(tf.float32, tf.float32, tf.int32, tf.int32)
             )
         return dict(zip(("boxes", "scores", "classes", "count"), found))
+
+    def get_config(self) -> dict:
+        """Its settings, for a model that is saved."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_config(cls, config: dict) -> DetectionDecoder:
+        """The inverse of `get_config`."""
+        return cls(**config)
 
     def single(self, outputs, anchors, extents) -> dict[str, tf.Tensor]:
         """The same for a batch of one, without a loop (TFLite)."""

@@ -1,20 +1,26 @@
 """RetinaNet as in the original TPU stack, as a subclass of keras-cv's.
 
-keras-cv's model is kept as the type, the save format and the decoder protocol. Its pieces are
-replaced because they differ from the original: the pyramid has no batch norm and takes P6 from C5,
-the heads have three layers without per-level batch norm, decoding ignores the encoder's variances,
-and `get_config` loses the pyramid and the anchors.
+keras-cv's model is kept as the type, the save format, the decoder protocol, and `compile`, `fit` and `predict` for
+training on human labels alone. Its pieces are replaced because they differ from the original: the pyramid has no batch
+norm and takes P6 from C5, the heads have three layers without per-level batch norm, decoding ignores the encoder's
+variances, an image without a box trains nothing, replicas multiply the gradient, and `get_config` loses the pyramid
+and the anchors. The joint loss of human and pseudo labels is official/training/keras_model.py.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any, Mapping
 
 import keras_cv
 import tensorflow as tf
 
+from losses.focal import IGNORED
+from losses.replicas import all_reduce
+from official.data.example import normalize
 from official.models import anchors as anchor_lib
 from official.models.decoding import DetectionDecoder
+from official.models.keras_metrics import metric_values
 from official.models.features import backbone_features, check_size, is_pyramid
 from official.models.pyramid import PyramidBuilder
 
@@ -51,6 +57,8 @@ class RetinaNet(keras_cv.models.RetinaNet):
         batch_norm_momentum: float = 0.997,
         batch_norm_epsilon: float = 1e-4,
         decoder: DetectionDecoder | None = None,
+        bounding_box_format: str = "yxyx",
+        prediction_decoder: keras.layers.Layer | None = None,
         **kwargs,
     ):
         """Builds the functional graph.
@@ -65,11 +73,15 @@ class RetinaNet(keras_cv.models.RetinaNet):
           activation: of the towers, "relu" or "swish".
           batch_norm_momentum, batch_norm_epsilon: of pyramid and towers.
           decoder: post-processing settings.
+          bounding_box_format: keras-cv's name, of the boxes that `fit` and `evaluate` take and `predict` returns.
+          prediction_decoder: a layer of keras-cv, as `NonMaxSuppression`, in place of `decoder`.
 
         Raises:
-          ValueError: the image size does not fit the coarsest level, or the backbone lacks a level.
+          ValueError: the image size does not fit the coarsest level, the backbone lacks a level, or two decoders.
         """
         check_size(image_size, max_level)
+        if decoder is not None and prediction_decoder is not None:
+            raise ValueError("decoder and prediction_decoder are two decoders; give one")
         arguments = {k: v for k, v in locals().items() if k not in ("self", "kwargs", "__class__")}
         build = _Builder(filters=fpn_filters, momentum=batch_norm_momentum, epsilon=batch_norm_epsilon, activation=activation)
         images = keras.Input((image_size, image_size, 3), name="images")
@@ -90,9 +102,9 @@ class RetinaNet(keras_cv.models.RetinaNet):
         self.backbone = backbone
         self.num_classes = num_classes
         self.image_size = image_size
-        self.bounding_box_format = "yxyx"
+        self.bounding_box_format = bounding_box_format
         self.anchor_generator = anchor_lib.anchor_generator(min_level, max_level, anchor_scale, num_scales)
-        self._prediction_decoder = decoder or DetectionDecoder()
+        self._prediction_decoder = prediction_decoder or decoder or DetectionDecoder()
         self._arguments = arguments
 
     def anchors(self) -> list[tf.Tensor]:
@@ -109,26 +121,159 @@ class RetinaNet(keras_cv.models.RetinaNet):
           decoder: replaces the model's own settings.
 
         Returns:
-          See `DetectionDecoder.__call__`, plus keras-cv's names "confidence" and "num_detections".
+          "boxes" float32 [B, D, 4] in `bounding_box_format`, "classes" [B, D], "confidence" float32 [B, D] and
+          "num_detections" int32 [B], -1 beyond these; of a `DetectionDecoder` also "scores" and "count", its names.
         """
+        decoder = decoder or self.prediction_decoder
         if extents is None:
-            batch = tf.shape(predictions["box"])[0]
-            extents = tf.fill([batch, 2], float(self.image_size))
-        found = (decoder or self.prediction_decoder)(predictions, self.anchors(), extents)
-        return {**found, "confidence": found["scores"], "num_detections": found["count"]}
+            extents = tf.fill([tf.shape(predictions["box"])[0], 2], float(self.image_size))
+        if not isinstance(decoder, DetectionDecoder):
+            return self._decode_by_layer(predictions, extents, decoder)
+        found = decoder(predictions, self.anchors(), extents)
+        boxes = self._converted(found["boxes"], "yxyx", self.bounding_box_format)
+        if self.bounding_box_format != "yxyx":  # rows of no detection have no box in any format
+            boxes = tf.where((found["classes"] >= 0)[..., None], boxes, -1.0)
+        return {**found, "boxes": boxes, "confidence": found["scores"], "num_detections": found["count"]}
 
-    def compile(self, *args, **kwargs):
-        """Refused: Keras' own loop has neither the joint loss nor a global normaliser."""
-        raise TypeError("RetinaNet is trained by official.training.trainer.Trainer, not by compile/fit")
+    def _decode_by_layer(self, predictions, extents: tf.Tensor, layer: keras.layers.Layer) -> dict[str, tf.Tensor]:
+        """What a decoder of keras-cv makes of all anchors' boxes."""
+        codes = tf.cast(predictions["box"], tf.float32)
+        boxes = anchor_lib.decode_boxes(codes, tf.concat(self.anchors(), axis=0)[None])
+        boxes = tf.clip_by_value(boxes, 0.0, tf.concat([extents, extents], axis=-1)[:, None])
+        boxes = self._converted(boxes, "yxyx", layer.bounding_box_format)
+        found = dict(layer(boxes, predictions["classification"], image_shape=self._image_shape()))
+        converted = self._converted(found["boxes"], layer.bounding_box_format, self.bounding_box_format)
+        return {**found, "boxes": tf.where((found["classes"] >= 0)[..., None], converted, -1.0)}
+
+    def _converted(self, boxes: tf.Tensor, source: str, target: str) -> tf.Tensor:
+        return keras_cv.bounding_box.convert_format(
+            boxes, source=source, target=target, image_shape=self._image_shape()
+        )
+
+    def _image_shape(self) -> tuple[int, int, int]:
+        return (self.image_size, self.image_size, 3)
+
+    # --- Keras' loop on human labels ----------------------------------------------------------------------------------
+
+    def compile(self, optimizer="rmsprop", box_loss=None, classification_loss=None, loss=None, metrics=None, **kwargs):
+        """keras-cv's `compile`.
+
+        Args:
+          box_loss: "smoothl1", "huber" or a Keras loss, on (dy, dx, dh, dw) of the positive anchors.
+          classification_loss: "focal" or a Keras loss from logits, on one-hot rows of all anchors.
+          metrics: of keras-cv; computed in `evaluate` and for `validation_data` alone.
+
+        Raises:
+          ValueError: no loss for one of both, or one that is not summed: sums are divided by the number of positive
+            anchors plus one, over all replicas.
+        """
+        given = {"box_loss": box_loss, "classification_loss": classification_loss}
+        for name, one in given.items():
+            if one is None:
+                raise ValueError(f"RetinaNet is compiled with box_loss= and classification_loss=; {name} is missing")
+            if getattr(one, "reduction", "sum") != "sum":
+                raise ValueError(f'{name} has reduction={one.reduction!r}: give it reduction="sum"; the sum is normalised here')
+        super().compile(loss=loss, metrics=metrics, optimizer=optimizer, **given, **kwargs)
+        self._compiled_with = {**given, "metrics": metrics}
+
+    def get_compile_config(self) -> dict[str, Any] | None:
+        """Losses, metrics and optimizer."""
+        if getattr(self, "optimizer", None) is None:
+            return None
+        parts = {**self._compiled_with, "optimizer": self.optimizer}
+        return {name: keras.saving.serialize_keras_object(part) for name, part in parts.items()}
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """The inverse of `get_compile_config`."""
+        self.compile(**{name: keras.saving.deserialize_keras_object(part) for name, part in config.items()})
+        self.optimizer.build(self.trainable_variables)
+
+    def train_step(self, data):
+        """Keras' step on images in 0..255."""
+        return super(keras_cv.models.RetinaNet, self).train_step(self._unpacked(data))
+
+    def test_step(self, data):
+        """Keras' step on images in 0..255, and keras-cv's metrics."""
+        x, y = self._unpacked(data)
+        outputs = self(x, training=False)
+        self.compute_loss(x, y, outputs)
+        results = self.compute_metrics(x, y, outputs, None)
+        if self._has_user_metrics:
+            found = self.decode_predictions(outputs)
+            for metric in self._user_metrics:
+                metric.update_state(y, {name: found[name] for name in ("boxes", "classes", "confidence")})
+                results.update(metric_values(metric))
+        return results
+
+    def predict_step(self, data):
+        """Boxes of images in 0..255; see `decode_predictions`."""
+        images = data[0] if isinstance(data, tuple) else data
+        images = images["images"] if isinstance(images, Mapping) else images
+        found = self.decode_predictions(self(self._network_images(images), training=False))
+        return {name: found[name] for name in ("boxes", "classes", "confidence", "num_detections")}
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, **kwargs):
+        """Sums of both losses, divided by the number of positive anchors of all replicas, plus one."""
+        boxes = self._converted(tf.cast(y["boxes"], tf.float32), self.bounding_box_format, "yxyx")
+        boxes, classes = anchor_lib.one_row_more(boxes, tf.cast(y["classes"], tf.int32))
+        targets = anchor_lib.encode_targets(boxes, classes, tf.concat(self.anchors(), axis=0))
+        count = tf.reduce_sum(targets["positives"])
+        if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+            count = all_reduce(tf.distribute.ReduceOp.SUM, count)
+        classes = targets["class_targets"]
+        weights = {"box": classes >= 0, "classification": classes != IGNORED}
+        return super(keras_cv.models.RetinaNet, self).compute_loss(
+            x=x, y={"box": targets["box_targets"], "classification": tf.one_hot(classes, self.num_classes)}, y_pred=y_pred,
+            sample_weight={name: tf.cast(weight, tf.float32) / (count + 1.0) for name, weight in weights.items()},
+        )  # fmt: skip
+
+    def compute_metrics(self, x, y, y_pred, sample_weight):
+        """Means of the losses."""
+        return {metric.name: metric.result() for metric in self.compiled_loss.metrics}
+
+    def get_metrics_result(self) -> dict[str, Any]:
+        """As they are now: keras-cv's COCO metrics are computed for this, whatever their `evaluate_freq`."""
+        found = {}
+        for metric in self.metrics:
+            found.update(metric_values(metric, final=True))
+        return found
+
+    def _unpacked(self, data) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        """(normalised images, dense boxes) of {"images", "bounding_boxes"} or (images, boxes)."""
+        if isinstance(data, Mapping):
+            data = (data["images"], data["bounding_boxes"])
+        if len(data) == 1 and isinstance(data[0], Mapping):  # NumPy arrays
+            data = (data[0]["images"], data[0]["bounding_boxes"])
+        if len(data) != 2:
+            raise ValueError('RetinaNet is trained on {"images", "bounding_boxes"} or (images, boxes), without sample weights')
+        boxes = keras_cv.bounding_box.to_dense({name: data[1][name] for name in ("boxes", "classes")})
+        return self._network_images(data[0]), boxes
+
+    def _network_images(self, images: tf.Tensor) -> tf.Tensor:
+        if tuple(images.shape[1:]) != self._image_shape():
+            raise ValueError(f"images of shape {images.shape}; this network takes [B, {self.image_size}, {self.image_size}, 3]")
+        return normalize(images)
+
+    # --- config -------------------------------------------------------------------------------------------------------
 
     def arguments(self) -> dict:
         """What it was built with, the backbone too."""
         return dict(self._arguments)
 
     def get_config(self):
-        config = {key: value for key, value in self._arguments.items() if key != "decoder"}
+        config = {**self._arguments, "decoder": None, "prediction_decoder": None}
         config["backbone"] = keras.saving.serialize_keras_object(self.backbone)
+        name = "decoder" if isinstance(self.prediction_decoder, DetectionDecoder) else "prediction_decoder"
+        config[name] = keras.saving.serialize_keras_object(self.prediction_decoder)
         return {"name": self.name, "trainable": self.trainable, **config}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        for name in ("backbone", "decoder", "prediction_decoder"):
+            if isinstance(config.get(name), dict):
+                config[name] = keras.saving.deserialize_keras_object(config[name], custom_objects)
+        return cls(**config)
 
 
 class _Builder(PyramidBuilder):

@@ -80,7 +80,7 @@ class Segmenter(keras.Model):
 
     def compile(self, *args, **kwargs):
         """Refused: Keras' own loop has neither the joint loss nor a global normaliser."""
-        raise TypeError("Segmenter is trained by official.training.trainer.Trainer, not by compile/fit")
+        raise TypeError("a Segmenter alone cannot be compiled: SelfTrainingModel(segmenter) can")
 
     def arguments(self) -> dict:
         """What it was built with, the backbone too."""

@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from official.data.mask_files import encode_class_map
+from official.data.pipeline import as_it_is
 from official.data.source import Source
 from official.errors import UserError
 from official.screen import counted
@@ -69,8 +70,8 @@ def pseudo_label(
         with tf.control_dependencies([tf.debugging.Assert(tf.gather(keys, place) == mark, [words])]):
             return tf.gather(kept, place), {"images": image, **attach(image, tf.identity(place))}
 
-    labelled = one_by_one.map(with_labels, tf.data.AUTOTUNE, deterministic=True)
-    labelled = labelled.filter(lambda good, _: good).map(lambda _, example: example)
+    labelled = one_by_one.map(as_it_is(with_labels), tf.data.AUTOTUNE, deterministic=True)
+    labelled = labelled.filter(as_it_is(lambda good, _: good)).map(as_it_is(lambda _, example: example))
     return labelled.apply(
         tf.data.experimental.assert_cardinality(int(kept[np.searchsorted(keys, marks)].sum()))
     )
@@ -82,9 +83,11 @@ def _labelled(
     """(hash of every image, its labels at the limits), in order."""
     marks, rows, kind = [], [], KINDS[task.label_kind]
     count = one_by_one.cardinality().numpy()
-    known = one_by_one.map(
-        lambda image: (_mark(image), keras_data.pixels(image)), tf.data.AUTOTUNE, deterministic=True
-    )
+
+    def marked(image):
+        return _mark(image), keras_data.pixels(image)
+
+    known = one_by_one.map(as_it_is(marked), tf.data.AUTOTUNE, deterministic=True)
     examples = counted(known.as_numpy_iterator(), "labelling", max(0, count), "images")
     for chunk in _chunks(examples):
         marks += [int(mark) for mark, _ in chunk]
@@ -126,7 +129,7 @@ def _one_by_one(images: Any) -> tf.data.Dataset:
         data = tf.data.Dataset.from_generator(lambda: iter(images), output_signature=spec)
         data = data.apply(tf.data.experimental.assert_cardinality(len(images)))
     elif isinstance(images, tf.data.Dataset):
-        data = images.map(_image_of, tf.data.AUTOTUNE, deterministic=True)
+        data = images.map(as_it_is(_image_of), tf.data.AUTOTUNE, deterministic=True)
     else:
         data = tf.data.Dataset.from_tensor_slices(images)
     if data.cardinality() == tf.data.INFINITE_CARDINALITY:
@@ -139,7 +142,7 @@ def _one_by_one(images: Any) -> tf.data.Dataset:
             f"pseudo_label: images of shape {data.element_spec.shape}, not [H, W, 3] or batches of them"
         )
     if isinstance(data.element_spec, tf.RaggedTensorSpec):
-        data = data.map(lambda image: image.to_tensor(), tf.data.AUTOTUNE, deterministic=True)
+        data = data.map(as_it_is(lambda image: image.to_tensor()), tf.data.AUTOTUNE, deterministic=True)
     return data
 
 

@@ -14,6 +14,7 @@ import tensorflow as tf
 from losses.focal import BACKGROUND
 
 from official.data.example import normalize
+from official.models.anchors import one_row_more
 from official.tasks.task import Tensors
 
 
@@ -94,7 +95,7 @@ def dense_boxes(
     corners = keras_cv.bounding_box.convert_format(
         tf.cast(boxes, tf.float32), source=box_format, target="yxyx", images=images
     )
-    return tf.where(real[..., None], corners, -1.0), tf.where(real, indices, BACKGROUND)
+    return one_row_more(tf.where(real[..., None], corners, -1.0), tf.where(real, indices, BACKGROUND))
 
 
 def keras_boxes(boxes: tf.Tensor, classes: tf.Tensor, box_format: str, size: Any) -> tf.Tensor:

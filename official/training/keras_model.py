@@ -21,6 +21,7 @@ from official.data.example import normalize
 from official.data.pipeline import Worker, as_it_is
 from official.data.source import Category
 from official.experiment import Experiment, experiment_from
+from official.models.keras_metrics import metric_values
 from official.tasks.classification import ClassificationTask
 from official.tasks.registry import build_task, task_of
 from official.tasks.task import Task, Tensors
@@ -155,8 +156,7 @@ class SelfTrainingModel(keras.Model):
             )
             for metric in self._hidden["user_metrics"]:
                 metric.update_state(truth, found, sample_weight=weight)
-                result = metric.result()
-                results.update(result if isinstance(result, dict) else {metric.name: result})
+                results.update(metric_values(metric))
         return results
 
     @as_it_is
@@ -218,8 +218,7 @@ class SelfTrainingModel(keras.Model):
         """Means over the steps of the epoch, or of the evaluation, by name."""
         found = self._hidden["means"].means()
         for metric in self.metrics[1:]:
-            result = metric.result(force=True) if hasattr(metric, "evaluate_freq") else metric.result()
-            found.update(result if isinstance(result, dict) else {metric.name: result})
+            found.update(metric_values(metric, final=True))
         return found
 
     # --- data -------------------------------------------------------------------------------------

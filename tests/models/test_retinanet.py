@@ -1,9 +1,11 @@
 """The detector: pieces that keras-cv has differently, saving, compiling."""
 
+import keras_cv
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from official.data.example import normalize
 from official.models.anchors import encode_targets
 from official.models.decoding import DetectionDecoder
 from official.models.backbones.efficientnet import build_efficientnet
@@ -114,7 +116,117 @@ def test_size_that_does_not_fit_the_levels():
     with pytest.raises(ValueError, match="use 128"):
         RetinaNet(backbone, 5, image_size=96)
 
+# --- as keras-cv's users know it ------------------------------------------------------------------
 
-def test_keras_fit_is_refused(model):
-    with pytest.raises(TypeError, match="Trainer"):
-        model.compile(optimizer="sgd")
+
+def small_net(box_format="xywh", **kwargs):
+    """64 pixels, five classes; the same first weights each time."""
+    tf.keras.utils.set_random_seed(0)
+    backbone = build_efficientnet("efficientnet-b0", width=0.25, depth=0.25, input_shape=(64, 64, 3))
+    return RetinaNet(
+        backbone, 5, image_size=64, max_level=5, fpn_filters=16, head_filters=16, head_convs=1, anchor_scale=2.5,
+        bounding_box_format=box_format, **kwargs,
+    )  # fmt: skip
+
+
+BOXES = np.array([[[8, 8, 24, 24], [30, 30, 20, 20]], [[40, 10, 20, 30], [-1, -1, -1, -1]]], np.float32)  # xywh
+CLASSES = np.array([[1, 3], [0, -1]], np.float32)
+
+
+def small_batch():
+    images = np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 3)).astype(np.float32)
+    return {"images": images, "bounding_boxes": {"boxes": BOXES, "classes": CLASSES}}
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    """A network after one step of Keras' fit, compiled as keras-cv's; its history."""
+    net = small_net()
+    net.compile(
+        classification_loss="focal", box_loss="smoothl1", optimizer=tf.keras.optimizers.SGD(0.01),
+        metrics=[keras_cv.metrics.BoxCOCOMetrics("xywh", evaluate_freq=10**6)],
+    )  # fmt: skip
+    data = tf.data.Dataset.from_tensors(small_batch())
+    return net, net.fit(data, validation_data=data, verbose=0).history
+
+
+def test_fit_on_keras_cvs_dicts_is_the_sum_over_positives(fitted):
+    """keras-cv's focal and SmoothL1 losses of the outputs before the step, divided by the positive anchors plus one."""
+    net, history = fitted
+    outputs = small_net()({"images": normalize(small_batch()["images"])}, training=True)
+    corners = np.concatenate([BOXES[..., 1::-1], BOXES[..., 1::-1] + BOXES[..., :1:-1]], axis=-1)
+    targets = encode_targets(tf.constant(corners), tf.constant(CLASSES.astype(np.int32)), tf.concat(net.anchors(), 0))
+    count = float(tf.reduce_sum(targets["positives"])) + 1
+    assert count > 3
+    probability = tf.sigmoid(outputs["classification"]).numpy()
+    wanted = tf.one_hot(targets["class_targets"], 5).numpy()
+    right = np.where(wanted > 0, probability, 1 - probability)
+    focal = (np.where(wanted > 0, 0.25, 0.75) * (1 - right) ** 2 * -np.log(right)).sum() / count
+    error = np.abs(outputs["box"].numpy() - targets["box_targets"].numpy())[targets["class_targets"].numpy() >= 0]
+    smooth = np.where(error < 1, error**2 / 2, error - 0.5).mean(axis=-1).sum() / count
+    assert history["classification_loss"][0] == pytest.approx(focal, rel=1e-3)
+    assert history["box_loss"][0] == pytest.approx(smooth, rel=1e-3)
+    assert history["loss"][0] == pytest.approx(focal + smooth, rel=1e-3)
+    assert {"val_loss", "val_box_loss", "val_MaP", "val_MaP@[IoU=50]"} <= set(history) and "MaP" not in history
+
+
+def test_predict_in_the_format_asked_for_and_by_keras_cvs_decoders(fitted):
+    net, _ = fitted
+    images = small_batch()["images"]
+    net.prediction_decoder = keras_cv.layers.MultiClassNonMaxSuppression(
+        "xywh", from_logits=True, confidence_threshold=0.0, max_detections=7
+    )
+    net.make_predict_function(force=True)
+    found = net.predict(images, verbose=0)
+    assert {k: v.shape for k, v in found.items()} == {
+        "boxes": (2, 7, 4), "classes": (2, 7), "confidence": (2, 7), "num_detections": (2,)
+    }  # fmt: skip
+    net.prediction_decoder = DetectionDecoder(
+        score_threshold=0.0, max_detections=7, bounding_box_format="xywh"
+    )
+    net.make_predict_function(force=True)
+    ours = net.predict(images, verbose=0)
+    assert (ours["num_detections"] == 7).all() and (ours["boxes"][..., 2:] > 0).all()
+    np.testing.assert_allclose(ours["confidence"], found["confidence"], rtol=1e-4)
+    np.testing.assert_allclose(ours["boxes"], found["boxes"], atol=0.05)
+    raw = net(normalize(images), training=False)
+    yxyx = DetectionDecoder(score_threshold=0.0, max_detections=7)(raw, net.anchors(), tf.fill([2, 2], 64.0))["boxes"].numpy()
+    np.testing.assert_allclose(ours["boxes"][..., :2], yxyx[..., 1::-1], atol=1e-4)
+    np.testing.assert_allclose(ours["boxes"][..., 2:], (yxyx[..., 2:] - yxyx[..., :2])[..., ::-1], atol=1e-4)
+
+
+def test_keras_file_keeps_format_decoder_losses_and_optimizer(fitted, tmp_path):
+    net, _ = fitted
+    net.save(tmp_path / "net.keras")
+    again = tf.keras.models.load_model(tmp_path / "net.keras")
+    assert again.bounding_box_format == "xywh" and again.prediction_decoder == net.prediction_decoder
+    assert type(again.classification_loss) is type(net.classification_loss) and int(again.optimizer.iterations) == 1
+    data = tf.data.Dataset.from_tensors(small_batch())
+    expected, found = (model.evaluate(data, verbose=0, return_dict=True) for model in (net, again))
+    assert found == expected
+    layered = small_net(prediction_decoder=keras_cv.layers.NonMaxSuppression("xywh", from_logits=True, max_detections=9))
+    assert RetinaNet.from_config(layered.get_config()).prediction_decoder.max_detections == 9
+
+
+def test_two_replicas_take_the_same_step(fitted):
+    """keras-cv's own would take twice it."""
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice())
+    with strategy.scope():
+        net = small_net()
+        net.compile("sgd", classification_loss="focal", box_loss="smoothl1")
+    net.fit(tf.data.Dataset.from_tensor_slices(small_batch()).batch(2, drop_remainder=True), verbose=0)
+    for a, b in zip(net.trainable_variables, fitted[0].trainable_variables):
+        np.testing.assert_allclose(a.numpy(), b.numpy(), atol=2e-5, err_msg=a.name)
+
+
+def test_what_a_detector_is_not_trained_on(model):
+    with pytest.raises(ValueError, match="box_loss= and classification_loss=; box_loss is missing"):
+        model.compile("sgd", classification_loss="focal")
+    with pytest.raises(ValueError, match='give it reduction="sum"'):
+        model.compile("sgd", classification_loss="focal", box_loss=tf.keras.losses.Huber())
+    with pytest.raises(ValueError, match=r"this network takes \[B, 128, 128, 3\]"):
+        model.predict(np.zeros((1, 64, 64, 3)), verbose=0)
+    with pytest.raises(ValueError, match="without sample weights"):
+        model._unpacked((1, 2, 3))
+    with pytest.raises(ValueError, match="two decoders"):
+        small_net(decoder=DetectionDecoder(), prediction_decoder=keras_cv.layers.NonMaxSuppression("xywh", True))
