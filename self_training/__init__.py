@@ -18,6 +18,7 @@ _MODULES = ("augment", "losses", "official")
 _NAMES = {
     "SelfTrainingModel": "official.training.keras_model",
     "pseudo_label": "official.self_training.keras_labels",
+    "LabelStore": "official.self_training.label_store",
     "load_dataset": "official.data.keras_dataset",
     "Segmenter": "official.models.segmenter",
     "RetinaNet": "official.models.retinanet",

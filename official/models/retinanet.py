@@ -1,10 +1,11 @@
 """RetinaNet as in the original TPU stack, as a subclass of keras-cv's.
 
-keras-cv's model is kept as the type, the save format, the decoder protocol, and `compile`, `fit` and `predict` for
-training on human labels alone. Its pieces are replaced because they differ from the original: the pyramid has no batch
-norm and takes P6 from C5, the heads have three layers without per-level batch norm, decoding ignores the encoder's
-variances, an image without a box trains nothing, replicas multiply the gradient, and `get_config` loses the pyramid
-and the anchors. The joint loss of human and pseudo labels is official/training/keras_model.py.
+keras-cv's model is kept as the type, the save format, the decoder protocol, and `compile`, `fit` and
+`predict` for training on human labels alone. Its pieces are replaced because they differ from the original:
+the pyramid has no batch norm and takes P6 from C5, the heads have three layers without per-level batch norm,
+decoding ignores the encoder's variances, an image without a box trains nothing, replicas multiply the
+gradient, and `get_config` loses the pyramid and the anchors. The joint loss of human and pseudo labels is
+official/training/keras_model.py.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from losses.replicas import all_reduce
 from official.data.example import normalize
 from official.models import anchors as anchor_lib
 from official.models.decoding import DetectionDecoder
-from official.models.keras_metrics import metric_values
+from official.models.keras_metrics import deserialized, metric_values, serialized
 from official.models.features import backbone_features, check_size, is_pyramid
 from official.models.pyramid import PyramidBuilder
 
@@ -31,11 +32,12 @@ CLASS_PRIOR = 0.01
 
 @keras.saving.register_keras_serializable("self_training")
 class RetinaNet(keras_cv.models.RetinaNet):
-    """One-stage detector: backbone, FPN (a SpineNet is its own), shared class and box towers with a batch norm per level.
+    """One-stage detector: backbone, FPN (a SpineNet is its own), shared class and box towers with a batch
+    norm per level.
 
-    Input: {"images": float [B, S, S, 3]} or the tensor itself, normalised, S static and divisible
-    by 2^max_level. Output: {"box": float32 [B, A, 4] codes, "classification": float32 [B, A, C]
-    logits}, anchors ordered by level, row, column, scale, ratio.
+    Input: {"images": float [B, S, S, 3]} or the tensor itself, normalised, S static and divisible by
+      2^max_level. Output: {"box": float32 [B, A, 4] codes, "classification": float32 [B, A, C] logits},
+      anchors ordered by level, row, column, scale, ratio.
 
     Source: tensorflow/tpu models/official/detection/modeling/architecture/{fpn,heads}.py.
     """
@@ -73,17 +75,24 @@ class RetinaNet(keras_cv.models.RetinaNet):
           activation: of the towers, "relu" or "swish".
           batch_norm_momentum, batch_norm_epsilon: of pyramid and towers.
           decoder: post-processing settings.
-          bounding_box_format: keras-cv's name, of the boxes that `fit` and `evaluate` take and `predict` returns.
+          bounding_box_format: keras-cv's name, of the boxes that `fit` and `evaluate` take and `predict`
+            returns.
           prediction_decoder: a layer of keras-cv, as `NonMaxSuppression`, in place of `decoder`.
 
         Raises:
-          ValueError: the image size does not fit the coarsest level, the backbone lacks a level, or two decoders.
+          ValueError: the image size does not fit the coarsest level, the backbone lacks a level, or two
+            decoders.
         """
         check_size(image_size, max_level)
         if decoder is not None and prediction_decoder is not None:
             raise ValueError("decoder and prediction_decoder are two decoders; give one")
         arguments = {k: v for k, v in locals().items() if k not in ("self", "kwargs", "__class__")}
-        build = _Builder(filters=fpn_filters, momentum=batch_norm_momentum, epsilon=batch_norm_epsilon, activation=activation)
+        build = _Builder(
+            filters=fpn_filters,
+            momentum=batch_norm_momentum,
+            epsilon=batch_norm_epsilon,
+            activation=activation,
+        )
         images = keras.Input((image_size, image_size, 3), name="images")
         features = backbone_features(backbone, images, min_level, max_level)
         pyramid = features if is_pyramid(backbone) else build.fpn(features, max_level)
@@ -96,9 +105,7 @@ class RetinaNet(keras_cv.models.RetinaNet):
             ),
         }  # fmt: skip
         # Past keras-cv's own __init__, which builds the stock pieces.
-        super(keras_cv.models.RetinaNet, self).__init__(
-            inputs={"images": images}, outputs=outputs, **kwargs
-        )
+        super(keras_cv.models.RetinaNet, self).__init__(inputs={"images": images}, outputs=outputs, **kwargs)
         self.backbone = backbone
         self.num_classes = num_classes
         self.image_size = image_size
@@ -121,8 +128,9 @@ class RetinaNet(keras_cv.models.RetinaNet):
           decoder: replaces the model's own settings.
 
         Returns:
-          "boxes" float32 [B, D, 4] in `bounding_box_format`, "classes" [B, D], "confidence" float32 [B, D] and
-          "num_detections" int32 [B], -1 beyond these; of a `DetectionDecoder` also "scores" and "count", its names.
+          "boxes" float32 [B, D, 4] in `bounding_box_format`, "classes" [B, D], "confidence" float32 [B, D]
+          and "num_detections" int32 [B], -1 beyond these; of a `DetectionDecoder` also "scores" and "count",
+          its names.
         """
         decoder = decoder or self.prediction_decoder
         if extents is None:
@@ -135,7 +143,9 @@ class RetinaNet(keras_cv.models.RetinaNet):
             boxes = tf.where((found["classes"] >= 0)[..., None], boxes, -1.0)
         return {**found, "boxes": boxes, "confidence": found["scores"], "num_detections": found["count"]}
 
-    def _decode_by_layer(self, predictions, extents: tf.Tensor, layer: keras.layers.Layer) -> dict[str, tf.Tensor]:
+    def _decode_by_layer(
+        self, predictions, extents: tf.Tensor, layer: keras.layers.Layer
+    ) -> dict[str, tf.Tensor]:
         """What a decoder of keras-cv makes of all anchors' boxes."""
         codes = tf.cast(predictions["box"], tf.float32)
         boxes = anchor_lib.decode_boxes(codes, tf.concat(self.anchors(), axis=0)[None])
@@ -153,9 +163,12 @@ class RetinaNet(keras_cv.models.RetinaNet):
     def _image_shape(self) -> tuple[int, int, int]:
         return (self.image_size, self.image_size, 3)
 
-    # --- Keras' loop on human labels ----------------------------------------------------------------------------------
+    # --- Keras' loop on human labels
+    # ----------------------------------------------------------------------------------
 
-    def compile(self, optimizer="rmsprop", box_loss=None, classification_loss=None, loss=None, metrics=None, **kwargs):
+    def compile(
+        self, optimizer="rmsprop", box_loss=None, classification_loss=None, loss=None, metrics=None, **kwargs
+    ):
         """keras-cv's `compile`.
 
         Args:
@@ -164,28 +177,41 @@ class RetinaNet(keras_cv.models.RetinaNet):
           metrics: of keras-cv; computed in `evaluate` and for `validation_data` alone.
 
         Raises:
-          ValueError: no loss for one of both, or one that is not summed: sums are divided by the number of positive
-            anchors plus one, over all replicas.
+          ValueError: no loss for one of both, or one that is not summed: sums are divided by the number of
+            positive anchors plus one, over all replicas.
         """
         given = {"box_loss": box_loss, "classification_loss": classification_loss}
         for name, one in given.items():
             if one is None:
-                raise ValueError(f"RetinaNet is compiled with box_loss= and classification_loss=; {name} is missing")
+                raise ValueError(
+                    f"RetinaNet is compiled with box_loss= and classification_loss=; {name} is missing"
+                )
             if getattr(one, "reduction", "sum") != "sum":
-                raise ValueError(f'{name} has reduction={one.reduction!r}: give it reduction="sum"; the sum is normalised here')
+                raise ValueError(
+                    f'{name} has reduction={one.reduction!r}: give it reduction="sum"; it is normalised here'
+                )
         super().compile(loss=loss, metrics=metrics, optimizer=optimizer, **given, **kwargs)
-        self._compiled_with = {**given, "metrics": metrics}
+        self._compiled_with = {**given, "metrics": list(metrics or ())}
 
     def get_compile_config(self) -> dict[str, Any] | None:
         """Losses, metrics and optimizer."""
         if getattr(self, "optimizer", None) is None:
             return None
-        parts = {**self._compiled_with, "optimizer": self.optimizer}
-        return {name: keras.saving.serialize_keras_object(part) for name, part in parts.items()}
+        losses = {name: loss for name, loss in self._compiled_with.items() if name != "metrics"}
+        parts = {**losses, "optimizer": self.optimizer}
+        serialize = keras.saving.serialize_keras_object
+        return {
+            **{k: serialize(v) for k, v in parts.items()},
+            "metrics": serialized(self._compiled_with["metrics"]),
+        }
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """The inverse of `get_compile_config`."""
-        self.compile(**{name: keras.saving.deserialize_keras_object(part) for name, part in config.items()})
+        config = dict(config)
+        metrics = deserialized(config.pop("metrics"))
+        self.compile(
+            **{k: keras.saving.deserialize_keras_object(v) for k, v in config.items()}, metrics=metrics
+        )
         self.optimizer.build(self.trainable_variables)
 
     def train_step(self, data):
@@ -223,8 +249,9 @@ class RetinaNet(keras_cv.models.RetinaNet):
         classes = targets["class_targets"]
         weights = {"box": classes >= 0, "classification": classes != IGNORED}
         return super(keras_cv.models.RetinaNet, self).compute_loss(
-            x=x, y={"box": targets["box_targets"], "classification": tf.one_hot(classes, self.num_classes)}, y_pred=y_pred,
-            sample_weight={name: tf.cast(weight, tf.float32) / (count + 1.0) for name, weight in weights.items()},
+            x=x, y={"box": targets["box_targets"], "classification": tf.one_hot(classes, self.num_classes)},
+            y_pred=y_pred,
+            sample_weight={name: tf.cast(w, tf.float32) / (count + 1.0) for name, w in weights.items()},
         )  # fmt: skip
 
     def compute_metrics(self, x, y, y_pred, sample_weight):
@@ -245,16 +272,22 @@ class RetinaNet(keras_cv.models.RetinaNet):
         if len(data) == 1 and isinstance(data[0], Mapping):  # NumPy arrays
             data = (data[0]["images"], data[0]["bounding_boxes"])
         if len(data) != 2:
-            raise ValueError('RetinaNet is trained on {"images", "bounding_boxes"} or (images, boxes), without sample weights')
+            raise ValueError(
+                '{"images", "bounding_boxes"} or (images, boxes) is needed, without sample weights'
+            )
         boxes = keras_cv.bounding_box.to_dense({name: data[1][name] for name in ("boxes", "classes")})
         return self._network_images(data[0]), boxes
 
     def _network_images(self, images: tf.Tensor) -> tf.Tensor:
         if tuple(images.shape[1:]) != self._image_shape():
-            raise ValueError(f"images of shape {images.shape}; this network takes [B, {self.image_size}, {self.image_size}, 3]")
+            raise ValueError(
+                f"images of shape {images.shape}; "
+                f"this network takes [B, {self.image_size}, {self.image_size}, 3]"
+            )
         return normalize(images)
 
-    # --- config -------------------------------------------------------------------------------------------------------
+    # --- config
+    # -------------------------------------------------------------------------------------------------------
 
     def arguments(self) -> dict:
         """What it was built with, the backbone too."""

@@ -54,7 +54,9 @@ def pseudo_label(
     task, one_by_one = model.task, _one_by_one(images)
     limits, floor = _limits(score_threshold, task), task.experiment.pseudo_labels.score_floor
     if task.label_kind == "boxes" and limits.min() < np.float32(floor):
-        raise UserError(f"a score_threshold below score_floor={floor}: make the model with score_floor= of it")
+        raise UserError(
+            f"a score_threshold below score_floor={floor}: make the model with score_floor= of it"
+        )
     marks, rows = _labelled(task, model.trained_network(), one_by_one, limits)
     places = dict(zip(reversed(marks), reversed(range(len(marks)))))  # of equal images the first
     keys = np.array(sorted(places), np.int64)
@@ -62,7 +64,9 @@ def pseudo_label(
     attach, sure = _ATTACH[task.label_kind](rows, model)
     dropped = task.label_kind == "classes" or task.experiment.pseudo_labels.empty_pseudo_images == "drop"
     kept = sure if dropped else np.ones_like(sure)
-    words = "this image was not labelled: the dataset now gives other pixels (label before random augmentation)"
+    words = (
+        "this image was not labelled: the dataset now gives other pixels (label before random augmentation)"
+    )
 
     def with_labels(image):
         mark = _mark(image)

@@ -21,7 +21,7 @@ from official.data.example import normalize
 from official.data.pipeline import Worker, as_it_is
 from official.data.source import Category
 from official.experiment import Experiment, experiment_from
-from official.models.keras_metrics import metric_values
+from official.models.keras_metrics import deserialized, metric_values, serialized
 from official.tasks.classification import ClassificationTask
 from official.tasks.registry import build_task, task_of
 from official.tasks.task import Task, Tensors
@@ -124,15 +124,13 @@ class SelfTrainingModel(keras.Model):
         """The optimizer and the metrics."""
         if self.optimizer is None:
             return None
-        serialize = keras.saving.serialize_keras_object
-        return {
-            "optimizer": serialize(self.optimizer),
-            "metrics": [serialize(m) for m in self._hidden["user_metrics"]],
-        }
+        optimizer = keras.saving.serialize_keras_object(self.optimizer)
+        return {"optimizer": optimizer, "metrics": serialized(self._hidden["user_metrics"])}
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """The inverse of `get_compile_config`."""
-        self.compile(**keras.saving.deserialize_keras_object(config))
+        optimizer = keras.saving.deserialize_keras_object(config["optimizer"])
+        self.compile(optimizer, metrics=deserialized(config["metrics"]))
 
     # --- fit, evaluate, predict -------------------------------------------------------------------
 

@@ -119,12 +119,30 @@ def test_size_that_does_not_fit_the_levels():
 # --- as keras-cv's users know it ------------------------------------------------------------------
 
 
+@keras.saving.register_keras_serializable("tests")
+class Body(keras.Model):
+    """A backbone of five convolutions."""
+
+    def __init__(self, **kwargs):
+        x = images = keras.Input((64, 64, 3))
+        for level in range(1, 6):
+            x = keras.layers.Conv2D(8, 3, strides=2, padding="same", activation="relu", name=f"level_{level}")(x)
+        super().__init__(images, x, **kwargs)
+        self.pyramid_level_inputs = {f"P{level}": f"level_{level}" for level in (3, 4, 5)}
+
+    def get_config(self):
+        return {"name": self.name}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        return cls(**config)
+
+
 def small_net(box_format="xywh", **kwargs):
     """64 pixels, five classes; the same first weights each time."""
     tf.keras.utils.set_random_seed(0)
-    backbone = build_efficientnet("efficientnet-b0", width=0.25, depth=0.25, input_shape=(64, 64, 3))
     return RetinaNet(
-        backbone, 5, image_size=64, max_level=5, fpn_filters=16, head_filters=16, head_convs=1, anchor_scale=2.5,
+        Body(), 5, image_size=64, max_level=5, fpn_filters=16, head_filters=16, head_convs=1, anchor_scale=2.5,
         bounding_box_format=box_format, **kwargs,
     )  # fmt: skip
 
@@ -188,7 +206,8 @@ def test_predict_in_the_format_asked_for_and_by_keras_cvs_decoders(fitted):
     ours = net.predict(images, verbose=0)
     assert (ours["num_detections"] == 7).all() and (ours["boxes"][..., 2:] > 0).all()
     np.testing.assert_allclose(ours["confidence"], found["confidence"], rtol=1e-4)
-    np.testing.assert_allclose(ours["boxes"], found["boxes"], atol=0.05)
+    for a, b in zip(ours["boxes"], found["boxes"]):  # scores that are nearly equal may change places
+        np.testing.assert_allclose(a[np.lexsort(a.round().T)], b[np.lexsort(b.round().T)], atol=0.05)
     raw = net(normalize(images), training=False)
     yxyx = DetectionDecoder(score_threshold=0.0, max_detections=7)(raw, net.anchors(), tf.fill([2, 2], 64.0))["boxes"].numpy()
     np.testing.assert_allclose(ours["boxes"][..., :2], yxyx[..., 1::-1], atol=1e-4)
@@ -201,13 +220,15 @@ def test_keras_file_keeps_format_decoder_losses_and_optimizer(fitted, tmp_path):
     again = tf.keras.models.load_model(tmp_path / "net.keras")
     assert again.bounding_box_format == "xywh" and again.prediction_decoder == net.prediction_decoder
     assert type(again.classification_loss) is type(net.classification_loss) and int(again.optimizer.iterations) == 1
-    data = tf.data.Dataset.from_tensors(small_batch())
-    expected, found = (model.evaluate(data, verbose=0, return_dict=True) for model in (net, again))
-    assert found == expected
+    for a, b in zip((*again.weights, *again.optimizer.variables), (*net.weights, *net.optimizer.variables)):
+        np.testing.assert_array_equal(a, b)
+    (metric,) = again._user_metrics
+    assert (metric.bounding_box_format, metric.evaluate_freq) == ("xywh", 10**6)
     layered = small_net(prediction_decoder=keras_cv.layers.NonMaxSuppression("xywh", from_logits=True, max_detections=9))
     assert RetinaNet.from_config(layered.get_config()).prediction_decoder.max_detections == 9
 
 
+@pytest.mark.slow
 def test_two_replicas_take_the_same_step(fitted):
     """keras-cv's own would take twice it."""
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice())

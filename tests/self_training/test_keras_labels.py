@@ -8,7 +8,6 @@ import types
 import numpy as np
 import pytest
 import tensorflow as tf
-
 from official.data.keras_dataset import load_dataset
 from official.data.source import Category
 from official.errors import UserError
@@ -34,7 +33,11 @@ class Reader:
             k = int(image[0, 0, 0])
             if self.label_kind == "boxes":  # and one more that no threshold here takes
                 boxes = np.array([[k, k + 1, k + 10, k + 30], [0, 0, 1, 1]], np.float32)
-                yield {"boxes": boxes, "classes": np.array([k % 2, 0]), "scores": np.array([k / 100, 0.06], np.float32)}
+                yield {
+                    "boxes": boxes,
+                    "classes": np.array([k % 2, 0]),
+                    "scores": np.array([k / 100, 0.06], np.float32),
+                }
             elif self.label_kind == "masks":  # at half the size; the left column is sure
                 mask = np.full([side // 2 for side in image.shape[:2]], k % 2, np.uint8)
                 score = np.zeros_like(mask)
@@ -69,7 +72,9 @@ def check_boxes(labelled, limit=0.5):
     return seen
 
 
-@pytest.mark.parametrize("kind", ["array", "list", "shuffled", "batched", "dicts", "pairs", "ragged", "float"])
+@pytest.mark.parametrize(
+    "kind", ["array", "list", "shuffled", "batched", "dicts", "pairs", "ragged", "float"]
+)
 def test_every_image_has_its_own_boxes(kind):
     data = tf.data.Dataset.from_tensor_slices(images())
     given = {
@@ -145,7 +150,9 @@ def _next(image):
 def test_a_data_set_of_the_command_line():
     """Boxes in the format asked for, rows of -1 beyond an image's own; masks; classes; no labels."""
     boxes = load_dataset("scenes:train,count=3", bounding_box_format="xywh", scenes_size=64)
-    assert boxes.class_names == ["circle", "square", "triangle", "cross", "ring"] or len(boxes.class_names) == 5
+    assert (
+        boxes.class_names == ["circle", "square", "triangle", "cross", "ring"] or len(boxes.class_names) == 5
+    )
     plain = list(load_dataset("scenes:train,count=3", scenes_size=64).as_numpy_iterator())
     for xywh, yxyx in zip(boxes.as_numpy_iterator(), plain):
         real = yxyx["bounding_boxes"]["classes"] >= 0
@@ -156,5 +163,8 @@ def test_a_data_set_of_the_command_line():
     assert boxes.element_spec["images"].shape == (64, 64, 3)
     masks = next(iter(load_dataset("scenes:train,count=1", "masks", scenes_size=64)))
     assert masks["segmentation_masks"].shape == (64, 64) and len(np.unique(masks["segmentation_masks"])) > 1
-    assert set(load_dataset("scenes:train,count=1", "classes", scenes_size=64).element_spec) == {"images", "labels"}
+    assert set(load_dataset("scenes:train,count=1", "classes", scenes_size=64).element_spec) == {
+        "images",
+        "labels",
+    }
     assert set(load_dataset("scenes:unlabeled,count=1", "none").element_spec) == {"images"}

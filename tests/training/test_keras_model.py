@@ -366,11 +366,15 @@ def test_predict_is_what_the_jobs_predict(model):
 def test_a_saved_model_is_whole(model, tmp_path):
     """Weights, averages, options, classes and format; a network of one's own inside."""
     model.averages.human.assign(0.25)
+    metrics = [keras_cv.metrics.BoxCOCOMetrics("xywh", evaluate_freq=7)]
+    model.compile(keras.optimizers.Adam(0.01), metrics=metrics)
+    model.optimizer.iterations.assign(5)
     model.save(tmp_path / "m.keras")
     found = keras.models.load_model(tmp_path / "m.keras")
     assert found.experiment == dataclasses.replace(model.experiment, given=found.experiment.given)
     assert found.task.categories == model.task.categories and found.bounding_box_format == "xywh"
-    assert len(found.weights) == len(model.weights)
+    assert len(found.weights) == len(model.weights) and int(found.optimizer.iterations) == 5
+    assert [metric.evaluate_freq for metric in found._hidden["user_metrics"]] == [7]
     for a, b in zip(found.weights, model.weights):
         np.testing.assert_array_equal(a, b)
     images = np.full((1, 64, 64, 3), 77, np.uint8)
