@@ -37,6 +37,21 @@ def normalize(image: tf.Tensor) -> tf.Tensor:
     return (tf.cast(image, tf.float32) - mean) / deviation
 
 
+def checked_range(images: tf.Tensor) -> tf.Tensor:
+    """The images, unless they are floats of which none is above 1: black to a network that takes 0..255.
+
+    Raises:
+      InvalidArgumentError: such images; XLA leaves the check out.
+    """
+    if not images.dtype.is_floating:
+        return images
+    highest = tf.cast(tf.reduce_max(images), tf.float32)
+    words = "the images of a batch are all in 0..1; the model takes 0..255 (it normalises them itself)"
+    good = (highest > 1.0) | (highest <= 0.0) | tf.math.is_nan(highest)
+    with tf.control_dependencies([tf.debugging.Assert(good, [words, highest])]):
+        return tf.identity(images)
+
+
 def denormalize(image: tf.Tensor) -> tf.Tensor:
     """A normalised picture back to uint8 pixels."""
     pixels = (tf.cast(image, tf.float32) * IMAGENET_STD + IMAGENET_MEAN) * 255.0

@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from losses.focal import IGNORED
 from losses.replicas import all_reduce
-from official.data.example import normalize
+from official.data.example import checked_range, normalize
 from official.models import anchors as anchor_lib
 from official.models.decoding import DetectionDecoder
 from official.models.keras_metrics import deserialized, metric_values, serialized
@@ -118,6 +118,16 @@ class RetinaNet(keras_cv.models.RetinaNet):
         """Float32 [A_l, 4] yxyx pixels per level."""
         return anchor_lib.anchors_by_level(self.anchor_generator, self.image_size)
 
+    @property
+    def prediction_decoder(self) -> DetectionDecoder | keras.layers.Layer:
+        """What makes boxes of raw outputs; one of keras-cv may be of any `bounding_box_format`."""
+        return self._prediction_decoder
+
+    @prediction_decoder.setter
+    def prediction_decoder(self, decoder: DetectionDecoder | keras.layers.Layer) -> None:
+        self._prediction_decoder = decoder
+        self.predict_function = self.test_function = None  # are traced with the new one
+
     def decode_predictions(self, predictions, images=None, *, extents=None, decoder=None):
         """Final boxes of a batch of raw outputs.
 
@@ -163,8 +173,7 @@ class RetinaNet(keras_cv.models.RetinaNet):
     def _image_shape(self) -> tuple[int, int, int]:
         return (self.image_size, self.image_size, 3)
 
-    # --- Keras' loop on human labels
-    # ----------------------------------------------------------------------------------
+    # --- Keras' loop on human labels ---------------------------------------------------------------
 
     def compile(
         self, optimizer="rmsprop", box_loss=None, classification_loss=None, loss=None, metrics=None, **kwargs
@@ -284,10 +293,9 @@ class RetinaNet(keras_cv.models.RetinaNet):
                 f"images of shape {images.shape}; "
                 f"this network takes [B, {self.image_size}, {self.image_size}, 3]"
             )
-        return normalize(images)
+        return normalize(checked_range(images))
 
-    # --- config
-    # -------------------------------------------------------------------------------------------------------
+    # --- config ------------------------------------------------------------------------------------
 
     def arguments(self) -> dict:
         """What it was built with, the backbone too."""

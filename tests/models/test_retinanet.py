@@ -194,15 +194,11 @@ def test_predict_in_the_format_asked_for_and_by_keras_cvs_decoders(fitted):
     net.prediction_decoder = keras_cv.layers.MultiClassNonMaxSuppression(
         "xywh", from_logits=True, confidence_threshold=0.0, max_detections=7
     )
-    net.make_predict_function(force=True)
     found = net.predict(images, verbose=0)
     assert {k: v.shape for k, v in found.items()} == {
         "boxes": (2, 7, 4), "classes": (2, 7), "confidence": (2, 7), "num_detections": (2,)
     }  # fmt: skip
-    net.prediction_decoder = DetectionDecoder(
-        score_threshold=0.0, max_detections=7, bounding_box_format="xywh"
-    )
-    net.make_predict_function(force=True)
+    net.prediction_decoder = DetectionDecoder(score_threshold=0.0, max_detections=7)
     ours = net.predict(images, verbose=0)
     assert (ours["num_detections"] == 7).all() and (ours["boxes"][..., 2:] > 0).all()
     np.testing.assert_allclose(ours["confidence"], found["confidence"], rtol=1e-4)
@@ -247,6 +243,8 @@ def test_what_a_detector_is_not_trained_on(model):
         model.compile("sgd", classification_loss="focal", box_loss=tf.keras.losses.Huber())
     with pytest.raises(ValueError, match=r"this network takes \[B, 128, 128, 3\]"):
         model.predict(np.zeros((1, 64, 64, 3)), verbose=0)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="all in 0..1"):
+        model._network_images(np.ones((1, 128, 128, 3), np.float32) * 0.5)
     with pytest.raises(ValueError, match="without sample weights"):
         model._unpacked((1, 2, 3))
     with pytest.raises(ValueError, match="two decoders"):
