@@ -43,6 +43,7 @@ def checked_range(images: tf.Tensor) -> tf.Tensor:
     Raises:
       InvalidArgumentError: such images; XLA leaves the check out.
     """
+    images = tf.convert_to_tensor(images)
     if not images.dtype.is_floating:
         return images
     highest = tf.cast(tf.reduce_max(images), tf.float32)
