@@ -164,6 +164,7 @@ class Training:
         "0: --batch_size.",
         lower=0,
     )
+    accumulate: int = option(1, "In how many parts a batch is passed, where it does not fit into memory at once; batch norm normalises every part by itself, all else is as in one go.", lower=1)
     teacher_steps: int = option(45_000, "Steps of the teacher.", lower=1)
     student_steps: int = option(45_000, "Steps of the student.", lower=1)
     patience: int = option(0, "Ends teacher and student after so many evaluations (--eval_every) in a row without a better one; the control is trained as long as they were. 0: all steps are taken.", lower=0)
@@ -198,6 +199,8 @@ class PseudoLabels:
     pictures_per_class: int = option(0, "Classification: keep the surest pictures of every class, at most so many, and repeat them up to so many (Noisy Student: 1300 for 1.2 M labelled pictures); 0: all.", lower=0)
     label_shard_size: int = option(1000, "Pictures per label shard.", lower=1)
     shard_index: int = option(0, "Which worker of a shared labelling job this is.", lower=0)
+    engine: str = option("local", "job=pseudo_label: who shares the labelling out: this process (and others, by --shard_index), or Apache Beam (requirements-beam.txt).", choices=("local", "beam"))
+    beam_options: str = option("", "--engine=beam: options of the pipeline, as in '--runner=FlinkRunner --flink_master=HOST:8081'; when empty Beam's runner on this machine.")
     num_shards: int = option(1, "How many workers share the labelling job.", lower=1)
     label_store: str = option("", "A label store to use, in place of <model_dir>/pseudo_labels.")
 
@@ -300,13 +303,13 @@ GROUPS = {
 # Flags that change where or how fast a run goes, or what is done with it, but not what it computes.
 NOT_FINGERPRINTED = frozenset(
     ("job", "model_dir", "weights_dir", "download", "imagenet_backbone", "threads", "keep_checkpoints", "summary_every", "pictures", "data_dir", "index_dir", "checkpoint_every")
-    + ("compute_threads", "parallel_phases", "shard_index", "num_shards", "label_store", "check_images", "strategy", "num_devices", "tpu", "on_nan")
+    + ("compute_threads", "parallel_phases", "shard_index", "num_shards", "engine", "beam_options", "label_store", "check_images", "strategy", "num_devices", "tpu", "on_nan")
     + ("max_nan_steps", "max_skipped_fraction", "eval_batch_size", "deterministic", "xla", "eval_every", "recipe", "machine")
 ) | {field.name for field in dataclasses.fields(Handover)}
 
 
 # Flags that came later: at their defaults a run is what it was before there were any.
-LATER = frozenset(("patience", "take"))
+LATER = frozenset(("patience", "take", "accumulate"))
 
 # Flags of the machine that a run was trained on; a job on the finished run may be elsewhere.
 MACHINE = frozenset(("strategy", "num_devices", "tpu", "threads", "compute_threads", "parallel_phases", "recipe", "machine"))

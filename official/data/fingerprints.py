@@ -67,3 +67,8 @@ def difference(
     if not lines and list(there) != list(now):
         lines.append("  the same images in another order")
     return "\n".join(lines)
+
+
+def ids_digest(ids: Sequence[str]) -> str:
+    """A digest of the ids in their order."""
+    return hashlib.sha256("\n".join(map(str, ids)).encode()).hexdigest()[:16]

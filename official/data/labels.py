@@ -99,7 +99,7 @@ def clean_objects(
     scores = (
         np.ones(len(rows))
         if raw.scores is None
-        else numbers([raw.scores[i] for i in rows], report, text=raw.text)
+        else numbers(_at(raw.scores, rows), report, text=raw.text)
     )
     splits = np.concatenate([[0], np.cumsum(np.bincount(image, minlength=len(images.ids)))])
     return Annotations(
@@ -145,7 +145,7 @@ def _areas(
     of_box = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     if raw.area is None or not len(rows):
         return of_box
-    area = numbers([raw.area[i] for i in rows], report, text=raw.text)
+    area = numbers(_at(raw.area, rows), report, text=raw.text)
     if images.frames is not None:
         area = area * images.frames.area_scale(raw.images[rows])
     bad = ~(np.isfinite(area) & (area > 0))
@@ -180,14 +180,14 @@ def number(value: Any) -> float:
 
 def numbers(values: Sequence[Any], report: InputReport, *, text: bool = False) -> np.ndarray:
     """`number` of each, float64 [N]; text is counted unless everything is text."""
+    if isinstance(values, np.ndarray) and values.dtype.kind in "fiu":
+        return values.astype(np.float64)
     kinds = set(map(type, values))
     if kinds <= {int, float}:
         try:
             return np.fromiter(values, np.float64, len(values))
         except OverflowError:
             pass
-    elif isinstance(values, np.ndarray) and values.dtype.kind in "fiu":
-        return values.astype(np.float64)
     found = np.array([number(v) for v in values], np.float64)
     spelled = (
         0 if text or str not in kinds else sum(isinstance(v, str) and f == f for v, f in zip(values, found))
@@ -195,6 +195,11 @@ def numbers(values: Sequence[Any], report: InputReport, *, text: bool = False) -
     if spelled:
         report.note(STRING_NUMBER, "", count=spelled)
     return found
+
+
+def _at(values: Sequence[Any], rows: np.ndarray) -> Sequence[Any]:
+    """Some of a column: of an array an array, else a list."""
+    return values[rows] if isinstance(values, np.ndarray) else [values[i] for i in rows]
 
 
 def box_numbers(boxes: Sequence[Any], report: InputReport, *, text: bool = False) -> np.ndarray:
@@ -269,6 +274,8 @@ def _flags(values: Sequence[Any] | None, rows: np.ndarray, report: InputReport, 
     """Bool [N]; what is neither yes nor no counts as no, and is reported."""
     if values is None:
         return np.zeros(len(rows), bool)
+    if isinstance(values, np.ndarray) and values.dtype == bool:
+        return values[rows]
     chosen = [values[i] for i in rows]
     kinds = set(map(type, chosen))
     if kinds <= {int, bool}:

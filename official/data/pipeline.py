@@ -91,6 +91,7 @@ def training_dataset(
     start_step: int = 0,
     worker: Worker = Worker(),
     threads: int = 0,
+    parts: int = 1,
 ) -> tf.data.Dataset:
     """An endless dataset of training batches, starting at `start_step`.
 
@@ -101,16 +102,21 @@ def training_dataset(
       replica_batch_size: examples per element; `batch_size / worker.count` must be a multiple.
       seed, stream: decide order and draws; "human" and "pseudo" streams differ.
       threads: readers; 0 lets tf.data choose.
+      parts: in how many elements a replica gets its batch of a step: first all replicas' first parts, then their second ones.
 
     Returns:
       Batches as in official/data/example.py.
     """
     own = batch_size // worker.count
+    replicas = own // (replica_batch_size * parts)
     key_seed = stream_seed(seed, stream)
     read = example_reader(source)
 
     def load(number):
         step, place = number // own + start_step, number % own
+        if parts > 1:
+            element, row = place // replica_batch_size, place % replica_batch_size
+            place = (element % replicas * parts + element // replicas) * replica_batch_size + row
         epoch, picture = permuted(step * batch_size + worker.index * own + place, len(source), key_seed)
         key = tf.bitcast(tf.stack([hashing.hashed(key_seed, epoch, picture, word) for word in (0, 1)]), tf.int32)
         return prepare({**read(picture), "step": step}, key)

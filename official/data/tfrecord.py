@@ -511,9 +511,9 @@ def _labelled(source: Source, found: _Found, crowd: str) -> Source:
         boxes=found.corners.astype(np.float64) * np.tile(found.sizes.astype(np.float64), 2)[images],
         classes=found.labels,
         box_format="yxyx",
-        crowd=found.crowd.tolist(),
-        area=found.area.astype(np.float64).tolist() if (found.has_area | (found.counts == 0)).all() else None,
-        scores=found.scores.astype(np.float64).tolist(),
+        crowd=found.crowd,
+        area=found.area.astype(np.float64) if (found.has_area | (found.counts == 0)).all() else None,
+        scores=found.scores.astype(np.float64),
     )
     table = ImageTable(source.ids, source.file_names, source.sizes)
     annotations, _ = clean_objects(

@@ -20,6 +20,13 @@ class ConfusionMatrix:
         """Starts from zero."""
         self.counts = np.zeros((classes, classes), np.int64)
 
+    @classmethod
+    def of(cls, counts: np.ndarray) -> ConfusionMatrix:
+        """A matrix that holds these counts, int [classes, classes]."""
+        found = cls(len(counts))
+        found.counts += counts
+        return found
+
     def add(self, labels: np.ndarray, predictions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Adds pictures of one or of several; integer arrays of one shape, `labels` with 255 for ignore.
 

@@ -54,7 +54,7 @@ def check_run(experiment: Experiment, strategy: tf.distribute.Strategy, *, pseud
     flags += ["batch_size", "pseudo_batch_size"] if pseudo else []
     flags += ["joint_batch_size"] if experiment.loss.joint_weight > 0.0 else []
     sizes = experiment.flags()
-    checks: list[Callable[[], object]] = [_of(check_batch, strategy, name, sizes[name]) for name in dict.fromkeys(flags)]
+    checks: list[Callable[[], object]] = [_of(check_batch, strategy, name, sizes[name], sizes["accumulate"]) for name in dict.fromkeys(flags)]
     if experiment.data.labeled_ids:
         checks.append(_of(read_id_list, experiment.data.labeled_ids))
     if pseudo:
@@ -98,7 +98,16 @@ def _problems(experiment: Experiment) -> list[str]:
     checks += [_of(check_levels, experiment.model)] if task in _DENSE else []
     checks += [_of(parse_scales, experiment.pseudo_labels.label_scales)] if task == "segmentation" else []
     checks += [_of(parse_thresholds, experiment.pseudo_labels.class_thresholds)]
-    return [*_shares_of_one(experiment), *_uncertain_boxes(experiment), *_judging(experiment), *_failures(checks)]
+    problems = (_shares_of_one, _uncertain_boxes, _judging, _at_scale)
+    return [*(line for found in problems for line in found(experiment)), *_failures(checks)]
+
+
+def _at_scale(experiment: Experiment) -> Iterator[str]:
+    """Options that are for other tasks or jobs."""
+    if experiment.training.accumulate > 1 and experiment.model.task == "contrastive":
+        yield "--accumulate: a contrastive loss compares all images of a batch with each other, so it cannot be passed in parts"
+    if experiment.pseudo_labels.engine != "local":
+        yield f"--engine={experiment.pseudo_labels.engine} is for --job=pseudo_label; train with its store: --label_store"
 
 
 def _shares_of_one(experiment: Experiment) -> Iterator[str]:

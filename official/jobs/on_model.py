@@ -49,7 +49,10 @@ def pseudo_label(experiment: Experiment) -> dict[str, Any]:
         folder.note_source("unlabeled", source)
     loop = SelfTraining(build_task(experiment, teacher.categories), experiment, strategy, source, source, None)
     with timed(folder, "pseudo_label"):
-        manifest = loop.make_labels(teacher.path)
+        if experiment.pseudo_labels.engine == "beam":
+            manifest = _by_beam(experiment, teacher.path, loop.label_store().folder)
+        else:
+            manifest = loop.make_labels(teacher.path)
     numbers: dict[str, Any] = {"finished": manifest is not None}
     if manifest is None:
         note("this worker's shards are done; the manifest is written when the others' are")
@@ -61,6 +64,14 @@ def pseudo_label(experiment: Experiment) -> dict[str, Any]:
         numbers = {**loop.read_labels()[1], **numbers}
         print(f"labels: {loop.label_store().folder}: {numbers}")
     return folder.summarize({"pseudo_labels": numbers, "skipped_inputs": {"unlabeled": dict(source.report.counts)}})
+
+
+def _by_beam(experiment: Experiment, teacher_path: str, folder: str) -> dict[str, Any] | None:
+    try:
+        from official.jobs.beam_labels import label_with_beam
+    except ImportError as error:
+        raise FlagError(f"--engine=beam needs Apache Beam: pip install -r requirements-beam.txt ({error})") from error
+    return label_with_beam(experiment, os.path.abspath(teacher_path), os.path.abspath(folder))
 
 
 def inspect_labels(experiment: Experiment) -> dict[str, Any]:

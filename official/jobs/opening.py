@@ -120,7 +120,7 @@ def opened(
       DataError: see `open_source`.
     """
     reports: dict[str, InputReport] = {}
-    with listing(experiment.runtime.model_dir, reports):
+    with listing(experiment.runtime.model_dir if is_chief_process(experiment.runtime) else "", reports):
         options = read_options(experiment, label_kind)
         options = dataclasses.replace(options, split="val" if role == "eval" else options.split)
         source = open_source(word, options, labeled=labeled)

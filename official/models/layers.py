@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
-from typing import Sequence
+from typing import Iterator, Sequence, Tuple
 
 import numpy as np
 import tensorflow as tf
@@ -82,12 +82,31 @@ def statistics_together():
     try:
         yield
         _step.statistics_waiting = None
-        while waiting:  # a variable that has come twice is moved twice, one after the other
-            now = {id(moving): number for number, (moving, _, _) in reversed(list(enumerate(waiting)))}.values()
-            _move_statistics([waiting[number] for number in sorted(now)])
-            waiting = [move for number, move in enumerate(waiting) if number not in set(now)]
+        move_statistics(waiting)
     finally:
         _step.statistics_waiting = None
+
+
+# A moving statistic [C], the batch's own [C], and the momentum.
+Move = Tuple[tf.Variable, tf.Tensor, float]
+
+
+@contextlib.contextmanager
+def statistics_noted() -> Iterator[list[Move]]:
+    """While active, batch norm's moving statistics stay as they are; gives what they would be moved by, for `move_statistics`."""
+    _step.statistics_waiting = waiting = []
+    try:
+        yield waiting
+    finally:
+        _step.statistics_waiting = None
+
+
+def move_statistics(waiting: list[Move]) -> None:
+    """Moves them, all in a few operations; one that has come twice is moved twice, one after the other."""
+    while waiting:
+        now = {id(moving): number for number, (moving, _, _) in reversed(list(enumerate(waiting)))}.values()
+        _move_statistics([waiting[number] for number in sorted(now)])
+        waiting = [move for number, move in enumerate(waiting) if number not in set(now)]
 
 
 def _move_statistics(moves: list[tuple[tf.Variable, tf.Tensor, float]]) -> None:

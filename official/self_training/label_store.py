@@ -15,11 +15,12 @@ import hashlib
 import json
 import os
 import time
-from typing import Any, Iterable, Sequence
+from typing import Any, Callable, Iterable, Sequence
 
 import numpy as np
 import tensorflow as tf
 
+from official.data.fingerprints import ids_digest as ids_digest
 from official.data.source import Category, Source
 from official.data.tfrecord import records
 from official.errors import FileDamaged
@@ -124,9 +125,14 @@ class LabelStore:
         write_json(os.path.join(self.folder, MANIFEST), manifest)
         return manifest
 
-    def wait(self, seconds: float = 2.0) -> dict[str, Any]:
-        """Sleeps until another process has finished the store; returns the manifest."""
+    def wait(self, check: Callable[[], None], seconds: float = 2.0) -> dict[str, Any]:
+        """Sleeps until another process has finished the store; returns the manifest.
+
+        Args:
+          check: raises when nobody is there any more who could finish it; asked between two looks.
+        """
         while not os.path.isfile(os.path.join(self.folder, MANIFEST)):
+            check()
             time.sleep(seconds)
         return self.manifest()
 
@@ -283,11 +289,6 @@ def _added(totals: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
     """Sums of numbers and of lists of numbers by name, as JSON takes them."""
     found = {k: np.add(totals.get(k, 0), more.get(k, 0)) for k in {**totals, **more}}
     return {name: value.tolist() if value.ndim else int(value) for name, value in found.items()}
-
-
-def ids_digest(ids: Sequence[str]) -> str:
-    """A digest of the ids in their order."""
-    return hashlib.sha256("\n".join(map(str, ids)).encode()).hexdigest()[:16]
 
 
 def parse_thresholds(text: str) -> dict[str, float]:

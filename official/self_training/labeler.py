@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any
+from typing import Any, Callable
 
 import tensorflow as tf
 
@@ -50,31 +50,21 @@ def label_source(
       LabelError: the store was made in another way.
       Interrupted: a signal came; finished shards are kept.
     """
-    options = experiment.pseudo_labels
-    size = options.label_shard_size
-    shards = math.ceil(len(source) / size)
-    flags = experiment.flags()
-    store.start(
-        {
-            "task": task.name,
-            "kind": task.label_kind,
-            "teacher_sha256": teacher_sha256,
-            "network": network or {},
-            "flags": {name: flags[name] for name in DECISIVE_OPTIONS},
-            "data": source.word,
-            "images_to_label": len(source),
-            "ids_sha256": ids_digest(source.ids),
-            "categories": [{"id": c.id, "name": c.name} for c in task.categories],
-        }
-    )
-    names = [category.name for category in task.categories]
+    options, size = experiment.pseudo_labels, experiment.pseudo_labels.label_shard_size
+    shards = shard_count(source, experiment)
+    store.start(plan_of(task, source, experiment, teacher_sha256, network))
     mine = range(options.shard_index, shards, options.num_shards)
     began = time.monotonic()
     bar = Bar("labelling", sum(_length(source, s, size) for s in mine), "images")
     with bar, naming_unreadable(source), StopRequest("image") as stop:
         for shard in mine:
+
+            def labelled(shard=shard):
+                bar.advance()
+                stop.check(f"labelling saved up to shard {shard}")
+
             if not store.has_shard(shard):
-                store.write_shard(shard, _rows(task, model, source, shard, size, bar, stop), names)
+                label_shard(task, model, source, store, experiment, shard, labelled)
             else:
                 bar.skip(_length(source, shard, size))
             stop.check(f"labelling saved up to shard {shard + 1} of {shards}")
@@ -82,11 +72,43 @@ def label_source(
     return store.finish(shards, dict(source.report.counts))
 
 
+def shard_count(source: Source, experiment: Experiment) -> int:
+    """How many shards the labels of a source are."""
+    return math.ceil(len(source) / experiment.pseudo_labels.label_shard_size)
+
+
+def plan_of(
+    task: Task, source: Source, experiment: Experiment, teacher_sha256: str, network: dict[str, Any] | None = None
+) -> dict[str, Any]:  # fmt: skip
+    """What makes the labels; see `LabelStore.start` and, of the arguments, `label_source`."""
+    flags = experiment.flags()
+    return {
+        "task": task.name,
+        "kind": task.label_kind,
+        "teacher_sha256": teacher_sha256,
+        "network": network or {},
+        "flags": {name: flags[name] for name in DECISIVE_OPTIONS},
+        "data": source.word,
+        "images_to_label": len(source),
+        "ids_sha256": ids_digest(source.ids),
+        "categories": [{"id": c.id, "name": c.name} for c in task.categories],
+    }
+
+
+def label_shard(
+    task: Task, model: tf.keras.Model, source: Source, store: LabelStore, experiment: Experiment, shard: int,
+    labelled: Callable[[], None] = lambda: None,
+) -> None:  # fmt: skip
+    """Writes the labels of one shard; calls `labelled` after every image."""
+    rows = _rows(task, model, source, shard, experiment.pseudo_labels.label_shard_size, labelled)
+    store.write_shard(shard, rows, [category.name for category in task.categories])
+
+
 def _length(source: Source, shard: int, size: int) -> int:
     return min(len(source), (shard + 1) * size) - shard * size
 
 
-def _rows(task, model, source, shard, size, bar, stop):
+def _rows(task, model, source, shard, size, labelled):
     first = shard * size
     last = min(len(source), first + size)
     for i, objects in enumerate(task.label(model, source, first, last), start=first):
@@ -97,5 +119,4 @@ def _rows(task, model, source, shard, size, bar, stop):
             "size": tuple(int(v) for v in source.sizes[i]),
             **objects,
         }
-        bar.advance()
-        stop.check(f"labelling saved up to shard {shard}")
+        labelled()

@@ -42,11 +42,12 @@ from official.tasks.augmentation import student_options
 from official.tasks.registry import build_task
 from official.tasks.task import Task
 from official.trained_model import ModelError, TrainedModel, check_classes, describe
-from official.training.distribution import is_chief, judging_scope
+from official.training.distribution import is_chief, judging_scope, require_workers, worker_of
 from official.training.loading import fill_joint_head, fill_model, find_model, load_model, starting_weights
 from official.training.recovery import weights_sha256
 from official.training.run_plan import RunPlan
 from official.training.run_phase import MADE_FROM, PhaseRun, kept_metrics, read_result, write_result
+from official.training.sharing import evaluate_together
 from official.training.summaries import Summaries
 from official.training.trainer import Phase, Trainer
 
@@ -87,11 +88,10 @@ class SelfTraining:
         result = {"steps": 0, "seconds": 0.0, "images_seen": 0, "skipped_steps": 0}
         result |= {"checkpoint": os.path.abspath(teacher.path), "weights_sha256": weights_sha256(model.variables)}
         chief = is_chief(self.strategy)
-        if chief and self.evaluation is not None:
+        if self.evaluation is not None:
             with naming_unreadable(self.evaluation):
-                metrics = task.evaluate(
-                    model, self.evaluation, os.path.join(folder, "evaluation"), "evaluating teacher"
-                )
+                place = os.path.join(folder, "evaluation")
+                metrics = evaluate_together(self.strategy, task, model, self.evaluation, place, "evaluating teacher")
             result.update(kept_metrics(task, metrics))
         return write_result(folder, result, chief=chief)
 
@@ -135,15 +135,22 @@ class SelfTraining:
         return Phase(name, steps, self.labeled, joint=self.joint, batch_flag=flag, **more)
 
     def make_labels(self, checkpoint: str) -> dict[str, Any] | None:
-        """Labels the unlabelled pictures with the model in a checkpoint folder; returns the manifest."""
-        store = self.label_store()
-        if not is_chief(self.strategy):
-            return store.wait()
+        """Labels the unlabelled pictures with the model in a checkpoint folder; returns the manifest.
+
+        Several workers label a part of the shards each, and wait for the others'.
+        """
+        store, (worker, workers) = self.label_store(), worker_of(self.strategy)
         teacher = describe(checkpoint)
         with judging_scope(self.strategy):
             task, model = load_model(teacher, self.experiment)
         sha256 = weights_sha256(model.variables)
-        return label_source(task, model, self.unlabeled, store, task.experiment, sha256, teacher.deciding())
+        options = task.experiment.pseudo_labels
+        share = {"shard_index": options.shard_index * workers + worker, "num_shards": options.num_shards * workers}
+        mine = task.experiment.with_flags(share)
+        manifest = label_source(task, model, self.unlabeled, store, mine, sha256, teacher.deciding())
+        if manifest is None and workers > 1:
+            return store.wait(functools.partial(require_workers, self.strategy))
+        return manifest
 
     def read_labels(self) -> tuple[Source, dict[str, Any]]:
         """The pseudo-labelled source at the run's thresholds, and its numbers for the summary."""

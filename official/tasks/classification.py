@@ -25,7 +25,7 @@ from official.models.replicas import logits_function
 from official.screen import counted
 from official.tasks import keras_data
 from official.tasks.augmentation import crop_style, picture_augmentation
-from official.tasks.task import Task, Tensors
+from official.tasks.task import Columns, Task, Tensors
 
 MOST_DRAWN = 40  # classes in a confusion picture
 
@@ -129,12 +129,16 @@ class ClassificationTask(Task):
                 if index >= 0:
                     yield row
 
-    def evaluate(self, model: Classifier, source: Source, output_dir: str, progress: str = "") -> dict:
-        """Top-1 and top-5 on the centre crop, top-1 by class; pictures without a class are left out."""
-        found = self._logits(model, source, 0, len(source))
+    def look(self, model: Classifier, source: Source, first: int, last: int, progress: str = "") -> Columns:
+        """Float32 "logits" [images, C] of the centre crops."""
+        found = self._logits(model, source, first, last)
         if progress:
-            found = counted(found, progress, len(source), "images")
-        logits = np.stack(list(found))
+            found = counted(found, progress, last - first, "images")
+        return {"logits": np.array(list(found), np.float32).reshape(last - first, len(self.categories))}
+
+    def judge(self, source: Source, seen: Columns, output_dir: str) -> dict:
+        """Top-1 and top-5 on the centre crop, top-1 by class; pictures without a class are left out."""
+        logits = seen["logits"]
         known = source.image_classes >= 0
         labels, logits = source.image_classes[known], logits[known]
         matrix = ConfusionMatrix(len(self.categories))

@@ -32,7 +32,7 @@ from official.models.classifier import ContrastiveModel
 from official.models.replicas import spread
 from official.screen import counted
 from official.tasks.augmentation import crop_style
-from official.tasks.task import Task, Tensors
+from official.tasks.task import Columns, Task, Tensors
 
 _EVALUATION = named_seed("contrastive evaluation")
 _NO_LABELS = "task=contrastive learns features and finds no classes; train a task with --init=<this run folder>, or judge it with --job=linear_eval"
@@ -109,8 +109,8 @@ class ContrastiveTask(Task):
 
     # --- on a trained model -----------------------------------------------------------------------
 
-    def evaluate(self, model: ContrastiveModel, source: Source, output_dir: str, progress: str = "") -> dict:
-        """How often a view is nearest to its own other view of those of a batch, and the online linear evaluation's top-1."""
+    def look(self, model: ContrastiveModel, source: Source, first: int, last: int, progress: str = "") -> Columns:
+        """Counts [1] of all: "seen" and "known" images, "hits" among the views of a batch, "right" classes."""
         size, legacy_resize = self.experiment.model.image_size, self.experiment.data.legacy_resize
 
         def prepare(example):
@@ -121,25 +121,31 @@ class ContrastiveTask(Task):
             return {"images": views, "centres": tf.concat([normalize(centre)] * 2, axis=-1)}
 
         dataset = pipeline.inference_dataset(
-            source, prepare=prepare, batch_size=self.experiment.decoding.eval_batch_size, threads=self.experiment.runtime.threads
-        )
+            source, prepare=prepare, batch_size=self.experiment.decoding.eval_batch_size, first=first, last=last,
+            threads=self.experiment.runtime.threads,
+        )  # fmt: skip
         hits, right, known, seen = 0.0, 0, 0, 0
         run = spread(model, lambda images: model({"images": images}, training=False))
-        batches = -(-len(source) // self.experiment.decoding.eval_batch_size)
+        batches = -(-(last - first) // self.experiment.decoding.eval_batch_size)
         for batch in counted(dataset, progress, batches, "batches", shown=bool(progress)):
             index = batch["index"].numpy()
             real = index >= 0
-            first, second = tf.unstack(run(batch["images"])["projections"], axis=1)
+            one, other = tf.unstack(run(batch["images"])["projections"], axis=1)
             # A batch that was filled up is judged without the filling.
-            found = nt_xent(first[: real.sum()], second[: real.sum()], temperature=self.experiment.loss.temperature)[1]
+            found = nt_xent(one[: real.sum()], other[: real.sum()], temperature=self.experiment.loss.temperature)[1]
             hits, seen = hits + float(tf.reduce_sum(found)), seen + int(real.sum())
             if self.categories and source.image_classes is not None:
                 labels = source.image_classes[index[real]]
                 guesses = run(batch["centres"])["probe"][:, 0].numpy()[real].argmax(axis=1)
                 right, known = right + int(((guesses == labels) & (labels >= 0)).sum()), known + int((labels >= 0).sum())
-        metrics = {"contrast_accuracy": hits / max(1, seen), "contrast_batch": self.experiment.decoding.eval_batch_size}
-        if known:
-            metrics["probe_top1"] = right / known
+        return {name: np.array([value]) for name, value in dict(hits=hits, seen=seen, right=right, known=known).items()}
+
+    def judge(self, source: Source, seen: Columns, output_dir: str) -> dict:
+        """How often a view is nearest to its own other view of those of a batch, and the online linear evaluation's top-1."""
+        totals = {name: column.sum().item() for name, column in seen.items()}
+        metrics = {"contrast_accuracy": totals["hits"] / max(1, totals["seen"]), "contrast_batch": self.experiment.decoding.eval_batch_size}
+        if totals["known"]:
+            metrics["probe_top1"] = totals["right"] / totals["known"]
         write_json(os.path.join(output_dir, "metrics.json"), metrics)
         return metrics
 

@@ -27,7 +27,7 @@ from official.models.retinanet import RetinaNet
 from official.screen import counted
 from official.tasks import keras_data
 from official.tasks.augmentation import augmentation
-from official.tasks.task import Task, Tensors
+from official.tasks.task import Columns, Task, Tensors
 
 
 class DetectionTask(Task):
@@ -240,12 +240,21 @@ class DetectionTask(Task):
             tflite=self.experiment.handover.tflite,
         )
 
-    def evaluate(self, model: RetinaNet, source: Source, output_dir: str, progress: str = "") -> dict:
-        threshold = self.experiment.decoding.eval_score_threshold
-        found = self.predictions(model, source, 0, len(source), threshold)
+    def look(self, model: RetinaNet, source: Source, first: int, last: int, progress: str = "") -> Columns:
+        """int64 "count" [images], and of all detections one after the other what `predictions` yields."""
+        found = self.predictions(model, source, first, last, self.experiment.decoding.eval_score_threshold)
         if progress:
-            found = counted(found, progress, len(source), "images")
-        return coco_metrics.evaluate_detections(source, list(found), output_dir)
+            found = counted(found, progress, last - first, "images")
+        kept = list(found)
+        empty = {"boxes": np.zeros((0, 4), np.float32), "scores": np.zeros(0, np.float32), "classes": np.zeros(0, np.int32)}
+        columns = {name: np.concatenate([none, *(objects[name] for objects in kept)]) for name, none in empty.items()}
+        return {**columns, "count": np.array([len(objects["scores"]) for objects in kept], np.int64)}
+
+    def judge(self, source: Source, seen: Columns, output_dir: str) -> dict:
+        ends = np.cumsum(seen["count"])
+        parts = [slice(end - count, end) for end, count in zip(ends, seen["count"])]
+        found = [{name: seen[name][part] for name in ("boxes", "scores", "classes")} for part in parts]
+        return coco_metrics.evaluate_detections(source, found, output_dir)
 
     def draw(self, image: np.ndarray, objects: dict) -> np.ndarray:
         names = [category.name for category in self.categories]

@@ -28,7 +28,7 @@ from official.models.segmenter import Segmenter
 from official.screen import counted
 from official.tasks import keras_data
 from official.tasks.augmentation import augmentation
-from official.tasks.task import Task, Tensors
+from official.tasks.task import Columns, Task, Tensors
 
 STRIDE = 4  # of the logits
 
@@ -140,15 +140,19 @@ class SegmentationTask(Task):
         )
         return iter(dataset)
 
-    def evaluate(self, model: Segmenter, source: Source, output_dir: str, progress: str = "") -> dict:
-        """mIoU at the pictures' own sizes (as the VOC server) and at the padded input size (as the original)."""
+    def look(self, model: Segmenter, source: Source, first: int, last: int, progress: str = "") -> Columns:
+        """Pixel counts.
+
+        Int64 "hits", "true", "predicted" [images, C] at the images' own sizes, "native" and "padded" [1, C, C] of all, there and
+        at the input's size; "maps" uint8, small maps one after the other, and their lengths "map_bytes" [images].
+        """
         native, padded = ConfusionMatrix(len(self.categories)), ConfusionMatrix(len(self.categories))
-        columns = np.zeros((3, len(source), len(self.categories)), np.int64)
-        maps: list[bytes] = [b""] * len(source)
+        columns = np.zeros((3, last - first, len(self.categories)), np.int64)
+        maps: list[bytes] = [b""] * (last - first)
         logits_of, size = logits_function(model), self.experiment.model.image_size
         legacy = self.experiment.data.legacy_resize
-        batches = -(-len(source) // self.experiment.decoding.eval_batch_size)
-        found = self._batches(source, 0, len(source), masks=True)
+        batches = -(-(last - first) // self.experiment.decoding.eval_batch_size)
+        found = self._batches(source, first, last, masks=True)
         for batch in counted(found, progress, batches, "batches", shown=bool(progress)):
             logits = logits_of(batch["images"])
             input_maps = _argmax_at(logits, size, legacy).numpy()
@@ -159,13 +163,26 @@ class SegmentationTask(Task):
                 truth = source.read_mask(tf.constant(index, tf.int64)).numpy()
                 extent = tf.cast(batch["extent"][i], tf.int32)
                 winners = tf.argmax(_probabilities(logits[i : i + 1], size, extent, source.sizes[index], legacy), axis=-1)
-                columns[:, index] = native.add(truth, winners.numpy())
-                maps[index] = small_map(winners.numpy())
+                columns[:, index - first] = native.add(truth, winners.numpy())
+                maps[index - first] = small_map(winners.numpy())
+        return {
+            **dict(zip(("hits", "true", "predicted"), columns)),
+            "native": native.counts[None],
+            "padded": padded.counts[None],
+            "maps": np.frombuffer(b"".join(maps), np.uint8),
+            "map_bytes": np.array([len(content) for content in maps], np.int64),
+        }
+
+    def judge(self, source: Source, seen: Columns, output_dir: str) -> dict:
+        """mIoU at the pictures' own sizes (as the VOC server) and at the padded input size (as the original)."""
+        native, padded = (ConfusionMatrix.of(seen[name].sum(axis=0)) for name in ("native", "padded"))
         metrics = {**native.metrics(self.class_names), "mIoU_padded": padded.metrics(self.class_names)["mIoU"]}
         metrics["confusion_matrix"] = native.counts.tolist()
         write_json(os.path.join(output_dir, "metrics.json"), {**metrics, "classes": self.class_names})
-        write_per_image(output_dir, source.ids, self.class_names, **dict(zip(("hits", "true", "predicted"), columns)))
-        write_maps(output_dir, maps)
+        columns = {name: seen[name] for name in ("hits", "true", "predicted")}
+        write_per_image(output_dir, source.ids, self.class_names, **columns)
+        content, ends = seen["maps"].tobytes(), np.cumsum(seen["map_bytes"])
+        write_maps(output_dir, [content[end - length : end] for end, length in zip(ends, seen["map_bytes"])])
         return metrics
 
     def predict(self, model: Segmenter, source: Source, first: int, last: int) -> Iterator[dict[str, np.ndarray]]:

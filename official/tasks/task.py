@@ -9,6 +9,7 @@ from __future__ import annotations
 import abc
 from typing import Any, Iterable, Mapping, Sequence
 
+import numpy as np
 import tensorflow as tf
 
 from official.data import pipeline
@@ -18,6 +19,7 @@ from official.evaluation.drawing import Color, sheet, with_legend
 from official.experiment import Experiment
 
 Tensors = dict[str, tf.Tensor]
+Columns = dict[str, np.ndarray]
 
 
 class Task(abc.ABC):
@@ -98,9 +100,20 @@ class Task(abc.ABC):
 
     # --- on a trained model -----------------------------------------------------------------------
 
-    @abc.abstractmethod
     def evaluate(self, model: tf.keras.Model, source: Source, output_dir: str, progress: str = "") -> dict:
         """Judges a model, writes its predictions below `output_dir`, returns the metrics."""
+        return self.judge(source, self.look(model, source, 0, len(source), progress), output_dir)
+
+    @abc.abstractmethod
+    def look(self, model: tf.keras.Model, source: Source, first: int, last: int, progress: str = "") -> Columns:
+        """What a model says to images first..last - 1, for `judge`: columns, which of parts are joined one after the other.
+
+        Parts that begin at multiples of --eval_batch_size are together, to the bit, what is seen in one go.
+        """
+
+    @abc.abstractmethod
+    def judge(self, source: Source, seen: Columns, output_dir: str) -> dict:
+        """Metrics from what `look` saw in all images; writes predictions below `output_dir`."""
 
     @abc.abstractmethod
     def label(self, model: tf.keras.Model, source: Source, first: int, last: int) -> Iterable[dict]:

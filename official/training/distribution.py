@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
-from typing import Callable
+import time
+from typing import Callable, Iterator
 
 import tensorflow as tf
+from tensorflow.python.eager import context
 
 from official.data.pipeline import Worker
 from official.data.tfrecord import read_in_graph
-from official.errors import FlagError
+from official.errors import FlagError, UserError
 from official.experiment import Runtime
 
 
@@ -140,11 +143,96 @@ def _has_chief() -> bool:
     return "chief" in json.loads(os.environ.get("TF_CONFIG", "{}")).get("cluster", {})
 
 
-def check_batch(strategy: tf.distribute.Strategy, flag: str, batch_size: int) -> None:
-    """Raises ValueError, naming the flag, unless the replicas can share the batch evenly."""
+def summed(strategy: tf.distribute.Strategy, value: int) -> int:
+    """The sum of a number over all replicas of all workers, each worker's once a replica of its own; waits for the others."""
+    if not several_workers(strategy):
+        return value * strategy.num_replicas_in_sync
+    return int(strategy.experimental_local_results(_summing(strategy)(tf.constant(value, tf.int32)))[0])
+
+
+@functools.lru_cache(maxsize=4)
+def _summing(strategy: tf.distribute.Strategy):
+    def alone(value):
+        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(value))
+
+    return tf.function(lambda value: strategy.run(alone, (value,)), autograph=False)
+
+
+def require_agreement(strategy: tf.distribute.Strategy, step: int) -> None:
+    """Raises UserError unless all workers are at the same step; waits for them."""
+    total = summed(strategy, step)
+    if total != step * strategy.num_replicas_in_sync:
+        raise UserError(
+            f"the workers do not go on from the same state (here it is that of step {step}): --model_dir must be one folder that "
+            "all of them see"
+        )
+
+
+# --- other workers ----------------------------------------------------------------------------------
+
+PEER_SECONDS, PEER_TRIES = 10.0, 3  # how long a worker may take to answer, and how often it is asked
+_GONE = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.DeadlineExceededError)
+
+
+class WorkerLost(UserError):
+    """Another worker of the run has died or cannot be reached."""
+
+
+def worker_of(strategy: tf.distribute.Strategy) -> tuple[int, int]:
+    """(number of this worker, the chief being 0; number of workers)."""
+    tasks = _tasks(strategy)
+    resolver = strategy.cluster_resolver if tasks else None
+    return (tasks.index((resolver.task_type, resolver.task_id)), len(tasks)) if tasks else (0, 1)
+
+
+def _tasks(strategy: tf.distribute.Strategy) -> list[tuple[str, int]]:
+    """Kind and number of every worker, the chief first; empty where there is one process."""
+    if not several_workers(strategy):
+        return []
+    jobs = strategy.cluster_resolver.cluster_spec()
+    return [(kind, i) for kind in ("chief", "worker") if kind in jobs.jobs for i in range(jobs.num_tasks(kind))]
+
+
+def require_workers(strategy: tf.distribute.Strategy) -> None:
+    """Asks every other worker whether it is there.
+
+    Raises:
+      WorkerLost: one has not answered for `PEER_TRIES` times `PEER_SECONDS`, or has been started anew.
+    """
+    own = worker_of(strategy)[0]
+    for number, (kind, index) in enumerate(_tasks(strategy)):
+        for left in reversed(range(PEER_TRIES if number != own else 0)):
+            try:
+                peer = f"/job:{kind}/replica:0/task:{index}"
+                context.context().check_collective_ops_peer_health(peer, timeout_in_ms=int(1000 * PEER_SECONDS))
+                break
+            except tf.errors.OpError as error:
+                if not left:
+                    raise WorkerLost(_lost(f"{kind} {index}")) from error
+                time.sleep(1.0)
+
+
+@contextlib.contextmanager
+def workers_together(strategy: tf.distribute.Strategy) -> Iterator[None]:
+    """Turns what TensorFlow raises when another worker has died into WorkerLost."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        if several_workers(strategy) and (isinstance(error, _GONE) or "ollective" in str(error)):
+            raise WorkerLost(_lost("another worker")) from error
+        raise
+
+
+def _lost(who: str) -> str:
+    return f"{who} of this run has died or cannot be reached: stopped. The same command on all workers goes on from the last saved state."
+
+
+def check_batch(strategy: tf.distribute.Strategy, flag: str, batch_size: int, parts: int = 1) -> None:
+    """Raises FlagError, naming the flag, unless the replicas can share every part of the batch evenly."""
     replicas = strategy.num_replicas_in_sync
-    if batch_size % replicas:
-        remedy = f"choose a multiple of {replicas}, the number of replicas that share it"
+    if batch_size % (replicas * parts):
+        remedy = f"choose a multiple of {replicas * parts}, "
+        remedy += "the number of replicas that share it" + (f" times --accumulate={parts}" if parts > 1 else "")
         raise FlagError(f"--{flag}={batch_size}: {remedy}")
 
 

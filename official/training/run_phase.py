@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import math
 import os
+import signal
 import time
 from typing import Any, Callable, Mapping
 
@@ -17,13 +18,16 @@ from official.data.unreadable import naming_unreadable
 from official.experiment import Experiment
 from official.screen import duration, stamped, warn
 from official.tasks.task import Task
-from official.training.distribution import chiefs, is_chief, judging_scope, several_workers
+from official.training.distribution import (
+    chiefs, is_chief, judging_scope, require_agreement, several_workers, summed, workers_together,
+)  # fmt: skip
 from official.files import read_json, require_space, write_json
 from official.trained_model import ModelError, TrainedModel, describe, described
 from official.training.progress import SHOWN_METRICS, PhaseProgress
 from official.training.recovery import (
     RESULT, Checkpoints, last_checkpoint, newest_whole, result_checkpoint, weights_sha256,
 )  # fmt: skip
+from official.training.sharing import evaluate_together
 from official.training.stopping import StopRequest
 from official.training.summaries import Summaries
 from official.training.trainer import Phase, Trainer
@@ -61,7 +65,12 @@ class PhaseRun:
         Raises:
           Interrupted: a signal came; the state is saved.
           NonFiniteError: see `Trainer.check`; the last good checkpoint is kept.
+          WorkerLost: another worker has died.
         """
+        with workers_together(self.strategy):
+            return self._run()
+
+    def _run(self) -> dict[str, Any]:
         self.folder = os.path.join(self.experiment.runtime.model_dir, self.phase.name)
         self.chief = is_chief(self.strategy)
         done = read_result(self.folder)
@@ -150,6 +159,7 @@ class PhaseRun:
     def _train(self) -> None:
         trainer, steps = self.trainer, self.phase.steps
         first = trainer.step
+        require_agreement(self.strategy, first)
         if first >= steps:
             return
         if self._due(first) and first not in self.scores:  # the start before was stopped in between
@@ -237,6 +247,12 @@ class PhaseRun:
         return True
 
     def _check_stop(self, stop: StopRequest, step: int, metrics: dict) -> None:
+        """Saves and ends if a signal has come; of several workers to any of them, and all end after the same step."""
+        if several_workers(self.strategy) and step % CHECK_EVERY == 0:
+            if summed(self.strategy, int(stop.signal_number > 0)) and not stop.signal_number:
+                stop.signal_number = signal.SIGTERM
+        elif several_workers(self.strategy):
+            return
         if stop.signal_number and step < self.phase.steps:
             self.trainer.check(metrics)
             self._save(step)
@@ -266,11 +282,9 @@ class PhaseRun:
     def _evaluated(self) -> tuple[tf.keras.Model, dict[str, Any]]:
         """The model that is judged, and on the chief its metrics."""
         model = self._model_to_judge()
-        if not self.chief:
-            return model, {}
         with naming_unreadable(self.eval_source):
-            folder = os.path.join(self.folder, "evaluation")
-            return model, self.task.evaluate(model, self.eval_source, folder, f"evaluating {self.phase.name}")
+            folder, words = os.path.join(self.folder, "evaluation"), f"evaluating {self.phase.name}"
+            return model, evaluate_together(self.strategy, self.task, model, self.eval_source, folder, words)
 
     def _taken(self, last: int) -> int:
         """The step whose checkpoint goes on (--take), on every worker."""
@@ -282,7 +296,7 @@ class PhaseRun:
         """The model itself, on all its replicas; or a copy, for the averaged weights or where there are several workers.
 
         Reading averaged variables is collective over workers, so every worker makes the copy, and
-        the chief alone judges it.
+        looks with it at its part of the images.
         """
         if self.trainer.weight_average is None and not several_workers(self.strategy):
             return self.trainer.model

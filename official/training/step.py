@@ -55,6 +55,7 @@ class JointStep:
         self.tasks, self.task, self.experiment = tasks, tasks["human"], experiment
         self.network, self.joint_network = network, joint_network
         self.replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        self.part: tuple[int | tf.Tensor, int] = (0, 1)  # which part of a batch in how many is passed, see accumulation.py
         self.optimizer: tf.keras.optimizers.Optimizer | None = None
         self.variables: list[tf.Variable] = []
         self.decayed: list[tf.Variable] = []
@@ -78,22 +79,18 @@ class JointStep:
     def __call__(self, batch: dict[str, Tensors]) -> Tensors:
         """The step on one replica; the losses it returns are global."""
         targets = {name: self.tasks[name].encode(part) for name, part in batch.items()}
-        counts = self._sum({name: self.tasks[name].count(target) for name, target in targets.items()})
+        counts = self.sum({name: self.tasks[name].count(target) for name, target in targets.items()})
         with tf.GradientTape() as tape:
             with statistics_together():
-                outputs = self._forward(batch)
-            shares, terms = {}, {}
-            for name in batch:
-                sums = self.tasks[name].loss_sums(outputs[name], targets[name])
-                terms[name] = {k: v / self.tasks[name].normalizer(counts[name]) for k, v in sums.items()}
-                shares[name] = tf.add_n(list(terms[name].values()))
-            totals = self._sum({name: tf.stop_gradient(share) for name, share in shares.items()})
+                outputs = self.forward(batch)
+            shares, terms = self.shares(outputs, targets, counts)
+            totals = self.sum({name: tf.stop_gradient(share) for name, share in shares.items()})
             loss, joint_metrics = self._join(shares, totals)
-            decay = self._weight_decay_loss()
+            decay = self.weight_decay_loss()
             scaled = self.guard.scaled(loss + decay / self.replicas)
         gradients = tape.gradient(scaled, self.variables)
-        gradients = self._sum(self.guard.unscaled(gradients))
-        total = self._sum(tf.stop_gradient(loss)) + decay
+        gradients = self.sum(self.guard.unscaled(gradients))
+        total = self.sum(tf.stop_gradient(loss)) + decay
         gradients, norm = clip_by_global_norm(gradients, self.experiment.optimizer.clip_norm)
         metrics = {
             "loss": total,
@@ -101,9 +98,9 @@ class JointStep:
             "gradient_norm": norm,
             "learning_rate": current_learning_rate(self.optimizer),
             **joint_metrics,
-            **self._term_metrics(totals, terms, counts),
+            **self.term_metrics(totals, terms, counts),
         }
-        self._apply(gradients, tf.math.is_finite(total) & tf.math.is_finite(norm))
+        self.apply(gradients, tf.math.is_finite(total) & tf.math.is_finite(norm))
         return metrics
 
     def measure(self, batch: dict[str, Tensors], network: tf.keras.Model) -> tuple[Tensors, Tensors]:
@@ -112,7 +109,7 @@ class JointStep:
         part = batch["human"]
         targets = self.task.encode(part)
         outputs = network({"images": part["images"]}, training=False)
-        sums = self._sum({**self.task.loss_sums(outputs, targets), "count": self.task.count(targets)})
+        sums = self.sum({**self.task.loss_sums(outputs, targets), "count": self.task.count(targets)})
         divisor = self.task.normalizer(sums.pop("count"))
         losses = {name: value / divisor for name, value in sums.items()}
         return {"loss": tf.add_n(list(losses.values())), **losses}, outputs
@@ -132,7 +129,7 @@ class JointStep:
             raise FlagError(f"--freeze={freeze} leaves nothing to train")
         return found
 
-    def _forward(self, batch: dict[str, Tensors]) -> dict[str, Tensors]:
+    def forward(self, batch: dict[str, Tensors]) -> dict[str, Tensors]:
         """One pass over the task's streams joined, and one over the classified images; outputs by stream."""
         parts = {name: part["images"] for name, part in batch.items() if name != "joint"}
         sizes = [_rows(part) for part in parts.values()]
@@ -152,53 +149,64 @@ class JointStep:
         replica = 0
         if self.replicas > 1:
             replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-        slots, before = [], 0
+        (part, parts), slots, before = self.part, [], 0
         for size in sizes:
-            slots.append(before + replica * size + tf.range(size))
-            before += size * self.replicas
+            slots.append(before + (replica * parts + part) * size + tf.range(size))
+            before += size * self.replicas * parts
         return tf.concat(slots, axis=0), before
+
+    def shares(self, outputs: Tensors, targets: Tensors, counts: Tensors) -> tuple[Tensors, dict[str, Tensors]]:
+        """This replica's share of every stream's loss, and of its terms, by stream."""
+        terms = {}
+        for name in targets:
+            sums = self.tasks[name].loss_sums(outputs[name], targets[name])
+            terms[name] = {k: v / self.tasks[name].normalizer(counts[name]) for k, v in sums.items()}
+        return {name: tf.add_n(list(parts.values())) for name, parts in terms.items()}, terms
 
     def _join(self, shares: Tensors, totals: Tensors) -> tuple[tf.Tensor, Tensors]:
         """This replica's share of the loss, and what to report about the joining."""
-        loss, reported = self._join_pseudo(shares, totals)
-        if "joint" in shares:
-            loss = loss + self.experiment.loss.joint_weight * shares["joint"]
-        return loss, reported
-
-    def _join_pseudo(self, shares: Tensors, totals: Tensors) -> tuple[tf.Tensor, Tensors]:
         if "pseudo" not in shares:
-            return shares["human"], {}
-        alpha = self.experiment.loss.alpha
+            return self.weighted(shares, None), {}
         ratio = self.averages.update(totals["human"], totals["pseudo"])
-        reported = {
+        return self.weighted(shares, ratio), self.joining(ratio)
+
+    def weighted(self, shares: Tensors, ratio: tf.Tensor | None) -> tf.Tensor:
+        """The streams' shares joined; ratio: of the loss averages, where there is a pseudo stream."""
+        options, loss = self.experiment.loss, shares["human"]
+        if "pseudo" in shares and options.joint_loss == "standard":
+            loss = standard_joint_loss(shares["human"], shares["pseudo"], options.alpha)
+        elif "pseudo" in shares:
+            loss = normalized_joint_loss(shares["human"], shares["pseudo"], options.alpha, ratio)
+        return loss + options.joint_weight * shares["joint"] if "joint" in shares else loss
+
+    def joining(self, ratio: tf.Tensor) -> Tensors:
+        """What to report about the joining, once the averages have taken the step's losses in."""
+        alpha, standard = self.experiment.loss.alpha, self.experiment.loss.joint_loss == "standard"
+        return {
             "human_loss_average": self.averages.human.read_value(),
             "pseudo_loss_average": self.averages.pseudo.read_value(),
             "loss_ratio": ratio,
+            "pseudo_weight": tf.constant(alpha) if standard else alpha * ratio / (1.0 + alpha),
         }
-        if self.experiment.loss.joint_loss == "standard":
-            loss = standard_joint_loss(shares["human"], shares["pseudo"], alpha)
-            return loss, {**reported, "pseudo_weight": tf.constant(alpha)}
-        loss = normalized_joint_loss(shares["human"], shares["pseudo"], alpha, ratio)
-        return loss, {**reported, "pseudo_weight": alpha * ratio / (1.0 + alpha)}
 
     def _is_decayed(self, name: str) -> bool:
         if re.match(BATCH_NORM, name):
             return self.experiment.loss.decay_batch_norm
         return self.task.decays_biases or bool(re.match(KERNEL, name))
 
-    def _weight_decay_loss(self) -> tf.Tensor:
+    def weight_decay_loss(self) -> tf.Tensor:
         """weight_decay * 0.5 * sum of squares; outside the normalised data loss."""
         squares = [tf.nn.l2_loss(tf.cast(variable, tf.float32)) for variable in self.decayed]
         total = tf.add_n(squares or [tf.zeros([])])  # all kernels may be frozen
         return self.experiment.loss.weight_decay * total
 
-    def _term_metrics(self, totals: Tensors, terms: dict[str, Tensors], counts: Tensors) -> Tensors:
+    def term_metrics(self, totals: Tensors, terms: dict[str, Tensors], counts: Tensors) -> Tensors:
         metrics = {f"{name}_loss": total for name, total in totals.items()}
         metrics.update({f"{name}_count": count for name, count in counts.items()})
-        parts = self._sum({f"{s}_{k}": tf.stop_gradient(v) for s, t in terms.items() for k, v in t.items()})
+        parts = self.sum({f"{s}_{k}": tf.stop_gradient(v) for s, t in terms.items() for k, v in t.items()})
         return {**metrics, **parts}
 
-    def _apply(self, gradients: list[tf.Tensor], finite: tf.Tensor) -> None:
+    def apply(self, gradients: list[tf.Tensor], finite: tf.Tensor) -> None:
         """Updates the weights, unless the step is not finite or the run has been stopped."""
         stop = self.experiment.runtime.on_nan == "stop"
         good = self.guard.admit(finite, self.optimizer.iterations, stop)
@@ -206,7 +214,7 @@ class JointStep:
         if self.weight_average is not None:
             self.weight_average.update(self.network, self.optimizer.iterations.read_value())
 
-    def _sum(self, values: Any) -> Any:
+    def sum(self, values: Any) -> Any:
         """Adds up over replicas; no gradient flows back, and so none is prepared (see losses/replicas.py)."""
         if self.replicas == 1:
             return values

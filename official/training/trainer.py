@@ -17,6 +17,7 @@ from official.data.source import Source
 from official.errors import UserError
 from official.experiment import Experiment
 from official.tasks.task import Task, Tensors
+from official.training.accumulation import AccumulatedStep
 from official.training.distribution import check_batch, distribute
 from official.training.keras_model import SelfTrainingModel
 from official.training.optimizer import build_optimizer
@@ -125,14 +126,15 @@ class Trainer:
         return sum(v.dtype.size * math.prod(v.shape) for v in {id(v): v for v in held}.values())
 
     def batches(self) -> Iterator[Tensors]:
-        """Batches from the current step on, one per step."""
-        start = self.step
+        """Batches from the current step on, one per step; with --accumulate a tuple of their parts."""
+        start, parts = self.step, self.experiment.training.accumulate
 
         def make(worker: Worker, replicas: int) -> tf.data.Dataset:
             streams = {name: self._stream(name, start, worker, replicas) for name in self.batch_sizes}
             return tf.data.Dataset.zip(streams)
 
-        return iter(distribute(self.strategy, make))
+        dataset = iter(distribute(self.strategy, make))
+        return dataset if parts == 1 else zip(*[dataset] * parts)
 
     def train_step(self, batch: Tensors) -> Tensors:
         """One step on one (distributed) batch; returns scalars by name."""
@@ -158,7 +160,7 @@ class Trainer:
         flags = {"human": self.phase.batch_flag, "pseudo": "pseudo_batch_size", "joint": "joint_batch_size"}
         sizes = {name: getattr(training, flags[name]) for name in self.sources}
         for name, size in sizes.items():
-            check_batch(self.strategy, flags[name], size)
+            check_batch(self.strategy, flags[name], size, training.accumulate)
         return sizes
 
     def _stream(self, name: str, start: int, worker: Worker, replicas: int) -> tf.data.Dataset:
@@ -166,7 +168,8 @@ class Trainer:
         return self.tasks[name].training_dataset(
             self.sources[name],
             batch_size=size,
-            replica_batch_size=size // replicas,
+            replica_batch_size=size // (replicas * self.experiment.training.accumulate),
+            parts=self.experiment.training.accumulate,
             seed=self.experiment.runtime.seed,
             stream=f"{self.phase.name}/{name}",
             start_step=start,
@@ -175,7 +178,9 @@ class Trainer:
         )
 
     def _compile(self) -> Callable[[Tensors], Tensors]:
-        by_xla = self.experiment.runtime.xla and self.replicas == 1
+        by_xla, parts = self.experiment.runtime.xla and self.replicas == 1, self.experiment.training.accumulate
+        if parts > 1:
+            return AccumulatedStep(self.keras_model.step, self.strategy, parts, by_xla=by_xla)
 
         @tf.function(jit_compile=by_xla or None, autograph=False)  # no branch of the step hangs on a tensor
         def one_replica(batch):

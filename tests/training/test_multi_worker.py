@@ -1,9 +1,14 @@
-"""Two worker processes on one machine give the same run as one process."""
+"""Two worker processes on one machine give the same run as one process, stop together, and go on when one was killed."""
 
 import json
+import os
+import re
+import signal
 import socket
+import time
 
 import numpy as np
+import pytest
 
 from tests import tiny
 from tests.forked_main import ForkedMain
@@ -12,6 +17,11 @@ from tests.forked_main import ForkedMain
 FLAGS = dict(
     pictures=0, teacher_steps=8, job="train", eval_data="scenes:val,count=4", eval_every=2, patience=1, take="best", checkpoint_every=2,
 )  # fmt: skip
+WHOLE = dict(  # the task whose networks are built soonest
+    task="classification", pictures=0, teacher_steps=24, student_steps=12, checkpoint_every=5, label_shard_size=8, eval_batch_size=2,
+    backbone_depth=0.1,
+)  # fmt: skip
+ENDS_WITHIN = 90.0  # seconds after another worker has died; docs/scale.md says so
 
 
 def free_port():
@@ -20,15 +30,28 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def start(model_dir, config=None):
+def start(model_dir, config=None, **flags):
     environment = {"TF_CONFIG": json.dumps(config)} if config else {}
-    arguments = [*tiny.command_line(**FLAGS), f"--model_dir={model_dir}"]
+    arguments = [*tiny.command_line(**(flags or FLAGS)), f"--model_dir={model_dir}"]
     return ForkedMain(arguments, export=False, environment=environment)
 
 
+def start_two(model_dir, **flags):
+    workers = [f"localhost:{free_port()}" for _ in range(2)]
+    configs = [{"cluster": {"worker": workers}, "task": {"type": "worker", "index": i}} for i in range(2)]
+    return [start(model_dir, config, **flags) for config in configs]
+
+
 def finish(process):
-    _, error = process.communicate(timeout=400)
+    _, error = process.communicate(timeout=900)
     assert process.returncode == 0, error.decode()[-2000:]
+
+
+def wait_for(path, processes):
+    for _ in range(20_000):
+        if os.path.exists(path) or any(process.poll() is not None for process in processes):
+            return
+        time.sleep(0.02)
 
 
 def weights(model_dir):
@@ -39,12 +62,23 @@ def weights(model_dir):
     return {name: reader.get_tensor(name) for name in names}
 
 
+def results(model_dir):
+    """Of both phases: weights and scores; and the bytes of the label shards."""
+    found = {}
+    for phase in ("teacher", "student"):
+        with open(model_dir / phase / "result.json", encoding="utf-8") as file:
+            found[phase] = {k: v for k, v in json.load(file).items() if k in ("weights_sha256", "top1", "top5", "per_class")}
+    return {**found, "labels": labels(model_dir)}
+
+
+def labels(model_dir):
+    folder = model_dir / "pseudo_labels"
+    return {name: (folder / name).read_bytes() for name in sorted(os.listdir(folder)) if name.endswith(".tfrecord")}
+
+
 def test_two_workers_are_one_run(tmp_path):
     """All weights after four steps, to 2e-3 (float32 sums in another order); both workers end the phase there."""
-    workers = [f"localhost:{free_port()}" for _ in range(2)]
-    configs = [{"cluster": {"worker": workers}, "task": {"type": "worker", "index": i}} for i in range(2)]
-    together = [start(tmp_path / "two", config) for config in configs]
-    for process in together:
+    for process in start_two(tmp_path / "two"):
         finish(process)
     finish(start(tmp_path / "one"))
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
@@ -53,3 +87,63 @@ def test_two_workers_are_one_run(tmp_path):
         np.testing.assert_allclose(two[name], one[name], rtol=2e-3, atol=2e-3, err_msg=name)
     summary = json.load(open(tmp_path / "two" / "summary.json"))
     assert (summary["teacher"]["steps"], summary["teacher"]["planned_steps"], summary["teacher"]["taken"]["step"]) == (4, 8, 4)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """The folder of a whole run of two workers that nobody disturbed, and what each said."""
+    folder = tmp_path_factory.mktemp("straight")
+    processes = start_two(folder, **WHOLE)
+    said = [process.communicate(timeout=900)[1].decode() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    return folder, said
+
+
+@pytest.mark.slow
+def test_labels_and_scores_are_those_of_one_process(straight, tmp_path):
+    """One process with the same teacher writes the same shards and gives it the same score; both workers have labelled."""
+    folder, said = straight
+    assert all(re.search(r"labelling: \d+ ", words) for words in said)
+    finish(start(tmp_path, **WHOLE, teacher=str(folder / "teacher")))
+    assert labels(tmp_path) == labels(folder) and len(labels(folder)) > 4
+    scores = [results(place)["teacher"] for place in (tmp_path, folder)]
+    assert scores[0] == scores[1]
+    assert os.listdir(folder / "teacher" / "evaluation" / "parts") == []
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_worker_stops_all_after_the_same_step(straight, tmp_path):
+    processes = start_two(tmp_path, **WHOLE)
+    wait_for(tmp_path / "teacher/checkpoints/step_00000005", processes)
+    processes[1].send_signal(signal.SIGTERM)
+    said = [process.communicate(timeout=300)[1].decode() for process in processes]
+    assert [process.returncode for process in processes] == [128 + signal.SIGTERM] * 2, said
+    steps = [re.findall(r"teacher saved at step (\d+) of 24", words) for words in said]
+    assert steps[0] == steps[1] and int(steps[0][0]) % 10 == 0
+    assert os.path.exists(tmp_path / f"teacher/checkpoints/step_{int(steps[0][0]):08d}")
+    for process in start_two(tmp_path, **WHOLE):
+        finish(process)
+    assert results(tmp_path) == results(straight[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "place, victim",
+    [
+        ("teacher/checkpoints/step_00000010", 0),
+        ("pseudo_labels/labels-00001.tfrecord.json", 1),
+        ("student/checkpoints/step_00000005", 1),
+    ],
+)
+def test_a_worker_that_dies_ends_the_other_and_the_same_command_goes_on(straight, place, victim, tmp_path):
+    processes = start_two(tmp_path, **WHOLE)
+    wait_for(tmp_path / place, processes)
+    assert [process.poll() for process in processes] == [None, None]
+    processes[victim].send_signal(signal.SIGKILL)
+    died = time.monotonic()
+    _, error = processes[1 - victim].communicate(timeout=300)
+    assert time.monotonic() - died < ENDS_WITHIN
+    assert processes[1 - victim].returncode == 1 and "has died or cannot be reached" in error.decode()
+    for process in start_two(tmp_path, **WHOLE):
+        finish(process)
+    assert results(tmp_path) == results(straight[0])

@@ -216,7 +216,7 @@ def test_the_trainer_averages_after_its_step():
     draws = np.random.default_rng(0)
     for number in range(4):
         gradients = [tf.constant(draws.normal(size=v.shape), tf.float32) for v in trainer.variables]
-        trainer.keras_model.step._apply(gradients, tf.constant(number != 2))
+        trainer.keras_model.step.apply(gradients, tf.constant(number != 2))
         weights.append(kernel.numpy())
         found.append(shadow.numpy())
     assert (weights[1] == weights[2]).all() and (weights[0] != weights[1]).any() and trainer.step == 4

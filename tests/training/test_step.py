@@ -177,7 +177,7 @@ def test_weight_decay_on_batch_norm_too():
     kinds = {v.name.split("/")[-1] for v in trainer.decayed}
     assert kinds == {"kernel:0", "depthwise_kernel:0", "gamma:0", "beta:0"}
     squares = sum(float(tf.reduce_sum(v**2)) for v in trainer.model.trainable_variables if "bias" not in v.name)
-    assert float(trainer.keras_model.step._weight_decay_loss()) == pytest.approx(0.5e-4 * squares, rel=1e-4)
+    assert float(trainer.keras_model.step.weight_decay_loss()) == pytest.approx(0.5e-4 * squares, rel=1e-4)
 
 
 def decayed(**overrides):
