@@ -25,7 +25,7 @@ def picture_rows(out: Page, ended: Any) -> None:
         return
     models = {n: Predictions(ended.judged[n], ended.folders[n], ended.evaluation) for n in ORDER if n in ended.judged}
     quality = {name: of_source(judged, models[name], len(ended.evaluation)) for name, judged in ended.judged.items()}
-    found = chosen(quality)
+    found = chosen(quality, among=next(iter(models.values())).index)
     out.heading("The same images, by people and by every model")
     metric = {"boxes": "F1 of the boxes", "masks": "mIoU of the image", "classes": "right or wrong"}[ended.task.label_kind]
     sure = [f"{n} ≥ {m.least_score:.2f}" for n, m in models.items() if hasattr(m, "least_score")]
@@ -47,11 +47,14 @@ def of_source(judged: Judged, predictions: Predictions, images: int) -> np.ndarr
     return found
 
 
-def chosen(quality: dict[str, np.ndarray], per_kind: int = PER_KIND, seed: int = 0) -> dict[str, np.ndarray]:
+def chosen(
+    quality: dict[str, np.ndarray], per_kind: int = PER_KIND, seed: int = 0, among: np.ndarray | None = None
+) -> dict[str, np.ndarray]:  # fmt: skip
     """Which images are shown under which title; none twice.
 
     Args:
       quality: float64 [images] by model, nan where nothing can be said.
+      among: the images that were judged; None: all.
     """
     other = "control" if "control" in quality else "teacher"
     taken: list[int] = []
@@ -67,7 +70,7 @@ def chosen(quality: dict[str, np.ndarray], per_kind: int = PER_KIND, seed: int =
         own = [int(i) for i in order if worth[i] > 0.0 and int(i) not in taken][:per_kind]
         taken += own
         found[title] = np.array(own, np.int64)
-    rest = np.setdiff1d(np.arange(len(next(iter(quality.values())))), taken)
+    rest = np.setdiff1d(np.arange(len(next(iter(quality.values())))) if among is None else among, taken)
     number = min(len(rest), per_kind)
     found["Random"] = np.sort(np.random.default_rng(seed).choice(rest, number, replace=False)) if number else np.zeros(0, np.int64)
     return found

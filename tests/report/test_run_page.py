@@ -150,6 +150,8 @@ def test_gains_losses_and_random_images_are_all_different():
     gains, losses, random = found.values()
     assert gains.tolist() == [0, 5] and losses.tolist() == [1, 8] and len(random) == 3
     assert len({*gains, *losses, *random}) == 7 and list(found)[0].endswith("against control)")
+    judged = picture_rows.chosen({"model": np.full(9, np.nan)}, among=np.array([3, 5]))
+    assert [v.tolist() for v in judged.values()] == [[], [], [3, 5]]
     alone = picture_rows.chosen({"model": np.array([0.2, np.nan, 0.9])}, per_kind=1)
     assert [v.tolist() for v in alone.values()] == [[0], [2], [1]]
 
