@@ -160,8 +160,8 @@ def test_evaluate_existing_detections(finished, tmp_path, capsys):
     text = (tmp_path / "evaluation" / "report.html").read_text()
     assert "could not be made" not in text and "Which class is taken for which" in text and "The same images" not in text
     assert json.load(open(tmp_path / "summary.json"))["job"] == "evaluate"
-    first, *rows = capsys.readouterr().out.splitlines()
-    assert json.loads(first)["AP"] == pytest.approx(summary["student"]["AP"], abs=1e-4)
+    first, head, *rows = capsys.readouterr().out.splitlines()
+    assert json.loads(first)["AP"] == pytest.approx(summary["student"]["AP"], abs=1e-4) and head.split() == ["AP"]
     assert {row.split()[0]: float(row.split()[1].replace("-", "-1")) for row in rows} == pytest.approx(summary["student"]["per_class"], abs=1e-3)
 
 
@@ -193,7 +193,7 @@ def test_predict_on_a_folder(finished, tmp_path, capsys):
         own = [a["image_id"] for a in whole["annotations"] if names[a["category_id"]] == name]
         assert (numbers["boxes_per_class"][name], numbers["images_per_class"][name]) == (len(own), len(set(own)))
     printed = capsys.readouterr().out
-    assert f"2 images, {len(results)} boxes\n" in printed and f"coco.json, detections.json, drawn, images.json in {tmp_path / 'out'}\n" in printed
+    assert f"2 images, {len(results)} boxes at score >= 0 (--eval_score_threshold)\n" in printed and f"coco.json, detections.json, drawn, images.json in {tmp_path / 'out'}\n" in printed
     assert sum(summary["skipped_inputs"]["images"].values()) == 1
 
 

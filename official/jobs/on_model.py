@@ -145,15 +145,17 @@ def _scores(metrics: Mapping[str, Any], names: Sequence[str]) -> str:
     lines = [json.dumps({name: round(metrics[name], 4) for name in names})]
     per_class = metrics.get("per_class", {})
     width = max(map(len, per_class), default=0)
+    lines += [f"{'':<{width}}  {names[0]}"] if per_class else []
     return "\n".join(lines + [f"{name:<{width}}  {'-' if value < 0 else f'{value:.3f}'}" for name, value in per_class.items()])
 
 
-def _found(images: int, numbers: Mapping[str, Any], output: str) -> str:
+def _found(images: int, numbers: Mapping[str, Any], output: str, threshold: float) -> str:
     """Predictions as text: what was found of every class, and where it lies."""
     tables = {name: values for name, values in numbers.items() if isinstance(values, dict)}
     names = list(next(iter(tables.values()), {}))
     width = max(map(len, names), default=0)
     lines = [f"{images} images" + "".join(f", {value} {name}" for name, value in numbers.items() if name not in tables)]
+    lines[0] += f" at score >= {threshold:g} (--eval_score_threshold)" if "boxes" in numbers else ""
     heads = [name.removesuffix("_per_class") for name in tables]
     lines.append(f"{'':<{width}}" + "".join(f"{head:>10}" for head in heads))
     lines += [f"{name:<{width}}" + "".join(f"{values[name]:>10}" for values in tables.values()) for name in names]
@@ -171,7 +173,7 @@ def predict(experiment: Experiment) -> dict[str, Any]:
     with timed(folder, "predict"), naming_unreadable(source):
         found = counted(task.predict(model, source, 0, len(source)), "predicting", len(source), "images")
         numbers = task.write_predictions(source, found, output)
-    print(_found(len(source), numbers, output))
+    print(_found(len(source), numbers, output, task.experiment.decoding.eval_score_threshold))
     content = {"images": len(source), **numbers, "output": output, "checkpoint": trained.path}
     return folder.summarize({"predictions": content, "skipped_inputs": {"images": dict(source.report.counts)}})
 
