@@ -103,7 +103,7 @@ class Bar:
           what: is done; total: how much of it, in units called `unit`; first: how much has been done before.
           shown: False: says nothing (another process speaks).
         """
-        self.what, self.total, self.unit, self.done = what, total, unit, first
+        self.what, self.total, self.unit, self.done, self.new = what, total, unit, first, 0
         self.pace = Pace(first, clock)
         self._clock, self._began, self._said = clock, clock(), clock()
         self._words, self._shown, self._bar, self._built = "", shown, None, False
@@ -133,7 +133,7 @@ class Bar:
 
     def advance(self, count: int = 1) -> None:
         """So much more is done; the time begins to count after the first, for which things are built."""
-        self.done += count
+        self.done, self.new = self.done + count, self.new + count
         if not self._built:
             self._built, self.pace = True, Pace(self.done, self._clock)
         self.pace.mark(self.done)

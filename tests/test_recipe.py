@@ -6,6 +6,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from official import jobs
 from official.errors import FlagError
@@ -146,14 +147,23 @@ def test_without_it_nothing_is_opened():
         assert with_recipe(Experiment(), unlabeled=True).experiment == Experiment()
 
 
-def test_a_rehearsal_says_the_plan_and_writes_nothing(tmp_path, capsys, monkeypatch):
+def test_a_rehearsal_says_the_plan_and_writes_nothing(tmp_path, tmp_path_factory, capsys, monkeypatch):
+    """Not even which images it left out: one of two is no image."""
     monkeypatch.chdir(tmp_path)
-    found = jobs.run(tiny.experiment(dry_run=True, model_dir="run", teraflops=1.0, eval_data="", control=True))
+    images = tmp_path_factory.mktemp("images")
+    Image.new("RGB", (64, 64)).save(images / "a.png")
+    (images / "b.png").write_text("no image")
+    few = dict(unlabeled_data=f"folder:{images}", max_skipped_fraction=0.6)
+    found = jobs.run(tiny.experiment(dry_run=True, model_dir="run", teraflops=1.0, eval_data="", control=True, **few))
     out, err = capsys.readouterr()
     assert [part["name"] for part in found["parts"]] == ["teacher", "labels", "student", "control"] and set(found["hours"]) == {"teacher", "labels", "student", "control"}
     assert "teacher    12 steps of 8 labelled images (6.0 times through the data)" in out and "missing: evaluation data" in out
     assert "missing: labels: 16 labelled images teach very little" in out and "at 1 teraflops on each of 1 devices" in out
-    assert not list(tmp_path.iterdir())
+    assert not list(tmp_path.iterdir()) and "unlabeled: 1 images left out" in err
+    (tmp_path / "run" / "teacher").mkdir(parents=True)
+    (tmp_path / "run" / "teacher" / "result.json").write_text('{"checkpoint": "x"}')
+    jobs.run(tiny.experiment(dry_run=True, model_dir="run", eval_data="", **few))
+    assert "teacher    done" in capsys.readouterr().out and len(list(tmp_path.rglob("*"))) == 3
 
 
 def test_a_rehearsal_for_another_machine(capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,9 @@ from official.models.weights.public_weights import is_here
 from official.screen import note
 from official.tasks.registry import TASKS, build_task
 from official.training.machine import Machine, machine_of
+from official.training.phases import CONTROL, LABELS, STUDENT, TEACHER
 from official.training.run_folder import saved_recipe
+from official.training.run_phase import read_result
 from official.training.run_plan import RunPlan
 
 FEW_LABELED, FEW_JUDGED, FEW_UNLABELED = 20, 50, 1.0  # images; unlabelled ones for each labelled one
@@ -66,10 +69,18 @@ def open_all(experiment: Experiment, *, unlabeled: bool) -> Opened:
 # --- the plan ---------------------------------------------------------------------------------------
 
 
+def run_plan(experiment: Experiment, data: Opened | None) -> RunPlan:
+    """The plan of a training job; data that is not here: without its numbers."""
+    run = experiment.runtime.model_dir
+    done = [name for name in (TEACHER, STUDENT, CONTROL) if run and read_result(os.path.join(run, name))]
+    return RunPlan(experiment, data.counts() if data else {}, done=[*done, LABELS] if STUDENT in done else done)
+
+
 def plan_text(plan: RunPlan, experiment: Experiment, machine: Machine, data: Opened | None) -> str:
     """The plan, on which machine, when the time will be known, and what is missing."""
     lines = [f"plan, on {machine}:", *plan.lines()]
-    lines.append("  before the first step of a phase its graph is built; twenty steps later the time of the phase and of the run is told")
+    if any(part.steps and part.name not in plan.done for part in plan.parts):
+        lines.append("  before the first step of a phase its graph is built; twenty steps later the time of the phase and of the run is told")
     lines += [f"missing: {line}" for line in [*memory_words(experiment, machine), *(missing(experiment, data) if data else [])]]
     return "\n".join(lines)
 
@@ -118,7 +129,7 @@ def rehearse(experiment: Experiment) -> dict[str, Any]:
     """
     options, machine = experiment.runtime, machine_of(experiment.runtime.machine)
     whole, absent = options.job == "self_train", []
-    prepared = with_recipe(without_folder(experiment), unlabeled=whole)
+    prepared = with_recipe(experiment, unlabeled=whole, keep_lists=False)
     experiment, data = prepared.experiment, prepared.data
     check_flags(experiment)
     check_shares(experiment, machine)
@@ -128,10 +139,10 @@ def rehearse(experiment: Experiment) -> dict[str, Any]:
         absent.append(str(error))
     if data is None:
         try:
-            data = open_all(experiment, unlabeled=whole)
+            data = open_all(without_folder(experiment), unlabeled=whole)
         except UserError as error:
             absent.append(str(error))
-    plan = RunPlan(experiment, data.counts() if data else {})
+    plan = run_plan(experiment, data)
     if data:
         roles = {"labeled": data.labeled, "unlabeled": data.unlabeled, "eval": data.evaluation}
         for line in quick_checks(experiment, roles):
@@ -144,7 +155,7 @@ def rehearse(experiment: Experiment) -> dict[str, Any]:
 
 
 def without_folder(experiment: Experiment) -> Experiment:
-    """The experiment without a run folder, so that nothing is written to it."""
+    """The experiment without a run folder, so that no list of what was skipped is written to it."""
     return experiment.with_flags({"model_dir": ""})
 
 
@@ -189,7 +200,7 @@ class Prepared:
     lines: tuple[str, ...] = ()
 
 
-def with_recipe(experiment: Experiment, *, unlabeled: bool) -> Prepared:
+def with_recipe(experiment: Experiment, *, unlabeled: bool, keep_lists: bool = True) -> Prepared:
     """The experiment with the flags of --recipe=auto, and the data that was opened for it; as it is without that flag.
 
     A run that has begun keeps what was chosen for it, on whatever machine it goes on.
@@ -205,7 +216,7 @@ def with_recipe(experiment: Experiment, *, unlabeled: bool) -> Prepared:
     machine = machine_of(experiment.runtime.machine)
     held = {} if experiment.data.eval_data or "eval_fraction" in experiment.given else {"eval_fraction": EVAL_FRACTION}
     experiment = experiment.with_flags(held)
-    data = open_all(experiment, unlabeled=unlabeled)
+    data = open_all(experiment if keep_lists else without_folder(experiment), unlabeled=unlabeled)
     facts = facts_of(experiment, data)
     choices = recipe(experiment.model.task, machine, facts)
     given = {name: value for name, value in experiment.flags().items() if name in experiment.given}

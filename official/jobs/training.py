@@ -21,7 +21,7 @@ from official.jobs.handing_over import export_once
 from official.jobs.data_checks import keep_warnings, quick_checks
 from official.jobs.held_out import note_held_out, warn_of_seen_images
 from official.jobs.opening import timed
-from official.jobs.preparing import Prepared, open_all, plan_text, with_recipe
+from official.jobs.preparing import Prepared, open_all, plan_text, run_plan, with_recipe
 from official.jobs.settling import settled
 from official.screen import note, warn
 from official.self_training.loop import SelfTraining
@@ -34,7 +34,6 @@ from official.training.distribution import build_strategy, is_chief, set_up_runt
 from official.training.loading import load_model
 from official.training.machine import machine_of
 from official.training.run_folder import RunFolder, saved_flags
-from official.training.run_plan import RunPlan
 from official.training.run_phase import read_result
 
 
@@ -58,8 +57,7 @@ def _open_loop(
     if labeled.annotations is not None and labeled.annotations.counts().sum() == 0:
         raise DataError(f"{labeled.word}: none of the {len(labeled)} labelled images has a usable box")
     check_thresholds(experiment, labeled.categories)
-    done = [name for name in ("teacher", "student", "control") if read_result(os.path.join(folder.path, name))]
-    plan = RunPlan(experiment, data.counts(), done=[*done, "labels"] if "student" in done else done)
+    plan = run_plan(experiment, data)
     loop = SelfTraining(task, experiment, strategy, labeled, pool, evaluation, joint, plan)
     if beside:
         return loop

@@ -68,7 +68,8 @@ def label_source(
             else:
                 bar.skip(_length(source, shard, size))
             stop.check(f"labelling saved up to shard {shard + 1} of {shards}")
-    stamped(f"labelling: {bar.done} images in {duration(time.monotonic() - began)}")
+    if bar.new:
+        stamped(f"labelling: {bar.new} images in {duration(time.monotonic() - began)}")
     return store.finish(shards, dict(source.report.counts))
 
 
