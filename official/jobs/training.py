@@ -278,16 +278,15 @@ def table(summary: dict[str, Any], metrics: Sequence[str]) -> str:
 
 def _ending_lines(chain: dict[str, Any]) -> list[str]:
     """Which phases ended early, and which checkpoints were chosen by their score, as text."""
-    lines = []
+    lines, taken = [], []
     for name in ("teacher", "control", "student"):
         row = chain.get(name, {})
         if "planned_steps" in row:
             lines.append(f"{name}: ended after {row['steps']} of {row['planned_steps']} steps, as it no longer gained (--patience)")
         if "taken" in row:
-            lines.append(
-                f"{name}: its checkpoint of step {row['taken']['step']}, the best of {row['taken']['evaluations']} evaluations, goes on; it was "
-                "chosen on the evaluation data, so its score there is too good (--take=best)"
-            )
+            taken.append(f"{name} step {row['taken']['step']} of {row['steps']}")
+    if taken:
+        lines.append(f"the best judged checkpoint of each goes on ({', '.join(taken)}): chosen on the evaluation data, so these scores are too good (--take=best)")
     return lines
 
 

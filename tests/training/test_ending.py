@@ -172,7 +172,7 @@ def test_the_table_says_so(tmp_path):
     result, _ = run(tmp_path, patience=3, take="best")
     text = table({"teacher": result, "student": {**result, "planned_steps": 30}}, ("AP",))
     assert "teacher: ended after 10 of 20 steps, as it no longer gained" in text and "student: ended after 10 of 30 steps" in text
-    assert "teacher: its checkpoint of step 6, the best of 5 evaluations, goes on; it was chosen on the evaluation data" in text
+    assert "goes on (teacher step 6 of 10, student step 6 of 10): chosen on the evaluation data, so these scores are too good" in text
     assert "0.300" in text
 
 
