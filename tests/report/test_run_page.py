@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from official.evaluation import coco_metrics
-from official.evaluation.judged import JudgedMasks, read_judged
+from official.evaluation.judged import JudgedClasses, JudgedMasks, read_judged
 from official.evaluation.small_maps import SIDE, read_map, small_map, write_maps
 from official.files import write_json
 from official.jobs import afterwards
@@ -196,3 +196,26 @@ def test_masks_have_a_page_too(tmp_path):
     text = run_page.page(Ended("run", experiment, task, {"model": {"mIoU": 1.0}}, {"model": judged}, {"model": str(tmp_path / "e")}, {}, source, verdict=verdict, numbers=numbers, notes=notes))  # fmt: skip
     assert "could not be made" not in text and "model 1.00" in text and "mIoU by class" in text
     assert "Which class is taken for which" in text and "score histogram" in text
+
+
+def test_classes_of_images_have_a_page_too(tmp_path):
+    source = tiny.scenes_source("val", 4, task="classification")
+    experiment = tiny.experiment(task="classification", model_dir=str(tmp_path))
+    task = build_task(experiment, source.categories)
+    labels = source.image_classes
+    judged = {name: JudgedClasses([str(i) for i in source.ids], task.class_names, labels, (labels + wrong) % len(task.class_names))
+              for name, wrong in (("teacher", np.arange(len(labels)) % 2), ("student", 0))}  # fmt: skip
+    scores = {name: found.own()[0] for name, found in judged.items()}
+    verdict = verdicts.judge(Facts("top1", scores, judged, LabelFacts()))
+    results = {name: {"top1": score} for name, score in scores.items()}
+    text = run_page.page(Ended("run", experiment, task, results, judged, dict.fromkeys(judged, str(tmp_path)), {}, source, source, verdict=verdict))
+    assert "could not be made" not in text and "student 1.00" in text and "Best gains (student against teacher)" in text
+    assert "Which class is taken for which" in text and "top1 by class" in text
+
+
+def test_a_task_without_classes_has_a_page_too(tmp_path):
+    experiment = tiny.experiment(task="contrastive", model_dir=str(tmp_path))
+    source = tiny.scenes_source("val", 4).without_labels()
+    task = build_task(experiment, ())
+    text = run_page.page(Ended("run", experiment, task, {"teacher": {"contrast_accuracy": 0.5, "steps": 3, "seconds": 1.0}}, evaluation=source, labeled=source))
+    assert "could not be made" not in text and "0.500" in text
