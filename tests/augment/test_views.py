@@ -1,5 +1,7 @@
 """SimCLR's views: every part against NumPy or stock TensorFlow, and how often it happens."""
 
+import colorsys
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -46,6 +48,23 @@ def test_jitter_stays_in_range_and_grows_with_strength():
     assert 0.0 < distance(0.1) < distance(0.5) < distance(1.0)
     with pytest.raises(ValueError, match="above 1.25"):
         color_jitter(tf.constant(IMAGE), tf.constant([0, 0]), 1.3)
+
+
+def test_every_part_of_the_jitter_by_what_the_others_leave_alone():
+    """Strength 0.5: brightness, contrast and saturation times 0.6 to 1.4, hue within a tenth of a turn either way.
+
+    On one colour contrast does nothing and brightness moves the value alone, saturation the saturation alone, hue the hue
+    alone (nothing is clipped); on greys saturation and hue do nothing, and only contrast moves the spread over the mean.
+    """
+    colour, greys = np.full((4, 4, 3), colorsys.hsv_to_rgb(0.5, 0.4, 0.4), np.float32), np.full((4, 4, 3), 0.3, np.float32)
+    greys[::2] = 0.4
+    run = tf.function(lambda key: [color_jitter(tf.constant(image), key, 0.5) for image in (colour, greys)])
+    found = [run(tf.constant([2, k])) for k in range(60)]
+    hue, saturation, value = np.transpose([colorsys.rgb_to_hsv(*one.numpy()[0, 0].tolist()) for one, _ in found])
+    contrast = [np.ptp(two) / np.mean(two) * 3.5 for _, two in found]
+    for factor in (saturation / 0.4, value / 0.4, contrast):
+        assert 0.6 - 1e-3 < min(factor) < 0.75 and 1.25 < max(factor) < 1.4 + 1e-3
+    assert -0.1 - 1e-3 < min(hue - 0.5) < -0.06 and 0.06 < max(hue - 0.5) < 0.1 + 1e-3
 
 
 PICTURE = tf.constant(np.random.default_rng(1).integers(0, 256, (30, 30, 3)), tf.uint8)
