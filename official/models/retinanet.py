@@ -309,6 +309,13 @@ class RetinaNet(keras_cv.models.RetinaNet):
         return {"name": self.name, "trainable": self.trainable, **config}
 
     @classmethod
+    def from_preset(cls, *args, **kwargs):
+        """Refused: keras-cv's weights are of its own network."""
+        raise NotImplementedError(
+            "keras-cv's presets are of its own RetinaNet; --job=import_checkpoint reads the paper's detectors"
+        )
+
+    @classmethod
     def from_config(cls, config, custom_objects=None):
         config = dict(config)
         for name in ("backbone", "decoder", "prediction_decoder"):

@@ -247,5 +247,7 @@ def test_what_a_detector_is_not_trained_on(model):
         model._network_images(np.ones((1, 128, 128, 3), np.float32) * 0.5)
     with pytest.raises(ValueError, match="without sample weights"):
         model._unpacked((1, 2, 3))
+    with pytest.raises(NotImplementedError, match="import_checkpoint"):
+        RetinaNet.from_preset("retinanet_resnet50_pascalvoc")
     with pytest.raises(ValueError, match="two decoders"):
         small_net(decoder=DetectionDecoder(), prediction_decoder=keras_cv.layers.NonMaxSuppression("xywh", True))
