@@ -50,7 +50,7 @@ def test_the_program_runs_in_an_empty_folder(tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert os.listdir(tmp_path) == ["student.keras"] and done.stdout.count("MaP@[IoU=50]") == 2
+    assert os.listdir(tmp_path) == ["student.keras"] and done.stdout.count("{'loss'") == 2
 
 
 if __name__ == "__main__":
