@@ -68,7 +68,7 @@ def draw_boxes(
     pen = ImageDraw.Draw(canvas)
     known = objects.get("scores")
     order = np.arange(len(objects["classes"])) if known is None else np.argsort(-np.asarray(known), kind="stable")
-    width = max(1, round(min(canvas.size) / 300))
+    width = max(1, round(min(canvas.size) / 220))
     for i in order[::-1]:  # the surest above
         _draw_box(pen, objects["boxes"][i], class_color(int(objects["classes"][i])), width, edged=min(canvas.size) >= 100)
     taken: list[tuple[float, float, float, float]] = []
