@@ -5,6 +5,8 @@ import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -21,6 +23,7 @@ WHOLE = dict(  # the task whose networks are built soonest
     task="classification", pictures=0, teacher_steps=24, student_steps=12, checkpoint_every=5, label_shard_size=8, eval_batch_size=2,
     backbone_depth=0.1,
 )  # fmt: skip
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 ENDS_WITHIN = 90.0  # seconds after another worker has died; docs/scale.md says so
 
 
@@ -124,6 +127,51 @@ def test_a_signal_to_one_worker_stops_all_after_the_same_step(straight, tmp_path
     for process in start_two(tmp_path, **WHOLE):
         finish(process)
     assert results(tmp_path) == results(straight[0])
+
+
+WAITS = """
+import time
+from official.errors import UserError
+from official.experiment import Runtime
+from official.training.distribution import build_strategy, require_workers, summed, worker_of
+strategy = build_strategy(Runtime())
+print("worker", *worker_of(strategy), "of", summed(strategy, 1), flush=True)
+try:
+    while True:
+        require_workers(strategy)
+        time.sleep(0.2)
+except UserError as error:
+    print(type(error).__name__, error, flush=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_worker_that_waits_for_a_dead_one_is_told(victim):
+    """Without any collective under way: in the middle of an evaluation, or of the labels."""
+    workers = [f"localhost:{free_port()}" for _ in range(2)]
+    configs = [json.dumps({"cluster": {"worker": workers}, "task": {"type": "worker", "index": i}}) for i in range(2)]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", WAITS], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+            env={**os.environ, "TF_CONFIG": config, "CUDA_VISIBLE_DEVICES": "-1"},
+        )
+        for config in configs
+    ]  # fmt: skip
+    try:
+        for i, process in enumerate(processes):  # keras-cv says something first
+            assert next(line for line in process.stdout if line.startswith("worker")) == f"worker {i} 2 of 2\n"
+        time.sleep(1.0)
+        assert [process.poll() for process in processes] == [None, None]
+        processes[victim].kill()
+        died = time.monotonic()
+        said = processes[1 - victim].communicate(timeout=300)[0]
+        assert time.monotonic() - died < ENDS_WITHIN
+        assert f"WorkerLost worker {victim} of this run has died" in said
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
 @pytest.mark.slow
