@@ -121,7 +121,7 @@ def class_maps(masks: tf.Tensor, images: tf.Tensor, classes: int) -> tf.Tensor:
 
 
 def class_labels(labels: tf.Tensor, classes: int) -> Tensors:
-    """ "class" int32 [B] of class indices (-1: none known), and "probabilities" float32 [B, C] too where
+    """Class indices "class" int32 [B] (-1: none known), and "probabilities" float32 [B, C] too where
     labels are rows of those.
 
     Raises:

@@ -7,6 +7,12 @@ from typing import Any
 
 import tensorflow as tf
 
+from official.errors import UserError
+
+
+class NonFiniteError(UserError):
+    """A loss or a gradient was not finite; the message names the step and the terms."""
+
 
 class Guard(tf.Module):
     """Remembers steps that were not finite, and scales the loss for float16."""

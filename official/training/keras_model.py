@@ -173,7 +173,12 @@ class SelfTrainingModel(keras.Model):
     def fit(
         self, x: Any = None, y: Any = None, *, validation_data: Any = None, **options: Any
     ) -> keras.callbacks.History:
-        """Keras' `fit`; see the class for what `x` and `validation_data` are."""
+        """Keras' `fit`; see the class for what `x` and `validation_data` are.
+
+        Raises:
+          NonFiniteError: at the end of an epoch, after a step that was not finite (`on_nan="skip"`: after more of
+            them than `max_nan_steps`); the weights are those of before it.
+        """
         self._hidden["means"] = self._hidden["training_means"]
         x, options["steps_per_epoch"] = self.fed(x, options.get("steps_per_epoch"))
         if isinstance(validation_data, tf.data.Dataset):
@@ -181,7 +186,10 @@ class SelfTrainingModel(keras.Model):
                 validation_data, options.get("validation_steps")
             )
             self._refresh()
-        return super().fit(x, y, validation_data=validation_data, **options)
+        callbacks = options.pop("callbacks", None) or []
+        if isinstance(callbacks, (list, tuple)):
+            callbacks = [_Checking(), *callbacks]
+        return super().fit(x, y, validation_data=validation_data, callbacks=callbacks, **options)
 
     def evaluate(
         self, x: Any = None, y: Any = None, *, return_dict: bool = True, **options: Any
@@ -373,6 +381,13 @@ class SelfTrainingModel(keras.Model):
     def _hide(self, **parts: Any) -> None:
         """Keeps what is no part of the model's weights or checkpoints where Keras does not look for such."""
         self._hidden = _Hidden(parts)
+
+
+class _Checking(keras.callbacks.Callback):
+    """Ends `fit` where the guard has stopped the training."""
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        self.model.step.check(logs or {}, f"epoch {epoch + 1}")
 
 
 class _Hidden:

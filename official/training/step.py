@@ -13,7 +13,7 @@ do not depend on how many replicas there are.
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, Mapping
 
 import tensorflow as tf
 from losses.joint import LossAverages, normalized_joint_loss, standard_joint_loss
@@ -22,7 +22,7 @@ from official.errors import FlagError, about_flags
 from official.experiment import Experiment
 from official.models.layers import statistics_kept, statistics_together, step_randomness
 from official.tasks.task import Task, Tensors
-from official.training.guard import Guard
+from official.training.guard import Guard, NonFiniteError
 from official.training.optimizer import clip_by_global_norm, current_learning_rate, take_step
 from official.training.weight_average import WeightAverage
 
@@ -113,6 +113,19 @@ class JointStep:
         divisor = self.task.normalizer(sums.pop("count"))
         losses = {name: value / divisor for name, value in sums.items()}
         return {"loss": tf.add_n(list(losses.values())), **losses}, outputs
+
+    def check(self, metrics: Mapping[str, Any], name: str) -> None:
+        """Raises NonFiniteError if the guard has stopped the training called `name`; metrics: of the last step."""
+        skipped, limit = int(self.guard.skipped.numpy()), self.experiment.runtime.max_nan_steps
+        stopping = self.experiment.runtime.on_nan == "stop"
+        if skipped == 0 or (not stopping and skipped <= limit):
+            return
+        terms = [name for name, value in metrics.items() if not tf.math.is_finite(value)]
+        raise NonFiniteError(
+            f"{name}: loss or gradient not finite at step {int(self.guard.first_bad.numpy())} "
+            f"({skipped} step(s) skipped; terms not finite now: {sorted(terms) or 'none'}). Lower "
+            "--learning_rate or --alpha, or set --clip_norm; --on_nan=skip goes on without such steps."
+        )
 
     # --- inside -----------------------------------------------------------------------------------
 

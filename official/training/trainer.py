@@ -14,11 +14,11 @@ import tensorflow as tf
 
 from official.data.pipeline import Worker
 from official.data.source import Source
-from official.errors import UserError
 from official.experiment import Experiment
 from official.tasks.task import Task, Tensors
 from official.training.accumulation import AccumulatedStep
 from official.training.distribution import check_batch, distribute
+from official.training.guard import NonFiniteError as NonFiniteError
 from official.training.keras_model import SelfTrainingModel
 from official.training.optimizer import build_optimizer
 
@@ -51,10 +51,6 @@ class Phase:
     earlier_steps: int | None = 0
     stretch: float = 1.0
     may_end: bool = True
-
-
-class NonFiniteError(UserError):
-    """A loss or a gradient was not finite; the message names the step and the terms."""
 
 
 class Trainer:
@@ -142,16 +138,7 @@ class Trainer:
 
     def check(self, metrics: Tensors) -> None:
         """Raises NonFiniteError if the guard has stopped the run."""
-        skipped, limit = int(self.guard.skipped.numpy()), self.experiment.runtime.max_nan_steps
-        stopping = self.experiment.runtime.on_nan == "stop"
-        if skipped == 0 or (not stopping and skipped <= limit):
-            return
-        terms = {name: float(value) for name, value in metrics.items() if not tf.math.is_finite(value)}
-        raise NonFiniteError(
-            f"{self.phase.name}: loss or gradient not finite at step {int(self.guard.first_bad.numpy())} "
-            f"({skipped} step(s) skipped; terms not finite now: {sorted(terms) or 'none'}). Lower "
-            "--learning_rate or --alpha, or set --clip_norm; --on_nan=skip goes on without such steps."
-        )
+        self.keras_model.step.check(metrics, self.phase.name)
 
     # --- inside -----------------------------------------------------------------------------------
 

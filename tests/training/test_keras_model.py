@@ -11,6 +11,7 @@ from official.data.keras_dataset import source_dataset
 from official.data.pipeline import Worker
 from official.experiment import experiment_from
 from official.tasks.task import Task
+from official.training.guard import NonFiniteError
 from official.training.keras_model import SelfTrainingModel, StepMeans, shares
 from tests import tiny
 from tests.training.test_step import make_trainer, two_replicas
@@ -45,7 +46,7 @@ class Regression(Task):
     def _unused(self, *_, **__):
         raise NotImplementedError
 
-    preparation = evaluate = label = predict = write_predictions = export = _unused
+    preparation = look = judge = label = predict = write_predictions = export = _unused
     draw = shown = human_labels = batch_labels = _unused
 
 
@@ -157,6 +158,18 @@ def test_two_replicas_are_one_and_a_bad_step_changes_nothing(optimizer):
         np.testing.assert_allclose(two, one, rtol=1e-5, atol=1e-6)
         if optimizer == "sgd":  # Adam's correction counts the step
             np.testing.assert_allclose(one, expected, rtol=1e-6, atol=1e-7)
+
+
+def test_training_that_is_not_finite_ends():
+    """At the end of the epoch, with the weights of before the bad step."""
+    model, before = linear(on_nan="stop"), linear()
+    before.fit(streams().take(1), verbose=0)
+    with pytest.raises(NonFiniteError, match="epoch 1: loss or gradient not finite at step 1 .*human_loss"):
+        model.fit(streams(bad=5), epochs=2, verbose=0)
+    for a, b in zip(weights(model), weights(before)):
+        np.testing.assert_array_equal(a, b)
+    with pytest.raises(NonFiniteError, match="epoch 2: .*2 step"):
+        linear(max_nan_steps=1).fit(streams(bad=5), epochs=3, verbose=0)
 
 
 def test_replicas_share_every_batch_in_order():
@@ -276,7 +289,22 @@ def detector(bounding_box_format="xywh", **options):
 
 @pytest.fixture(scope="module")
 def model():
-    return detector(weight_average=0.9)
+    """With averaged weights and a third stream of three classes."""
+    third = dict(joint_classes=["x", "y", "z"], joint_weight=0.2, joint_image_size=32)
+    return detector(weight_average=0.9, **third)
+
+
+def test_the_third_stream(model):
+    """Images with classes at a size of their own, through the same backbone; left out where they have no weight."""
+    human = {"images": tf.fill([1, 64, 64, 3], 9.0), "bounding_boxes": {"boxes": tf.zeros([1, 1, 4]), "classes": [[-1]]}}
+    joint = {"images": tf.fill([2, 32, 32, 3], 9.0), "labels": tf.constant([2, 0])}
+    found = model.streams({"human": human, "joint": joint})
+    assert found["joint"]["class"].numpy().tolist() == [2, 0] and found["joint"]["images"].shape == (2, 32, 32, 3)
+    assert model.joint_network({"images": found["joint"]["images"]})["logits"].shape == (2, 3)
+    shared = {id(v) for v in model.network.backbone.trainable_variables}
+    assert len(shared & {id(v) for v in model.joint_network.trainable_variables}) > 20
+    with pytest.raises(tf.errors.InvalidArgumentError, match="not below 3"):
+        model.streams({"human": human, "joint": {**joint, "labels": tf.constant([3, 0])}})
 
 
 def test_a_keras_cv_dict_becomes_the_trainers_batch(model):
@@ -372,6 +400,7 @@ def test_a_saved_model_is_whole(model, tmp_path):
     model.save(tmp_path / "m.keras")
     found = keras.models.load_model(tmp_path / "m.keras")
     assert found.experiment == dataclasses.replace(model.experiment, given=found.experiment.given)
+    assert found.joint_categories == model.joint_categories and len(found.joint_categories) == 3
     assert found.task.categories == model.task.categories and found.bounding_box_format == "xywh"
     assert len(found.weights) == len(model.weights) and int(found.optimizer.iterations) == 5
     assert [metric.evaluate_freq for metric in found._hidden["user_metrics"]] == [7]
