@@ -39,13 +39,16 @@ def opened(word: str, index: str) -> dict[str, float]:
     from official.data.sources import ReadOptions, open_source
 
     tf.io.decode_image(tf.io.encode_png(np.zeros([4, 4, 3], np.uint8)))
-    before, started, cpu = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.time(), time.process_time()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    started, cpu = time.time(), time.process_time()
     source = open_source(word, ReadOptions(index_dir=index))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
-        "records": len(source), "seconds": round(time.time() - started, 1), "cpu_seconds": round(time.process_time() - cpu, 1),
+        "records": len(source),
+        "seconds": round(time.time() - started, 1),
+        "cpu_seconds": round(time.process_time() - cpu, 1),
         "peak_MiB": round((peak - before) / 1024),
-    }  # fmt: skip
+    }
 
 
 def main() -> None:
@@ -65,10 +68,11 @@ def main() -> None:
         write(options.folder, options.records, options.files)
     size = sum(os.path.getsize(path) for path in glob.glob(os.path.join(options.folder, "data-*")))
     print(f"{size / 2**20:.0f} MiB of records")
-    for what, kind in (*([("no index", "none")] if options.plain else []), ("making the index", "index"), ("with the index", "index")):
+    rows = [("no index", "none")] if options.plain else []
+    for what, kind in (*rows, ("making the index", "index"), ("with the index", "index")):
         command = [sys.executable, "-m", "benchmarks.index", f"--folder={options.folder}", f"--open={kind}"]
-        found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip().splitlines()[-1]
-        print(f"{what}: {found}", flush=True)
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        print(f"{what}: {said.strip().splitlines()[-1]}", flush=True)
     print(f"index: {sum(os.path.getsize(p) for p in glob.glob(os.path.join(index, '*'))) / 2**20:.0f} MiB")
 
 

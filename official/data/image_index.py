@@ -1,4 +1,7 @@
-"""What was found out about image files, kept in an index: a part a folder, an entry a file, by name, length and time of change."""
+"""What was found out about image files, kept in an index: a part a folder, an entry a file.
+
+An entry is known by the file's name, length and time of change.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,8 @@ class ImageIndex:
     """The entries of some image files.
 
     Attributes:
-      entries: of every file, None where it is not known or the file has changed. Whoever finds out sets it, and calls `keep`.
+      entries: of every file, None where it is not known or the file has changed. Whoever finds out sets it,
+        and calls `keep`.
     """
 
     def __init__(self, paths: Sequence[str], options: dict[str, Any], *, kept: bool):
@@ -56,13 +60,14 @@ class ImageIndex:
             self.entries[i] = table[code]
 
     def _write(self, folder: str, places: list[int]) -> None:
-        """These files' entries, and those that the part has of others (of another set with images in this folder)."""
+        """These files' entries, and those that the part has of others (of another set with images here)."""
         table: dict[str, int] = {}
         rows = {self._names[i]: (self._stamps[i], _coded(self.entries[i], table)) for i in places}
         before = self._part(folder).read()
         if before is not None:
             old = json.loads(bytes(before["table"]))
-            for name, stamp, code in zip(before["names"].tolist(), before["stamps"], before["codes"].tolist()):
+            columns = (before["names"].tolist(), before["stamps"], before["codes"].tolist())
+            for name, stamp, code in zip(*columns):
                 rows.setdefault(name.decode("utf-8", "surrogateescape"), (stamp, _coded(old[code], table)))
         names = texts(list(rows))
         order = np.argsort(names, kind="stable")

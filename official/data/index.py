@@ -1,9 +1,10 @@
 """Indexes of data sets: what opening found, in columns, so that it is found out once and not at every start.
 
-An index is a folder of parts, one a file of records or a folder of images, each a NumPy .npz of columns and a note of what it
-was made from: path, length, time of the last change, and the options that decide what is in it. A part is taken when that is
-still so, and made anew when it is not; the other parts stay. Parts are written whole or not at all, by several processes at a
-time if need be, as soon as they are made: a start that is killed has not worked for nothing.
+An index is a folder of parts, one a file of records or a folder of images, each a NumPy .npz of columns and a
+note of what it was made from: path, length, time of the last change, and the options that decide what is in
+it. A part is taken when that is still so, and made anew when it is not; the other parts stay. Parts are
+written whole or not at all, by several processes at a time if need be, as soon as they are made: a start that
+is killed has not worked for nothing.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ Columns = dict[str, np.ndarray]
 
 @contextlib.contextmanager
 def kept_in(folder: str) -> Iterator[None]:
-    """What is opened inside keeps its index in a folder, made when there is something to keep; "": keeps none."""
+    """What is opened inside keeps its index in a folder, made when it is needed; "": keeps none."""
     token = _folder.set(folder)
     try:
         yield
@@ -47,13 +48,17 @@ class Part:
     """One part of an index, of whatever stands in `place` (a path) seen with `options`."""
 
     def __init__(self, kind: str, place: str, options: dict[str, Any], *, kept: bool = True):
-        """Args: kind: what the columns are, e.g. "records"; options: JSON values that decide them; kept: False: nowhere."""
+        """Args:
+          kind: what the columns are, e.g. "records"; options: JSON values that decide them.
+          kept: False: nowhere.
+        """
         self.options = {"version": VERSION, "kind": kind, "place": place, **options}
-        name = hashlib.sha256(json.dumps(self.options, sort_keys=True).encode("utf-8", "surrogateescape")).hexdigest()[:24]
+        key = json.dumps(self.options, sort_keys=True).encode("utf-8", "surrogateescape")
+        name = hashlib.sha256(key).hexdigest()[:24]
         self.path = os.path.join(_folder.get(), f"{kind}-{name}.npz") if _folder.get() and kept else ""
 
     def read(self, made_from: Any = None) -> Columns | None:
-        """The columns; None where there are none, they were made from something else, or the file is damaged."""
+        """The columns; None where there are none, of something else, or the file is damaged."""
         if not self.path:
             return None
         try:
@@ -80,18 +85,20 @@ def _as_json(value: Any) -> Any:
 
 
 def of_files(
-    kind: str, paths: Sequence[str], options: dict[str, Any], make: Callable[[str, Callable[[int], None]], Columns], what: str
+    kind: str, paths: Sequence[str], options: dict[str, Any],
+    make: Callable[[str, Callable[[int], None]], Columns], what: str,
 ) -> list[Columns]:  # fmt: skip
     """The columns of every file, from the index or made anew, several files at a time.
 
     Args:
-      make: (path, progress) -> columns; calls progress(bytes) with what it has read since the last call, which raises when
-        the work is to stop.
+      make: (path, progress) -> columns; calls progress(bytes) with what it has read since the last call,
+        which raises when the work is to stop.
       what: is done, for the bar.
     """
     froms = [list(stamp(path)) for path in paths]
     kept = sum(length for length, _ in froms) >= SMALL
-    parts = [Part(kind, path if "://" in path else os.path.abspath(path), options, kept=kept) for path in paths]
+    places = [path if "://" in path else os.path.abspath(path) for path in paths]
+    parts = [Part(kind, place, options, kept=kept) for place in places]
     with concurrent.futures.ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
         found = list(pool.map(lambda pair: pair[0].read(pair[1]), zip(parts, froms)))
     missing = [i for i, columns in enumerate(found) if columns is None]
@@ -105,7 +112,9 @@ def of_files(
     return found
 
 
-def _in_threads(work: Callable[[int, Callable[[int], None]], None], items: Sequence[int], size: int, what: str) -> None:
+def _in_threads(
+    work: Callable[[int, Callable[[int], None]], None], items: Sequence[int], size: int, what: str
+) -> None:  # fmt: skip
     """Does the work for every item; an error, or an interruption, ends all of it."""
     stop, lock, done = threading.Event(), threading.Lock(), [0]
 

@@ -1,8 +1,9 @@
-"""Labels on Apache Beam: numbers of shards go through a pipeline, and whoever gets one writes that shard into the store.
+"""Labels on Apache Beam: numbers of shards go through a pipeline, whoever gets one writes that shard.
 
-The store is the one that --num_shards fills: the same plan, shards that appear by rename with their checksum, the manifest at
-the end. So a bundle that is tried twice writes the same bytes twice, and a start that was killed goes on with the shards that are
-missing. Every process has one network, which its threads share; the data is opened once in each.
+The store is the one that --num_shards fills: the same plan, shards that appear by rename with their checksum,
+the manifest at the end. So a bundle that is tried twice writes the same bytes twice, and a start that was
+killed goes on with the shards that are missing. Every process has one network, which its threads share; the
+data is opened once in each.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ class _Opened:
         set_up_runtime(experiment.runtime)
         teacher = describe(teacher_path)
         self.task, self.model = load_model(teacher, experiment)
-        self.experiment, self.source, self.store = self.task.experiment, unlabeled_pool(experiment), LabelStore(folder)
+        self.experiment, self.source = self.task.experiment, unlabeled_pool(experiment)
+        self.store = LabelStore(folder)
         self.labelling = threading.Lock()  # TensorFlow shares the cores among its own threads
         sha256 = weights_sha256(self.model.variables)
         # Raises where this process sees other images, weights or flags than the one that began.

@@ -1,12 +1,14 @@
 """A step whose batch does not fit into memory at once: it is passed in parts, and the weights move once.
 
-What comes out is the step in one go, to rounding: counts and losses are those of the whole batch, stochastic depth and dropout draw
-by an example's place in it, weight decay, clipping, the optimizer and the averages come once. Two things need care:
+What comes out is the step in one go, to rounding: counts and losses are those of the whole batch, stochastic
+depth and dropout draw by an example's place in it, weight decay, clipping, the optimizer and the averages
+come once. Two things need care:
 
-  - the normalised joint loss weighs the pseudo gradient by losses of the whole batch, this step's included. They are found by passing
-    all parts forward once more, before the gradients: a student's step takes about a third longer;
-  - batch norm normalises every part by itself, as it would in a smaller batch: that is the one difference. Its moving statistics move
-    once a step, by the mean over the parts.
+  - the normalised joint loss weighs the pseudo gradient by losses of the whole batch, this step's included.
+    They are found by passing all parts forward once more, before the gradients: a student's step takes about
+    a third longer;
+  - batch norm normalises every part by itself, as it would in a smaller batch: that is the one difference.
+    Its moving statistics move once a step, by the mean over the parts.
 """
 
 from __future__ import annotations
@@ -22,14 +24,18 @@ from official.training.step import JointStep
 
 
 class AccumulatedStep:
-    """Drives a `JointStep` over the parts of a batch, from the host: each part is one call on all replicas."""
+    """Drives a `JointStep` over the parts of a batch, from the host: a part is one call on all replicas."""
 
-    def __init__(self, step: JointStep, strategy: tf.distribute.Strategy, parts: int, *, by_xla: bool = False):
+    def __init__(
+        self, step: JointStep, strategy: tf.distribute.Strategy, parts: int, *, by_xla: bool = False
+    ):  # fmt: skip
         """Args: parts: how many; by_xla: compiles the calls with XLA (one replica)."""
         self.step, self.strategy, self.parts = step, strategy, parts
-        self._moves: list[tuple[tf.Variable, float]] = []  # moving statistics and their momentum, in the order of the forward pass
+        # Moving statistics and their momentum, in the order of the forward pass.
+        self._moves: list[tuple[tf.Variable, float]] = []
         self._count, self._pass, self._add, self._finish = (
-            self._on_replicas(function, by_xla) for function in (self._counts, self._losses, self._gradients, self._end)
+            self._on_replicas(function, by_xla)
+            for function in (self._counts, self._losses, self._gradients, self._end)
         )
 
     def __call__(self, batches: Sequence[dict[str, Tensors]]) -> Tensors:
@@ -37,7 +43,8 @@ class AccumulatedStep:
         counts = _added([self._local(self._count(batch)) for batch in batches])
         ahead = None
         if "pseudo" in batches[0] and self.step.experiment.loss.joint_loss != "standard":
-            ahead = _added([self._local(self._pass(batch, counts, tf.constant(part))) for part, batch in enumerate(batches)])
+            passed = (self._pass(batch, counts, tf.constant(part)) for part, batch in enumerate(batches))
+            ahead = _added([self._local(losses) for losses in passed])
         carried = None
         for part, batch in enumerate(batches):
             carried = self._add(batch, counts, ahead, tf.constant(part), carried)
@@ -56,9 +63,12 @@ class AccumulatedStep:
 
     def _counts(self, batch: dict[str, Tensors]) -> Tensors:
         tasks = self.step.tasks
-        return self.step.sum({name: tasks[name].count(tasks[name].encode(part)) for name, part in batch.items()})
+        targets = {name: tasks[name].encode(part) for name, part in batch.items()}
+        return self.step.sum({name: tasks[name].count(target) for name, target in targets.items()})
 
-    def _shares(self, batch: dict[str, Tensors], counts: Tensors, part: tf.Tensor) -> tuple[Tensors, dict[str, Tensors]]:
+    def _shares(
+        self, batch: dict[str, Tensors], counts: Tensors, part: tf.Tensor
+    ) -> tuple[Tensors, dict[str, Tensors]]:  # fmt: skip
         targets = {name: self.step.tasks[name].encode(stream) for name, stream in batch.items()}
         self.step.part = (part, self.parts)
         try:
@@ -73,9 +83,10 @@ class AccumulatedStep:
         return self.step.sum(shares)
 
     def _gradients(
-        self, batch: dict[str, Tensors], counts: Tensors, ahead: Tensors | None, part: tf.Tensor, carried: dict[str, Any] | None
+        self, batch: dict[str, Tensors], counts: Tensors, ahead: Tensors | None, part: tf.Tensor,
+        carried: dict[str, Any] | None,
     ) -> dict[str, Any]:  # fmt: skip
-        """Adds one part's gradients, losses and batch statistics to those of the parts before it, of this replica alone."""
+        """Adds one part's gradients, losses and statistics to those before it, of this replica alone."""
         step = self.step
         ratio = None if ahead is None else _ratio_after(step.averages, ahead)
         with tf.GradientTape() as tape:
@@ -90,7 +101,7 @@ class AccumulatedStep:
             "loss": loss,
             "shares": shares,
             "terms": terms,
-            "statistics": tf.concat([tf.cast(value, tf.float32) for _, value, _ in noted] or [tf.zeros([0])], axis=0),
+            "statistics": tf.concat([tf.zeros([0]), *(tf.cast(v, tf.float32) for _, v, _ in noted)], axis=0),
         }
         return found if carried is None else tf.nest.map_structure(tf.add, carried, found)
 
@@ -102,7 +113,8 @@ class AccumulatedStep:
         if "pseudo" in totals:
             joined = step.joining(step.averages.update(totals["human"], totals["pseudo"]))
         total = step.sum(carried["loss"]) + decay
-        gradients, norm = clip_by_global_norm(step.sum(carried["gradients"]), step.experiment.optimizer.clip_norm)
+        limit = step.experiment.optimizer.clip_norm
+        gradients, norm = clip_by_global_norm(step.sum(carried["gradients"]), limit)
         metrics = {
             "loss": total,
             "weight_decay_loss": decay,
@@ -112,8 +124,10 @@ class AccumulatedStep:
             **step.term_metrics(totals, carried["terms"], counts),
         }
         if self._moves:  # a frozen network has none
-            means = tf.split(carried["statistics"] / self.parts, [moving.shape[0] for moving, _ in self._moves])
-            move_statistics([(moving, mean, momentum) for (moving, momentum), mean in zip(self._moves, means)])
+            sizes = [moving.shape[0] for moving, _ in self._moves]
+            means = tf.split(carried["statistics"] / self.parts, sizes)
+            found = zip(self._moves, means)
+            move_statistics([(moving, mean, momentum) for (moving, momentum), mean in found])
         step.apply(gradients, tf.math.is_finite(total) & tf.math.is_finite(norm))
         return metrics
 

@@ -102,7 +102,7 @@ def several_workers(strategy: tf.distribute.Strategy) -> bool:
 def judging_scope(strategy: tf.distribute.Strategy):
     """The scope in which a model is built that judges or labels: all replicas of this process, alone.
 
-    With several workers the chief works by itself, so its model is built without the strategy.
+    With several workers each works on its part by itself, so its model is built without the strategy.
     """
     return contextlib.nullcontext() if several_workers(strategy) else strategy.scope()
 

@@ -1,7 +1,8 @@
-"""Evaluation shared among the workers of a run: each looks at its part of the images, the chief judges what all have seen.
+"""Evaluation shared among the workers of a run: each looks at its part of the images, the chief judges all.
 
-What is seen goes through files in the run folder, written whole: parts are whole batches, so that the numbers are one worker's to the bit.
-A part that is there already (the run was killed in between) is taken, if it is of the same weights, images and flags.
+What is seen goes through files in the run folder, written whole: parts are whole batches, so that the numbers
+are one worker's to the bit. A part that is there already (the run was killed in between) is taken, if it is
+of the same weights, images and flags.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ def part_of(images: int, batch: int, worker: int, workers: int) -> tuple[int, in
 
 
 def evaluate_together(
-    strategy: tf.distribute.Strategy, task: Task, model: tf.keras.Model, source: Source, folder: str, progress: str
+    strategy: tf.distribute.Strategy, task: Task, model: tf.keras.Model, source: Source, folder: str,
+    progress: str,
 ) -> dict[str, Any]:  # fmt: skip
     """`Task.evaluate` by all workers of a run; metrics on the chief, nothing on others.
 
@@ -47,11 +49,13 @@ def evaluate_together(
     if workers == 1:
         return task.evaluate(model, source, folder, progress)
     experiment = task.experiment
-    key = f"{weights_sha256(model.variables)[:12]}-{ids_digest(source.ids)}-{experiment.fingerprint()}-{workers}"
+    key = f"{weights_sha256(model.variables)[:12]}-{ids_digest(source.ids)}-{experiment.fingerprint()}"
+    key = f"{key}-{workers}"
     paths = [os.path.join(folder, PARTS, f"{key}-{number}.npz") for number in range(workers)]
     if not os.path.isfile(paths[worker]):
         first, last = part_of(len(source), experiment.decoding.eval_batch_size, worker, workers)
-        _write(paths[worker], task.look(model, source, first, last, progress if worker == 0 else "") if last > first else {})
+        words = progress if worker == 0 else ""
+        _write(paths[worker], task.look(model, source, first, last, words) if last > first else {})
     if worker:
         return {}
     while missing := [path for path in paths if not os.path.isfile(path)]:
