@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from official import jobs
 from official.data import image_files, index, tfrecord
 from official.data.image_index import ImageIndex
 from official.data.input_report import DataError
 from official.data.source import needs_python
 from official.data.sources import ReadOptions, open_source
 from official.data.tfrecord import read_in_graph, write_tfrecords
+from official.jobs.opening import opened
 from tests import tiny
 from tests.data.test_records import example, records
 
@@ -196,6 +198,22 @@ def test_every_source_can_be_written_for_machines_without_python(task, tmp_path,
             np.testing.assert_array_equal(written.read_mask(there), source.read_mask(here))
         if task == "classification":
             assert written.categories[written.image_classes[int(there)]] == source.categories[source.image_classes[i]]
+
+
+def test_what_the_hosts_of_a_pod_cannot_read_is_refused(files, tmp_path):
+    """With the command that converts it, which also takes images without labels."""
+    experiment = tiny.experiment(labeled_data=files[0], tpu="my-pod", model_dir=str(tmp_path / "run"))
+    with pytest.raises(DataError, match="hosts of --tpu=my-pod cannot run; write it with --job=write_tfrecords"):
+        opened(experiment, "labeled", files[0])
+    local = opened(experiment.with_flags({"tpu": "local"}), "labeled", files[0])
+    read_in_graph(True)
+    try:
+        assert opened(experiment, "labeled", files[0]).ids.tolist() == local.ids.tolist()
+    finally:
+        read_in_graph(False)
+    flags = dict(labeled_data="", unlabeled_data="scenes:unlabeled,count=3", output=str(tmp_path / "pool"), output_shards=1)
+    jobs.run(tiny.experiment(job="write_tfrecords", model_dir=str(tmp_path / "written"), **flags))
+    assert len(open_source(f"tfrecord:{tmp_path}/pool/data-*", labeled=False)) == 3
 
 
 def test_classes_of_whole_pictures_come_before_boxes(tmp_path):
