@@ -88,7 +88,8 @@ def test_top_k_keeps_the_best_pairs_of_each_level(outputs):
     np.testing.assert_allclose(found["scores"][0, :count], sorted(expected, reverse=True), atol=1e-6)
 
 
-def test_soft_nms_decays_instead_of_dropping():
+@pytest.mark.parametrize("static", [False, True])
+def test_soft_nms_decays_instead_of_dropping(static):
     """By hand, sigma 0.3: every better box kept multiplies a score by exp(-iou^2 / (2 * 0.3)).
 
     `left` meets `first` with IoU 1/2: 0.6 exp(-0.25 / 0.6) = 0.39554. `wide` meets `first` with IoU 0.8 and
@@ -100,7 +101,8 @@ def test_soft_nms_decays_instead_of_dropping():
     logits = tf.constant(np.log(scores / (1 - scores)), tf.float32)[None, :, None]
     raw = {"box": tf.zeros([1, 4, 4]), "classification": logits}
     level = tf.constant([first, wide, apart, left])
-    found = DetectionDecoder(soft_nms_sigma=0.3, max_detections=5)(raw, [level], tf.constant([[64.0, 64.0]]))
+    decoder = DetectionDecoder(soft_nms_sigma=0.3, max_detections=5, static=static)
+    found = decoder(raw, [level], tf.constant([[64.0, 64.0]]))
     assert int(found["count"][0]) == 4
     np.testing.assert_allclose(found["boxes"][0, :4], [first, apart, left, wide], atol=1e-4)
     np.testing.assert_allclose(found["scores"][0, :4], [0.9, 0.5, 0.39554, 0.23697], atol=1e-5)
