@@ -67,6 +67,8 @@ def test_evaluation_is_the_share_of_right_predictions(finished, tmp_path):
     assert again["evaluation"]["top1"] == summary["student"]["top1"]
     matrix = np.array(again["evaluation"]["confusion_matrix"])
     assert np.trace(matrix) / matrix.sum() == pytest.approx(summary["student"]["top1"])
+    assert summary["verdict"]["scores"]["student"]["value"] == pytest.approx(summary["student"]["top1"], abs=1e-5)
+    assert "could not be made" not in (folder / "report.html").read_text()
 
 
 def test_the_averaged_weights_are_what_is_judged(finished):
