@@ -205,7 +205,7 @@ def test_crop_style_reaches_evaluation_labels_and_export(style, monkeypatch):
     handed = {}
     monkeypatch.setattr("official.tasks.classification.export_classifier", lambda *args, **kwargs: handed.update(kwargs))
     task.export(None, "folder")
-    assert handed == {"crop_style": style, "legacy_resize": True, "tflite": False}
+    assert handed == {"class_ids": [1, 2, 3, 4, 5], "crop_style": style, "legacy_resize": True, "tflite": False}
     inputs = tf.keras.Input((48, 48, 3), name="images")
     network = tf.keras.Model({"images": inputs}, {"logits": tf.keras.layers.GlobalAveragePooling2D()(inputs)})
     network.image_size = 48
