@@ -65,7 +65,7 @@ def test_notebooks_are_of_format_4_without_outputs(path):
 @pytest.mark.slow
 def test_the_short_program(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    numbers = {"STEPS, SIZE, THRESHOLD = 1000, 128, 0.4": "STEPS, SIZE, THRESHOLD = 5, 64, 0.05"}
+    numbers = {"STEPS, SIZE, THRESHOLD = 3000, 128, 0.4": "STEPS, SIZE, THRESHOLD = 5, 64, 0.05"}
     left = run(code("short_program.ipynb", **numbers, **{"count=2000": "count=12", "count=200": "count=12"}))
     assert len(left["counts"]) == 12 and len(left["student_history"]["loss_ratio"]) == 5
     assert 0 <= left["student_metrics"]["MaP"] <= 1 and (tmp_path / "student.keras").is_file()
