@@ -14,7 +14,7 @@ def batches_of_phases(monkeypatch, folder, **options):
     found = {}
 
     class OneBatch:
-        def __init__(self, task, experiment, phase, evaluation, strategy, initialize, origin):
+        def __init__(self, task, experiment, phase, evaluation, strategy, initialize, origin, told=None):
             self.trainer = Trainer(task, experiment, phase, strategy)
 
         def run(self):

@@ -137,7 +137,7 @@ def phases(monkeypatch):
     seen = {}
 
     class Recorded:
-        def __init__(self, task, experiment, phase, evaluation, strategy, initialize, origin):
+        def __init__(self, task, experiment, phase, evaluation, strategy, initialize, origin, told=None):
             seen[phase.name] = (phase, initialize)
 
         def run(self):
