@@ -1,4 +1,4 @@
-"""AutoAugment: learned policies, one sub-policy drawn per picture; v0 to v3 for detection, "imagenet" for classification.
+"""AutoAugment: learned policies, one sub-policy drawn per image; v0 to v3 for detection, "imagenet" for classification.
 
 Source: tensorflow/tpu models/official/detection/utils/autoaugment_utils.py:38-148, 1506-1536;
 models/official/efficientnet/autoaugment.py:38-70 (its policy_v0, of the AutoAugment paper).

@@ -33,7 +33,7 @@ def blend(degenerate: tf.Tensor, image: tf.Tensor, factor: float) -> tf.Tensor:
 
 
 def color(image: tf.Tensor, factor: float) -> tf.Tensor:
-    """Away from (factor < 1: towards) the grey picture. Source: AA:262-265."""
+    """Away from (factor < 1: towards) the grey image. Source: AA:262-265."""
     rows, _ = _as_rows(image)
     grey = tf.cast(tf.reshape(tf.image.rgb_to_grayscale(image), [-1, 1]), tf.float32)
     grey = tf.reshape(tf.matmul(grey, tf.ones([1, 3])), tf.shape(rows))  # every value three times, sooner than by tf.repeat
@@ -50,8 +50,8 @@ def contrast(image: tf.Tensor, factor: float, *, true_mean: bool = False) -> tf.
 
     Args:
       true_mean: False is the original's quirk: the grey is min(pixels / 256, 255), because the code adds up
-        histogram counts instead of intensities; a picture of more than 65,280 pixels is blended
-        with white. True: the mean of the grey picture, as google/automl mended it.
+        histogram counts instead of intensities; an image of more than 65,280 pixels is blended
+        with white. True: the mean of the grey image, as google/automl mended it.
 
     Source: AA:268-282; google/automl efficientdet/aug/autoaugment.py:276.
     """
@@ -64,7 +64,7 @@ def contrast(image: tf.Tensor, factor: float, *, true_mean: bool = False) -> tf.
 
 
 def sharpness(image: tf.Tensor, factor: float) -> tf.Tensor:
-    """Away from (factor < 1: towards) the picture smoothed by [[1,1,1],[1,5,1],[1,1,1]] / 13.
+    """Away from (factor < 1: towards) the image smoothed by [[1,1,1],[1,5,1],[1,1,1]] / 13.
 
     The outermost pixels stay. Sums are exact integers; the original's float kernel may truncate a
     whole number to the one below. Source: AA:1104-1130.

@@ -1,4 +1,4 @@
-"""Crops of whole pictures, for classification and contrastive learning.
+"""Crops of whole images, for classification and contrastive learning.
 
 Source: tensorflow/tpu models/official/efficientnet/preprocessing.py:96-203 (classification);
 google-research/noisystudent preprocessing.py:71-128; google-research/simclr data_util.py:194-320, 420-460.
@@ -24,16 +24,16 @@ def random_resized_crop(
     image: tf.Tensor, key: tf.Tensor, size: int, *, area: tuple[float, float] = (0.08, 1.0),
     aspect: tuple[float, float] = (3.0 / 4.0, 4.0 / 3.0), style: str = "efficientnet", legacy_resize: bool = False,
 ) -> tf.Tensor:  # fmt: skip
-    """A random part of the picture, resized to a square with bicubic interpolation.
+    """A random part of the image, resized to a square with bicubic interpolation.
 
     Where no part of that kind is found in 10 attempts it is the centre, as `centre_frame` has it. SimCLR makes
-    100 attempts and then takes the whole picture.
+    100 attempts and then takes the whole image.
 
     Args:
       image: uint8 or float [H, W, 3].
       key: int32 [2].
       size: side of the result in pixels.
-      area: the part's share of the picture.
+      area: the part's share of the image.
       aspect: its width over its height.
       style: one of `STYLES`.
       legacy_resize: sample as TF1 did, without half-pixel centres.
@@ -54,7 +54,7 @@ def random_resized_crop(
 
 
 def centre_frame(shape: tf.Tensor, size: int, style: str = "efficientnet") -> tuple[tf.Tensor, tf.Tensor]:
-    """(top left, sides), int32 [2] each, of the square in the centre that a picture is judged by.
+    """(top left, sides), int32 [2] each, of the square in the centre that an image is judged by.
 
     Its share of the shorter side is size / (size + padding), rounded down, with a padding of round(size / 7)
     (EfficientNet) or 32 (Noisy Student); SimCLR's is 0.875, rounded to the nearest, halves to even, and 1 for
@@ -81,7 +81,7 @@ def centre_frame(shape: tf.Tensor, size: int, style: str = "efficientnet") -> tu
 
 
 def centre_crop(image: tf.Tensor, size: int, *, style: str = "efficientnet", legacy_resize: bool = False) -> tf.Tensor:
-    """The centre of the picture, with pixels in 0..255, as float32 [size, size, 3].
+    """The centre of the image, with pixels in 0..255, as float32 [size, size, 3].
 
     As `random_resized_crop` it may leave the range a little; in SimCLR's style it is clipped to it.
     """
@@ -98,11 +98,11 @@ def _cut(image, top_left, sides, size, legacy_resize):
 
 @dataclasses.dataclass(frozen=True)
 class PicturePolicy:
-    """Random resized crop, flip, then AutoAugment or RandAugment on the cropped picture, cut to uint8 for them alone.
+    """Random resized crop, flip, then AutoAugment or RandAugment on the cropped image, cut to uint8 for them alone.
 
     Attributes:
       crop: False takes the centre.
-      smallest_area: share of the picture that a crop has at least.
+      smallest_area: share of the image that a crop has at least.
       flip: mirror with probability one half.
       autoaugment: a key of `augment.autoaugment.POLICIES` ("imagenet" is the published one), "" for none.
       randaugment_layers, randaugment_magnitude: of the sixteen operations; 0 layers for none.

@@ -1,8 +1,8 @@
-"""Geometric operations on a picture, its boxes and its mask together.
+"""Geometric operations on an image, its boxes and its mask together.
 
 An example is a dict: "image" uint8 [H, W, 3]; where there are any, "boxes" float32 [N, 4] (yxyx
-pixels) with per-box columns, and "mask" uint8 [H, W]. The output keeps the picture's size. Pixels
-are sampled by their nearest neighbour; what comes from outside is `Settings.fill` in the picture
+pixels) with per-box columns, and "mask" uint8 [H, W]. The output keeps the image's size. Pixels
+are sampled by their nearest neighbour; what comes from outside is `Settings.fill` in the image
 and `Settings.ignore_label` in the mask.
 
 Not by tensorflow-addons' `translate`, `transform` and `rotate`, which the original's `contrib.image` became: with the
@@ -26,7 +26,7 @@ import tensorflow as tf
 
 from augment.jitter import select_boxes
 
-SLIVER = 0.05  # of the side: what the original leaves of a box that was moved out of the picture
+SLIVER = 0.05  # of the side: what the original leaves of a box that was moved out of the image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,18 +38,18 @@ class Settings:
       ignore_label: mask value of pixels from outside.
       cutout_const, translate_const: pixels at level 10.
       cutout_bbox_const, translate_bbox_const: the same for operations inside boxes.
-      reference_size: 0 is the original: those constants are pixels of the stored picture, whatever
+      reference_size: 0 is the original: those constants are pixels of the stored image, whatever
         its size (a translation by 250 pixels empties a small one). Above 0 they are meant for
-        pictures whose longer side is this, and scale with the picture.
+        images whose longer side is this, and scale with the image.
       bbox_cutout_fraction: of the box, at level 10.
       solarize_posterize: "original" is the original with its quirks: both weaken as the level grows, and their
-        arguments wrap in uint8 (Solarize's threshold at levels 10 and 15 is 0 and 128: the whole picture is
+        arguments wrap in uint8 (Solarize's threshold at levels 10 and 15 is 0 and 128: the whole image is
         inverted, or its brighter half; Posterize at 27 keeps one bit). "weakening" does without the wrapping
         (threshold at most 256, which inverts nothing, and at most 8 bits). "strengthening" turns them
         round as well: threshold 256 - 25.6 level, bits 8 - 0.4 level.
       contrast_true_mean: see `augment.color.contrast`.
       exact_boxes: False is the original: box corners are cut to whole pixels before and after, and
-        a box that leaves the picture stays as a sliver at the border. True: corners stay exact and
+        a box that leaves the image stays as a sliver at the border. True: corners stay exact and
         a box that leaves is dropped.
     """
 
@@ -66,7 +66,7 @@ class Settings:
     exact_boxes: bool = False
 
     def pixels(self, constant: float, level: float, size: tf.Tensor) -> tf.Tensor:
-        """Float32 scalar: a constant in pixels at a level (of 10), for a picture of (height, width) `size`."""
+        """Float32 scalar: a constant in pixels at a level (of 10), for an image of (height, width) `size`."""
         value = tf.constant(constant * level / 10.0, tf.float32)
         if not self.reference_size:
             return value
@@ -116,7 +116,7 @@ def shear_pixels(image: tf.Tensor, slope: tf.Tensor, fill: int, *, axis: str) ->
 
 
 def rotate_pixels(image: tf.Tensor, degrees: tf.Tensor, fill: int) -> tf.Tensor:
-    """Turns counter-clockwise about the centre of the picture."""
+    """Turns counter-clockwise about the centre of the image."""
     angle = degrees * (math.pi / 180.0)
     cos, sin = tf.cos(angle), tf.sin(angle)
     rows, columns = (tf.cast(part, tf.float32) for part in _grid(image))
@@ -167,7 +167,7 @@ def _truncate(value: tf.Tensor) -> tf.Tensor:
 
 
 def move_boxes(example: dict, move: Callable, settings: Settings, origin: float = 0.0) -> dict:
-    """Moves the corners of all boxes, clips them to the picture, and treats those that left it.
+    """Moves the corners of all boxes, clips them to the image, and treats those that left it.
 
     Args:
       move: (y, x) -> (y, x), relative to the origin.
@@ -199,7 +199,7 @@ def _leave_sliver(boxes: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
 
 
 def _on_pixels(example: dict, function: Callable, settings: Settings) -> dict:
-    """Applies function(pixels [H, W, C], fill) to the picture and to the mask."""
+    """Applies function(pixels [H, W, C], fill) to the image and to the mask."""
     moved = {**example, "image": function(example["image"], settings.fill)}
     if "mask" in example:
         moved["mask"] = function(example["mask"][..., None], settings.ignore_label)[..., 0]

@@ -1,4 +1,4 @@
-"""Horizontal flip and scale jitter with crop and pad, for pictures with boxes and masks.
+"""Horizontal flip and scale jitter with crop and pad, for images with boxes and masks.
 
 An example is a dict with "image" uint8 [H, W, 3] and, where there are any, "boxes" float32 [N, 4]
 (yxyx pixels) with per-box columns ("classes" and others of length N), and "mask" uint8 [H, W]. A
@@ -16,7 +16,7 @@ Example = dict
 
 
 def random_flip(example: Example, key: tf.Tensor) -> Example:
-    """Mirrors picture, boxes and mask left to right with probability one half.
+    """Mirrors image, boxes and mask left to right with probability one half.
 
     Source: tensorflow/tpu .../utils/object_detection/preprocessor.py:49-66, 277-296.
     """
@@ -25,7 +25,7 @@ def random_flip(example: Example, key: tf.Tensor) -> Example:
 
 
 def flip(example: Example) -> Example:
-    """Mirrors picture, boxes and mask left to right."""
+    """Mirrors image, boxes and mask left to right."""
     flipped = {**example, "image": tf.reverse(example["image"], [1])}
     if "mask" in example:
         flipped["mask"] = tf.reverse(example["mask"], [1])
@@ -68,9 +68,9 @@ def resize_and_crop(
 
     Returns:
       The example with "image" float32 [h, w, 3], in 0..255 or normalised; boxes scaled, shifted and
-      clipped to the picture's part of the output, those too small dropped with their columns;
+      clipped to the image's part of the output, those too small dropped with their columns;
       "mask" (nearest neighbour); "scale" float32 [2] (y, x) and "extent" float32 [2]: height and
-      width of the picture in the output.
+      width of the image in the output.
 
     Source: tensorflow/tpu .../utils/input_utils.py:126-216, 463-526; box_utils.py:170-202, 525-532
     (which clips to size - 1; here boxes may reach the border itself).
@@ -107,7 +107,7 @@ def _resized(image: tf.Tensor, resizing: dict, *, random: bool) -> tf.Tensor:
 
 
 def _placement(image, key, output_size, jitter_min, jitter_max) -> tuple[tf.Tensor, tf.Tensor]:
-    """(size of the scaled picture, offset of the crop in it), int32 [2] each."""
+    """(size of the scaled image, offset of the crop in it), int32 [2] each."""
     size = tf.cast(tf.shape(image)[:2], tf.float32)
     desired = tf.cast(tf.broadcast_to(output_size, [2]), tf.float32)
     active = jitter_min != 1.0 or jitter_max != 1.0
@@ -122,7 +122,7 @@ def _placement(image, key, output_size, jitter_min, jitter_max) -> tuple[tf.Tens
 
 
 class _Frame:
-    """Where the resized picture is cut and padded to the output size."""
+    """Where the resized image is cut and padded to the output size."""
 
     def __init__(self, scaled, offset, output_size, half_pixel_centers):
         self.resizing = {"size": scaled, "half_pixel_centers": half_pixel_centers}

@@ -1,9 +1,9 @@
 """The augmentations as Keras layers, for anyone's `tf.data` or Keras program.
 
 The base is keras-cv's preprocessing layer (type, dict format, registration). Its plumbing is
-replaced: it turns pictures into float, boxes into ragged tensors, cannot run boxes in a batch, and
+replaced: it turns images into float, boxes into ragged tensors, cannot run boxes in a batch, and
 draws from a generator that no seed replays. Here dtype and padding come back as they went in, and a
-picture's draws follow from its key.
+image's draws follow from its key.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ keras = tf.keras
 class AugmentationLayer(keras_cv.layers.BaseImageAugmentationLayer):
     """Converts between keras-cv's format and ours around `augment`.
 
-    Called on a picture [H, W, 3], a batch [B, H, W, 3], or a dict of
+    Called on an image [H, W, 3], a batch [B, H, W, 3], or a dict of
         "images"              uint8 or float (see `value_range`); [H, W, 3], [B, H, W, 3] or ragged
         "bounding_boxes"      {"boxes": [(B,) N, 4] in the format `boxes`, "classes": [(B,) N]}, rows of class -1 are padding;
                               further columns, as "confidence" [(B,) N], stay in step with the boxes
@@ -89,7 +89,7 @@ class AugmentationLayer(keras_cv.layers.BaseImageAugmentationLayer):
         return outputs if replayed else {name: value for name, value in outputs.items() if name != "key"}
 
     def output_shape_of(self, shape: tf.TensorShape) -> tf.TensorShape:
-        """Shape of a picture that comes back for one of `shape`."""
+        """Shape of an image that comes back for one of `shape`."""
         return shape
 
     # --- inside -----------------------------------------------------------------------------------

@@ -39,12 +39,12 @@ def _posterize_bits(level: float, settings: Settings) -> int:
 
 
 def _signed(value: float | tf.Tensor, key: tf.Tensor) -> tf.Tensor:
-    """+value or -value, one coin for the whole picture (AA:1352-1357)."""
+    """+value or -value, one coin for the whole image (AA:1352-1357)."""
     coin = tf.random.stateless_uniform([], key, alg="philox")
     return tf.where(coin >= 0.5, value, -value)
 
 
-# --- on the whole picture --------------------------------------------------------------------------
+# --- on the whole image --------------------------------------------------------------------------
 
 
 def _pixel(function: Callable) -> Operation:
@@ -79,7 +79,7 @@ def _bbox_cutout(example, level, probability, key, settings):
 
 
 def _inside(make: Callable) -> Operation:
-    """An operation on the contents of boxes; make: (level, key, settings, picture size) -> patch operation."""
+    """An operation on the contents of boxes; make: (level, key, settings, image size) -> patch operation."""
 
     def run(example, level, probability, key, settings):
         keys = tf.random.experimental.stateless_split(key, 2, alg="philox")

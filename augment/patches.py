@@ -90,7 +90,7 @@ def cut_out(image: tf.Tensor, centre_y, centre_x, half_height, half_width, fill:
 
 
 def random_cutout(image: tf.Tensor, half: int, key: tf.Tensor, fill: int) -> tf.Tensor:
-    """Cutout of side 2 * half about a pixel drawn uniformly from the whole picture. Source: AA:194-242."""
+    """Cutout of side 2 * half about a pixel drawn uniformly from the whole image. Source: AA:194-242."""
     size = tf.cast(tf.shape(image)[:2], tf.float32)
     centre = tf.cast(tf.random.stateless_uniform([2], key, alg="philox") * size, tf.int32)
     return cut_out(image, centre[0], centre[1], half, half, fill)

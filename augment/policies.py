@@ -7,7 +7,7 @@
     s3     AutoAugment v0                              0.5 to 2.0      yes
     s4     RandAugment, one operation, magnitude 10    0.5 to 2.0      yes
 
-Operations run first, on the stored picture, then flip, then jitter with crop and pad. The paper
+Operations run first, on the stored image, then flip, then jitter with crop and pad. The paper
 leaves the policy and RandAugment's set open; the choices are the release's (v0) and google/automl's.
 """
 
@@ -82,7 +82,7 @@ class Policy(AugmentationLayer):
 
         Args:
           example, key, options: see `augment.jitter.resize_and_crop`.
-          output_size: replaces the layer's `size`; without either the picture keeps its own.
+          output_size: replaces the layer's `size`; without either the image keeps its own.
         """
         example = self._operations(example, tf.random.experimental.stateless_fold_in(key, 1))
         keys = tf.unstack(tf.random.experimental.stateless_split(key, 2, alg="philox"))
@@ -243,12 +243,12 @@ def policy(
       jitter_min, jitter_max: range of the scale; 0 keeps the preset's.
       flip: False turns the flip off.
       autoaugment: "v0" ... "v3", or "none" to turn it off; "" keeps the preset's.
-      randaugment_layers: operations per picture; 0 keeps the preset's, -1 turns it off.
+      randaugment_layers: operations per image; 0 keeps the preset's, -1 turns it off.
       randaugment_magnitude: their level; the paper's 10, 15 for ResNet-101.
       randaugment_ops: "boxes" (google/automl's ten) or "image" (sixteen, with smaller cut-outs).
       settings: constants of the operations; those of the set when not given.
       boxes: keras-cv's bounding box format, when the layer is called on boxes.
-      size: side of the square output, or (height, width); None keeps every picture's own.
+      size: side of the square output, or (height, width); None keeps every image's own.
       min_box_size: boxes with a shorter side in the output are dropped.
       seed: of the layer's generator, for calls without a key.
 

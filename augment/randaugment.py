@@ -1,7 +1,7 @@
 """RandAugment: operations drawn uniformly, with replacement, all at one magnitude.
 
 Source: google/automl efficientdet/aug/autoaugment.py:1632-1667 (ten operations, with boxes);
-tensorflow/tpu models/official/efficientnet/autoaugment.py:675-717 (sixteen, pictures alone).
+tensorflow/tpu models/official/efficientnet/autoaugment.py:675-717 (sixteen, images alone).
 """
 
 from __future__ import annotations

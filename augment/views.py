@@ -1,4 +1,4 @@
-"""SimCLR's views: crop, flip, colour distortion, greyscale and blur, on pictures in [0, 1].
+"""SimCLR's views: crop, flip, colour distortion, greyscale and blur, on images in [0, 1].
 
 Source: google-research/simclr data_util.py:298-320, 382-475; data.py:52-62.
 """
@@ -16,14 +16,14 @@ from augment.jitter import random_flip
 
 @dataclasses.dataclass(frozen=True)
 class ViewPolicy:
-    """What makes two views of a picture differ.
+    """What makes two views of an image differ.
 
     Attributes:
       strength: of the colour distortion; 1 for ImageNet, 0.5 for CIFAR.
-      blur: whether views are blurred (off for pictures of 32 pixels).
+      blur: whether views are blurred (off for images of 32 pixels).
       blur_per_picture: draws a sigma for every view; False is the original's quirk, one sigma for
         the whole batch.
-      smallest_area: share of the picture that a crop has at least.
+      smallest_area: share of the image that a crop has at least.
       legacy_resize: sample as TF1 did.
     """
 
@@ -109,7 +109,7 @@ def greyscale(image: tf.Tensor) -> tf.Tensor:
 
 
 def gaussian_blur(image: tf.Tensor, sigma: tf.Tensor, kernel_size: int) -> tf.Tensor:
-    """Separable blur with zeros around the picture.
+    """Separable blur with zeros around the image.
 
     Args:
       image: float32 [H, W, 3].

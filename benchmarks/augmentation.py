@@ -36,7 +36,7 @@ SIZE, BATCH, BOXES = 640, 8, 8
 
 
 def labelled(folder: str, count: int) -> Source:
-    """The first pictures of a folder, with eight random boxes each."""
+    """The first images of a folder, with eight random boxes each."""
     source = open_folder(folder)
     source = source.subset(np.arange(min(count, len(source))))
     generator, objects = np.random.default_rng(0), []
@@ -48,7 +48,7 @@ def labelled(folder: str, count: int) -> Source:
 
 
 def ours(source: Source, name: str, read) -> tf.data.Dataset:
-    """A preset of ours on single pictures."""
+    """A preset of ours on single images."""
     policy, boxes, classes = augment.policy(name), tf.constant(_boxes(source)), tf.range(BOXES)
 
     def load(i):
@@ -87,7 +87,7 @@ def _mapped(load) -> tf.data.Dataset:
 
 
 def in_memory(source: Source):
-    """A reader of pictures that are decoded already (all of one size, cut to the smallest)."""
+    """A reader of images that are decoded already (all of one size, cut to the smallest)."""
     pictures = [source.read_image(tf.constant(i, tf.int64)).numpy() for i in range(len(source))]
     height, width = np.min([p.shape[:2] for p in pictures], axis=0)
     kept = tf.constant(np.stack([p[:height, :width] for p in pictures]))

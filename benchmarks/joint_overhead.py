@@ -1,4 +1,4 @@
-"""What the joint step costs beyond a supervised step on the same number of pictures.
+"""What the joint step costs beyond a supervised step on the same number of images.
 
     python -m benchmarks.joint_overhead
 """
@@ -11,7 +11,7 @@ BACKBONE, SIZE, BATCH, ROUNDS = "efficientnet-b0", 128, 16, 15
 
 
 def main() -> None:
-    """8 human + 8 pseudo pictures beside 16 human pictures."""
+    """8 human + 8 pseudo images beside 16 human images."""
     supervised = our_trainer(BACKBONE, SIZE, BATCH)
     joint = our_trainer(BACKBONE, SIZE, BATCH // 2, pseudo=True, pseudo_batch=BATCH // 2)
     supervised_batch, joint_batch = next(supervised.batches()), next(joint.batches())

@@ -14,6 +14,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 import tensorflow as tf
 import turns
+
 from official.vision.configs import retinanet as configs
 from official.vision.modeling import backbones, factory
 from official.vision.ops import anchor

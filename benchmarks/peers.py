@@ -23,7 +23,7 @@ BOXES = 8
 
 
 def random_source(size: int, count: int = 16) -> Source:
-    """Noise pictures with eight random boxes each, already at the network's size."""
+    """Noise images with eight random boxes each, already at the network's size."""
     generator = np.random.default_rng(0)
     pictures = tf.constant(generator.integers(0, 255, (count, size, size, 3), np.uint8))
     objects = []
@@ -43,7 +43,7 @@ def random_source(size: int, count: int = 16) -> Source:
 
 
 def our_trainer(backbone: str, size: int, batch: int, *, pseudo: bool = False, pseudo_batch: int = 1, **flags) -> Trainer:
-    """A trainer on random pictures with the paper's settings but no augmentation."""
+    """A trainer on random images with the paper's settings but no augmentation."""
     options = dict(backbone=backbone, image_size=size, batch_size=batch, pseudo_batch_size=pseudo_batch, augment="none")
     experiment = experiment_from({**options, "deterministic": False, "learning_rate": 1e-3, **flags})
     source = random_source(size)
@@ -64,7 +64,7 @@ def stock_model(backbone: str, size: int) -> keras_cv.models.RetinaNet:
 
 
 def stock_batch(source: Source, batch: int) -> tuple:
-    """The first pictures as keras-cv wants them."""
+    """The first images as keras-cv wants them."""
     images = tf.stack([tf.cast(source.read_image(i), tf.float32) / 255.0 for i in range(batch)])
     boxes = tf.stack([source.annotations.of(i)["boxes"] for i in range(batch)])
     classes = tf.stack([tf.cast(source.annotations.of(i)["classes"], tf.float32) for i in range(batch)])

@@ -4,7 +4,7 @@
 
 Seeds that were run with --nocontrol show no control.
 
-A seed decides the weights, the order of the data and every random draw; the pictures stay the same.
+A seed decides the weights, the order of the data and every random draw; the images stay the same.
 """
 
 from __future__ import annotations

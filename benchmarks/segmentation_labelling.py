@@ -66,7 +66,7 @@ def main() -> None:
                     logits(images).numpy()
 
         times = {"labelling": [], "bare passes": []}
-        for turn in range(options.turns + 1):
+        for _turn in range(options.turns + 1):
             for name, side in (("labelling", label), ("bare passes", bare)):
                 started = time.process_time()
                 side()

@@ -1,4 +1,4 @@
-"""Softmax cross-entropy of whole pictures, with hard or soft labels.
+"""Softmax cross-entropy of whole images, with hard or soft labels.
 
 Source: tensorflow/tpu models/official/efficientnet/main.py (label smoothing);
 google-research/noisystudent main.py:444-449, 517-550 (soft labels are not smoothed).
@@ -12,7 +12,7 @@ import tensorflow as tf
 def class_cross_entropy(
     logits: tf.Tensor, labels: tf.Tensor, *, probabilities: tf.Tensor | None = None, label_smoothing: float = 0.0
 ) -> tf.Tensor:
-    """Cross-entropy per picture.
+    """Cross-entropy per image.
 
     Args:
       logits: float [B, C].
@@ -35,5 +35,5 @@ def class_cross_entropy(
 
 
 def known_labels(labels: tf.Tensor) -> tf.Tensor:
-    """Float32 [B]: 1 where a picture has a label."""
+    """Float32 [B]: 1 where an image has a label."""
     return tf.cast(labels >= 0, tf.float32)

@@ -1,8 +1,8 @@
-"""NT-Xent, SimCLR's loss over the two views of every picture of the global batch.
+"""NT-Xent, SimCLR's loss over the two views of every image of the global batch.
 
-For view a of picture i the candidates are all views b of the batch and all views a but its own; the
+For view a of image i the candidates are all views b of the batch and all views a but its own; the
 right one is view b of i. L = sum over i of (CE_a(i) + CE_b(i)); the original divides it by the
-number of pictures, so it is twice the mean over views.
+number of images, so it is twice the mean over views.
 
 Source: google-research/simclr objective.py:35-127.
 """
@@ -18,14 +18,14 @@ _SUM = tf.distribute.ReduceOp.SUM
 
 
 def nt_xent(first: tf.Tensor, second: tf.Tensor, *, temperature: float = 0.1) -> tuple[tf.Tensor, tf.Tensor]:
-    """The loss of this replica's pictures against the pictures of all replicas.
+    """The loss of this replica's images against the images of all replicas.
 
     Args:
       first, second: float [B, D], embeddings of the two views; they are normalised here.
       temperature: divides the cosine similarities.
 
     Returns:
-      (float32 [B]: CE_a + CE_b per picture; float32 [B]: 1 where of all views b view a is nearest to its own, which
+      (float32 [B]: CE_a + CE_b per image; float32 [B]: 1 where of all views b view a is nearest to its own, which
       the original reports as contrast_acc). Inside a replica context the gradient reaches the embeddings of the
       other replicas, so that adding up the replicas' gradients gives that of the whole batch.
     """

@@ -10,7 +10,7 @@ IGNORE = 255
 def pixel_cross_entropy(
     logits: tf.Tensor, labels: tf.Tensor, *, ignore_label: int = IGNORE, label_smoothing: float = 0.0
 ) -> tf.Tensor:
-    """Softmax cross-entropy of every picture, summed over its valid pixels, not normalised.
+    """Softmax cross-entropy of every image, summed over its valid pixels, not normalised.
 
     Ignored pixels have neither a loss nor a gradient. The original divides by the number of valid
     pixels without a floor, so a batch of ignored pixels is NaN there; dividing is the caller's.
@@ -35,7 +35,7 @@ def pixel_cross_entropy(
 
 
 def valid_pixels(labels: tf.Tensor, *, ignore_label: int = IGNORE) -> tf.Tensor:
-    """Float32 [batch]: how many pixels of every picture have a label."""
+    """Float32 [batch]: how many pixels of every image have a label."""
     return tf.reduce_sum(tf.cast(labels != tf.cast(ignore_label, labels.dtype), tf.float32), axis=[1, 2])
 
 

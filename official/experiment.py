@@ -37,13 +37,13 @@ class Data:
     reviewed: str = option("", "Labelled data that people have corrected, of job=review_labels or any: it joins --labeled_data, and its images leave the unlabelled ones.")
     labeled_ids: str = option("", "File with the ids or file names to use as labelled, instead of a fraction.")
     scenes_seed: int = option(0, "Seed of the embedded data set.", lower=0)
-    scenes_size: int = option(160, "Side of the embedded pictures in pixels.", lower=32)
-    max_boxes: int = option(100, "Boxes per training picture; further ones are left out.", lower=1)
+    scenes_size: int = option(160, "Side of the embedded images in pixels.", lower=32)
+    max_boxes: int = option(100, "Boxes per training image; further ones are left out.", lower=1)
     max_skipped_fraction: float = option(0.1, "Unusable share of a data set above which a run fails.", lower=0.0, upper=1.0)
     crowd: str = option("ignore", "What an object that is marked as a crowd, difficult or a group is: ignored, or an object like others.", choices=("ignore", "objects"))
     stated_size: str = option("check", "An image of another size than its annotations state (EXIF turns are understood): left out, or its boxes and masks scaled to it where the shapes agree.", choices=("check", "scale"))
-    max_image_pixels: int = option(100_000_000, "A picture whose header claims more is skipped.", lower=1)
-    check_images: str = option("full", "How a picture is checked before the run: every pixel, or header and end.", choices=("full", "header"))
+    max_image_pixels: int = option(100_000_000, "A image whose header claims more is skipped.", lower=1)
+    check_images: str = option("full", "How an image is checked before the run: every pixel, or header and end.", choices=("full", "header"))
     crop_style: str = option(
         "auto",
         "Classification, contrastive: whose crops. The centre that an image is judged by is size / (size + round(size / 7)) of its "
@@ -51,7 +51,7 @@ class Data:
         "takes the whole image where no random crop fits); auto: simclr for task=contrastive and job=linear_eval, else efficientnet.",
         choices=("auto", "efficientnet", "noisy_student", "simclr"),
     )
-    legacy_resize: bool = option(False, "Resize as TF1 did, without half-pixel centres: pictures, and a segmenter's maps and logits.")
+    legacy_resize: bool = option(False, "Resize as TF1 did, without half-pixel centres: images, and a segmenter's maps and logits.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,14 +98,14 @@ class Augment:
     jitter_max: float = option(0.0, "Largest scale, in place of the preset's; 0 keeps it.", lower=0.0)
     flip: bool = option(True, "Random horizontal flip.")
     autoaugment: str = option("", "AutoAugment policy, in place of the preset's.", choices=("", "none", "v0", "v1", "v2", "v3", "imagenet"))
-    randaugment_layers: int = option(0, "RandAugment operations per picture; 0 keeps the preset's, -1: none.", lower=-1)
+    randaugment_layers: int = option(0, "RandAugment operations per image; 0 keeps the preset's, -1: none.", lower=-1)
     randaugment_magnitude: float = option(10.0, "RandAugment's level, 10 is the top of the scale (the paper: 10; ResNet-101: 15).", lower=0.0)
     randaugment_ops: str = option("auto", "Ten operations for boxes, or sixteen for images; auto: by task.", choices=("auto", "boxes", "image"))
-    augment_reference_size: int = option(0, "0: Translate and Cutout move whole pixels of the stored picture (the original). N: meant for pictures with a longer side of N, scaled for others.", lower=0)
+    augment_reference_size: int = option(0, "0: Translate and Cutout move whole pixels of the stored image (the original). N: meant for images with a longer side of N, scaled for others.", lower=0)
     solarize_posterize: str = option("original", "With the level these two weaken, and wrap in uint8 (Solarize at 10 inverts all), as in the original; weakening: without the wrapping; or strengthening.", choices=("original", "weakening", "strengthening"))
     contrast_grey: str = option("pixel_count", "What Contrast blends with: pixels / 256 (the original's quirk) or the mean.", choices=("pixel_count", "mean"))
     box_rounding: str = option("original", "Boxes in geometric operations: whole pixels, a sliver stays of a box that leaves; or exact.", choices=("original", "exact"))
-    smallest_crop: float = option(0.08, "Classification, contrastive: share of the picture that a random crop has at least.", lower=0.001, upper=1.0)
+    smallest_crop: float = option(0.08, "Classification, contrastive: share of the image that a random crop has at least.", lower=0.001, upper=1.0)
     color_strength: float = option(1.0, "Contrastive: strength of the colour distortion (ImageNet 1, CIFAR 0.5).", lower=0.0, upper=1.25)
     blur: bool = option(True, "Contrastive: blurs half of the views.")
     blur_per_picture: bool = option(False, "Contrastive: a sigma for every view; off: one for the whole batch (the original's quirk).")
@@ -156,8 +156,8 @@ class Optimizer:
 class Training:
     """How long and on how much."""
 
-    batch_size: int = option(256, "Human-labelled pictures per step, over all replicas.", lower=1)
-    pseudo_batch_size: int = option(256, "Pseudo-labelled pictures per student step, over all replicas.", lower=1)
+    batch_size: int = option(256, "Human-labelled images per step, over all replicas.", lower=1)
+    pseudo_batch_size: int = option(256, "Pseudo-labelled images per student step, over all replicas.", lower=1)
     teacher_batch_size: int = option(
         0,
         "Human-labelled images per step of the teacher, and of the control, whose steps hold labels alone, too; "
@@ -177,7 +177,7 @@ class Training:
     init: str = option("random", "Backbone weights to start from: random, imagenet, imagenet++, simclr (public weights, looked up by name), a run folder, phase or checkpoint folder, or a file; see official/models/weights/import_checkpoint.py.")
     weights_dir: str = option("weights", "Where --init=imagenet, imagenet++ and simclr look first: <backbone>_<init>.npz, or a public file under its own name; see official/models/weights/public_weights.py.")
     download: bool = option(False, "Fetches the public file that --init=imagenet or imagenet++ names where none is here: once, its hash checked, going on where it broke off.")
-    joint_batch_size: int = option(256, "Joint training: pictures of --joint_data per step, over all replicas.", lower=1)
+    joint_batch_size: int = option(256, "Joint training: images of --joint_data per step, over all replicas.", lower=1)
     joint_image_size: int = option(224, "Joint training: side of their crops.", lower=32)
     freeze: str = option("", "Regular expression: variables whose names it matches from the start are not trained, nor decayed.")
 
@@ -193,10 +193,10 @@ class PseudoLabels:
     score_floor: float = option(0.05, "Detections below it are not stored.", lower=0.0, upper=1.0)
     empty_pseudo_images: str = option("keep", "Pictures without a pseudo label: kept (background, or all ignored), or left out.", choices=("keep", "drop"))
     label_scales: str = option("0.5,0.75,1,1.25,1.5,1.75", "Segmentation: input scales that the teacher's probabilities are averaged over.")
-    label_flip: bool = option(False, "Segmentation: also averages over mirrored pictures.")
+    label_flip: bool = option(False, "Segmentation: also averages over mirrored images.")
     soft_labels: bool = option(False, "Classification: the student learns the teacher's probabilities instead of its class (Noisy Student).")
     label_temperature: float = option(1.0, "Classification: temperature of the soft labels.", lower=0.01)
-    pictures_per_class: int = option(0, "Classification: keep the surest pictures of every class, at most so many, and repeat them up to so many (Noisy Student: 1300 for 1.2 M labelled pictures); 0: all.", lower=0)
+    pictures_per_class: int = option(0, "Classification: keep the surest images of every class, at most so many, and repeat them up to so many (Noisy Student: 1300 for 1.2 M labelled images); 0: all.", lower=0)
     label_shard_size: int = option(1000, "Pictures per label shard.", lower=1)
     shard_index: int = option(0, "Which worker of a shared labelling job this is.", lower=0)
     engine: str = option("local", "job=pseudo_label: who shares the labelling out: this process (and others, by --shard_index), or Apache Beam (requirements-beam.txt).", choices=("local", "beam"))
@@ -221,7 +221,7 @@ class Decoding:
         "paper's is exp(-iou^2 / sigma): 0.3 here is 0.6 there. SpineNet's 0.3 does not say which of the two.",
         lower=0.0,
     )
-    max_detections: int = option(100, "Per picture.", lower=1)
+    max_detections: int = option(100, "Per image.", lower=1)
     pre_nms_top_k: int = option(1000, "Candidates per level before NMS.", lower=1)
     legacy_decoding: bool = option(False, "Boxes as the original decodes them: anchors a pixel wider and higher (+1), the far corner a pixel back, cut off at image_size - 1. An imported detector was scored so.")
     eval_score_threshold: float = option(0.05, "Detections below it are not evaluated or exported.", lower=0.0, upper=1.0)
@@ -269,7 +269,7 @@ class Handover:
     classes: str = option("", "File of the classes of all data, a name a line in the order that they are to have, or a COCO JSON: needed where the words that a + joins have other classes. job=import_checkpoint of a whole network: its classes, a name a line in the order of its channels (a detector's without the background), or a COCO JSON whose category ids are the channels. Default: COCO's for a detector of 91 channels, PASCAL VOC's for a segmenter of 21, else class_1, class_2 ...")
     detections: str = option("", "job=evaluate: a COCO results file to score instead of a model.")
     iou_type: str = option("bbox", "job=evaluate --detections: what is compared.", choices=("bbox", "segm"))
-    images: str = option("", "job=predict: a folder of pictures.")
+    images: str = option("", "job=predict: a folder of images.")
     output: str = option("", "Where job=predict, review_labels, write_scenes, write_tfrecords and export_labels write; of review_labels and export_labels a new folder.")
     format: str = option("coco", "job=export_labels, review_labels: of the labels that are written; masks become polygons, with voc PNGs.", choices=("coco", "yolo", "voc", "cvat", "labelme", "labelstudio"))
     labels: str = option("pseudo", "job=export_labels: pseudo labels of --label_store or the run (on --unlabeled_data), predictions of the model (on --images or --unlabeled_data), both at --score_threshold and --class_thresholds; or human: those of --labeled_data at --labeled_fraction or --labeled_ids.", choices=("pseudo", "predictions", "human"))

@@ -187,7 +187,7 @@ def boot() -> str:
     return _read("/proc/sys/kernel/random/boot_id")
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def machine() -> str:
     """Eight hex digits for this host, its last boot and this PID namespace: where a pid is one process."""
     parts = [socket.gethostname(), boot()]

@@ -56,7 +56,7 @@ def pytest_xdist_make_scheduler(config, log):
 
 @pytest.fixture(scope="session")
 def scenes():
-    """Sixteen labelled pictures of 64 pixels."""
+    """Sixteen labelled images of 64 pixels."""
     return tiny.scenes_source()
 
 

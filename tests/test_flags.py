@@ -74,7 +74,7 @@ def test_how_sources_are_opened():
 
 
 def test_which_part_of_the_labels_is_used():
-    """The fraction and the seed of the flags, and pictures of the size and the seed that they say."""
+    """The fraction and the seed of the flags, and images of the size and the seed that they say."""
     source = tiny.scenes_source()
     for fraction, seed in ((0.5, 0), (0.5, 3), (0.25, 3)):
         labeled, rest, _ = opening.open_labeled(tiny.experiment(labeled_fraction=fraction, split_seed=seed))

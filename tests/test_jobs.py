@@ -11,11 +11,11 @@ import pytest
 import tensorflow as tf
 
 from official import jobs
-from official.jobs import exporting, opening
-from official.jobs.reviewed import unlabeled_pool
 from official.data.source import Category, DataError
 from official.experiment import Experiment, experiment_from
 from official.flags import experiment_from_flagfile
+from official.jobs import exporting, opening
+from official.jobs.reviewed import unlabeled_pool
 from official.self_training.loop import SelfTraining
 from official.tasks.registry import build_task
 from official.trained_model import describe

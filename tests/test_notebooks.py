@@ -7,10 +7,10 @@ import re
 
 import numpy as np
 import pytest
+
 from official.data.source import Category
 from official.self_training.label_store import LabelStore
 from official.self_training.labeler import label_source
-
 from tests import tiny
 
 FOLDER = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "notebooks")

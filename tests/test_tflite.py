@@ -10,9 +10,9 @@ import tensorflow as tf
 from official import jobs
 from official.errors import UserError
 from official.experiment import experiment_from
+from official.export.tflite import StandIn, as_network, calibration_images, quantized
 from official.jobs.quantizing import quantize
 from official.tasks.registry import build_task
-from official.export.tflite import StandIn, as_network, calibration_images, quantized
 from tests import tiny
 
 keras = tf.keras

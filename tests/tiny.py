@@ -12,8 +12,8 @@ import tensorflow as tf
 from official.data.crops import object_crops
 from official.data.scenes_source import open_scenes
 from official.experiment import Experiment, experiment_from
-from official.trained_model import described
 from official.files import read_json
+from official.trained_model import described
 from official.training.recovery import META, Checkpoints, seal
 
 FLAGS = dict(

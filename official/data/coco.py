@@ -14,9 +14,18 @@ from official.data.coco_json import load_coco_json
 from official.data.coco_masks import class_map_reader, mask_categories, outline_box
 from official.data.input_report import DataError, InputReport, printable, shown
 from official.data.labels import (
-    UNLISTED, UNUSABLE, ImageTable, RawObjects, clean_objects, file_id, identifier, note_crowded_classes, number,
+    UNLISTED,
+    UNUSABLE,
+    ImageTable,
+    RawObjects,
+    clean_objects,
+    file_id,
+    identifier,
+    note_crowded_classes,
+    number,
 )  # fmt: skip
 from official.data.source import Annotations, Category, Source
+
 
 def open_coco(
     path: str,

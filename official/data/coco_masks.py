@@ -27,10 +27,10 @@ def mask_categories(categories: Sequence[Category]) -> tuple[Category, ...]:
 def class_map_reader(
     records: Sequence[dict], annotations: Annotations, source: Source
 ) -> Callable[[tf.Tensor], tf.Tensor]:
-    """A graph function: picture number -> uint8 [H, W], 0 background, i + 1 for class i.
+    """A graph function: image number -> uint8 [H, W], 0 background, i + 1 for class i.
 
     Crowds are ignored (255), and so is the box of an object without a usable outline, which is counted as lost. Where
-    objects overlap the smaller one shows. Pictures are rendered when they are read.
+    objects overlap the smaller one shows. Images are rendered when they are read.
 
     Args:
       records: of `annotations`, row by row, with "segmentation".

@@ -1,4 +1,4 @@
-"""Objects cut out of a source with boxes: one picture an object, with its class."""
+"""Objects cut out of a source with boxes: one image an object, with its class."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SMALLEST_SIDE = 8.0  # pixels; smaller objects are left out
 def object_crops(source: Source) -> Source:
     """A source over the objects of another one.
 
-    The crop is a square around the box, `MARGIN` times its longer side, cut off where the picture
+    The crop is a square around the box, `MARGIN` times its longer side, cut off where the image
     ends. Crowds and objects with a longer side below `SMALLEST_SIDE` are left out and counted.
 
     Raises:
@@ -49,7 +49,7 @@ def object_crops(source: Source) -> Source:
 
 
 def _frames(boxes: np.ndarray, longer: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Int64 [N, 4] (top, left, bottom, right), at least one pixel and inside the pictures."""
+    """Int64 [N, 4] (top, left, bottom, right), at least one pixel and inside the images."""
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
     half = (MARGIN * longer / 2)[:, None]
     low = np.clip(np.floor(centres - half), 0, sizes - 1)

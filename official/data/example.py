@@ -5,14 +5,14 @@ An example is a dict:
     boxes    float32 [N, 4]         yxyx, pixels of `image`
     classes  int32 [N]              index of the class, 0-based; -2 for a pseudo box that may be an object or not
     mask     uint8 [H, W]           class indices, 255 where nothing is said (segmentation)
-    class    int32 []               of the whole picture, -1: none known (classification)
+    class    int32 []               of the whole image, -1: none known (classification)
     probabilities  float32 [C]      soft label beside `class`, where there is one
     step     int64 []               the training step that it is for
     crowd    bool [N]
     scores   float32 [N]            1 for human labels, the teacher's score for pseudo labels
-    index    int64 []               which picture of its source; the id is `source.ids[index]`
+    index    int64 []               which image of its source; the id is `source.ids[index]`
 A batch for training has static shapes:
-    images   float32 [B, S, S, 3]   normalised, zeros outside the picture
+    images   float32 [B, S, S, 3]   normalised, zeros outside the image
     boxes    float32 [B, M, 4]      -1 in padding rows
     classes  int32 [B, M]           -1 in padding rows, -2 for what may be an object or not
     masks    uint8 [B, S, S]        for segmentation, in place of boxes and classes
@@ -54,7 +54,7 @@ def checked_range(images: tf.Tensor) -> tf.Tensor:
 
 
 def denormalize(image: tf.Tensor) -> tf.Tensor:
-    """A normalised picture back to uint8 pixels."""
+    """A normalised image back to uint8 pixels."""
     pixels = (tf.cast(image, tf.float32) * IMAGENET_STD + IMAGENET_MEAN) * 255.0
     return tf.cast(tf.clip_by_value(tf.round(pixels), 0.0, 255.0), tf.uint8)
 

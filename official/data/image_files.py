@@ -1,6 +1,6 @@
 """Picture files: looking at them before a run, and reading them in the graph.
 
-A file is inspected once, when its source is opened, so that a run does not meet a broken picture
+A file is inspected once, when its source is opened, so that a run does not meet a broken image
 hours later. What a viewer shows is what is read: the EXIF orientation is applied.
 """
 
@@ -22,7 +22,16 @@ from official.data.coco_json import LFS_POINTER, LFS_REASON
 from official.data.frames import Frames, frames_of
 from official.data.image_index import ImageIndex
 from official.data.image_places import (  # noqa: F401
-    EXTENSIONS, ImageFinder, displayed, guess_folder, holds_labels, is_foreign, named_picture, require_folder, safe_join, walk,
+    EXTENSIONS,
+    ImageFinder,
+    displayed,
+    guess_folder,
+    holds_labels,
+    is_foreign,
+    named_picture,
+    require_folder,
+    safe_join,
+    walk,
 )  # fmt: skip
 from official.data.input_report import InputReport
 from official.data.png_chunks import png_exif
@@ -235,7 +244,7 @@ def file_source(
 
 
 def path_reader(paths: Sequence[str], facts: Sequence[ImageFacts]) -> Callable[[tf.Tensor], tf.Tensor]:
-    """A graph function that reads picture i of a list of files, upright."""
+    """A graph function that reads image i of a list of files, upright."""
     table = tf.constant([os.fsencode(path) for path in paths])
     turns = tf.constant(np.array([fact.orientation for fact in facts], np.int32))
     any_by_pillow = any(fact.by_pillow for fact in facts)
@@ -261,7 +270,7 @@ def inspect_stored(encoded: bytes, *, full: bool = True, max_pixels: int = 100_0
 
 
 def stored_reader(read_encoded: Callable[[tf.Tensor], tf.Tensor], by_pillow: Sequence[bool]):
-    """A graph function that reads picture i from records, as it is stored.
+    """A graph function that reads image i from records, as it is stored.
 
     Args:
       read_encoded: record number -> bytes of the image.

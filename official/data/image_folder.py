@@ -1,4 +1,4 @@
-"""A plain folder of pictures: without labels, or with a sub-folder per class."""
+"""A plain folder of images: without labels, or with a sub-folder per class."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def open_folder(
     max_pixels: int = 100_000_000,
     max_skipped_fraction: float = 0.1,
 ) -> Source:
-    """A source over every picture below a folder, links followed; the id is the path inside it.
+    """A source over every image below a folder, links followed; the id is the path inside it.
 
     A folder that is reached by two ways (a link beside it) is read once, by the one without a link where there is one.
 
     Args:
-      classes: the first folder of a picture's path is its class; a picture beside these folders is
+      classes: the first folder of an image's path is its class; an image beside these folders is
         skipped and counted.
 
     Raises:

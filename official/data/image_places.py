@@ -1,4 +1,4 @@
-"""Where the pictures of a data set are: sorted walks that follow links, and names that must fit one file alone."""
+"""Where the images of a data set are: sorted walks that follow links, and names that must fit one file alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Iterator, Sequence
 from official.data.input_report import DataError, printable
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".jpe", ".jfif")
-# Folders that hold pictures of labels, by whole words in their names ("z_masks", "SegmentationClass", "gtFine").
+# Folders that hold images of labels, by whole words in their names ("z_masks", "SegmentationClass", "gtFine").
 _LABEL_WORDS = frozenset(
     "mask masks seg segs segmentation segmentations segmentationclass segmentationclassaug segmentationobject label labels "
     "labelled annotated visualization visualizations visualisation visualisations vis viz overlay overlays preview previews "
@@ -83,7 +83,7 @@ def _is_folder(entry: os.DirEntry) -> bool:
 
 
 def holds_labels(name: str) -> bool:
-    """Whether a folder of this path says that its pictures are masks or drawings."""
+    """Whether a folder of this path says that its images are masks or drawings."""
     for folder in os.path.dirname(name).split(os.sep):
         words = re.split(r"[^a-z]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", folder).lower()) + [folder.lower()]
         if _LABEL_WORDS & set(words):
@@ -92,7 +92,7 @@ def holds_labels(name: str) -> bool:
 
 
 def named_picture(folder: str, name: str) -> str | None:
-    """The picture in a folder with this name, or with it and any ending; None if there is none.
+    """The image in a folder with this name, or with it and any ending; None if there is none.
 
     Raises:
       DataError: two differ in their endings alone.
@@ -164,7 +164,7 @@ def _nearest(found: list[str], file_name: str) -> list[str]:
 
 
 class ImageFinder:
-    """Finds the pictures of annotations in a folder."""
+    """Finds the images of annotations in a folder."""
 
     def __init__(self, folder: str):
         self.folder = folder
@@ -196,11 +196,11 @@ class ImageFinder:
         return next(here, None) or next(filter(None, map(self.elsewhere, [file_name, *names])), None)
 
     def elsewhere(self, file_name: str, *, stem: bool = False) -> str | None:
-        """The one picture below the folder with this name, wherever it is; None if there is none.
+        """The one image below the folder with this name, wherever it is; None if there is none.
 
         Args:
           file_name: with folders, a file that ends in more of them comes before others.
-          stem: a picture of another ending will do.
+          stem: an image of another ending will do.
 
         Raises:
           DataError: names two that fit.

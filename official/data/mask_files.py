@@ -68,7 +68,7 @@ def _classes_of_colors(pixels: np.ndarray, palette: Palette) -> np.ndarray | str
 
 
 def sized_class_map(path_or_bytes: str | bytes, size: tuple[int, int]) -> np.ndarray | str:
-    """`read_class_map` of a mask that must have its picture's (height, width)."""
+    """`read_class_map` of a mask that must have its image's (height, width)."""
     return read_class_map(path_or_bytes, size)
 
 
@@ -131,6 +131,6 @@ def encode_class_map(values: np.ndarray, palette: Sequence[int] | None = None) -
 
 
 def stored_mask_reader(encoded: Sequence[bytes]) -> Callable[[tf.Tensor], tf.Tensor]:
-    """A graph function over greyscale PNGs in memory: picture number -> uint8 [H, W]."""
+    """A graph function over greyscale PNGs in memory: image number -> uint8 [H, W]."""
     table = tf.constant(list(encoded))
     return lambda index: tf.io.decode_png(tf.gather(table, index), channels=1)[..., 0]

@@ -1,4 +1,4 @@
-"""Segmentation masks in folders: Pascal VOC, and folders of pictures and mask PNGs.
+"""Segmentation masks in folders: Pascal VOC, and folders of images and mask PNGs.
 
 Masks are looked at once, when the source is opened, and kept in memory as small greyscale PNGs of
 class indices: palettes, which TensorFlow would turn into colours, are resolved by Pillow there.
@@ -16,7 +16,13 @@ from official.data import image_files
 from official.data.frames import turned_upright
 from official.data.input_report import DataError, InputReport, shown
 from official.data.mask_files import (
-    IGNORE, Palette, encode_class_map, note_classes, present_labels, read_class_map, stored_mask_reader,
+    IGNORE,
+    Palette,
+    encode_class_map,
+    note_classes,
+    present_labels,
+    read_class_map,
+    stored_mask_reader,
 )  # fmt: skip
 from official.data.mask_palettes import VOC_CLASSES, read_palette
 from official.data.source import Category, Source
@@ -89,7 +95,7 @@ def _mask_source(
     word: str, pairs: Sequence[tuple[str, str, str | None]], rules: MaskRules, report: InputReport,
     *, full_check: bool, max_pixels: int, max_skipped_fraction: float,
 ) -> Source:  # fmt: skip
-    """A source over (id, picture path, mask path or None for unlabelled).
+    """A source over (id, image path, mask path or None for unlabelled).
 
     Raises:
       DataError: too much unusable; masks that mean nothing.
@@ -117,7 +123,7 @@ def _mask_source(
 
 
 def _checked_mask(path: str, facts: image_files.ImageFacts, rules: MaskRules) -> np.ndarray | str:
-    """Class indices upright as the picture, or the reason why there are none."""
+    """Class indices upright as the image, or the reason why there are none."""
     size = (facts.height, facts.width)
     values = read_class_map(path, size, rules.palette, turned=facts.orientation >= 5)
     if isinstance(values, str):
@@ -163,7 +169,7 @@ def open_voc_masks(
 
     Args:
       folder: such as VOCdevkit/VOC2012.
-      split: a list in `ImageSets/Segmentation/<split>.txt` (train, val, trainaug ...); every picture
+      split: a list in `ImageSets/Segmentation/<split>.txt` (train, val, trainaug ...); every image
         with a mask when not given. Lines may also be pairs of paths, as trainaug lists often are.
       mask_folder: below `folder`; when not given, `SegmentationClass` and then `SegmentationClassAug`.
 
@@ -203,7 +209,7 @@ def open_voc_masks(
 def _voc_names(
     folder: str, mask_folders: Sequence[str], split: str | None, word: str
 ) -> list[tuple[str, str]]:
-    """(name, where it stands) of every picture."""
+    """(name, where it stands) of every image."""
     if not split:
         places = mask_folders or [os.path.join(folder, "JPEGImages")]
         endings = (".png",) if mask_folders else image_files.EXTENSIONS
@@ -221,7 +227,7 @@ def _voc_names(
 
 
 def _entry(line: str, images: str) -> str:
-    """A name with spaces, a path, or the first of a pair of paths, as the name of a picture."""
+    """A name with spaces, a path, or the first of a pair of paths, as the name of an image."""
     for text in (line, line.split()[0]):
         whole = os.path.splitext(text)[0] if text.lower().endswith(image_files.EXTENSIONS) else text
         for name in (whole, os.path.basename(whole)):
@@ -237,7 +243,7 @@ def open_masks(
     image_folder: str, mask_folder: str, *, rules: MaskRules = MaskRules(), labeled: bool = True, full_check: bool = True,
     max_pixels: int = 100_000_000, max_skipped_fraction: float = 0.1,
 ) -> Source:  # fmt: skip
-    """A source over two folders: pictures, and PNG masks of the same names, or of Cityscapes' pairs of names.
+    """A source over two folders: images, and PNG masks of the same names, or of Cityscapes' pairs of names.
 
     Raises:
       DataError: a folder is absent; too much unusable; masks that mean nothing.
@@ -257,7 +263,7 @@ def open_masks(
             and os.path.abspath(os.path.realpath(path)).startswith(masks)
             and not _same(image_folder, mask_folder)
         ):
-            continue  # the masks' folder lies among the pictures
+            continue  # the masks' folder lies among the images
         mask = _mask_of(mask_folder, os.path.splitext(name)[0]) if labeled else None
         pairs.append((image_files.displayed(name), path, mask))
     return _mask_source(

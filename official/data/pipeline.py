@@ -21,7 +21,6 @@ from official.data.example import NORMALIZATION, pad_rows
 from official.data.source import Annotations, Source
 
 
-
 @dataclasses.dataclass(frozen=True)
 class Worker:
     """Which part of every global batch this input pipeline makes."""
@@ -42,7 +41,7 @@ def stream_seed(seed: int, stream: str) -> int:
 
 
 def example_reader(source: Source) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
-    """A graph function: picture number -> example; see official/data/example.py."""
+    """A graph function: image number -> example; see official/data/example.py."""
     columns, whole = source.annotations, {}
     if source.image_classes is not None:
         whole["class"] = tf.constant(source.image_classes)
@@ -146,7 +145,7 @@ def placing(augment: Policy, *, image_size: int, max_boxes: int = 100, legacy_re
 
 
 def pack(example: dict[str, tf.Tensor], max_boxes: int) -> dict[str, tf.Tensor]:
-    """A placed example with static shapes: the picture with its mask, or its boxes padded."""
+    """A placed example with static shapes: the image with its mask, or its boxes padded."""
     packed = {"images": example["image"], "index": example["index"]}
     if "mask" in example:
         return {**packed, "masks": example["mask"]}
@@ -192,12 +191,12 @@ def inference_dataset(
 
 
 def fitting(image_size: int, *, legacy_resize: bool = False):
-    """How dense tasks look at a picture: resized to fit the input, at the top left.
+    """How dense tasks look at an image: resized to fit the input, at the top left.
 
     Returns:
       A preparation for `inference_dataset`: "images" float32 [S, S, 3] normalised, "scale" float32 [2]
-      (network pixels per picture pixel, y and x), "extent" float32 [2] (height and width of the
-      picture in the input) and, where there is a mask, "masks" uint8 [S, S], placed as the picture is.
+      (network pixels per image pixel, y and x), "extent" float32 [2] (height and width of the
+      image in the input) and, where there is a mask, "masks" uint8 [S, S], placed as the image is.
     """
 
     def prepare(example):
@@ -211,7 +210,7 @@ def fitting(image_size: int, *, legacy_resize: bool = False):
 
 
 def fitting_all(image_sizes: Sequence[int], *, legacy_resize: bool = False):
-    """`fitting` into several inputs from one reading of the picture: "images" is a tuple, one of every size."""
+    """`fitting` into several inputs from one reading of the image: "images" is a tuple, one of every size."""
     each = [fitting(size, legacy_resize=legacy_resize) for size in image_sizes]
     return lambda example: {"images": tuple(prepare(example)["images"] for prepare in each)}
 

@@ -1,10 +1,10 @@
-"""The embedded data set: pictures of shapes drawn from a seed, with exact boxes and masks.
+"""The embedded data set: images of shapes drawn from a seed, with exact boxes and masks.
 
 Five classes that differ in shape alone. Every object has a random colour, one of four surface
-patterns, a size from a few pixels to most of the picture, a rotation and a shadow; objects cover
-each other, strokes and blobs clutter the ground, light falls off across the picture and the sensor
+patterns, a size from a few pixels to most of the image, a rotation and a shadow; objects cover
+each other, strokes and blobs clutter the ground, light falls off across the image and the sensor
 is noisy. The "unlabeled" split is drawn from a shifted distribution: other ground colours, more
-clutter, other contrast, more noise. Picture (seed, split, index) is always the same.
+clutter, other contrast, more noise. Image (seed, split, index) is always the same.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from official.errors import FlagError
 CLASSES = ("disc", "ring", "square", "triangle", "cross")
 SPLITS = ("train", "val", "test", "unlabeled")
 MIN_VISIBLE = 0.4  # of an object's own pixels; a new object that would hide another one more is not drawn
-SMALLEST_SIDE, LARGEST_SIDE = 0.11, 0.8  # of the picture
+SMALLEST_SIDE, LARGEST_SIDE = 0.11, 0.8  # of the image
 
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """One picture.
+    """One image.
 
     Attributes:
       image: uint8 [S, S, 3].
@@ -58,13 +58,13 @@ _LOOKS = {
 def draw_scene(
     *, seed: int, split: str, index: int, size: int = 160, empty_fraction: float = 0.05, max_objects: int = 6
 ) -> Scene:
-    """Draws one picture, a pure function of its arguments.
+    """Draws one image, a pure function of its arguments.
 
     Args:
-      seed, split, index: which picture; split is one of `SPLITS`.
+      seed, split, index: which image; split is one of `SPLITS`.
       size: side in pixels.
-      empty_fraction: share of pictures without an object.
-      max_objects: pictures that are not empty have 1..max_objects.
+      empty_fraction: share of images without an object.
+      max_objects: images that are not empty have 1..max_objects.
 
     Raises:
       ValueError: unknown split.

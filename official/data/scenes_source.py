@@ -18,25 +18,25 @@ from official.screen import counted
 DEFAULT_COUNTS = {"train": 1000, "val": 300, "test": 300, "unlabeled": 2000}
 CATEGORIES = tuple(Category(i + 1, name) for i, name in enumerate(CLASSES))
 MASK_CATEGORIES = (Category(0, "background"), *CATEGORIES)
-_KEPT_BYTES = 2**30  # pictures are kept in memory up to this
+_KEPT_BYTES = 2**30  # images are kept in memory up to this
 
 
 def open_scenes(
     split: str = "train", count: int | None = None, *, seed: int = 0, size: int = 160, labeled: bool = True,
     masks: bool = False,
 ) -> Source:  # fmt: skip
-    """A source of drawn pictures.
+    """A source of drawn images.
 
     Args:
       split: one of `scenes.SPLITS`.
       count: how many; see `DEFAULT_COUNTS`.
-      seed: of the drawing; other seeds give other pictures of the same kind.
+      seed: of the drawing; other seeds give other images of the same kind.
       size: side in pixels.
       labeled: False drops the labels.
       masks: labels are class maps (0 is background) in place of boxes.
 
     Raises:
-      DataError: unknown split or no picture.
+      DataError: unknown split or no image.
     """
     if split not in SPLITS:
         raise DataError(f"scenes has no split {split!r}; choose one of {SPLITS}")

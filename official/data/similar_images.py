@@ -1,4 +1,4 @@
-"""Images that are there twice: the same file, or the same picture encoded, scaled or lightly changed again.
+"""Images that are there twice: the same file, or the same image encoded, scaled or lightly changed again.
 
 Every image is looked at once, shrunk to 16 x 16 grey pixels (JPEGs are decoded at a fraction of their size, which is what
 makes tens of thousands of them a matter of a minute). The signs of the low frequencies of those are a perceptual hash of 63
@@ -25,7 +25,7 @@ from official.data.source import Source
 SIDE = 16  # of the shrunk images
 BITS = 63  # of the hash: 8 x 8 frequencies without the mean
 MOST_BITS = 12  # that hashes of near-duplicates differ in
-CORRELATION = 0.98  # of the shrunk images, from which two are one picture
+CORRELATION = 0.98  # of the shrunk images, from which two are one image
 LEAST_CONTRAST = 1.0  # standard deviation of grey values (of 255) below which there is nothing to compare
 LEVELS = 256  # steps of a grey value of 255 that are kept, so that faint images can be told apart
 _DRAFT = (128, 128)  # JPEGs are decoded at the smallest scale that is not below it

@@ -1,7 +1,7 @@
-"""What a data set is once it has been opened: ids, boxes and a way to read picture number i.
+"""What a data set is once it has been opened: ids, boxes and a way to read image number i.
 
 A `Source` is random access, so that the order of the data can be a pure function of (seed, step).
-Boxes stay in memory (a hundred bytes an object); pictures stay where they are.
+Boxes stay in memory (a hundred bytes an object); images stay where they are.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class Category:
 
 @dataclasses.dataclass(frozen=True)
 class Annotations:
-    """The objects of every picture of a source, one after the other.
+    """The objects of every image of a source, one after the other.
 
     Attributes:
-      row_splits: int64 [images + 1]; objects of picture i are row_splits[i]:row_splits[i + 1].
-      boxes: float32 [objects, 4], yxyx pixels of the stored picture; may reach outside it.
+      row_splits: int64 [images + 1]; objects of image i are row_splits[i]:row_splits[i + 1].
+      boxes: float32 [objects, 4], yxyx pixels of the stored image; may reach outside it.
       classes: int32 [objects], index into the source's categories.
       crowd: bool [objects]; ignored in training and by COCO's crowd rule in evaluation.
       area: float32 [objects], square pixels.
@@ -68,12 +68,12 @@ class Annotations:
         )
 
     def of(self, index: int) -> dict[str, np.ndarray]:
-        """The objects of one picture, by field name."""
+        """The objects of one image, by field name."""
         rows = slice(self.row_splits[index], self.row_splits[index + 1])
         return {name: getattr(self, name)[rows] for name in _COLUMNS}
 
     def take(self, indices: Iterable[int]) -> Annotations:
-        """The annotations of the given pictures, in that order."""
+        """The annotations of the given images, in that order."""
         indices = np.asarray(list(indices), np.int64)
         counts = self.counts()[indices]
         splits = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
@@ -81,7 +81,7 @@ class Annotations:
         return Annotations(splits, *(getattr(self, name)[rows] for name in _COLUMNS))
 
     def counts(self) -> np.ndarray:
-        """Int64 [images], objects of every picture."""
+        """Int64 [images], objects of every image."""
         return np.diff(self.row_splits)
 
 
@@ -105,8 +105,8 @@ class Source:
       annotations: boxes; None for a source without boxes.
       read_mask: graph function, int64 index -> uint8 [height, width], class indices or 255 where
         nothing is said; None for a source without masks.
-      image_classes: int32 [images], class index of every picture, -1 where none is known; None for
-        a source without classes of pictures.
+      image_classes: int32 [images], class index of every image, -1 where none is known; None for
+        a source without classes of images.
       image_probabilities: float32 [images, classes], soft labels beside `image_classes`, or None.
       file_names: str [images], for lists and messages.
       report: what was skipped when it was opened.
@@ -138,7 +138,7 @@ class Source:
         return len(self.ids)
 
     def subset(self, indices: np.ndarray) -> Source:
-        """The given pictures, in that order; a picture may be given more than once."""
+        """The given images, in that order; an image may be given more than once."""
         indices = np.asarray(indices, np.int64)
         table = tf.constant(indices)
 
@@ -164,15 +164,15 @@ class Source:
         )
 
     def without_labels(self) -> Source:
-        """The pictures alone."""
+        """The images alone."""
         return self._labelled_with((), annotations=None)
 
     def with_masks(self, read_mask: Callable, categories: Sequence[Category]) -> Source:
-        """The same pictures with masks in place of other labels."""
+        """The same images with masks in place of other labels."""
         return self._labelled_with(categories, read_mask=read_mask)
 
     def with_annotations(self, annotations: Annotations, categories: tuple[Category, ...]) -> Source:
-        """The same pictures with other labels."""
+        """The same images with other labels."""
         return self._labelled_with(categories, annotations=annotations)
 
     def with_classes(
@@ -181,7 +181,7 @@ class Source:
         categories: Sequence[Category],
         probabilities: np.ndarray | None = None,
     ) -> Source:
-        """The same pictures with a class each in place of other labels; see the attributes."""
+        """The same images with a class each in place of other labels; see the attributes."""
         classes = np.asarray(image_classes, np.int32)
         return self._labelled_with(categories, image_classes=classes, image_probabilities=probabilities)
 
@@ -243,11 +243,11 @@ class Source:
         return list(range(1, len(self) + 1))
 
     def short_name(self, index: int) -> str:
-        """The file name of a picture without folders, else its id: for captions."""
+        """The file name of an image without folders, else its id: for captions."""
         return str((self.file_names if self.file_names is not None else self.ids)[index]).rsplit("/", 1)[-1]
 
     def name_of(self, index: int) -> str:
-        """File name and id of a picture, for messages."""
+        """File name and id of an image, for messages."""
         file = self.file_names[index] if self.file_names is not None else self.word
         return f"{file} (id {self.ids[index]})"
 
@@ -264,14 +264,14 @@ def needs_python(source: Source) -> bool:
 
 
 def labeled_subset(source: Source, fraction: float, split_seed: int) -> tuple[Source, Source]:
-    """Splits off a fixed share of the pictures: (labelled, rest).
+    """Splits off a fixed share of the images: (labelled, rest).
 
-    A picture's place is the hash of (split_seed, id), so the choice does not depend on the machine,
+    An image's place is the hash of (split_seed, id), so the choice does not depend on the machine,
     a library version or the order of the files, and a smaller fraction is part of a larger one. What was cut out of one
-    picture stays together: the share is then the nearest that does not divide one.
+    image stays together: the share is then the nearest that does not divide one.
 
     Raises:
-      DataError: the fraction is out of (0, 1] or leaves no picture.
+      DataError: the fraction is out of (0, 1] or leaves no image.
     """
     if not 0.0 < fraction <= 1.0:
         raise DataError(f"labeled_fraction={fraction} is not in (0, 1]")
@@ -286,7 +286,7 @@ def labeled_subset(source: Source, fraction: float, split_seed: int) -> tuple[So
 
 
 def _between_wholes(wholes: np.ndarray, count: int) -> int:
-    """The number from 1 nearest to `count` after which a row of pictures, str [images], can be cut without dividing one."""
+    """The number from 1 nearest to `count` after which a row of images, str [images], can be cut without dividing one."""
     borders = np.flatnonzero(np.append(wholes[1:] != wholes[:-1], True)) + 1
     return int(borders[np.argmin(np.abs(borders - count))])
 

@@ -9,18 +9,18 @@
     cvat:FILE.xml[,IMAGE_FOLDER]         CVAT for images 1.1
     via:FILE.json[,IMAGE_FOLDER][,attribute=NAME]  VGG Image Annotator 1 and 2; which attribute of a region is its class
     labelstudio:FILE.json[,IMAGE_FOLDER][,which=predictions]  Label Studio's JSON or JSON-MIN
-    masks:IMAGES,MASKS[,NAME=VALUE...]   pictures and mask PNGs of the same names (segmentation):
+    masks:IMAGES,MASKS[,NAME=VALUE...]   images and mask PNGs of the same names (segmentation):
         classes=FILE     a class name a line, in the order of the indices
         palette=FILE     masks of colours: lines of `r g b name`, a `labelmap.txt`, or `voc`
         ignore=N         a value that says nothing, as 255 does
         foreground=N     masks of two values, 0 and N (255, mostly)
-    folder:FOLDER                        pictures without labels; for classification a folder per class
+    folder:FOLDER                        images without labels; for classification a folder per class
     tfrecord:GLOB[+GLOB...]              TF Examples of the original stack
     tfds:BUILDER[/CONFIG][:SPLIT][,feature=NAME]  a prepared TensorFlow Datasets builder
 
 Words that are joined by + are one data set, as in coco:a.json,images+yolo:more/data.yaml, where their classes have the same names
 or are listed by --classes. A comma, equals sign or plus in a path is understood where the path exists, and may be written as \\, \\= \\+.
-Where classes of pictures are wanted and a word has boxes, every object is cut out as a picture.
+Where classes of images are wanted and a word has boxes, every object is cut out as an image.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class ReadOptions:
     split: str = "train"  # that is read where a word of named splits says none
     classes_file: str = ""  # file of the classes, in the order that they are to have
     index_dir: str = ""  # where what was found out about files is kept for the next start; "": nowhere
-    label_kind: str = "boxes"  # "boxes", "masks" (class maps) or "classes" (of whole pictures)
+    label_kind: str = "boxes"  # "boxes", "masks" (class maps) or "classes" (of whole images)
 
     @property
     def masks(self) -> bool:
@@ -73,7 +73,7 @@ class ReadOptions:
 
     @property
     def classes(self) -> bool:
-        """Whether labels are classes of pictures."""
+        """Whether labels are classes of images."""
         return self.label_kind == "classes"
 
 

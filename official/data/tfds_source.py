@@ -11,10 +11,10 @@ import numpy as np
 import tensorflow as tf
 
 from official.data import image_files
-from official.data.mask_files import note_classes, present_labels, sized_class_map
 from official.data.coco_classes import COCO_CATEGORIES
 from official.data.input_report import DataError, InputReport
 from official.data.labels import ImageTable, RawObjects, clean_objects, note_crowded_classes
+from official.data.mask_files import note_classes, present_labels, sized_class_map
 from official.data.source import Category, Source
 from official.data.tfrecord import Places, record_reader, records
 
@@ -41,8 +41,8 @@ def open_tfds(
         (`train+unlabeled`) are allowed.
       data_dir: where the sets are prepared; TFDS' default otherwise.
       labeled: False drops the labels.
-      label_kind: "boxes"; "masks": class maps, from a one-channel picture feature such as
-        `segmentation_mask` of oxford_iiit_pet; "classes": of whole pictures, from a class feature
+      label_kind: "boxes"; "masks": class maps, from a one-channel image feature such as
+        `segmentation_mask` of oxford_iiit_pet; "classes": of whole images, from a class feature
         or, where there is none, boxes (for `official.data.crops`).
       feature: name of the feature that holds the labels; by default what the builder says is supervised, then the usual
         names, then the only one that fits.
@@ -167,7 +167,7 @@ def _are_boxes(feature, tfds) -> bool:
 def _read_rows(
     info, split: str, keys: _Keys, labeled: bool, full_check: bool, max_pixels: int, report: InputReport
 ) -> tuple[list[dict], Places]:
-    """One dict per usable picture, and their places."""
+    """One dict per usable image, and their places."""
     decoders, instructions = keys.decoders(), info.splits[split].file_instructions
     paths = [instruction.filename for instruction in instructions]
     rows, places = [], []

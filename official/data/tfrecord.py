@@ -1,7 +1,7 @@
 """TFRecords: random access by byte offset, and TF Examples in the layout of the original stack.
 
 A TFRecord file has no index. Opening one reads it once with TensorFlow's own reader, which verifies the checksums,
-notes where every record starts and parses everything but the pixels; a picture is then read by seeking to its record.
+notes where every record starts and parses everything but the pixels; an image is then read by seeking to its record.
 
 Keys: tensorflow/tpu models/official/detection/dataloader/tf_example_decoder.py:50-75, with
 `image/object/class/text`, `image/object/score` and `image/filename` added.
@@ -24,16 +24,16 @@ import numpy as np
 import tensorflow as tf
 
 from official.data import image_files, index
-from official.data.mask_files import encode_class_map, note_classes, present_labels, sized_class_map
 from official.data.input_report import DataError, InputReport, shown
 from official.data.labels import ImageTable, RawObjects, clean_objects, note_crowded_classes
+from official.data.mask_files import encode_class_map, note_classes, present_labels, sized_class_map
 from official.data.source import Category, Source
 from official.files import whole_file
 from official.screen import counted
 
 MASK_KEY = "image/segmentation/class/encoded"
 MASK_NAMES_KEY = "image/segmentation/class/text"
-CLASS_KEY, CLASS_NAME_KEY = "image/class/label", "image/class/text"  # of a whole picture
+CLASS_KEY, CLASS_NAME_KEY = "image/class/label", "image/class/text"  # of a whole image
 _NO_CLASS = np.iinfo(np.int64).min
 _OVERHEAD = 16  # length, its checksum, and the payload's checksum
 
@@ -139,7 +139,7 @@ def encode_example(
     encoded: bytes, image_id: str, file_name: str, size: tuple[int, int], objects: dict, names: Sequence[str],
     numbers: Sequence[int] | None = None,
 ) -> tf.train.Example:  # fmt: skip
-    """One picture as a TF Example; boxes normalised.
+    """One image as a TF Example; boxes normalised.
 
     Args:
       encoded: JPEG or PNG bytes (may be empty in a label store).
@@ -189,7 +189,7 @@ def add_mask(example: tf.train.Example, encoded: bytes, names: Sequence[str]) ->
 
 
 def add_class(example: tf.train.Example, category: Category) -> None:
-    """Adds the class of the whole picture, its number and its name, in the keys of ImageNet's TF Examples."""
+    """Adds the class of the whole image, its number and its name, in the keys of ImageNet's TF Examples."""
     feature = example.features.feature
     feature[CLASS_KEY].int64_list.value.append(category.id)
     feature[CLASS_NAME_KEY].bytes_list.value.append(category.name.encode())
@@ -241,13 +241,13 @@ def open_tfrecords(
     pattern: str, *, full_check: bool = True, max_pixels: int = 100_000_000, max_skipped_fraction: float = 0.1,
     labeled: bool = True, masks: bool = False, classes: bool = False, crowd: str = "ignore",
 ) -> Source:  # fmt: skip
-    """A source over TFRecords of TF Examples with boxes, with a class map, or with a class of the whole picture.
+    """A source over TFRecords of TF Examples with boxes, with a class map, or with a class of the whole image.
 
     Args:
       pattern: a glob, or several joined by "+".
-      labeled: False reads pictures alone.
+      labeled: False reads images alone.
       masks: labels are class maps in place of boxes.
-      classes: labels are classes of whole pictures, where any record has one; else boxes.
+      classes: labels are classes of whole images, where any record has one; else boxes.
       crowd: see `official.data.labels.clean_objects`.
 
     Raises:
@@ -371,7 +371,7 @@ def _parse(payload: bytes, path: str, number: int, offset: int) -> dict:
 
 
 def _usable(row: dict, full_check: bool, max_pixels: int, report: InputReport, masks: bool) -> dict | None:
-    """Adds the picture's own size (the stored one may be -1); None if undecodable."""
+    """Adds the image's own size (the stored one may be -1); None if undecodable."""
     facts = image_files.inspect_stored(row.pop("encoded"), full=full_check, max_pixels=max_pixels)
     if isinstance(facts, str):
         report.skip_image(facts, row["file"], row["id"])

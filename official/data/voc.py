@@ -1,4 +1,4 @@
-"""Pascal VOC folders: one XML per picture."""
+"""Pascal VOC folders: one XML per image."""
 
 from __future__ import annotations
 
@@ -13,7 +13,12 @@ from official.data.coco_json import LFS_POINTER, LFS_REASON
 from official.data.formats.recognise import what_it_is
 from official.data.input_report import DataError, InputReport, printable
 from official.data.labels import (
-    ImageTable, RawObjects, clean_objects, flag, note_crowded_classes, number,
+    ImageTable,
+    RawObjects,
+    clean_objects,
+    flag,
+    note_crowded_classes,
+    number,
 )  # fmt: skip
 from official.data.source import Category, Source
 from official.data.text_lists import read_split
@@ -33,23 +38,23 @@ def open_voc(
     crowd: str = "ignore",
     stated_size: str = "check",
 ) -> Source:
-    """A source over a VOC folder: `Annotations/*.xml` and `JPEGImages/`, or XML and pictures anywhere in it.
+    """A source over a VOC folder: `Annotations/*.xml` and `JPEGImages/`, or XML and images anywhere in it.
 
     Boxes become 0-based and exclusive at the far side: Pascal VOC counts pixels from 1, LabelImg (which calls its
     database "Unknown") and other tools from 0. Objects marked difficult count as crowd:
-    they are not trained on and not held against a detection. The id of a picture is the name of its XML, with the
+    they are not trained on and not held against a detection. The id of an image is the name of its XML, with the
     folders below `folder` (or below `Annotations`) where names occur twice.
 
     Args:
       folder: the folder, such as VOCdevkit/VOC2007.
       split: a list in `ImageSets/Main/<split>.txt`; every XML when not given.
-      image_folder: where the pictures are, when not in `folder`.
+      image_folder: where the images are, when not in `folder`.
       first_pixel: number of the first pixel, "0" or "1"; "auto": 0 in XMLs of LabelImg, and in all where one has a 0.
       crowd: see `official.data.labels.clean_objects`.
       stated_size: "check": an image of another size than its XML states is left out; "scale": its boxes are scaled.
 
     Raises:
-      DataError: nothing found, a bad list, two pictures that fit one XML, too much unusable.
+      DataError: nothing found, a bad list, two images that fit one XML, too much unusable.
     """
     word, report = f"voc:{folder}", InputReport()
     image_files.require_folder(folder, word)
@@ -74,7 +79,7 @@ def open_voc(
 def _read_entries(
     folder: str, entries: dict[str, str], finder: _PictureFinder, report: InputReport
 ) -> tuple[list[dict], list[str], list[str]]:  # fmt: skip
-    """What the XMLs say, the paths of their pictures, and their ids; what cannot be used is reported."""
+    """What the XMLs say, the paths of their images, and their ids; what cannot be used is reported."""
     records, paths, ids = [], [], []
     for image_id, xml_name in entries.items():
         record = _parse(os.path.join(folder, xml_name))
@@ -139,7 +144,7 @@ def _labelled(source: Source, records: list[dict], crowd: str) -> Source:
 
 
 def _xml_files(folder: str, split: str | None, word: str, report: InputReport) -> dict[str, str]:
-    """XML path below `folder` by the id of its picture, in order; entries of the list without one are reported."""
+    """XML path below `folder` by the id of its image, in order; entries of the list without one are reported."""
     names = list(image_files.walk(folder, (".xml",)))
     bare = collections.Counter(_stem(name) for name in names)
     found = {_whole_id(name) if bare[_stem(name)] > 1 else _stem(name): name for name in names}
@@ -186,21 +191,21 @@ def _whole_id(name: str) -> str:
 
 
 class _PictureFinder:
-    """The picture of an XML: by its relative path, beside the XML, in `JPEGImages`, then anywhere below the folder."""
+    """The image of an XML: by its relative path, beside the XML, in `JPEGImages`, then anywhere below the folder."""
 
     def __init__(self, folder: str, image_folder: str | None):
         self.folder, self.images = folder, image_folder
         self.everywhere = image_files.ImageFinder(image_folder or folder)
 
     def picture_of(self, file_name: str, xml_name: str) -> str | None:
-        """Path of an existing picture, or None.
+        """Path of an existing image, or None.
 
         Args:
           file_name: as the XML says it, maybe without an ending, with foreign folders, or empty.
           xml_name: path of the XML below the folder.
 
         Raises:
-          DataError: two pictures fit.
+          DataError: two images fit.
         """
         file_name = file_name.replace("\\", "/")
         beside, below = os.path.split(xml_name)[0], os.path.split(_whole_id(xml_name))[0]

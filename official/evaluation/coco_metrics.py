@@ -25,7 +25,7 @@ def results(source: Source, detections: Sequence[dict[str, np.ndarray]]) -> list
 
     Args:
       source: gives image and category ids.
-      detections: per picture "boxes" yxyx pixels, "scores", "classes".
+      detections: per image "boxes" yxyx pixels, "scores", "classes".
 
     Raises:
       DataError: a box or score that is no number: pycocotools would match it with everything.
@@ -48,7 +48,7 @@ def evaluate_detections(
 ) -> dict[str, Any]:
     """Writes `ground_truth.json`, `detections.json` and `metrics.json`, and returns the metrics.
 
-    The ground truth is in pixels of the stored pictures, not clipped, crowds included.
+    The ground truth is in pixels of the stored images, not clipped, crowds included.
     """
     os.makedirs(output_dir, exist_ok=True)
     ground_truth, found = to_coco(source), results(source, detections)
@@ -72,7 +72,7 @@ def read_files(
     ground_truth: str, detections: str, iou_type: str = "bbox", *, max_skipped_fraction: float = 1.0, crowd: str = "ignore",
     reports: dict[str, InputReport] | None = None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:  # fmt: skip
-    """Ground truth and results of an existing COCO results file, cleaned, as `score` takes them; pictures are not needed.
+    """Ground truth and results of an existing COCO results file, cleaned, as `score` takes them; images are not needed.
 
     Args:
       max_skipped_fraction: objects of either file that may be unusable; all of them is always an error.

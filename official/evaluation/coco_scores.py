@@ -14,7 +14,15 @@ from pycocotools import mask as mask_api
 
 from official.data.input_report import DataError
 from official.evaluation.coco_matching import (
-    AREAS, IOU_THRESHOLDS, MAX_DETECTIONS, RECALLS, Found, Truths, close_pairs, match, outside,
+    AREAS,
+    IOU_THRESHOLDS,
+    MAX_DETECTIONS,
+    RECALLS,
+    Found,
+    Truths,
+    close_pairs,
+    match,
+    outside,
 )  # fmt: skip
 
 ALL, SMALL, MEDIUM, LARGE = range(len(AREAS))

@@ -1,4 +1,4 @@
-"""Boxes and masks drawn on pictures, and sheets of pictures."""
+"""Boxes and masks drawn on images, and sheets of images."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ from PIL import Image, ImageDraw, ImageFont
 from official.data.mask_palettes import voc_color
 from official.files import whole_file
 
-
 # Okabe and Ito's colours, the bright ones first, then Paul Tol's muted ones: colour-blind people tell them apart.
 _COLOURS = (
     (230, 159, 0), (86, 180, 233), (240, 228, 66), (204, 121, 167), (0, 158, 115), (213, 94, 0), (0, 114, 178),
     (221, 204, 119), (136, 204, 238), (170, 68, 153), (153, 153, 51), (68, 170, 153), (136, 34, 85), (51, 34, 136), (17, 119, 51),
 )  # fmt: skip
-MOST_LABELS = 20  # texts in one picture
+MOST_LABELS = 20  # texts in one image
 LABELS_IN_A_CROWD = 5  # where there are more boxes than that; the surest have them
 MOST_IN_LEGEND = 30
 Color = tuple[int, int, int]
@@ -50,7 +49,7 @@ def _font(letters: int) -> ImageFont.FreeTypeFont:
 def draw_boxes(
     image: np.ndarray, objects: dict[str, np.ndarray], names: Sequence[str], *, scores: bool = True, most_labels: int | None = None
 ) -> np.ndarray:
-    """Draws boxes, and class names where there is room for them: inside the picture and beside each other.
+    """Draws boxes, and class names where there is room for them: inside the image and beside each other.
 
     A line is edged in black or white, so that it is seen on whatever colour the photo has there.
 
@@ -72,7 +71,7 @@ def draw_boxes(
     for i in order[::-1]:  # the surest above
         _draw_box(pen, objects["boxes"][i], class_color(int(objects["classes"][i])), width, edged=min(canvas.size) >= 100)
     taken: list[tuple[float, float, float, float]] = []
-    font = _font(max(10, round(min(canvas.size) / 26)))  # still legible when the picture is shown small
+    font = _font(max(10, round(min(canvas.size) / 26)))  # still legible when the image is shown small
     if most_labels is None:
         most_labels = MOST_LABELS if len(order) <= MOST_LABELS else LABELS_IN_A_CROWD
     for i in order[:most_labels]:
@@ -108,10 +107,10 @@ def _write_label(
 def free_place(
     box: np.ndarray, text: tuple[float, float], size: tuple[int, int], taken: Sequence[tuple[float, float, float, float]]
 ) -> tuple[float, float, float, float] | None:
-    """Where at a box a text covers no other one: above it, below it or inside; moved into the picture. None: nowhere.
+    """Where at a box a text covers no other one: above it, below it or inside; moved into the image. None: nowhere.
 
     Args:
-      box: yxyx pixels. text: its width and height. size: width and height of the picture.
+      box: yxyx pixels. text: its width and height. size: width and height of the image.
       taken: (left, top, right, bottom) of other texts, as is the result.
     """
     y1, x1, y2, x2 = (float(v) for v in box)
@@ -138,7 +137,7 @@ VOC_PALETTE = [value for label in range(256) for value in voc_color(label)]
 
 
 def draw_mask(image: np.ndarray, mask: np.ndarray, *, opacity: float = 0.55) -> np.ndarray:
-    """Lays a class map over a picture; ignored pixels are hatched, class 0 shows the picture, the rim of a class its colour alone.
+    """Lays a class map over an image; ignored pixels are hatched, class 0 shows the image, the rim of a class its colour alone.
 
     Args:
       image: uint8 [H, W, 3].
@@ -178,7 +177,7 @@ def _class_colors() -> np.ndarray:
 
 
 def with_legend(picture: np.ndarray, entries: Sequence[tuple[str, Color]], letters: int = 0) -> np.ndarray:
-    """A picture uint8 [H, W, 3] with names in their colours below it, in as many lines as that takes; of the same width."""
+    """A image uint8 [H, W, 3] with names in their colours below it, in as many lines as that takes; of the same width."""
     entries = list(entries)[:MOST_IN_LEGEND]
     if not entries:
         return picture
@@ -210,7 +209,7 @@ def draw_caption(image: np.ndarray, text: str, label: int) -> np.ndarray:
 
 
 def draw_confusion(matrix: np.ndarray, names: Sequence[str], *, cell: int = 26) -> np.ndarray:
-    """A confusion matrix as a picture: rows are true classes, each adding up to 100 %. uint8 [H, W, 3]."""
+    """A confusion matrix as an image: rows are true classes, each adding up to 100 %. uint8 [H, W, 3]."""
     margin = 12 + 7 * max(map(len, names))
     side = margin + cell * len(names)
     canvas = Image.new("RGB", (side, side), (255, 255, 255))

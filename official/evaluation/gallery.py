@@ -1,4 +1,4 @@
-"""Sheets that show what the augmentations do to a picture, its boxes and its mask."""
+"""Sheets that show what the augmentations do to an image, its boxes and its mask."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import os
 import numpy as np
 import tensorflow as tf
 
-from augment import policy as augment_policy
 from augment import ops
+from augment import policy as augment_policy
 from augment.policies import PRESETS
 from official.data.source import Source
 from official.evaluation.drawing import draw_boxes, draw_mask, sheet, write_png
@@ -20,7 +20,7 @@ SAMPLES = 4
 def draw_gallery(source: Source, folder: str, seed: int = 0) -> list[str]:
     """Writes `augment_operations.png` and `augment_policies.png`; returns their paths.
 
-    The picture with the most objects is taken (at most eight). Boxes get an ellipse each as a mask;
+    The image with the most objects is taken (at most eight). Boxes get an ellipse each as a mask;
     a source of masks shows its own.
     """
     example, names = _telling_example(source)

@@ -28,7 +28,7 @@ class ConfusionMatrix:
         return found
 
     def add(self, labels: np.ndarray, predictions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Adds pictures of one or of several; integer arrays of one shape, `labels` with 255 for ignore.
+        """Adds images of one or of several; integer arrays of one shape, `labels` with 255 for ignore.
 
         Returns:
           Of what was added, by class int64 [classes]: pixels that are right, of the class, and called so.

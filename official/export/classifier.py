@@ -17,7 +17,7 @@ keras = tf.keras
 
 
 class ClassificationServing(Placing):
-    """The SavedModel of a classifier: encoded pictures in, probabilities out."""
+    """The SavedModel of a classifier: encoded images in, probabilities out."""
 
     def __init__(self, model: keras.Model, class_names: Sequence[str], crop_style: str, legacy_resize: bool):
         super().__init__(model, class_names, legacy_resize)
@@ -31,7 +31,7 @@ class ClassificationServing(Placing):
 
     @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")])
     def from_pixels(self, images):
-        """Uint8 RGB pictures [B, H, W, 3] of one size."""
+        """Uint8 RGB images [B, H, W, 3] of one size."""
         return self._result(tf.map_fn(self._crop, images, fn_output_signature=tf.float32))
 
     def _crop(self, image):

@@ -15,7 +15,7 @@ from official.models.retinanet import RetinaNet
 
 
 class DetectionServing(Placing):
-    """The SavedModel of a detector: encoded pictures in, boxes in pixels of those pictures out."""
+    """The SavedModel of a detector: encoded images in, boxes in pixels of those images out."""
 
     def __init__(self, model: RetinaNet, decoder: DetectionDecoder, class_names: Sequence[str], legacy_resize: bool):
         super().__init__(model, class_names, legacy_resize)
@@ -34,7 +34,7 @@ class DetectionServing(Placing):
 
     @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")])
     def from_pixels(self, images):
-        """Uint8 RGB pictures [B, H, W, 3] of one size."""
+        """Uint8 RGB images [B, H, W, 3] of one size."""
         spec = (tf.float32, tf.float32, tf.float32)
         return self._result(*tf.map_fn(self._place, images, fn_output_signature=spec))
 
@@ -99,13 +99,13 @@ def _decoding(model: RetinaNet, decoder: DetectionDecoder) -> dict[str, Any]:
 
 
 def detect_one(serving: DetectionServing, images: tf.Tensor) -> dict[str, tf.Tensor]:
-    """One normalised picture [1, S, S, 3] to boxes in network pixels."""
+    """One normalised image [1, S, S, 3] to boxes in network pixels."""
     outputs = serving.network(images, training=False)
     return serving.decoder.single(outputs, serving.levels, tf.fill([1, 2], float(serving.size)))
 
 
 def detect_bytes(signature, encoded: bytes) -> dict[str, np.ndarray]:
-    """Runs one encoded picture through a serving signature; columns of its real detections."""
+    """Runs one encoded image through a serving signature; columns of its real detections."""
     found = {k: v.numpy()[0] for k, v in signature(image_bytes=tf.constant([encoded])).items()}
     count = int(found.pop("num_detections"))
     return {name: column[:count] for name, column in found.items()}

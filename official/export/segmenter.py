@@ -14,7 +14,7 @@ keras = tf.keras
 
 
 class SegmentationServing(Placing):
-    """The SavedModel of a segmenter: one encoded picture in, a class map of its own size out."""
+    """The SavedModel of a segmenter: one encoded image in, a class map of its own size out."""
 
     @tf.function(input_signature=[tf.TensorSpec([], tf.string, name="image_bytes")])
     def from_bytes(self, image_bytes):
@@ -23,7 +23,7 @@ class SegmentationServing(Placing):
 
     @tf.function(input_signature=[tf.TensorSpec([None, None, 3], tf.uint8, name="image")])
     def from_pixels(self, image):
-        """One uint8 RGB picture [H, W, 3]."""
+        """One uint8 RGB image [H, W, 3]."""
         return self._result(image)
 
     def _result(self, image):
@@ -56,10 +56,10 @@ def export_segmenter(
 def class_probabilities(
     logits: tf.Tensor, size: int, extent: tf.Tensor, picture_size: tf.Tensor, legacy_resize: bool = False
 ) -> tf.Tensor:
-    """Softmax of one picture's logits [1, h, w, C] at the picture's own size.
+    """Softmax of one image's logits [1, h, w, C] at the image's own size.
 
     Args:
-      size: side of the network's input; extent: int32 [2], the picture's part of it.
+      size: side of the network's input; extent: int32 [2], the image's part of it.
       picture_size: int32 [2].
       legacy_resize: as TF1 resized.
 

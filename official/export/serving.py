@@ -19,7 +19,7 @@ keras = tf.keras
 
 
 class Placing(tf.Module):
-    """The part of a SavedModel that decodes a picture and fits it into the network's input."""
+    """The part of a SavedModel that decodes an image and fits it into the network's input."""
 
     def __init__(self, model: keras.Model, class_names: Sequence[str], legacy_resize: bool):
         super().__init__(name="serving")
@@ -28,7 +28,7 @@ class Placing(tf.Module):
         self.class_names = tf.constant([*class_names, ""])
 
     def _place(self, image):
-        """(input float32 [S, S, 3], extent [2], scale and picture size [4])."""
+        """(input float32 [S, S, 3], extent [2], scale and image size [4])."""
         placed = resize_and_crop(
             {"image": image}, None, output_size=self.size, normalization=NORMALIZATION, legacy_resize=self.legacy_resize
         )
@@ -73,7 +73,7 @@ def write_export(
 
 
 def tflite_bytes(serving: Placing, function: Callable[[tf.Tensor], Any]) -> bytes:
-    """`function` of one normalised picture, with TFLite's own ops."""
+    """`function` of one normalised image, with TFLite's own ops."""
     spec = tf.TensorSpec([1, serving.size, serving.size, 3], tf.float32)
     concrete = tf.function(function, input_signature=[spec]).get_concrete_function()
     return tf.lite.TFLiteConverter.from_concrete_functions([concrete], serving).convert()

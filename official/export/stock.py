@@ -8,7 +8,13 @@ from __future__ import annotations
 import tensorflow as tf
 
 from official.models.layers import (
-    DepthwiseConv2D, Dropout, StochasticDepth, Swish, SyncBatchNormalization, UpsampleBilinear, UpsampleNearest,
+    DepthwiseConv2D,
+    Dropout,
+    StochasticDepth,
+    Swish,
+    SyncBatchNormalization,
+    UpsampleBilinear,
+    UpsampleNearest,
 )  # fmt: skip
 
 keras = tf.keras

@@ -6,10 +6,10 @@
     linear_eval      a linear classifier on the frozen features of --init
     compare_pretraining  one task from random, pre-trained and jointly trained weights: a table
     pseudo_label     label a source with a trained model
-    inspect_labels   numbers, a sheet of pictures and a COCO JSON of a label store
+    inspect_labels   numbers, a sheet of images and a COCO JSON of a label store
     review_labels    the images worth a person's minute, with their pseudo labels, for a labelling tool
     evaluate         score a model, or an existing COCO results file
-    predict          detect on a folder of pictures
+    predict          detect on a folder of images
     export           .keras, SavedModel, TFLite
     import_checkpoint  somebody's backbone weights as a file for --init, or a whole released network as a run
     classify_check   top-1 and top-5 of imported weights with their own head: is the import right?
@@ -31,11 +31,11 @@ from typing import Any, Callable
 from official.experiment import Experiment
 from official.jobs.check_data import check_data
 from official.jobs.classify_check import classify_check
-from official.jobs.on_data import gallery, write_scenes_job, write_tfrecords_job
+from official.jobs.compare_pretraining import compare_pretraining
 from official.jobs.exporting import export_labels_job
 from official.jobs.importing import import_checkpoint
+from official.jobs.on_data import gallery, write_scenes_job, write_tfrecords_job
 from official.jobs.on_model import evaluate, export, inspect_labels, model_stats, predict, pseudo_label
-from official.jobs.compare_pretraining import compare_pretraining
 from official.jobs.opening import alone_in_folder
 from official.jobs.preparing import rehearse
 from official.jobs.review_labels import review_labels

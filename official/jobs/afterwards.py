@@ -204,7 +204,7 @@ def beside_each_other(folder: str, loop: SelfTraining, summary: Mapping[str, Any
             captions += [f"{source.short_name(i)}: human", *list(columns)[1:]]
         width = len(pictures) // max(1, min(most, len(source)))
         return write_png(path, sheet(pictures, columns=2 * width, captions=captions, legend=task.legend()))
-    except Exception as error:  # a picture may not fail a run
+    except Exception as error:  # an image may not fail a run
         note(f"no picture of teacher and student: {type(error).__name__}: {error}")
         return None
 

@@ -20,10 +20,10 @@ from official.experiment import Experiment, experiment_from
 from official.jobs.reviewed import unlabeled_pool
 from official.self_training.label_store import LabelStore
 from official.self_training.labeler import label_shard, plan_of, shard_count
+from official.trained_model import describe
 from official.training.distribution import set_up_runtime
 from official.training.loading import load_model
 from official.training.recovery import weights_sha256
-from official.trained_model import describe
 
 _opening = threading.Lock()
 

@@ -23,8 +23,8 @@ from official.experiment import Experiment
 from official.jobs.opening import opened
 from official.models.backbones.efficientnet import MEMBERS
 from official.models.weights.import_checkpoint import classifier_channels, read_weights
-from official.models.weights.public_weights import weights_file
 from official.models.weights.named_weights import Weights, assign_weights
+from official.models.weights.public_weights import weights_file
 from official.tasks.registry import build_task
 from official.training.distribution import set_up_runtime
 from official.training.run_folder import RunFolder

@@ -8,9 +8,9 @@ from typing import Any, Mapping
 
 import numpy as np
 
+from official.data.holdout import class_counts
 from official.data.input_report import shown
 from official.data.set_statistics import FEW, repeated_objects
-from official.data.holdout import class_counts
 from official.data.shared_images import shared_images
 from official.data.source import Source
 from official.experiment import Experiment

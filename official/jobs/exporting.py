@@ -6,6 +6,7 @@ import os
 from typing import Any, Callable
 
 import numpy as np
+
 from official.data.formats.export import export_labels, refuse_existing
 from official.data.input_report import DataError
 from official.data.mask_files import encode_class_map, stored_mask_reader

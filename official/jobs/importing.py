@@ -14,7 +14,13 @@ from official.jobs.class_names import named_classes
 from official.jobs.settling import settled
 from official.models.backbones.registry import build_backbone
 from official.models.weights.import_checkpoint import class_channels, read_network
-from official.models.weights.named_weights import LICENCE_NOTE, Weights, assign_weights, differences, write_weights
+from official.models.weights.named_weights import (
+    LICENCE_NOTE,
+    Weights,
+    assign_weights,
+    differences,
+    write_weights,
+)
 from official.tasks.registry import build_task
 from official.trained_model import described
 from official.training.distribution import set_up_runtime
@@ -104,7 +110,7 @@ def _as_trained(experiment: Experiment) -> tuple[Experiment, str]:
         flag: text for flag, text in _QUIRKS[experiment.model.task].items() if flag not in experiment.given
     }
     of_the_job = {"checkpoint": "", "classes": ""}  # and not of the run that it makes
-    done = experiment.with_flags({**{flag: True for flag in quirks}, **of_the_job})
+    done = experiment.with_flags({**dict.fromkeys(quirks, True), **of_the_job})
     if not quirks:
         return done, "resizes and decodes as the flags say"
     flags = " ".join(f"--{flag}" for flag in quirks)

@@ -38,7 +38,7 @@ def write_tfrecords_job(experiment: Experiment) -> dict[str, Any]:
 
 
 def gallery(experiment: Experiment) -> dict[str, Any]:
-    """Draws every operation at two levels and every preset four times, on one picture of --labeled_data."""
+    """Draws every operation at two levels and every preset four times, on one image of --labeled_data."""
     folder = RunFolder(experiment)
     source = open_source(experiment.data.labeled_data or "scenes:train,count=60", read_options(experiment))
     output = experiment.handover.output or os.path.join(folder.path, "pictures")

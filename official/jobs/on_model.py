@@ -7,21 +7,25 @@ import json
 import os
 from typing import Any, Mapping, Sequence
 
-from official.errors import FlagError
 from official.data.source import Category, DataError
 from official.data.sources import parse_word, split_word
 from official.data.unreadable import naming_unreadable
-from official.errors import UserError
+from official.errors import FlagError, UserError
 from official.evaluation import coco_metrics
 from official.evaluation.drawing import write_png
 from official.evaluation.judged import JudgedBoxes
 from official.experiment import Experiment
 from official.jobs.afterwards import report_evaluation
 from official.jobs.handing_over import export_once
-from official.jobs.quantizing import quantize
 from official.jobs.opening import (
-    listing, open_eval, open_images, open_model, timed, trained_model,
+    listing,
+    open_eval,
+    open_images,
+    open_model,
+    timed,
+    trained_model,
 )  # fmt: skip
+from official.jobs.quantizing import quantize
 from official.jobs.reviewed import unlabeled_pool
 from official.models.statistics import model_statistics
 from official.screen import counted, note
@@ -75,7 +79,7 @@ def _by_beam(experiment: Experiment, teacher_path: str, folder: str) -> dict[str
 
 
 def inspect_labels(experiment: Experiment) -> dict[str, Any]:
-    """Prints counts per class and threshold; writes a sheet of pictures and a COCO JSON."""
+    """Prints counts per class and threshold; writes a sheet of images and a COCO JSON."""
     folder = RunFolder(experiment)
     place = experiment.pseudo_labels.label_store or os.path.join(folder.path, "pseudo_labels")
     store = LabelStore(place)
@@ -163,7 +167,7 @@ def _found(images: int, numbers: Mapping[str, Any], output: str, threshold: floa
 
 
 def predict(experiment: Experiment) -> dict[str, Any]:
-    """Detects on a folder: a COCO results JSON and the pictures with boxes drawn."""
+    """Detects on a folder: a COCO results JSON and the images with boxes drawn."""
     if not experiment.handover.images:
         raise DataError("--images is needed: a folder of pictures")
     folder, task, model, trained = open_model(experiment)

@@ -186,7 +186,7 @@ def open_training(experiment: Experiment) -> tuple[Source, Source | None, Source
 
 
 def open_joint(experiment: Experiment) -> Source | None:
-    """The pictures with classes of joint training, None without it.
+    """The images with classes of joint training, None without it.
 
     Raises:
       DataError: a weight without data, or data without a weight.
@@ -202,7 +202,7 @@ def open_joint(experiment: Experiment) -> Source | None:
 
 
 def open_unlabeled(experiment: Experiment, rest: Source | None) -> Source:
-    """The pictures to pseudo-label."""
+    """The images to pseudo-label."""
     word = experiment.data.unlabeled_data
     if word != "rest":
         return opened(experiment, "unlabeled", word, labeled=False)

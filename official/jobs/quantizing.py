@@ -8,10 +8,16 @@ from typing import Any
 import tensorflow as tf
 
 from official.data.source import DataError
+from official.export.tflite import (
+    CALIBRATION_IMAGES,
+    as_network,
+    calibration_images,
+    quantized,
+    write_quantized,
+)
 from official.files import write_json
 from official.jobs.opening import open_eval
 from official.tasks.task import Task
-from official.export.tflite import CALIBRATION_IMAGES, as_network, calibration_images, quantized, write_quantized
 
 
 def quantize(task: Task, model: tf.keras.Model, folder: str) -> dict[str, Any]:

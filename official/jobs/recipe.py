@@ -15,7 +15,6 @@ import math
 from typing import Any, Mapping, Sequence
 
 from official.errors import FlagError
-from official.experiment import Experiment
 from official.flags import as_arguments
 from official.models.backbones.efficientnet import MEMBERS
 from official.training.machine import Machine

@@ -12,13 +12,12 @@ import tensorflow as tf
 
 from official.data.source import DataError, Source
 from official.errors import UserError
-from official.evaluation.drawing import sheet, write_png
 from official.experiment import Experiment
 from official.jobs.afterwards import beside_each_other, conclude, report
 from official.jobs.beside import Beside, control_alone, end_with_parent, share_machine
 from official.jobs.checks import check_flags, check_run, check_thresholds
-from official.jobs.handing_over import export_once
 from official.jobs.data_checks import keep_warnings, quick_checks
+from official.jobs.handing_over import export_once
 from official.jobs.held_out import note_held_out, warn_of_seen_images
 from official.jobs.opening import timed
 from official.jobs.preparing import Prepared, open_all, plan_text, run_plan, with_recipe

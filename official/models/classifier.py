@@ -1,4 +1,4 @@
-"""Heads on a backbone for whole pictures: a classifier, and SimCLR's projection.
+"""Heads on a backbone for whole images: a classifier, and SimCLR's projection.
 
 The classifier of an EfficientNet has its published top (1x1 convolution to 1280 channels, batch norm,
 swish; EfficientNet-Lite's: ReLU6) and layer names of `keras.applications`; a ResNet's is pooled as it is. Nothing here has
@@ -12,10 +12,15 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from official.models.backbones.efficientnet import EfficientNetBackbone, activation, fan_out_normal, top_filters
+from official.models.backbones.efficientnet import (
+    EfficientNetBackbone,
+    activation,
+    fan_out_normal,
+    top_filters,
+)
+from official.models.backbones.spinenet import COARSEST_LEVEL, SpineNetBackbone
 from official.models.features import check_size
 from official.models.layers import Dropout, SyncBatchNormalization
-from official.models.backbones.spinenet import COARSEST_LEVEL, SpineNetBackbone
 
 keras = tf.keras
 
@@ -97,7 +102,7 @@ def _efficientnet_top(x, config: dict):
 class ContrastiveModel(_OnBackbone):
     """SimCLR's network.
 
-    Input {"images": float [B, S, S, 6]}: two views of every picture, normalised. Output
+    Input {"images": float [B, S, S, 6]}: two views of every image, normalised. Output
     {"projections": float32 [B, 2, D]} and, with classes, {"probe": float32 [B, 2, classes]}: the
     online linear evaluation, on features without gradient.
     """

@@ -21,8 +21,8 @@ from losses.replicas import all_reduce
 from official.data.example import checked_range, normalize
 from official.models import anchors as anchor_lib
 from official.models.decoding import DetectionDecoder
-from official.models.keras_metrics import deserialized, metric_values, serialized
 from official.models.features import backbone_features, check_size, is_pyramid
+from official.models.keras_metrics import deserialized, metric_values, serialized
 from official.models.pyramid import PyramidBuilder
 
 keras = tf.keras

@@ -20,7 +20,7 @@ def model_statistics(model: keras.Model, image_size: int) -> dict[str, int]:
 
     Returns:
       "parameters" (trainable), "all_parameters" (with batch norm's statistics), "multiply_adds" of
-      one picture (convolutions and dense layers), and "unused_head_parameters": what EfficientNet's
+      one image (convolutions and dense layers), and "unused_head_parameters": what EfficientNet's
       classification head would add. The original stack builds that head and never uses it, and the
       paper's Table 6 counts it.
     """

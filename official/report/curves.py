@@ -10,7 +10,7 @@ import tensorflow as tf
 from official.training.summaries import events_files
 
 Curve = list[tuple[int, float]]
-_LONGEST = 50_000  # bytes of a record with numbers; pictures are longer, and are not parsed
+_LONGEST = 50_000  # bytes of a record with numbers; images are longer, and are not parsed
 
 
 def read_curves(folder: str) -> dict[str, Curve]:

@@ -128,7 +128,7 @@ class Folded:
 
 
 def jpeg(picture: np.ndarray, most: int) -> bytes:
-    """A picture uint8 [H, W, 3] as JPEG, its longer side at most so many pixels."""
+    """A image uint8 [H, W, 3] as JPEG, its longer side at most so many pixels."""
     image, out = Image.fromarray(np.asarray(picture)), io.BytesIO()
     image.thumbnail((most, most))
     image.save(out, format="JPEG", quality=82)

@@ -1,4 +1,4 @@
-"""The pictures of a report: human labels beside what every model found, on the images that tell most."""
+"""The images of a report: human labels beside what every model found, on the images that tell most."""
 
 from __future__ import annotations
 

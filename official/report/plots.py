@@ -141,7 +141,7 @@ def intervals(rows: Sequence[tuple[str, float, float, float]], *, title: str, x:
     with canvas(4.8, 1.1 + 0.26 * len(rows), title) as (figure, axes):
         axes.grid(axis="x", alpha=0.3)
         axes.grid(False, axis="y")
-        for k, (name, value, low, high) in enumerate(rows):
+        for k, (_name, value, low, high) in enumerate(rows):
             color = COLOURS[2] if low > 0 else COLOURS[1] if high < 0 else "0.45"
             if np.isfinite(low):
                 axes.plot([low, high], [k, k], color=color, linewidth=2)

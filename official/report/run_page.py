@@ -1,4 +1,4 @@
-"""`report.html` of a run or an evaluation: the verdict, curves, tables, pictures, and how to repeat it."""
+"""`report.html` of a run or an evaluation: the verdict, curves, tables, images, and how to repeat it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Looks at a label store: numbers per class and threshold, and a sheet of telling pictures."""
+"""Looks at a label store: numbers per class and threshold, and a sheet of telling images."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What a label store holds: boxes with scores, class maps with the winning probability, or classes of pictures.
+"""What a label store holds: boxes with scores, class maps with the winning probability, or classes of images.
 
-A kind turns a picture's labels into a TF Example and back, says what to count in a shard, and
+A kind turns an image's labels into a TF Example and back, says what to count in a shard, and
 applies thresholds on reading. The store itself (shards, checksums, resuming) is the same for both.
 """
 
@@ -18,7 +18,14 @@ from official.data.coco import to_coco
 from official.data.mask_files import SCORE_LEVELS, encode_class_map, read_class_map, stored_limit
 from official.data.source import Annotations, DataError, Source
 from official.data.tfrecord import (
-    CLASS_KEY, CLASS_NAME_KEY, MASK_KEY, Places, add_mask, encode_example, record_reader, records,
+    CLASS_KEY,
+    CLASS_NAME_KEY,
+    MASK_KEY,
+    Places,
+    add_mask,
+    encode_example,
+    record_reader,
+    records,
 )  # fmt: skip
 from official.evaluation.drawing import VOC_PALETTE
 from official.experiment import PseudoLabels
@@ -39,7 +46,7 @@ class _Labels:
 
     Attributes:
       name: as `Task.label_kind`.
-      noun, unit: what is counted, and in which multiples; none: what a picture without any is called.
+      noun, unit: what is counted, and in which multiples; none: what an image without any is called.
     """
 
     name: str
@@ -48,11 +55,11 @@ class _Labels:
     none: str
 
     def rows(self, paths: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """Every picture's labels, shard by shard; see `parse`."""
+        """Every image's labels, shard by shard; see `parse`."""
         return (self.parse(record) for path in paths for _, record in records(path))
 
     def borderline(self, threshold: float) -> float:
-        """The `sureness` of a picture that may as well be left out."""
+        """The `sureness` of an image that may as well be left out."""
         return threshold
 
     def shown_from(self, limits: np.ndarray) -> np.ndarray:
@@ -64,7 +71,7 @@ class _Labels:
         return np.zeros(0)
 
     def chosen(self, source: Source, surety: np.ndarray, options: PseudoLabels) -> np.ndarray:
-        """The pictures that the student is shown: all, or those with a label."""
+        """The images that the student is shown: all, or those with a label."""
         return np.flatnonzero(surety) if options.empty_pseudo_images == "drop" else np.arange(len(source))
 
 
@@ -78,7 +85,7 @@ class BoxLabels(_Labels):
         return np.minimum(limits, 0.3)
 
     def encode(self, row: dict[str, Any], names: Sequence[str]) -> tf.train.Example:
-        """One picture's labels, without its pixels, in the layout of the original stack."""
+        """One image's labels, without its pixels, in the layout of the original stack."""
         boxes = np.asarray(row["boxes"])
         objects = {
             **{k: row[k] for k in ("boxes", "classes", "scores")},
@@ -88,7 +95,7 @@ class BoxLabels(_Labels):
         return encode_example(b"", row["id"], row["file_name"], row["size"], objects, names)
 
     def counts(self, row: dict[str, Any], classes: int) -> dict[str, Any]:
-        """What one picture adds to a shard's numbers."""
+        """What one image adds to a shard's numbers."""
         return {
             "boxes": len(row["boxes"]),
             "images_without_boxes": int(len(row["boxes"]) == 0),
@@ -101,11 +108,11 @@ class BoxLabels(_Labels):
         return (row for part in batches(paths) for row in part.rows())
 
     def highest(self, row: dict[str, Any]) -> float:
-        """The picture's highest score."""
+        """The image's highest score."""
         return float(row["scores"].max()) if len(row["scores"]) else 0.0
 
     def sureness(self, row: dict[str, Any], threshold: float) -> float:
-        """What pictures are ranked by: the highest score."""
+        """What images are ranked by: the highest score."""
         return self.highest(row)
 
     def at(self, row: dict[str, Any], limits: np.ndarray) -> dict[str, np.ndarray]:
@@ -116,7 +123,7 @@ class BoxLabels(_Labels):
     def read(
         self, store, source: Source, limits: np.ndarray, probabilities: bool = False, ignore_above: float = 1.0
     ) -> tuple[Source, np.ndarray, dict[str, Any]]:
-        """(the source with its labels, whether each picture has any, numbers for the summary)."""
+        """(the source with its labels, whether each image has any, numbers for the summary)."""
         lowest = np.minimum(limits, np.float32(ignore_above)) if ignore_above < 1.0 else limits
         stored = joined([part.where(part.scores >= lowest[part.classes]) for part in batches(store.shard_paths())])
         annotations, counts = _of_source(stored, source, limits, store.folder)
@@ -154,7 +161,7 @@ class BoxLabels(_Labels):
 class MaskLabels(_Labels):
     """Class maps: rows with "mask" uint8 [h, w] and "score" uint8 [h, w], floor(256 p) of the winner.
 
-    [h, w] is the picture's size in the network's input; reading enlarges it to the picture's own.
+    [h, w] is the image's size in the network's input; reading enlarges it to the image's own.
     A pixel is used if its stored score is at least ceil(256 * threshold), which is exact for
     thresholds in steps of 1/256, 0.5 among them.
     """
@@ -162,11 +169,11 @@ class MaskLabels(_Labels):
     name, noun, unit, none = "masks", "thousands of pixels", 1000, "all ignored"
 
     def borderline(self, threshold: float) -> float:
-        """A picture half of which is sure."""
+        """A image half of which is sure."""
         return 0.5
 
     def encode(self, row: dict[str, Any], names: Sequence[str]) -> tf.train.Example:
-        """One picture's labels: class map and score as PNGs."""
+        """One image's labels: class map and score as PNGs."""
         nothing = {"boxes": np.zeros((0, 4)), "classes": [], "crowd": [], "area": [], "scores": []}
         example = encode_example(b"", row["id"], row["file_name"], row["size"], nothing, names)
         add_mask(example, encode_class_map(row["mask"]), names)
@@ -174,7 +181,7 @@ class MaskLabels(_Labels):
         return example
 
     def counts(self, row: dict[str, Any], classes: int) -> dict[str, Any]:
-        """What one picture adds to a shard's numbers."""
+        """What one image adds to a shard's numbers."""
         return {
             "pixels": int(row["mask"].size),
             "score_histogram": np.histogram(row["score"], bins=SCORE_BINS, range=(0, SCORE_LEVELS))[0],
@@ -191,11 +198,11 @@ class MaskLabels(_Labels):
         }
 
     def highest(self, row: dict[str, Any]) -> float:
-        """The picture's highest score."""
+        """The image's highest score."""
         return float(row["score"].max()) / SCORE_LEVELS
 
     def sureness(self, row: dict[str, Any], threshold: float) -> float:
-        """What pictures are ranked by: the share that is sure at the threshold."""
+        """What images are ranked by: the share that is sure at the threshold."""
         return float((row["score"] >= stored_limit(threshold)).mean())
 
     def at(self, row: dict[str, Any], limits: np.ndarray) -> dict[str, np.ndarray]:
@@ -205,7 +212,7 @@ class MaskLabels(_Labels):
     def read(
         self, store, source: Source, limits: np.ndarray, probabilities: bool = False, ignore_above: float = 1.0
     ) -> tuple[Source, np.ndarray, dict[str, Any]]:
-        """(the source with its masks, whether each picture has a sure pixel, numbers for the summary)."""
+        """(the source with its masks, whether each image has a sure pixel, numbers for the summary)."""
         stored, found, sure, pixels, sure_pixels = stored_limit(limits), {}, {}, 0, np.zeros(len(limits), np.int64)
         paths = store.shard_paths()
         for number, path in enumerate(paths):
@@ -233,7 +240,7 @@ class MaskLabels(_Labels):
 
 
 class ClassLabels(_Labels):
-    """Classes of pictures: rows with "class" (index), "score" and "probabilities" float32 [C].
+    """Classes of images: rows with "class" (index), "score" and "probabilities" float32 [C].
 
     `sureness` and the surety that `read` gives are the winner's score.
     """
@@ -241,7 +248,7 @@ class ClassLabels(_Labels):
     name, noun, none = "classes", "pictures", "unsure"
 
     def encode(self, row: dict[str, Any], names: Sequence[str]) -> tf.train.Example:
-        """One picture's class, 1-based as in ImageNet's TF Examples, and its probabilities."""
+        """One image's class, 1-based as in ImageNet's TF Examples, and its probabilities."""
         nothing = {"boxes": np.zeros((0, 4)), "classes": [], "crowd": [], "area": [], "scores": []}
         example = encode_example(b"", row["id"], row["file_name"], row["size"], nothing, names)
         feature = example.features.feature
@@ -252,7 +259,7 @@ class ClassLabels(_Labels):
         return example
 
     def counts(self, row: dict[str, Any], classes: int) -> dict[str, Any]:
-        """What one picture adds to a shard's numbers."""
+        """What one image adds to a shard's numbers."""
         return {
             "pictures": 1,
             "score_histogram": np.histogram([row["score"]], bins=SCORE_BINS, range=(0.0, 1.0))[0],
@@ -274,7 +281,7 @@ class ClassLabels(_Labels):
         return row["score"]
 
     def sureness(self, row: dict[str, Any], threshold: float) -> float:
-        """What pictures are ranked by: the winner's score."""
+        """What images are ranked by: the winner's score."""
         return row["score"]
 
     def at(self, row: dict[str, Any], limits: np.ndarray) -> dict[str, Any]:
@@ -286,7 +293,7 @@ class ClassLabels(_Labels):
     def read(
         self, store, source: Source, limits: np.ndarray, probabilities: bool = False, ignore_above: float = 1.0
     ) -> tuple[Source, np.ndarray, dict[str, Any]]:
-        """(the source with a class or -1 per picture, the scores of the sure ones, numbers for the summary)."""
+        """(the source with a class or -1 per image, the scores of the sure ones, numbers for the summary)."""
         place = {str(image_id): i for i, image_id in enumerate(source.ids)}
         classes, surety = np.full(len(source), -1, np.int32), np.zeros(len(source), np.float32)
         soft, seen = None, set()
@@ -306,7 +313,7 @@ class ClassLabels(_Labels):
         return source.with_classes(classes, store.categories(), soft), surety, numbers
 
     def chosen(self, source: Source, surety: np.ndarray, options: PseudoLabels) -> np.ndarray:
-        """The sure pictures; with --pictures_per_class the surest of every class, repeated up to so many.
+        """The sure images; with --pictures_per_class the surest of every class, repeated up to so many.
 
         Source: google-research/noisystudent filter_unlabel.py:52-88.
         """

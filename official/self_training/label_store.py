@@ -1,6 +1,6 @@
 """Pseudo labels on disk: sharded TFRecords and a JSON manifest that says what made them.
 
-A shard holds the labels of a fixed range of pictures, as TF Examples in the layout of the original
+A shard holds the labels of a fixed range of images, as TF Examples in the layout of the original
 stack, without the pixels; official/self_training/label_kinds.py says how. Everything above a low
 floor is kept with its score, so thresholds are applied on reading. A shard, then its small JSON (count, checksum, histograms), appear by rename; a shard
 without its JSON does not exist. The manifest is written when all shards are there.
@@ -24,8 +24,9 @@ from official.data.fingerprints import ids_digest as ids_digest
 from official.data.source import Category, Source
 from official.data.tfrecord import records
 from official.errors import FileDamaged
-from official.self_training.label_kinds import KINDS, LabelError as LabelError, record_name
 from official.files import file_sha256, read_json, sweep, whole_file, write_json
+from official.self_training.label_kinds import KINDS, record_name
+from official.self_training.label_kinds import LabelError as LabelError
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -100,7 +101,7 @@ class LabelStore:
         """Writes one shard.
 
         Args:
-          rows: per picture "id", "file_name", "size" and what the store's kind holds.
+          rows: per image "id", "file_name", "size" and what the store's kind holds.
           names: of the classes.
         """
         path, kind = self.shard_path(shard), self.kind()
@@ -168,7 +169,7 @@ class LabelStore:
         return KINDS[self.plan().get("kind", "boxes")]
 
     def rows(self) -> Iterable[dict[str, Any]]:
-        """Every picture's stored labels, in order; see `write_shard`."""
+        """Every image's stored labels, in order; see `write_shard`."""
         return self.kind().rows(self.shard_paths())
 
     def names(self) -> list[str]:
@@ -196,18 +197,18 @@ class LabelStore:
         """The unlabelled source with its pseudo labels at a threshold.
 
         Args:
-          source: the pictures that were labelled.
+          source: the images that were labelled.
           threshold: labels with score >= threshold are used, float32 [classes] or one for all; `class_thresholds`
             overrides it by name.
-          probabilities: also reads soft labels (classes of pictures).
+          probabilities: also reads soft labels (classes of images).
           ignore_above: boxes from this score to the threshold are kept too, see `Source.sure_from`.
 
         Returns:
-          The labelled source, [images] whether each has a label (for classes of pictures: its score,
+          The labelled source, [images] whether each has a label (for classes of images: its score,
           0 for none), and numbers for the summary.
 
         Raises:
-          LabelError: other pictures than the source's, or nothing reaches the threshold.
+          LabelError: other images than the source's, or nothing reaches the threshold.
         """
         limits = self.limits(threshold, class_thresholds)
         labelled, any_label, numbers = self.kind().read(self, source, limits, probabilities, ignore_above)

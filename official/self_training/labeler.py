@@ -33,7 +33,7 @@ def label_source(
     teacher_sha256: str,
     network: dict[str, Any] | None = None,
 ) -> dict[str, Any] | None:
-    """Writes the labels of every picture of `source` that this worker is responsible for.
+    """Writes the labels of every image of `source` that this worker is responsible for.
 
     Shards that are there already are left alone, so a killed job goes on where it was. Workers
     share the shards by `shard_index` and `num_shards`; whoever finds all of them writes the manifest.

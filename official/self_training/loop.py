@@ -1,7 +1,7 @@
-"""The paper's loop (section 3.1): train a teacher, label the unlabelled pictures, train a student.
+"""The paper's loop (section 3.1): train a teacher, label the unlabelled images, train a student.
 
     teacher   labels alone, `teacher_steps`
-    labels    every unlabelled picture, once
+    labels    every unlabelled image, once
     student   starts from the teacher, human and pseudo labels together, `student_steps`
     control   labels alone: what the student must be compared with
 
@@ -34,8 +34,8 @@ from official.experiment import Experiment
 from official.files import write_json
 from official.models.weights.import_checkpoint import initialize_backbone
 from official.screen import note, warn
-from official.self_training.inspect_labels import show_labels
 from official.self_training import thresholds
+from official.self_training.inspect_labels import show_labels
 from official.self_training.label_store import LabelStore
 from official.self_training.labeler import label_source
 from official.tasks.augmentation import student_options
@@ -45,8 +45,8 @@ from official.trained_model import ModelError, TrainedModel, check_classes, desc
 from official.training.distribution import is_chief, judging_scope, require_workers, worker_of
 from official.training.loading import fill_joint_head, fill_model, find_model, load_model, starting_weights
 from official.training.recovery import weights_sha256
-from official.training.run_plan import RunPlan
 from official.training.run_phase import MADE_FROM, PhaseRun, kept_metrics, read_result, write_result
+from official.training.run_plan import RunPlan
 from official.training.sharing import evaluate_together
 from official.training.summaries import Summaries
 from official.training.trainer import Phase, Trainer
@@ -62,7 +62,7 @@ class SelfTraining:
     labeled: Source
     unlabeled: Source | None
     evaluation: Source | None
-    joint: Source | None = None  # pictures with classes, for joint training
+    joint: Source | None = None  # images with classes, for joint training
     plan: RunPlan | None = None  # says how long it takes
 
     def train_teacher(self) -> dict[str, Any]:
@@ -135,7 +135,7 @@ class SelfTraining:
         return Phase(name, steps, self.labeled, joint=self.joint, batch_flag=flag, **more)
 
     def make_labels(self, checkpoint: str) -> dict[str, Any] | None:
-        """Labels the unlabelled pictures with the model in a checkpoint folder; returns the manifest.
+        """Labels the unlabelled images with the model in a checkpoint folder; returns the manifest.
 
         Several workers label a part of the shards each, and wait for the others'.
         """

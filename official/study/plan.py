@@ -87,7 +87,7 @@ class _Planner:
 
     def _learner(self, learner: str, base: str, flags: Mapping[str, Any], seed: int, where: str) -> Run:
         values, places = self._opened(flags, seed, where)
-        varied = {name: seed for name in self.study.vary}
+        varied = dict.fromkeys(self.study.vary, seed)
         given = as_arguments({**values, **varied, "control": False, "rounds": 1})
         experiment = experiment_from_arguments([f"--flagfile={base}", *given], f"{self.study.path}: {where}")
         if learner == "control":

@@ -39,7 +39,7 @@ def augmentation(options: Augment, operations: str) -> Policy:
 
 
 def picture_augmentation(experiment: Experiment) -> PicturePolicy:
-    """The policy for whole pictures: the preset's operations after a random crop, in place of its scale jitter.
+    """The policy for whole images: the preset's operations after a random crop, in place of its scale jitter.
 
     The presets' AutoAugment becomes the published policy for classification.
     """

@@ -1,4 +1,4 @@
-"""Classification of whole pictures: supervised pre-training, Noisy Student, and the third stream of joint training."""
+"""Classification of whole images: supervised pre-training, Noisy Student, and the third stream of joint training."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from official.tasks import keras_data
 from official.tasks.augmentation import crop_style, picture_augmentation
 from official.tasks.task import Columns, Task, Tensors
 
-MOST_DRAWN = 40  # classes in a confusion picture
+MOST_DRAWN = 40  # classes in a confusion image
 
 
 class ClassificationTask(Task):
-    """Softmax over whole pictures; top-1 and top-5."""
+    """Softmax over whole images; top-1 and top-5."""
 
     name = "classification"
     network = Classifier
@@ -118,7 +118,7 @@ class ClassificationTask(Task):
         return normalize(centre_crop(image, size, style=self.crop_style, legacy_resize=legacy_resize))
 
     def _logits(self, model: Classifier, source: Source, first: int, last: int) -> Iterator[np.ndarray]:
-        """Logits [C] of pictures first..last - 1, centre-cropped, in order."""
+        """Logits [C] of images first..last - 1, centre-cropped, in order."""
         dataset = pipeline.inference_dataset(
             source, prepare=lambda example: {"images": self._centre(example["image"])}, batch_size=self.experiment.decoding.eval_batch_size, first=first, last=last,
             threads=self.experiment.runtime.threads,
@@ -137,7 +137,7 @@ class ClassificationTask(Task):
         return {"logits": np.array(list(found), np.float32).reshape(last - first, len(self.categories))}
 
     def judge(self, source: Source, seen: Columns, output_dir: str) -> dict:
-        """Top-1 and top-5 on the centre crop, top-1 by class; pictures without a class are left out."""
+        """Top-1 and top-5 on the centre crop, top-1 by class; images without a class are left out."""
         logits = seen["logits"]
         known = source.image_classes >= 0
         labels, logits = source.image_classes[known], logits[known]
@@ -171,7 +171,7 @@ class ClassificationTask(Task):
         return {"class": best, "score": float(probabilities[best]), "probabilities": softened}
 
     def write_predictions(self, source: Source, found: Iterable[dict], output: str) -> dict[str, Any]:
-        """`predictions.json`: per picture its file, class, score and the five likeliest; and `drawn/`."""
+        """`predictions.json`: per image its file, class, score and the five likeliest; and `drawn/`."""
         rows, counts, names = [], np.zeros(len(self.categories), np.int64), output_names(source.ids, ".jpg")
         for i, objects in enumerate(found):
             order = np.argsort(-objects["probabilities"])[:5]
@@ -192,7 +192,7 @@ class ClassificationTask(Task):
             crop_style=self.crop_style, legacy_resize=data.legacy_resize, tflite=handover.tflite,
         )  # fmt: skip
 
-    # --- pictures ---------------------------------------------------------------------------------
+    # --- images ---------------------------------------------------------------------------------
 
     def draw(self, image: np.ndarray, objects: dict) -> np.ndarray:
         label = int(objects["class"])

@@ -1,6 +1,6 @@
-"""SimCLR: contrastive pre-training of a backbone on pictures without labels.
+"""SimCLR: contrastive pre-training of a backbone on images without labels.
 
-Where the pictures have classes, a linear classifier on features without gradient is trained beside
+Where the images have classes, a linear classifier on features without gradient is trained beside
 it (the original's evaluation while pre-training); it tells how good the features are and changes
 nothing.
 
@@ -39,7 +39,7 @@ _NO_LABELS = "task=contrastive learns features and finds no classes; train a tas
 
 
 class ContrastiveTask(Task):
-    """Two views of every picture, NT-Xent."""
+    """Two views of every image, NT-Xent."""
 
     name = "contrastive"
     network = ContrastiveModel
@@ -47,7 +47,7 @@ class ContrastiveTask(Task):
     needs_labels = False
 
     def __init__(self, experiment: Experiment, categories: tuple[Category, ...]):
-        """Args: categories: of the pictures, for the linear evaluation; empty for none."""
+        """Args: categories: of the images, for the linear evaluation; empty for none."""
         self.experiment = experiment
         self.categories = tuple(categories)
         self.crop_style = crop_style(experiment)
@@ -162,7 +162,7 @@ class ContrastiveTask(Task):
         """The backbone; the projection head has done its work."""
         return export_backbone(model, folder)
 
-    # --- pictures ---------------------------------------------------------------------------------
+    # --- images ---------------------------------------------------------------------------------
 
     def draw(self, image: np.ndarray, objects: dict) -> np.ndarray:
         return image
@@ -177,6 +177,6 @@ class ContrastiveTask(Task):
         return {}
 
     def training_pictures(self, batch: dict) -> list[np.ndarray]:
-        """Both views of every picture beside each other."""
+        """Both views of every image beside each other."""
         views = [denormalize(batch["images"][..., part]).numpy() for part in (slice(0, 3), slice(3, 6))]
         return [drawing.sheet(pair, columns=2, cell=pair[0].shape[0]) for pair in zip(*views)]

@@ -20,8 +20,8 @@ from official.experiment import Experiment
 from official.export.detector import export_detector
 from official.files import output_names, write_json
 from official.models.anchors import encode_targets
-from official.models.decoding import DetectionDecoder
 from official.models.backbones.registry import build_backbone
+from official.models.decoding import DetectionDecoder
 from official.models.replicas import spread
 from official.models.retinanet import RetinaNet
 from official.screen import counted
@@ -174,10 +174,10 @@ class DetectionTask(Task):
     def predictions(
         self, model: RetinaNet, source: Source, first: int, last: int, score_threshold: float
     ) -> Iterator[dict[str, np.ndarray]]:
-        """Detections of pictures first..last - 1, in order, in pixels of the stored pictures.
+        """Detections of images first..last - 1, in order, in pixels of the stored images.
 
         Yields:
-          "boxes" float32 [N, 4] yxyx inside the picture, "scores" float32 [N], "classes" int32 [N].
+          "boxes" float32 [N, 4] yxyx inside the image, "scores" float32 [N], "classes" int32 [N].
         """
         batch_size = self.experiment.decoding.eval_batch_size
         dataset = pipeline.inference_dataset(

@@ -11,8 +11,8 @@ from typing import Any, Callable
 
 import keras_cv
 import tensorflow as tf
-from losses.focal import BACKGROUND
 
+from losses.focal import BACKGROUND
 from official.data.example import checked_range, normalize
 from official.models.anchors import one_row_more
 from official.tasks.task import Tensors

@@ -246,13 +246,13 @@ class SegmentationTask(Task):
             model, folder, self.class_names, class_ids=ids, legacy_resize=data.legacy_resize, tflite=handover.tflite
         )
 
-    # --- pictures ---------------------------------------------------------------------------------
+    # --- images ---------------------------------------------------------------------------------
 
     def draw(self, image: np.ndarray, objects: dict) -> np.ndarray:
         return drawing.draw_mask(image, objects["mask"])
 
     def legend(self, objects: Sequence[dict] | None = None) -> list[tuple[str, drawing.Color]]:
-        """All classes that are drawn; the first shows the picture itself."""
+        """All classes that are drawn; the first shows the image itself."""
         drawn = range(len(self.categories)) if objects is None else np.unique(np.concatenate([np.unique(o["mask"]) for o in objects]))
         return [(self.class_names[k], drawing.class_color(int(k))) for k in drawn if 0 < k < len(self.categories)]
 
@@ -331,7 +331,7 @@ def _argmax_at(logits, size, legacy_resize):
 
 
 def _extent(picture_size: np.ndarray, size: int) -> tuple[int, int]:
-    """Height and width of a picture fitted into the input, as `augment.jitter.resize_and_crop` rounds them."""
+    """Height and width of an image fitted into the input, as `augment.jitter.resize_and_crop` rounds them."""
     scale = np.float32(size) / np.max(picture_size).astype(np.float32)
     height, width = np.maximum(np.rint(picture_size.astype(np.float32) * scale), 1).astype(int)
     return int(height), int(width)

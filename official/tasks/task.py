@@ -32,7 +32,7 @@ class Task(abc.ABC):
       label_kind: what its sources and label stores hold: "boxes", "masks" or "classes".
       metrics: names of the numbers that a result shows; the first one decides the best checkpoint.
       keras_label: the key of its labels in keras-cv's dicts.
-      needs_labels: whether its training pictures must be labelled.
+      needs_labels: whether its training images must be labelled.
       decays_biases: whether weight decay covers all but batch norm (the original's classifiers), or kernels alone.
       experiment: what it was built from.
     """
@@ -117,11 +117,11 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def label(self, model: tf.keras.Model, source: Source, first: int, last: int) -> Iterable[dict]:
-        """Pseudo labels of pictures first..last - 1, one dict of NumPy columns per picture, in order."""
+        """Pseudo labels of images first..last - 1, one dict of NumPy columns per image, in order."""
 
     @abc.abstractmethod
     def predict(self, model: tf.keras.Model, source: Source, first: int, last: int) -> Iterable[dict]:
-        """What the model finds in pictures first..last - 1, in pixels of the stored pictures, in order."""
+        """What the model finds in images first..last - 1, in pixels of the stored images, in order."""
 
     @abc.abstractmethod
     def write_predictions(self, source: Source, found: Iterable[dict], output: str) -> dict[str, Any]:
@@ -131,11 +131,11 @@ class Task(abc.ABC):
     def export(self, model: tf.keras.Model, folder: str) -> dict[str, str]:
         """Hands the model over; paths by kind."""
 
-    # --- pictures ---------------------------------------------------------------------------------
+    # --- images ---------------------------------------------------------------------------------
 
     @abc.abstractmethod
     def draw(self, image: Any, objects: dict) -> Any:
-        """A uint8 picture with the given human labels, pseudo labels or predictions drawn on it, of the same size."""
+        """A uint8 image with the given human labels, pseudo labels or predictions drawn on it, of the same size."""
 
     @abc.abstractmethod
     def shown(self, objects: dict) -> dict:
@@ -143,19 +143,19 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def human_labels(self, source: Source, index: int) -> dict:
-        """The labels of one picture, as `draw` takes them."""
+        """The labels of one image, as `draw` takes them."""
 
     @abc.abstractmethod
     def batch_labels(self, batch: dict, index: int) -> dict:
         """The labels of one row of a NumPy training batch, as `draw` takes them."""
 
     def training_pictures(self, batch: dict) -> list:
-        """Uint8 pictures of a NumPy training batch as the network sees it, with its labels."""
+        """Uint8 images of a NumPy training batch as the network sees it, with its labels."""
         images = denormalize(batch["images"]).numpy()
         return [self.draw_with_legend(image, self.batch_labels(batch, i)) for i, image in enumerate(images)]
 
     def legend(self, objects: Sequence[dict] | None = None) -> list[tuple[str, Color]]:
-        """Names that pictures need beside them, in the colours that are drawn; by default none.
+        """Names that images need beside them, in the colours that are drawn; by default none.
 
         Args:
           objects: what is drawn; None: anything may be.
@@ -163,7 +163,7 @@ class Task(abc.ABC):
         return []
 
     def draw_with_legend(self, image: Any, objects: dict) -> Any:
-        """As `draw`, with a legend below the picture where it takes one."""
+        """As `draw`, with a legend below the image where it takes one."""
         return with_legend(self.draw(image, objects), self.legend([objects]))
 
     def draw_beside(self, name: str, image: Any, columns: Mapping[str, dict]) -> Any:

@@ -12,14 +12,14 @@ import os
 import tensorflow as tf
 
 from official.errors import UserError
-from official.files import read_json
 from official.experiment import Experiment, Model, Training
-from official.models.backbones.registry import build_backbone
+from official.files import read_json
 from official.models.backbones.efficientnet import is_lite
-from official.models.weights.import_efficientnet import check_kind
+from official.models.backbones.registry import build_backbone
 from official.models.weights.import_checkpoint import read_weights
-from official.models.weights.public_weights import weights_file
+from official.models.weights.import_efficientnet import check_kind
 from official.models.weights.named_weights import Weights, epsilon_of, shapes_of, variable_name
+from official.models.weights.public_weights import weights_file
 from official.screen import note
 from official.tasks.registry import build_task
 from official.tasks.task import Task

@@ -22,7 +22,13 @@ import tensorflow as tf
 
 from official.errors import FileDamaged, UserError
 from official.files import (
-    file_sha256, read_json, sweep, sync_entries, sync_folder, temporary_name, write_json,
+    file_sha256,
+    read_json,
+    sweep,
+    sync_entries,
+    sync_folder,
+    temporary_name,
+    write_json,
 )  # fmt: skip
 from official.screen import warn
 from official.trained_model import DESCRIPTION

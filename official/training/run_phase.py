@@ -16,16 +16,27 @@ from official.data.pipeline import example_reader
 from official.data.source import Source
 from official.data.unreadable import naming_unreadable
 from official.experiment import Experiment
+from official.files import read_json, require_space, write_json
 from official.screen import duration, stamped, warn
 from official.tasks.task import Task
-from official.training.distribution import (
-    chiefs, is_chief, judging_scope, require_agreement, several_workers, summed, workers_together,
-)  # fmt: skip
-from official.files import read_json, require_space, write_json
 from official.trained_model import ModelError, TrainedModel, describe, described
+from official.training.distribution import (
+    chiefs,
+    is_chief,
+    judging_scope,
+    require_agreement,
+    several_workers,
+    summed,
+    workers_together,
+)  # fmt: skip
 from official.training.progress import SHOWN_METRICS, PhaseProgress
 from official.training.recovery import (
-    RESULT, Checkpoints, last_checkpoint, newest_whole, result_checkpoint, weights_sha256,
+    RESULT,
+    Checkpoints,
+    last_checkpoint,
+    newest_whole,
+    result_checkpoint,
+    weights_sha256,
 )  # fmt: skip
 from official.training.sharing import evaluate_together
 from official.training.stopping import StopRequest
@@ -315,7 +326,7 @@ class PhaseRun:
         self.summaries.pictures("predictions", pictures, step)
 
     def _show_training_pictures(self) -> None:
-        """Augmented training pictures as the network sees them, with their labels."""
+        """Augmented training images as the network sees them, with their labels."""
         count = self.experiment.runtime.pictures
         if not count or not self.chief:
             return

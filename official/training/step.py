@@ -16,8 +16,8 @@ import re
 from typing import Any, Mapping
 
 import tensorflow as tf
-from losses.joint import LossAverages, normalized_joint_loss, standard_joint_loss
 
+from losses.joint import LossAverages, normalized_joint_loss, standard_joint_loss
 from official.errors import FlagError, about_flags
 from official.experiment import Experiment
 from official.models.layers import statistics_kept, statistics_together, step_randomness

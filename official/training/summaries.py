@@ -1,4 +1,4 @@
-"""TensorBoard: scalars, picture grids, histograms and the flags of a run."""
+"""TensorBoard: scalars, image grids, histograms and the flags of a run."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class Phase:
       steps: how many.
       human: the labelled source.
       pseudo: the pseudo-labelled source, or None.
-      joint: a source with classes of pictures for joint training, or None.
+      joint: a source with classes of images for joint training, or None.
       learning_rate: replaces the optimizer's when above 0.
       batch_flag: the option that sizes the human stream: "batch_size" or "teacher_batch_size".
       earlier_steps: those of the teachers before it; None: not known.

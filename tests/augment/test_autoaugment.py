@@ -38,7 +38,7 @@ def chi_square(counts, expected):
 
 
 def test_sub_policies_are_drawn_uniformly(monkeypatch):
-    """500 pictures, five sub-policies that each paint another value: chi-square, p = 0.001 at 4 degrees."""
+    """500 images, five sub-policies that each paint another value: chi-square, p = 0.001 at 4 degrees."""
     names = [f"Paint{i}" for i in range(5)]
     for i, name in enumerate(names):
         painted = tf.fill(tf.shape(IMAGE), tf.constant(i, tf.uint8))
@@ -72,7 +72,7 @@ def test_randaugment_draws_uniformly_and_always_applies(monkeypatch):
 
 @pytest.mark.parametrize("version", POLICIES)
 def test_policies_run_and_repeat(version):
-    """The same key gives the same bits, other keys other pictures; the shape stays.
+    """The same key gives the same bits, other keys other images; the shape stays.
 
     Compiled for v0 alone: of the larger ones only the number of branches is new, and
     tests/augment/test_original_ops.py compiles every operation.
@@ -90,7 +90,7 @@ def test_policies_run_and_repeat(version):
 
 
 def test_magnitude_fifteen_is_beyond_the_scale():
-    """The ResNet-101 study: translation by 375 pixels, so a picture of 60 is all grey."""
+    """The ResNet-101 study: translation by 375 pixels, so an image of 60 is all grey."""
     moved = ops.apply(dict(EXAMPLE), "TranslateX_BBox", level=15.0, key=tf.constant([0, 0]))
     assert (moved["image"].numpy() == 128).all()
 

@@ -12,7 +12,7 @@ from augment.geometry import Settings
 
 GOLDEN = json.load(open(os.path.join(os.path.dirname(os.path.dirname(__file__)), "golden", "augment_pillow.json")))
 IMAGE = tf.constant(np.array(GOLDEN["input"], np.uint8))
-# Pillow rounds the smoothed picture, the grey one and its mean where the original truncates, and
+# Pillow rounds the smoothed image, the grey one and its mean where the original truncates, and
 # stretches in float64: one level apart.
 TOLERANCE = {"color": 1, "contrast": 1, "sharpness": 1, "autocontrast": 1}
 FUNCTIONS = {
@@ -50,7 +50,7 @@ def test_blend_by_hand():
 
 
 def test_contrast_quirk_by_hand():
-    """20 pixels: the original's grey is 20 / 256 -> 0, so factor 0.5 halves; the true mean of a flat picture keeps it."""
+    """20 pixels: the original's grey is 20 / 256 -> 0, so factor 0.5 halves; the true mean of a flat image keeps it."""
     assert (color.contrast(constant(90), 0.5).numpy() == 45).all()
     assert (color.contrast(constant(90), 0.5, true_mean=True).numpy() == 90).all()
     large = tf.fill([256, 300, 3], tf.constant(100, tf.uint8))  # over 65,280 pixels: white

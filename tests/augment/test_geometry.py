@@ -195,7 +195,7 @@ def test_half_of_the_signs_are_negative():
 
 
 def test_constants_can_scale_with_the_picture():
-    """250 pixels at a reference of 640 are 25 on a picture whose longer side is 64."""
+    """250 pixels at a reference of 640 are 25 on an image whose longer side is 64."""
     scaled = Settings(reference_size=640)
     after = ops.apply({"image": tf.ones([40, 64, 3], tf.uint8)}, "TranslateX_BBox", level=10.0, key=KEY, settings=scaled)
     assert ((after["image"].numpy() == 128).all(axis=(0, 2))).sum() == 25

@@ -1,4 +1,4 @@
-"""One law for everything that moves pixels: a picture painted by its mask still shows its mask afterwards.
+"""One law for everything that moves pixels: an image painted by its mask still shows its mask afterwards.
 
 Eight classes are painted in binary, one bit a channel (40 or 220), so that a pixel says its class even
 after interpolation, but where two regions meet. What comes from outside is 128 in the image.
@@ -131,7 +131,7 @@ def denormalised(images):
 
 
 def source_of(example):
-    """A source of one picture."""
+    """A source of one image."""
     from official.data.source import Category, Source
 
     source = Source(

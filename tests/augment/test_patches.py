@@ -72,7 +72,7 @@ def test_cut_out_by_hand_and_at_the_border():
 
 
 def test_cutout_centres_are_uniform():
-    """Chi-square of 400 centres over 4 quarters of the picture, p = 0.001 at 3 degrees of freedom."""
+    """Chi-square of 400 centres over 4 quarters of the image, p = 0.001 at 3 degrees of freedom."""
     image = tf.zeros([40, 40, 3], tf.uint8)
     run = tf.function(lambda key: patches.random_cutout(image, 1, key, 128))
     counts = np.zeros((2, 2))

@@ -87,7 +87,7 @@ def test_half_of_the_views_is_blurred_by_one_sigma_per_batch():
     one, other = (views(ViewPolicy(strength=0.0), 100, key) for key in ((0, 1), (0, 2)))
     blurred = [(a != b).any() for a, b in zip(sharp, one)]
     assert 28 < sum(blurred) < 72
-    assert blurred == [(a != b).any() for a, b in zip(sharp, other)]  # the coin is the picture's, the sigma the batch's
+    assert blurred == [(a != b).any() for a, b in zip(sharp, other)]  # the coin is the image's, the sigma the batch's
     changed = [i for i, b in enumerate(blurred) if b]
     assert all((one[i] != other[i]).any() for i in changed)
     own = [views(ViewPolicy(strength=0.0, blur_per_picture=True), 100, key) for key in ((0, 1), (0, 2))]

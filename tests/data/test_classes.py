@@ -1,4 +1,4 @@
-"""Sources with a class per picture: folders, objects cut out of boxes, TFDS."""
+"""Sources with a class per image: folders, objects cut out of boxes, TFDS."""
 
 import os
 
@@ -60,7 +60,7 @@ def test_classes_follow_subsets_and_other_orders(folder):
 
 
 def boxed(boxes, crowd=None):
-    """One picture of 50 x 40 whose pixels say their row and column."""
+    """One image of 50 x 40 whose pixels say their row and column."""
     rows, columns = np.mgrid[0:50, 0:40]
     pixels = tf.constant(np.stack([rows, columns, rows], -1), tf.uint8)
     image = {"boxes": np.array(boxes, np.float32), "classes": np.arange(len(boxes)) % 2}

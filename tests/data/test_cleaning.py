@@ -14,8 +14,8 @@ from official.data.coco_json import load_coco_json
 from official.data.frames import Frames
 from official.data.input_report import DataError, InputReport
 from official.data.labels import box_numbers, flag, identifier, number
-from official.data.sources import ReadOptions, open_source
 from official.data.source import Category
+from official.data.sources import ReadOptions, open_source
 from official.evaluation import coco_metrics
 from official.jobs.opening import open_eval
 from official.tasks.registry import build_task

@@ -265,7 +265,7 @@ def rendered(polygons, shape):
 
 def test_regions_give_the_same_pixels_back_and_are_connected():
     rng = np.random.default_rng(0)
-    for trial in range(60):
+    for _trial in range(60):
         mask = rng.random(rng.integers(1, 12, 2)) < rng.random()
         found = list(regions(mask))
         parts = [rendered(polygons, mask.shape) for polygons in found]
@@ -294,7 +294,7 @@ def masks(human):
     return human.with_masks(lambda index: table[int(index)], categories)
 
 
-@pytest.mark.parametrize("kind", [k for k in WORDS])
+@pytest.mark.parametrize("kind", list(WORDS))
 def test_masks_come_back_equal(masks, tmp_path, kind):
     report = export_labels(masks, kind, str(tmp_path / "out"), scored=False)
     back = read_back(kind, tmp_path / "out", label_kind="masks")

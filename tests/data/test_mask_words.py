@@ -39,7 +39,7 @@ HALVES = np.array([[0] * 4 + [255] * 4] * 6, np.uint8)
 
 
 def pair(tmp_path, *masks, **how):
-    """A word over as many pictures as masks."""
+    """A word over as many images as masks."""
     for i, values in enumerate(masks):
         picture(tmp_path / "i" / f"{i}.png")
         save(tmp_path / "m" / f"{i}.png", values, **how)
@@ -217,7 +217,7 @@ def test_the_mask_turns_with_the_photo(tmp_path, orientation):
 
 
 def coco(tmp_path, *segmentations, size=(10, 12), **image):
-    """A word over one picture of 12 x 10 with objects [3, 2, 5, 5] (x, y, width, height)."""
+    """A word over one image of 12 x 10 with objects [3, 2, 5, 5] (x, y, width, height)."""
     picture(tmp_path / "images" / "x.png", (12, 10))
     annotations = [
         {

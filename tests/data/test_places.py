@@ -9,8 +9,8 @@ import tensorflow as tf
 from PIL import Image
 
 from official.data.image_files import inspect_image
-from official.data.image_places import holds_labels, safe_join, walk
 from official.data.image_folder import TWICE
+from official.data.image_places import holds_labels, safe_join, walk
 from official.data.input_report import DataError
 from official.data.source import listed_subset
 from official.data.sources import ReadOptions, open_source, parse_word
@@ -292,7 +292,7 @@ def test_split_lists_keep_spaces_and_take_flags(tmp_path):
     assert read_split(str(path), "list") == [
         "IMG 1",
         "IMG 2",
-    ]  # two pictures of which one could be a flag, were it alone
+    ]  # two images of which one could be a flag, were it alone
     path.write_text("2007_000027 -1\n2007_000032  1\n")
     assert read_split(str(path), "list") == ["2007_000027", "2007_000032"]
 

@@ -1,4 +1,4 @@
-"""The embedded data set: same seed, same picture; boxes and masks agree."""
+"""The embedded data set: same seed, same image; boxes and masks agree."""
 
 import hashlib
 import json
@@ -95,7 +95,7 @@ def test_unlabelled_pictures_are_shifted(monkeypatch):
 
 
 def test_written_as_coco_and_read_back(tmp_path):
-    counts = {split: 3 for split in SPLITS}
+    counts = dict.fromkeys(SPLITS, 3)
     paths = write_scenes(str(tmp_path), seed=1, size=64, counts=counts)
     source = open_coco(paths[0])
     drawn = open_scenes("train", 3, seed=1, size=64)

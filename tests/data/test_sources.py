@@ -1,4 +1,4 @@
-"""Sources agree with each other: COCO, VOC, TFRecord and TFDS hold the same pictures and boxes."""
+"""Sources agree with each other: COCO, VOC, TFRecord and TFDS hold the same images and boxes."""
 
 import dataclasses
 import itertools
@@ -19,7 +19,7 @@ from tests import tiny
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scenes")
-    write_scenes(str(folder), size=64, counts={s: 6 for s in ("train", "val", "test", "unlabeled")})
+    write_scenes(str(folder), size=64, counts=dict.fromkeys(("train", "val", "test", "unlabeled"), 6))
     return folder
 
 

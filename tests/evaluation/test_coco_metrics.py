@@ -130,7 +130,7 @@ def test_drawn_box_has_its_colour_on_its_border():
 def test_sheet_places_every_picture():
     pictures = [np.full((10, 20, 3), 40 * (i + 1), np.uint8) for i in range(5)]
     grid = sheet(pictures, columns=3, cell=20)
-    assert grid.shape == (20, 60, 3)  # rows as high as the highest picture
+    assert grid.shape == (20, 60, 3)  # rows as high as the highest image
     assert [int(grid[5, 10, 0]), int(grid[5, 50, 0]), int(grid[15, 30, 0])] == [40, 120, 200]
 
 

@@ -1,4 +1,4 @@
-"""What is drawn can be read: labels beside each other and inside the picture, colours that differ, legends outside."""
+"""What is drawn can be read: labels beside each other and inside the image, colours that differ, legends outside."""
 
 import itertools
 
@@ -25,7 +25,7 @@ def test_labels_cover_no_other_and_are_not_cut():
 
 def test_a_label_is_above_its_box_where_there_is_room():
     assert free_place(np.array([50.0, 20, 90, 80]), (30, 10), (100, 100), []) == (20, 40, 50, 50)
-    assert free_place(np.array([2.0, 20, 90, 80]), (30, 10), (100, 100), []) == (20, 0, 50, 10)  # moved into the picture
+    assert free_place(np.array([2.0, 20, 90, 80]), (30, 10), (100, 100), []) == (20, 0, 50, 10)  # moved into the image
     assert free_place(np.array([50.0, 20, 90, 80]), (30, 10), (100, 100), [(20, 40, 50, 50)]) == (50, 40, 80, 50)
     assert free_place(np.array([50.0, 20, 90, 80]), (30, 10), (100, 100), [(0, 0, 100, 100)]) is None
 

@@ -1,4 +1,4 @@
-"""Writes augment_pillow.json: what Pillow makes of one small picture. Run by hand, with Pillow 11.3.0."""
+"""Writes augment_pillow.json: what Pillow makes of one small image. Run by hand, with Pillow 11.3.0."""
 
 import json
 import math

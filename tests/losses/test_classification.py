@@ -1,4 +1,4 @@
-"""Cross-entropy of whole pictures against hand numbers."""
+"""Cross-entropy of whole images against hand numbers."""
 
 import numpy as np
 import tensorflow as tf

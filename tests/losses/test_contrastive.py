@@ -8,7 +8,7 @@ from losses.contrastive import nt_xent
 
 
 def by_loops(first, second, temperature):
-    """CE_a + CE_b per picture, straight from the paper's equation 1."""
+    """CE_a + CE_b per image, straight from the paper's equation 1."""
     a, b = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (first, second))
     losses, hits = [], []
     for i in range(len(a)):
@@ -24,7 +24,7 @@ def by_loops(first, second, temperature):
 
 
 def test_two_pictures_by_hand():
-    """Orthogonal pictures, equal views, temperature 1: every view has one right (e^1) and two wrong (e^0) candidates."""
+    """Orthogonal images, equal views, temperature 1: every view has one right (e^1) and two wrong (e^0) candidates."""
     views = tf.constant([[2.0, 0.0], [0.0, 5.0]])
     loss, hits = nt_xent(views, views, temperature=1.0)
     np.testing.assert_allclose(loss, [2 * (np.log(np.e + 2) - 1)] * 2, rtol=1e-6)
@@ -32,7 +32,7 @@ def test_two_pictures_by_hand():
 
 
 def test_a_hit_is_among_the_other_views_alone():
-    """View a of picture 0 is nearest to view a of picture 1; of the views b its own is nearest, which is what the original counts."""
+    """View a of image 0 is nearest to view a of image 1; of the views b its own is nearest, which is what the original counts."""
     first, second = tf.constant([[1.0, 0.0], [1.0, 0.1]]), tf.constant([[1.0, 0.3], [-1.0, 0.0]])
     assert nt_xent(first, second)[1].numpy().tolist() == [1, 0]
 
@@ -72,7 +72,7 @@ def test_two_replicas_are_one_batch():
 
     losses, gradients = (np.stack([v.numpy() for v in strategy.experimental_local_results(r)]) for r in step())
     np.testing.assert_allclose(losses.reshape(-1), loss.numpy(), rtol=1e-5)
-    # Each replica's gradient holds what all replicas' losses say about its own pictures.
+    # Each replica's gradient holds what all replicas' losses say about its own images.
     np.testing.assert_allclose(np.concatenate(list(gradients), axis=1), expected, rtol=1e-4, atol=1e-6)
 
 

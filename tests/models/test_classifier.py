@@ -1,16 +1,22 @@
-"""Heads for whole pictures, and what the layers beneath them promise."""
+"""Heads for whole images, and what the layers beneath them promise."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from official.data.example import normalize
-from official.models.classifier import Classifier, ContrastiveModel
 from official.models.backbones.efficientnet import build_efficientnet
 from official.models.backbones.input_scale import scale_of
 from official.models.backbones.kerascv import KerasCVBackbone, stock_backbone
-from official.models.layers import Dropout, StochasticDepth, SyncBatchNormalization, statistics_kept, step_randomness
 from official.models.backbones.resnet import ResNetBackbone
+from official.models.classifier import Classifier, ContrastiveModel
+from official.models.layers import (
+    Dropout,
+    StochasticDepth,
+    SyncBatchNormalization,
+    statistics_kept,
+    step_randomness,
+)
 
 keras = tf.keras
 

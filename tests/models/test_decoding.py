@@ -150,7 +150,7 @@ def test_a_batch_of_one_without_a_loop_is_the_same(outputs):
 
 
 def test_legacy_decoding_ends_at_the_last_pixel():
-    """The original cuts boxes off at 63 of an input of 64; a picture that ends before that has its own end."""
+    """The original cuts boxes off at 63 of an input of 64; an image that ends before that has its own end."""
     level = tf.constant([[-8.0, -8.0, 80.0, 80.0]])
     raw = {"box": tf.zeros([2, 1, 4]), "classification": tf.ones([2, 1, 1])}
     extents = tf.constant([[64.0, 64.0], [64.0, 40.0]])

@@ -6,9 +6,9 @@ import tensorflow as tf
 
 from official.data.example import IMAGENET_MEAN, IMAGENET_STD
 from official.experiment import Model
-from official.models.backbones.registry import build_backbone
 from official.models.backbones.efficientnet import MEMBERS, build_efficientnet
 from official.models.backbones.input_scale import scale_of
+from official.models.backbones.registry import build_backbone
 from official.models.layers import StochasticDepth
 from official.models.statistics import _head_parameters
 

@@ -13,13 +13,13 @@ import tensorflow as tf
 from official.data.coco_classes import COCO_CATEGORIES
 from official.data.source import Category
 from official.export.stock import stock_model
-from official.models.backbones.registry import build_backbone
 from official.models.backbones.efficientnet import build_efficientnet
+from official.models.backbones.registry import build_backbone
+from official.models.backbones.resnet import ResNetBackbone
+from official.models.backbones.spinenet import SpineNetBackbone
+from official.models.retinanet import RetinaNet
 from official.models.weights.import_checkpoint import class_channels, read_network, read_weights
 from official.models.weights.import_released import heads_table, spinenet_table
-from official.models.backbones.resnet import ResNetBackbone
-from official.models.retinanet import RetinaNet
-from official.models.backbones.spinenet import SpineNetBackbone
 from official.models.weights.named_weights import WeightsError, assign_weights, variable_name
 from official.tasks.registry import build_task
 from tests import tiny

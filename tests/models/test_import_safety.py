@@ -18,8 +18,15 @@ import tensorflow as tf
 
 from official.models.weights import import_resnet
 from official.models.weights.import_checkpoint import read_weights
+from official.models.weights.named_weights import (
+    Weights,
+    WeightsError,
+    assign_weights,
+    read_npz,
+    take,
+    write_weights,
+)
 from official.models.weights.weight_files import StoredArray, WeightFile, open_h5
-from official.models.weights.named_weights import Weights, WeightsError, assign_weights, read_npz, take, write_weights
 
 keras = tf.keras
 FEW = 20_000_000  # bytes that a refusal may take

@@ -7,12 +7,18 @@ import pytest
 import tensorflow as tf
 
 from official.data.example import normalize
-from official.models.weights.import_checkpoint import read_weights
-from official.models.weights.public_weights import weights_file
-from official.models.weights.import_simclr import layers_in_order, tf1_table, tf2_table
 from official.models.backbones.kerascv import KerasCVBackbone, stock_backbone
 from official.models.backbones.resnet import ResNetBackbone
-from official.models.weights.named_weights import WeightsError, assign_weights, differences, epsilon_of, write_weights
+from official.models.weights.import_checkpoint import read_weights
+from official.models.weights.import_simclr import layers_in_order, tf1_table, tf2_table
+from official.models.weights.named_weights import (
+    WeightsError,
+    assign_weights,
+    differences,
+    epsilon_of,
+    write_weights,
+)
+from official.models.weights.public_weights import weights_file
 
 BLOCKS, WIDTH = (2, 1, 1, 1), 0.125
 

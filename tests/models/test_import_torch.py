@@ -12,10 +12,10 @@ from official.experiment import Model, experiment_from
 from official.export.stock import stock_model
 from official.jobs.settling import settled
 from official.models.backbones.registry import build_backbone
+from official.models.backbones.resnet import ResNetBackbone
 from official.models.classifier import Classifier
 from official.models.weights.import_checkpoint import read_weights
 from official.models.weights.import_torch import timm_family
-from official.models.backbones.resnet import ResNetBackbone
 from official.models.weights.named_weights import WeightsError, assign_weights, read_npz, write_weights
 from official.trained_model import as_built
 from tests.models import torch_networks as torch

@@ -6,7 +6,16 @@ import tensorflow as tf
 
 from official.hashing import hashed
 from official.models.layers import (
-    DepthwiseConv2D, StochasticDepth, Swish, SyncBatchNormalization, UpsampleBilinear, UpsampleNearest, _uniform, hashed_uniform, legacy_upsample, statistics_together,
+    DepthwiseConv2D,
+    StochasticDepth,
+    Swish,
+    SyncBatchNormalization,
+    UpsampleBilinear,
+    UpsampleNearest,
+    _uniform,
+    hashed_uniform,
+    legacy_upsample,
+    statistics_together,
     step_randomness,
 )  # fmt: skip
 

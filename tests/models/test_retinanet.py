@@ -7,8 +7,8 @@ import tensorflow as tf
 
 from official.data.example import normalize
 from official.models.anchors import encode_targets
-from official.models.decoding import DetectionDecoder
 from official.models.backbones.efficientnet import build_efficientnet
+from official.models.decoding import DetectionDecoder
 from official.models.layers import SyncBatchNormalization
 from official.models.retinanet import RetinaNet
 

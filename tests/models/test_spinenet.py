@@ -6,10 +6,10 @@ import tensorflow as tf
 
 from official.data.source import Category
 from official.experiment import experiment_from
+from official.models.backbones.spinenet import Block, SpineNetBackbone, _Builder, _Feature
 from official.models.classifier import Classifier
 from official.models.layers import StochasticDepth, step_randomness
 from official.models.retinanet import RetinaNet
-from official.models.backbones.spinenet import Block, SpineNetBackbone, _Builder, _Feature
 from official.models.statistics import model_statistics
 from official.tasks.registry import build_task
 from tests import tiny

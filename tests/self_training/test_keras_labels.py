@@ -8,6 +8,7 @@ import types
 import numpy as np
 import pytest
 import tensorflow as tf
+
 from official.data.keras_dataset import load_dataset
 from official.data.source import Category
 from official.errors import UserError

@@ -20,7 +20,7 @@ from tests import tiny
 
 
 class Teacher:
-    """Stands in for a task: labels that are a function of the picture's number, and a count of the work."""
+    """Stands in for a task: labels that are a function of the image's number, and a count of the work."""
 
     name, label_kind = "detection", "boxes"
     categories = (Category(3, "a"), Category(9, "b"))
@@ -208,7 +208,7 @@ def test_masks_are_named_after_their_images_and_stay_in_the_folder(tmp_path):
     ]  # fmt: skip
     store.write_shard(0, rows, ["background", "thing"])
     store.finish(1, {})
-    before = {path for path in tmp_path.rglob("*")}
+    before = set(tmp_path.rglob("*"))
     out = tmp_path / "deep" / "deeper" / "out"
     folder = store.export(str(out), 0.5)
     written = sorted(str(path.relative_to(folder)) for path in out.rglob("*.png"))

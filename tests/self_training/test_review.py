@@ -13,8 +13,8 @@ from official import jobs
 from official.data.formats.class_folders import write_class_folders
 from official.data.image_folder import open_folder
 from official.data.source import Category, DataError
-from official.jobs.reviewed import unlabeled_pool, with_reviewed
 from official.jobs.opening import open_training, open_unlabeled
+from official.jobs.reviewed import unlabeled_pool, with_reviewed
 from official.self_training import review
 from official.self_training.label_store import LabelStore
 from tests import tiny

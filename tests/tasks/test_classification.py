@@ -29,7 +29,7 @@ NAMES = ("disc", "ring", "square", "triangle", "cross")
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A run of the whole loop with soft labels, a weight average and four pictures per class."""
+    """A run of the whole loop with soft labels, a weight average and four images per class."""
     folder = tmp_path_factory.mktemp("run")
     experiment = tiny.experiment(task="classification", model_dir=str(folder), pictures_per_class=4)
     return folder, experiment, jobs.run(experiment)
@@ -136,7 +136,7 @@ def pool(classes):
 
 
 def test_the_surest_of_every_class_are_repeated():
-    """Class 0 has three sure pictures, class 1 one, class 2 none; two of each are wanted."""
+    """Class 0 has three sure images, class 1 one, class 2 none; two of each are wanted."""
     source, surety = pool([0, 0, 1, 0, -1]), np.array([0.6, 0.9, 0.7, 0.8, 0.0])
     chosen = ClassLabels().chosen(source, surety, PseudoLabels(pictures_per_class=2))
     assert chosen.tolist() == [1, 3, 2, 2]

@@ -98,7 +98,7 @@ def test_the_draws_of_a_batch_are_its_own():
             for picture in range(2):
                 prepare({"image": image, "step": tf.constant(step, tf.int64), "index": picture}, tf.constant([picture, 5]))
     own, shared = ({key[part] for key in keys} for part in (0, 1))
-    assert len(own) == 4 and len(shared) == 4 * 4 * 2  # two views of two pictures; seeds, steps, views
+    assert len(own) == 4 and len(shared) == 4 * 4 * 2  # two views of two images; seeds, steps, views
     assert all(keys[i][1] == keys[i + 2][1] for i in range(0, len(keys), 4))
 
 

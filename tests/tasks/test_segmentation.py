@@ -1,4 +1,4 @@
-"""Segmentation end to end on tiny pictures: evaluation, multi-scale labels, the label store, export, jobs."""
+"""Segmentation end to end on tiny images: evaluation, multi-scale labels, the label store, export, jobs."""
 
 import dataclasses
 import json
@@ -24,7 +24,7 @@ from tests import tiny
 
 @pytest.fixture(scope="module")
 def setting():
-    """(task, model with random weights, labelled pictures that are not square)."""
+    """(task, model with random weights, labelled images that are not square)."""
     source = tiny.scenes_source(task="segmentation", count=6)
     heights = np.array([64, 50, 40, 64, 33, 64], np.int32)
     read_image, read_mask, table = source.read_image, source.read_mask, tf.constant(heights)
@@ -199,9 +199,9 @@ def test_export_agrees_with_predict(setting, tmp_path):
 
 
 def test_everything_ignored_is_finite():
-    from tests.training.test_step import make_trainer, run
-
     import dataclasses
+
+    from tests.training.test_step import make_trainer, run
 
     source = tiny.scenes_source(task="segmentation")
     ignored = dataclasses.replace(source, read_mask=lambda i: tf.fill([64, 64], tf.constant(255, tf.uint8)))

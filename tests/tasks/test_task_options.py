@@ -16,8 +16,8 @@ from official.data.example import denormalize
 from official.data.pipeline import example_reader
 from official.data.source import Category
 from official.experiment import Experiment, Model, experiment_from
-from official.models.backbones.registry import build_backbone
 from official.models.backbones.input_scale import scale_of
+from official.models.backbones.registry import build_backbone
 from official.models.layers import Dropout, StochasticDepth, Swish, SyncBatchNormalization
 from official.tasks.registry import build_task
 from tests import tiny

@@ -7,6 +7,7 @@ import keras_cv
 import numpy as np
 import pytest
 import tensorflow as tf
+
 from official.data.keras_dataset import source_dataset
 from official.data.pipeline import Worker
 from official.experiment import experiment_from

@@ -7,7 +7,15 @@ import pytest
 import tensorflow as tf
 
 from official.tasks.registry import build_task
-from official.training.optimizer import LARS, Adam, Momentum, RMSprop, WarmupSchedule, adapted, clip_by_global_norm
+from official.training.optimizer import (
+    LARS,
+    Adam,
+    Momentum,
+    RMSprop,
+    WarmupSchedule,
+    adapted,
+    clip_by_global_norm,
+)
 from official.training.trainer import Phase, Trainer
 from official.training.weight_average import WeightAverage
 from tests import tiny

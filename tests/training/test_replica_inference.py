@@ -1,4 +1,4 @@
-"""Judging and labelling on two replicas give what one gives: every picture once, in order, also in uneven batches."""
+"""Judging and labelling on two replicas give what one gives: every image once, in order, also in uneven batches."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from tests.training.test_step import two_replicas
 
 @pytest.fixture(scope="module", params=tuple(tiny.TASKS))
 def models(request):
-    """(task, one model, the same on two replicas, seven labelled pictures); batches of three."""
+    """(task, one model, the same on two replicas, seven labelled images); batches of three."""
     name = request.param
     source = tiny.scenes_source(task=name, count=7)
     task = build_task(tiny.experiment(task=name, eval_batch_size=3, label_scales="1"), source.categories)

@@ -13,8 +13,8 @@ from official.models.weights.named_weights import Weights, write_weights
 from official.self_training import loop
 from official.tasks.registry import build_task
 from official.training.distribution import build_strategy, set_up_runtime
-from official.training.optimizer import LARS, Adam, Momentum, RMSprop, build_optimizer, current_learning_rate
 from official.training.keras_model import joint_task
+from official.training.optimizer import LARS, Adam, Momentum, RMSprop, build_optimizer, current_learning_rate
 from tests import tiny
 from tests.self_training.test_label_store import label
 from tests.training.test_step import make_trainer

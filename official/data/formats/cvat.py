@@ -17,8 +17,16 @@ import numpy as np
 from official.data import image_files
 from official.data.coco_json import LFS_POINTER, LFS_REASON
 from official.data.formats.geometry import ellipse, mask_box, placed_mask, turned_rectangle
-from official.data.formats.records import NO_AREA, ImageRecord, ReadRules, Shape, joined, source_of_records, stated_number
 from official.data.formats.recognise import what_it_is
+from official.data.formats.records import (
+    NO_AREA,
+    ImageRecord,
+    ReadRules,
+    Shape,
+    joined,
+    source_of_records,
+    stated_number,
+)
 from official.data.input_report import DataError, InputReport, printable, shown
 from official.data.labels import flag, number
 from official.data.source import Category, Source

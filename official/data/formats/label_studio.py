@@ -14,8 +14,15 @@ import numpy as np
 from official.data import image_files
 from official.data.coco_json import read_json_file
 from official.data.formats.geometry import ellipse, mask_box, placed_mask, points_outline, turned_rectangle
-from official.data.formats.records import NO_AREA, ImageRecord, ReadRules, Shape, source_of_records, stated_number
 from official.data.formats.recognise import what_it_is
+from official.data.formats.records import (
+    NO_AREA,
+    ImageRecord,
+    ReadRules,
+    Shape,
+    source_of_records,
+    stated_number,
+)
 from official.data.input_report import DataError, InputReport, printable
 from official.data.labels import identifier, number
 from official.data.source import Source

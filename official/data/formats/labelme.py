@@ -19,6 +19,7 @@ from PIL import Image
 from official.data import image_files
 from official.data.coco_json import read_json_file
 from official.data.formats.geometry import ellipse, mask_box, placed_mask, points_outline
+from official.data.formats.recognise import what_it_is
 from official.data.formats.records import (
     NO_AREA,
     ImageRecord,
@@ -28,7 +29,6 @@ from official.data.formats.records import (
     source_of_records,
     stated_number,
 )
-from official.data.formats.recognise import what_it_is
 from official.data.input_report import DataError, InputReport
 from official.data.labels import identifier, number
 from official.data.source import Source

@@ -29,7 +29,7 @@ LAYER = "input_scale"
 
 
 def scaled_input(images, normalization: str):
-    """Normalised pictures to the scale `normalization`, a key of `SCALES`; imagenet: as they are.
+    """Normalised images to the scale `normalization`, a key of `SCALES`; imagenet: as they are.
 
     Raises:
       ValueError: unknown scale.

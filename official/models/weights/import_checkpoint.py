@@ -34,8 +34,6 @@ from official.models.weights.import_efficientnet import read_efficientnet
 from official.models.weights.import_keras import read_h5, read_keras
 from official.models.weights.import_resnet import read_resnet, scope_of_resnet
 from official.models.weights.import_torch import read_torch
-from official.models.weights.torch_files import open_safetensors, open_torch
-from official.models.weights.weight_files import WeightFile, checkpoint_prefix, open_checkpoint, open_h5
 from official.models.weights.named_weights import (
     Weights,
     WeightsError,
@@ -44,6 +42,8 @@ from official.models.weights.named_weights import (
     read_npz,
     variable_name,
 )
+from official.models.weights.torch_files import open_safetensors, open_torch
+from official.models.weights.weight_files import WeightFile, checkpoint_prefix, open_checkpoint, open_h5
 from official.screen import note
 
 keras = tf.keras

@@ -18,12 +18,18 @@ from typing import Any, Iterable, Iterator
 
 import tensorflow as tf
 
-from official.models.weights.import_efficientnet import check_kind
 from official.models.backbones.input_scale import scale_of_layers
 from official.models.backbones.kerascv import KerasCVBackbone, stock_backbone
 from official.models.backbones.resnet import POOL_PAD
-from official.models.weights.weight_files import WeightFile, WeightsError, open_h5, open_h5_member, read_member
+from official.models.weights.import_efficientnet import check_kind
 from official.models.weights.named_weights import Weights, epsilon_of, shapes_of, take
+from official.models.weights.weight_files import (
+    WeightFile,
+    WeightsError,
+    open_h5,
+    open_h5_member,
+    read_member,
+)
 
 keras = tf.keras
 MODELS = ("Functional", "Model")

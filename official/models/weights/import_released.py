@@ -24,8 +24,8 @@ import tensorflow as tf
 
 from official.models.weights.import_efficientnet import model_name, tf1_names
 from official.models.weights.import_resnet import OPTIMIZER, numbered_table, resnet_table, scope_of_resnet
-from official.models.weights.weight_files import WeightFile
 from official.models.weights.named_weights import Weights, WeightsError, epsilon_of, shapes_of, take
+from official.models.weights.weight_files import WeightFile
 
 keras = tf.keras
 SPINENET = "spinenet/conv2d/kernel"

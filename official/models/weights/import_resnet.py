@@ -15,8 +15,15 @@ from typing import Container, Iterable, Sequence
 
 import tensorflow as tf
 
+from official.models.weights.named_weights import (
+    BATCH_NORM,
+    Weights,
+    WeightsError,
+    epsilon_of,
+    shapes_of,
+    take,
+)
 from official.models.weights.weight_files import WeightFile
-from official.models.weights.named_weights import BATCH_NORM, Weights, WeightsError, epsilon_of, shapes_of, take
 
 CLASSIFIER_EPSILON = 1e-5  # resnet_model.py; the detection stack's is the run's
 OPTIMIZER = ("Momentum", "global_step")

@@ -19,8 +19,8 @@ import tensorflow as tf
 from tensorflow.core.protobuf import trackable_object_graph_pb2
 
 from official.models.weights.import_resnet import layers_in_order, numbered_table
-from official.models.weights.weight_files import WeightFile
 from official.models.weights.named_weights import BATCH_NORM, Weights, WeightsError, shapes_of, take
+from official.models.weights.weight_files import WeightFile
 
 EPSILON = 1e-5
 GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"

@@ -31,9 +31,9 @@ import tensorflow as tf
 
 from official.files import read_json
 from official.models.weights.import_efficientnet import block_order, check_kind
+from official.models.weights.named_weights import Weights, WeightsError, shapes_of, take
 from official.models.weights.torch_files import open_safetensors, open_torch
 from official.models.weights.weight_files import StoredArray, WeightFile
-from official.models.weights.named_weights import Weights, WeightsError, shapes_of, take
 
 keras = tf.keras
 _NORM = {
