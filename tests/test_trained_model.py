@@ -372,6 +372,7 @@ def test_a_run_goes_on_after_it_was_moved_and_by_a_relative_name(finished, tmp_p
     assert find_model("run", "x").path == "run/student/checkpoints/step_00000004"
 
 
+@pytest.mark.slow
 def test_seconds_count_all_starts(copied):
     folder, flags = copied
     before = json.load(open(os.path.join(folder, "summary.json")))

@@ -140,6 +140,7 @@ def test_a_class_that_cannot_be_judged_is_named(scenes):
     assert lacking and all(repr(name) in text for name in lacking)
 
 
+@pytest.mark.slow
 def test_a_run_judges_on_what_it_held_out(tmp_path, capsys):
     """Recorded, the same in the job that evaluates later; other data is refused; a teacher that has seen it is told on."""
     flags = dict(

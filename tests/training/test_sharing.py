@@ -23,7 +23,12 @@ def test_parts_are_whole_batches_and_all_images(images, batch, workers):
     assert max(sizes) - min(sizes) <= 2 * batch
 
 
-@pytest.fixture(scope="module", params=tuple(tiny.TASKS))
+def tasks():
+    """Pre-training before a release alone: its evaluation is a classifier's behind a longer fit."""
+    return [pytest.param(name, marks=[pytest.mark.slow] * (name == "contrastive")) for name in tiny.TASKS]
+
+
+@pytest.fixture(scope="module", params=tasks())
 def judged(request, tmp_path_factory):
     """(task, model, source, metrics of one worker, the folder that it wrote to); the images or objects of seven in batches of three."""
     source = tiny.scenes_source(task=request.param, count=7)
