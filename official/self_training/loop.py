@@ -114,7 +114,7 @@ class SelfTraining:
         if teacher_result or options.teacher:
             path = teacher_result["checkpoint"] if teacher_result else find_model(options.teacher, "--teacher").path
             teacher_steps, teacher_origin = describe(path).total_steps, describe(path).origin
-        own = (teacher_result or {}).get("steps", 0)  # all that it took, whichever checkpoint goes on
+        own = 0 if options.teacher else (teacher_result or {}).get("steps", 0)  # all that it took, whichever checkpoint goes on
         if own and teacher_steps:
             teacher_steps += own - describe(path).step
         before = teacher_steps or options.teacher_steps

@@ -354,3 +354,13 @@ def whole_pixels(image, pixels, name):
     if name == "classification":
         return bool(np.abs(found[::16, ::16] - pixels[2:30, 2:30][::7, ::7]).max() <= 1)
     return bool(np.abs(found[::2, ::2] - pixels).max() <= 1)
+
+
+def test_draw_scores():
+    """--nodraw_scores leaves the numbers behind the class names out."""
+    image, box = np.full((120, 160, 3), 128, np.uint8), np.float32([[20, 20, 90, 130]])
+    objects = {"boxes": box, "classes": np.int32([0]), "scores": np.float32([0.73])}
+    categories = tiny.scenes_source(count=1).categories
+    given, without = (build_task(tiny.experiment(draw_scores=flag), categories).draw(image, objects) for flag in (True, False))
+    bare = build_task(tiny.experiment(), categories).draw(image, {k: v for k, v in objects.items() if k != "scores"})
+    assert (without == bare).all() and (given != bare).any()
