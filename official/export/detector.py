@@ -75,7 +75,7 @@ def export_detector(
 
 def _decoding(model: RetinaNet, decoder: DetectionDecoder) -> dict[str, Any]:
     """How raw outputs become boxes, for `labels.json`; docs/export.md decodes by it."""
-    config = model.get_config()
+    config = model.arguments()
     levels = list(range(config["min_level"], config["max_level"] + 1))
     return {
         "levels": levels,
