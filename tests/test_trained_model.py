@@ -18,7 +18,7 @@ from official.self_training import loop as loops
 from official.self_training.label_store import LabelError
 from official.tasks.registry import build_task
 from official.trained_model import ModelError, adopted, describe, described
-from official.training.loading import find_model, load_model, starting_weights
+from official.training.loading import find_model, is_run, load_model, starting_weights
 from official.training.phases import spoiled
 from official.training.recovery import find_checkpoint
 from official.training.run_folder import FlagsDiffer, saved_flags
@@ -211,6 +211,8 @@ def test_a_backbone_to_start_from_is_the_one_that_the_run_is_judged_by(finished,
         assert again.fingerprint() == weights.fingerprint()
     teacher = starting_weights(os.path.join(folder, "teacher"), "", model.experiment(experiment_from(flags)).model)
     assert teacher.fingerprint() != weights.fingerprint() and teacher.normalization == "unit"
+    (tmp_path / "result.json").write_text('{"accuracy": 0.5}')  # somebody else's: no phase of ours
+    assert not is_run(str(tmp_path))
     (tmp_path / "run.json").write_text("{}")
     with pytest.raises(ModelError, match="--init=.*no checkpoint in"):
         starting_weights(str(tmp_path), "", experiment_from(flags).model)

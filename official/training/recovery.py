@@ -350,7 +350,7 @@ def last_checkpoint(folder: str) -> str:
             return os.path.join(inside, f"step_{steps[-1]:08d}")
     if os.path.isfile(os.path.join(folder, META)):
         return folder
-    return result_checkpoint(folder, result) if result else ""
+    return result_checkpoint(folder, result) if "checkpoint" in result else ""
 
 
 def phase_finished(folder: str) -> bool:
