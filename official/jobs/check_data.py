@@ -12,6 +12,7 @@ import tensorflow as tf
 from official.data import holdout, similar_images
 from official.data.set_statistics import set_statistics, table
 from official.data.source import Source
+from official.errors import FlagError
 from official.evaluation.drawing import sheet, write_png
 from official.experiment import Experiment
 from official.files import write_json
@@ -23,6 +24,7 @@ from official.jobs.data_checks import (
     sampled_boxes,
 )
 from official.jobs.opening import open_eval, open_training, open_unlabeled
+from official.jobs.preparing import with_recipe
 from official.jobs.reviewed import with_reviewed
 from official.jobs.settling import settled
 from official.models.anchor_fit import in_network, possible_recall, taught
@@ -39,6 +41,8 @@ SHOWN_IMAGES = 24
 def check_data(experiment: Experiment) -> dict[str, Any]:
     """Opens what the flags name and reports on it; writes `data/check.json` and sheets of images with their labels."""
     strategy = build_strategy(experiment.runtime)
+    pool = experiment.data.unlabeled_data != "rest"
+    experiment = with_recipe(experiment, unlabeled=pool, keep_lists=False).experiment
     experiment, folder = settled(experiment), RunFolder(experiment)
     set_up_runtime(experiment.runtime)
     opened, task = _opened(experiment)
@@ -232,9 +236,13 @@ def _time(
     experiment: Experiment, task: Task, strategy: tf.distribute.Strategy, opened: dict[str, Source]
 ) -> dict[str, float]:
     steps = experiment.handover.check_steps
-    found = estimate(
-        task, experiment, strategy, steps, opened["labeled"], opened.get("unlabeled"), opened.get("eval")
-    )
+    try:
+        found = estimate(
+            task, experiment, strategy, steps, opened["labeled"], opened.get("unlabeled"), opened.get("eval")
+        )
+    except FlagError as error:  # flags of another machine, or none: all else of the report stands
+        print(f"time: not measured: {error}")
+        return {}
     parts = ", ".join(
         f"{name} {_clock(found[name])}"
         for name in ("teacher", "labels", "student", "control", "evaluation")

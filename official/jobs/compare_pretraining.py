@@ -130,7 +130,7 @@ def comparison(summary: dict[str, Any], metrics: tuple[str, ...]) -> str:
     lines = ["", "pre-training"]
     for name, row in summary["pretraining"].items():
         numbers = ", ".join(f"{k} {v:.3f}" for k, v in row.items() if isinstance(v, float) and k != "seconds")
-        lines.append(f"{name:<22} {numbers or 'not judged'}   {row['steps']} steps, {row['seconds']:.0f} s")
+        lines.append(f"{name:<22} {numbers or 'not evaluated'}   {row['steps']} steps, {row['seconds']:.0f} s")
     runs, first = summary["runs"], metrics[0]
     widths = [max(8, len(name) + 2) for name in metrics]
     lines += ["", f"{'':<22}" + "".join(f"{m:>{w}}" for m, w in zip(metrics, widths)) + "    gain   steps  seconds"]

@@ -34,7 +34,7 @@ from official.self_training.label_store import LabelStore
 from official.self_training.loop import SelfTraining
 from official.self_training.thresholds import AUTO, in_use
 from official.tasks.detection import DetectionTask
-from official.tasks.registry import build_task
+from official.tasks.registry import build_task, paper_categories
 from official.trained_model import adopted
 from official.training.distribution import local_strategy, set_up_runtime
 from official.training.recovery import weights_sha256
@@ -194,11 +194,6 @@ def export(experiment: Experiment) -> dict[str, Any]:
         paths = {**paths, **summary["quantized"]["paths"]}
     print("\n".join(f"{kind:<14} {path}" for kind, path in paths.items()))
     return folder.summarize(summary)
-
-
-def paper_categories(task: str) -> tuple[Category, ...]:
-    """As many classes as the paper's networks of a task have."""
-    return tuple(Category(i, str(i)) for i in range({"detection": 90, "segmentation": 21}.get(task, 1000)))
 
 
 def model_stats(experiment: Experiment) -> dict[str, Any]:

@@ -22,8 +22,9 @@ from official.models.backbones.efficientnet import MEMBERS
 from official.models.statistics import model_statistics
 from official.models.weights.public_weights import is_here
 from official.screen import note
-from official.tasks.registry import TASKS, build_task
+from official.tasks.registry import TASKS, build_task, paper_categories
 from official.training.machine import Machine, machine_of
+from official.training.memory import images_in_memory, too_large
 from official.training.phases import CONTROL, LABELS, STUDENT, TEACHER
 from official.training.run_folder import saved_recipe
 from official.training.run_phase import read_result
@@ -87,16 +88,20 @@ def plan_text(plan: RunPlan, experiment: Experiment, machine: Machine, data: Ope
 
 def memory_words(experiment: Experiment, machine: Machine) -> list[str]:
     """What to do where a step is likely not to fit on a GPU; a rough estimate, of EfficientNets alone."""
-    options, name = experiment.training, experiment.model.backbone
+    name = experiment.model.backbone
     if not machine.gpus or name not in MEMBERS:
         return []
     each = gigabytes_per_image(name, experiment.model.image_size, 4 if experiment.runtime.precision == "float32" else 2)
-    whole = experiment.runtime.job == "self_train"
-    held = (options.batch_size + (options.pseudo_batch_size if whole else 0)) / machine.gpus
+    held = sum(_streams(experiment).values()) / machine.gpus
     if held * each <= machine.gpu_memory:
         return []
     return [f"memory: {held:g} images on a GPU need about {held * each:.0f} GB of its {machine.gpu_memory}; about "
             f"{max(1, int(0.9 * machine.gpu_memory / each))} fit: a smaller --batch_size and --pseudo_batch_size (and --learning_rate in proportion)"]  # fmt: skip
+
+
+def _streams(experiment: Experiment) -> dict[str, int]:
+    options, whole = experiment.training, experiment.runtime.job == "self_train"
+    return {"human": options.batch_size} | ({"pseudo": options.pseudo_batch_size} if whole else {})
 
 
 def missing(experiment: Experiment, data: Opened) -> list[str]:
@@ -148,6 +153,10 @@ def rehearse(experiment: Experiment) -> dict[str, Any]:
         for line in quick_checks(experiment, roles):
             note(f"WARNING: {line}")
     print(plan_text(plan, experiment, machine, data))
+    build = build_task(experiment, paper_categories(experiment.model.task)).build_model
+    words = too_large(experiment, build, images_in_memory(experiment, _streams(experiment)), machine)
+    if words:
+        print(f"missing: memory: {words}")
     for line in absent:
         print(f"not here: {line}")
     hours = _hours(plan, experiment, machine, data)
@@ -171,8 +180,6 @@ def _hours(plan: RunPlan, experiment: Experiment, machine: Machine, data: Opened
     teraflops, devices = experiment.handover.teraflops, max(1, machine.gpus)
     if not teraflops:
         return {}
-    from official.jobs.on_model import paper_categories
-
     categories = data.labeled.categories if data and data.labeled.categories else paper_categories(experiment.model.task)
     model = build_task(experiment, categories).build_model()
     found = plan.accelerator_hours(model_statistics(model, experiment.model.image_size)["multiply_adds"], teraflops, devices)

@@ -10,7 +10,6 @@ from official.errors import FlagError, UserError
 from official.experiment import Experiment
 from official.files import write_json
 from official.flags import as_arguments, experiment_from_arguments
-from official.jobs.on_model import paper_categories
 from official.models.statistics import model_statistics
 from official.screen import note
 from official.study import workers
@@ -19,7 +18,7 @@ from official.study.plan import Plan, plan
 from official.study.report import markdown, write_report
 from official.study.results import Results
 from official.study.spec import Study, read_study
-from official.tasks.registry import build_task
+from official.tasks.registry import build_task, paper_categories
 
 
 def study(experiment: Experiment) -> dict[str, Any]:

@@ -230,7 +230,7 @@ def _end_of_training(
         last = summary[phases[-1]]
         summary["evaluation"] = {name: last[name] for name in ("coco_stats", *loop.task.metrics) if name in last}
     else:
-        note("no --eval_data and no --eval_fraction: nothing has been judged")
+        note("no --eval_data and no --eval_fraction: nothing has been evaluated")
     ending = conclude(folder, last_round or loop, summary)
     if ending.verdict is not None:
         summary["verdict"] = ending.verdict.to_json()
@@ -285,7 +285,7 @@ def _ending_lines(chain: dict[str, Any]) -> list[str]:
         if "taken" in row:
             taken.append(f"{name} step {row['taken']['step']} of {row['steps']}")
     if taken:
-        lines.append(f"the best judged checkpoint of each goes on ({', '.join(taken)}): chosen on the evaluation data, so these scores are too good (--take=best)")
+        lines.append(f"the best evaluated checkpoint of each goes on ({', '.join(taken)}): chosen on the evaluation data, so these scores are too good (--take=best)")
     return lines
 
 

@@ -40,12 +40,26 @@ def _head_parameters(backbone: keras.Model) -> int:
     return width * top + 2 * top + top * HEAD_CLASSES + HEAD_CLASSES
 
 
+def activation_bytes(model: keras.Model, image_size: int) -> int:
+    """Bytes that a training step keeps of one image until its backward pass: the least that it takes.
+
+    Counted are the outputs of convolutions (batch norm's gradient reads them) and of batch norm (the activation's
+    gradient does). Losses, gradients and what is on its way come on top.
+    """
+    kept = ("Conv2D", "DepthwiseConv2dNative", "FusedBatchNormV3")
+    outputs = [op.outputs[0] for op in _operations(_graph(model, image_size, training=True)) if op.type in kept]
+    return sum(int(np.prod(output.shape)) * output.dtype.size for output in outputs)
+
+
 def _multiply_adds(model: keras.Model, image_size: int) -> int:
     """Adds up the convolutions by tracing shapes through the graph, a shared layer once per call."""
-    graph = tf.function(lambda x: model({"images": x}, training=False)).get_concrete_function(
-        tf.TensorSpec([1, image_size, image_size, 3])
-    ).graph
-    return sum(_of_operation(op) for op in _operations(graph))
+    return sum(_of_operation(op) for op in _operations(_graph(model, image_size, training=False)))
+
+
+def _graph(model: keras.Model, image_size: int, *, training: bool) -> tf.Graph:
+    """The forward pass of one image."""
+    traced = tf.function(lambda x: model({"images": x}, training=training))
+    return traced.get_concrete_function(tf.TensorSpec([1, image_size, image_size, 3])).graph
 
 
 def _operations(graph):

@@ -35,6 +35,7 @@ class DetectionTask(Task):
 
     name = "detection"
     network = RetinaNet
+    paper_classes = 90
     label_kind = "boxes"
     keras_label = "bounding_boxes"
     metrics = ("AP", "AP50", "AP75", "APs", "APm", "APl")

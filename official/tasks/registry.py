@@ -28,6 +28,11 @@ def build_task(experiment: Experiment, categories: Sequence[Category]) -> Task:
     return TASKS[experiment.model.task](experiment, tuple(categories))
 
 
+def paper_categories(task: str) -> tuple[Category, ...]:
+    """As many classes as the paper's networks of a task have."""
+    return tuple(Category(i, str(i)) for i in range(TASKS[task].paper_classes))
+
+
 def task_of(
     network: tf.keras.Model, options: Mapping[str, Any], classes: int | Sequence[str | Category]
 ) -> tuple[str, dict[str, Any], int | Sequence[str | Category]]:

@@ -38,6 +38,7 @@ class SegmentationTask(Task):
 
     name = "segmentation"
     network = Segmenter
+    paper_classes = 21
     label_kind = "masks"
     keras_label = "segmentation_masks"
     metrics = ("mIoU", "mIoU_padded", "pixel_accuracy")

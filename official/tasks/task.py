@@ -33,6 +33,7 @@ class Task(abc.ABC):
       metrics: names of the numbers that a result shows; the first one decides the best checkpoint.
       keras_label: the key of its labels in keras-cv's dicts.
       needs_labels: whether its training images must be labelled.
+      paper_classes: how many the paper's networks of this task have, with segmentation's background.
       decays_biases: whether weight decay covers all but batch norm (the original's classifiers), or kernels alone.
       experiment: what it was built from.
     """
@@ -44,6 +45,7 @@ class Task(abc.ABC):
     metrics: tuple[str, ...]
     keras_label: str = ""
     needs_labels: bool = True
+    paper_classes: int = 1000
     decays_biases: bool = False
     experiment: Experiment
 

@@ -104,7 +104,7 @@ class RunPlan:
         text += f" ({' and '.join(passes)} times through the data)" if passes else ""
         every = self.experiment.runtime.eval_every
         often = f"every {every:,} steps and " if part.judged > 1 else ""
-        return text + (f"; judged {often}at the end" if part.judged else "")
+        return text + (f"; evaluated {often}at the end" if part.judged else "")
 
     # --- how long -----------------------------------------------------------------------------------
 

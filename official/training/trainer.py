@@ -20,6 +20,7 @@ from official.training.accumulation import AccumulatedStep
 from official.training.distribution import check_batch, distribute
 from official.training.guard import NonFiniteError as NonFiniteError
 from official.training.keras_model import SelfTrainingModel
+from official.training.memory import check_memory
 from official.training.optimizer import build_optimizer
 
 
@@ -67,7 +68,7 @@ class Trainer:
         """Builds everything under the strategy's scope.
 
         Raises:
-          ValueError: a batch size that the replicas cannot share evenly, or everything frozen.
+          FlagError: a batch size that the replicas cannot share evenly or that cannot fit into memory, or everything frozen.
         """
         self.task, self.experiment, self.phase, self.strategy = task, experiment, phase, strategy
         self.replicas = strategy.num_replicas_in_sync
@@ -95,6 +96,8 @@ class Trainer:
         )
         self.averages, self.guard, self.weight_average = made.averages, made.guard, made.weight_average
         self.variables, self.decayed = made.variables, made.decayed
+        here = len(strategy.extended.worker_devices) if self.replicas > 1 else 1
+        check_memory(experiment, self.model, self.batch_sizes, share=here / self.replicas)
         self._run_step = self._compile()
 
     @property
