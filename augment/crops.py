@@ -17,7 +17,7 @@ from augment.randaugment import SETS, randaugment
 
 STYLES = ("efficientnet", "noisy_student", "simclr")  # whose crops; see `centre_frame` and `random_resized_crop`
 _WHOLE = ((0.0, 0.0, 1.0, 1.0),)
-_SMALL = 32  # pixels: SimCLR judges CIFAR's images uncropped
+_SMALL = 32  # pixels: SimCLR evaluates CIFAR's images uncropped
 
 
 def random_resized_crop(
@@ -54,7 +54,7 @@ def random_resized_crop(
 
 
 def centre_frame(shape: tf.Tensor, size: int, style: str = "efficientnet") -> tuple[tf.Tensor, tf.Tensor]:
-    """(top left, sides), int32 [2] each, of the square in the centre that an image is judged by.
+    """(top left, sides), int32 [2] each, of the square in the centre that an image is evaluated by.
 
     Its share of the shorter side is size / (size + padding), rounded down, with a padding of round(size / 7)
     (EfficientNet) or 32 (Noisy Student); SimCLR's is 0.875, rounded to the nearest, halves to even, and 1 for
@@ -97,7 +97,7 @@ def _cut(image, top_left, sides, size, legacy_resize):
 
 
 @dataclasses.dataclass(frozen=True)
-class PicturePolicy:
+class ImagePolicy:
     """Random resized crop, flip, then AutoAugment or RandAugment on the cropped image, cut to uint8 for them alone.
 
     Attributes:

@@ -95,7 +95,7 @@ def in_memory(source: Source):
 
 
 def rate_of(dataset: tf.data.Dataset, cores: int, seconds: float) -> float:
-    """Pictures per second, the best of three stretches."""
+    """Images per second, the best of three stretches."""
     options = tf.data.Options()
     options.threading.private_threadpool_size = cores
     options.threading.max_intra_op_parallelism = 1

@@ -4,7 +4,7 @@
         [--inits=random,imagenet] [--seeds=0,1,2] [--config=your_own_images_cpu] [--table_only] [-- FLAGS]
 
 FOLDER holds `aquarium` and `bccd`, each with its images somewhere below `images/` and COCO files
-`annotations/instances_*.json`. Judged is `instances_test.json`; where there is none, a third of the images,
+`annotations/instances_*.json`. Evaluated is `instances_test.json`; where there is none, a third of the images,
 the same for every seed, that no run sees. Of the others a seed labels one in five. Runs that are
 finished are not repeated, one that was stopped goes on; the table shows what is there. FLAGS replace the
 config's.
@@ -52,12 +52,12 @@ def read_set(folder: str) -> tuple[dict[str, Any], set[str]]:
 
 
 def split(content: dict[str, Any], test: set[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What runs see, and what they are judged on."""
+    """What runs see, and what they are evaluated on."""
     names = sorted(image["file_name"] for image in content["images"])
     if not test:
         order = np.random.default_rng(0).permutation(len(names))
         test = {names[i] for i in order[: round(TEST_SHARE * len(names))]}
-    return tuple(_part(content, [n for n in names if (n in test) == judged]) for judged in (False, True))
+    return tuple(_part(content, [n for n in names if (n in test) == evaluated]) for evaluated in (False, True))
 
 
 def _part(content: dict[str, Any], names: list[str]) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def prepare(data: str, out: str, name: str, seeds: list[int]) -> None:
     write_json(os.path.join(folder, "test.json"), test)
     for seed in seeds:
         write_json(os.path.join(folder, f"labeled_seed{seed}.json"), labeled(train, seed))
-    print(f"{name}: {len(train['images'])} images to learn from, {len(test['images'])} to judge on")
+    print(f"{name}: {len(train['images'])} images to learn from, {len(test['images'])} to evaluate on")
 
 
 def run(options: argparse.Namespace, name: str, init: str, seed: int) -> None:

@@ -26,7 +26,7 @@ class Data:
     """What is read; see official/data/sources.py for the words."""
 
     labeled_data: str = option("", "Human-labelled training data, e.g. coco:train.json,images.")
-    unlabeled_data: str = option("rest", "Pictures to pseudo-label; `rest`: what --labeled_fraction leaves over.")
+    unlabeled_data: str = option("rest", "Images to pseudo-label; `rest`: what --labeled_fraction leaves over.")
     eval_data: str = option("", "Labelled data to evaluate on.")
     eval_fraction: float = option(0.0, "Without --eval_data: share of the labelled images that is held out to evaluate on, every class in proportion; --split_seed decides which. 0: none.", lower=0.0, upper=0.9)
     joint_data: str = option("", "Joint training: data with classes (or boxes, which are cut out), e.g. tfds:imagenet2012:train.")
@@ -46,7 +46,7 @@ class Data:
     check_images: str = option("full", "How an image is checked before the run: every pixel, or header and end.", choices=("full", "header"))
     crop_style: str = option(
         "auto",
-        "Classification, contrastive: whose crops. The centre that an image is judged by is size / (size + round(size / 7)) of its "
+        "Classification, contrastive: whose crops. The centre that an image is evaluated by is size / (size + round(size / 7)) of its "
         "shorter side (efficientnet), size / (size + 32) (noisy_student), or 0.875 (simclr, which also clips its pixels, and "
         "takes the whole image where no random crop fits); auto: simclr for task=contrastive and job=linear_eval, else efficientnet.",
         choices=("auto", "efficientnet", "noisy_student", "simclr"),
@@ -148,7 +148,7 @@ class Optimizer:
     decay_factor: float = option(0.97, "exponential schedule: factor of every decay.", lower=0.0, upper=1.0)
     momentum: float = option(0.9, "Of the momentum, nesterov, rmsprop and lars optimizers.", lower=0.0, upper=1.0)
     lars_coefficient: float = option(0.001, "lars: trust coefficient.", lower=0.0)
-    weight_average: float = option(0.0, "Decay of an exponential average of the weights that is judged, exported and labels (EfficientNet: 0.9999); 0: off.", lower=0.0, upper=1.0)
+    weight_average: float = option(0.0, "Decay of an exponential average of the weights that is evaluated, exported and labels (EfficientNet: 0.9999); 0: off.", lower=0.0, upper=1.0)
     clip_norm: float = option(0.0, "Clips the global gradient norm, after summing over replicas; 0: off.", lower=0.0)
 
 
@@ -191,13 +191,13 @@ class PseudoLabels:
     ignore_above: float = option(1.0, "Detection: anchors on pseudo boxes from this score to the threshold are neither object nor background; 1: boxes below the threshold are background, as in the paper.", lower=0.0, upper=1.0)
     class_thresholds: str = option("", "Per-class thresholds, e.g. disc=0.6,ring=0.4.")
     score_floor: float = option(0.05, "Detections below it are not stored.", lower=0.0, upper=1.0)
-    empty_pseudo_images: str = option("keep", "Pictures without a pseudo label: kept (background, or all ignored), or left out.", choices=("keep", "drop"))
+    empty_pseudo_images: str = option("keep", "Images without a pseudo label: kept (background, or all ignored), or left out.", choices=("keep", "drop"))
     label_scales: str = option("0.5,0.75,1,1.25,1.5,1.75", "Segmentation: input scales that the teacher's probabilities are averaged over.")
     label_flip: bool = option(False, "Segmentation: also averages over mirrored images.")
     soft_labels: bool = option(False, "Classification: the student learns the teacher's probabilities instead of its class (Noisy Student).")
     label_temperature: float = option(1.0, "Classification: temperature of the soft labels.", lower=0.01)
     pictures_per_class: int = option(0, "Classification: keep the surest images of every class, at most so many, and repeat them up to so many (Noisy Student: 1300 for 1.2 M labelled images); 0: all.", lower=0)
-    label_shard_size: int = option(1000, "Pictures per label shard.", lower=1)
+    label_shard_size: int = option(1000, "Images per label shard.", lower=1)
     shard_index: int = option(0, "Which worker of a shared labelling job this is.", lower=0)
     engine: str = option("local", "job=pseudo_label: who shares the labelling out: this process (and others, by --shard_index), or Apache Beam (requirements-beam.txt).", choices=("local", "beam"))
     beam_options: str = option("", "--engine=beam: options of the pipeline, as in '--runner=FlinkRunner --flink_master=HOST:8081'; when empty Beam's runner on this machine.")
@@ -225,7 +225,7 @@ class Decoding:
     pre_nms_top_k: int = option(1000, "Candidates per level before NMS.", lower=1)
     legacy_decoding: bool = option(False, "Boxes as the original decodes them: anchors a pixel wider and higher (+1), the far corner a pixel back, cut off at image_size - 1. An imported detector was scored so.")
     eval_score_threshold: float = option(0.05, "Detections below it are not evaluated or exported.", lower=0.0, upper=1.0)
-    eval_batch_size: int = option(8, "Pictures per labelling or evaluation batch.", lower=1)
+    eval_batch_size: int = option(8, "Images per labelling or evaluation batch.", lower=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -256,7 +256,7 @@ class Runtime:
     keep_checkpoints: int = option(3, "How many to keep, besides the best.", lower=1)
     eval_every: int = option(0, "Steps between evaluations while training; 0: only at the end.", lower=0)
     summary_every: int = option(100, "Steps between TensorBoard scalars.", lower=1)
-    pictures: int = option(16, "Pictures per image grid.", lower=0)
+    pictures: int = option(16, "Images per grid that is drawn.", lower=0)
     on_nan: str = option("stop", "A loss or gradient that is not finite: stop the run, or skip the step.", choices=("stop", "skip"))
     max_nan_steps: int = option(100, "With --on_nan=skip: how many skipped steps end the run.", lower=1)
 
@@ -341,7 +341,7 @@ class Experiment:
         return experiment_from({**self.flags(), **values}, given=self.given) if values else self
 
     def decisive_flags(self) -> dict[str, Any]:
-        """The options that decide the numbers; which steps are judged is one where that decides what goes on."""
+        """The options that decide the numbers; which steps are evaluated is one where that decides what goes on."""
         chosen = self.training.patience > 0 or self.training.take != "last"
         left_out = NOT_FINGERPRINTED - {"eval_every"} if chosen else NOT_FINGERPRINTED
         usual = {field.name: field.default for group in GROUPS.values() for field in dataclasses.fields(group)}

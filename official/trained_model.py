@@ -36,7 +36,7 @@ NETWORK = (*(field.name for field in dataclasses.fields(Model)), "legacy_resize"
 SIZE = "image_size"
 DECIDING = tuple(name for name in NETWORK if name not in TRAINING_ONLY and name != SIZE)
 BACKBONE = ("backbone", "backbone_width", "backbone_depth")
-# From images to inputs and from outputs to boxes: what the network was judged with; a flag that is given replaces it.
+# From images to inputs and from outputs to boxes: what the network was evaluated with; a flag that is given replaces it.
 DECODING = (
     "crop_style", "legacy_decoding", "nms_iou", "soft_nms_sigma", "max_detections", "pre_nms_top_k", "eval_score_threshold",
 )  # fmt: skip

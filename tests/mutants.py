@@ -4,7 +4,7 @@
     python -m tests.mutants --only=mask-not-flipped  # some, by name; a word picks all that begin with it
     python -m tests.mutants --file=augment/          # those of some files
 
-Run by hand; exit code 1 if a mutant survives, no longer fits its file, or cannot be judged. TensorFlow
+Run by hand; exit code 1 if a mutant survives, no longer fits its file, or cannot be evaluated. TensorFlow
 is imported once and every mutant gets a fork of that process. mutmut and cosmic-ray start a new Python
 for every mutant (6 s of imports here before the first test, and their thousands of unchosen mutants
 would each pay it), so neither is fast enough; the mutants here are chosen, each one a bug that somebody
@@ -30,7 +30,7 @@ PYTEST = (
     "-x", "-q", "--no-header", "-o", "addopts=", "-m", "not slow", "-p", "no:xdist", "-p", "no:cacheprovider",
     "--import-mode=importlib",
 )  # fmt: skip
-PASSED, FAILED = 0, 1  # pytest's exit codes; others mean that no test could judge
+PASSED, FAILED = 0, 1  # pytest's exit codes; others mean that no test could evaluate
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 40, 230)}
 
 
 @pytest.fixture(scope="module")
-def judge(tmp_path_factory):
+def evaluate(tmp_path_factory):
     """A classifier of five channels that knows red (4), green (0) and blue (2) by the mean of its features.
 
     Its last layer is solved from the NumPy network's own features of the three colours, so that it is right by
@@ -34,7 +34,7 @@ def judge(tmp_path_factory):
     state["_fc.weight"] = np.linalg.lstsq(features, wanted, rcond=None)[0].T.astype(np.float32)
     state["_fc.bias"] = np.zeros(5, np.float32)
     return torch.save_stream(
-        tmp_path_factory.mktemp("judge") / "efficientnet-lite0.pth", *torch.tensors_of(state)
+        tmp_path_factory.mktemp("evaluate") / "efficientnet-lite0.pth", *torch.tensors_of(state)
     )
 
 
@@ -48,31 +48,31 @@ def images_in(folder, names):
     return f"folder:{folder}"
 
 
-def run(tmp_path, judge, word, **more):
+def run(tmp_path, evaluate, word, **more):
     flags = dict(
-        job="classify_check", backbone="efficientnet-lite0", backbone_width=0.25, image_size=32, init=judge,
+        job="classify_check", backbone="efficientnet-lite0", backbone_width=0.25, image_size=32, init=evaluate,
         eval_data=word, model_dir=str(tmp_path / "run"), eval_batch_size=3, **more,
     )  # fmt: skip
     return jobs.run(experiment_from(flags))["classify_check"]
 
 
-def test_folders_named_by_channel(tmp_path, judge, capsys):
+def test_folders_named_by_channel(tmp_path, evaluate, capsys):
     """Red is channel 4, green 0; the blue ones lie in the wrong folder."""
-    found = run(tmp_path, judge, images_in(tmp_path / "images", ("4", "0", "1")))
+    found = run(tmp_path, evaluate, images_in(tmp_path / "images", ("4", "0", "1")))
     assert (found["top1"], found["images"]) == (pytest.approx(2 / 3), 6)
     assert "4 of 6 images right (top-1 0.6667), top-5 1.0000; 5 classes, 32 px" in capsys.readouterr().out
 
 
-def test_channels_named_by_a_file(tmp_path, judge):
+def test_channels_named_by_a_file(tmp_path, evaluate):
     (tmp_path / "names.txt").write_text("green\nx\nblue\ny\nred\n")
     word = images_in(tmp_path / "images", ("red", "green", "blue"))
-    assert run(tmp_path, judge, word, classes=str(tmp_path / "names.txt"))["top1"] == 1.0
+    assert run(tmp_path, evaluate, word, classes=str(tmp_path / "names.txt"))["top1"] == 1.0
 
 
-def test_what_is_refused(tmp_path, judge):
+def test_what_is_refused(tmp_path, evaluate):
     word = images_in(tmp_path / "images", ("red", "green", "blue"))
     with pytest.raises(UserError, match="has 3 classes.*the weights' head has 5: name its channels"):
-        run(tmp_path, judge, word)
+        run(tmp_path, evaluate, word)
     headless = torch.efficientnet_state(timm=False, lite=True)
     headless = {name: value for name, value in headless.items() if not name.startswith("_fc")}
     path = torch.save_stream(tmp_path / "efficientnet-lite0.pth", *torch.tensors_of(headless))

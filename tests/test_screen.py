@@ -135,7 +135,7 @@ def test_a_phase_tells_its_time_without_compilation_and_with_evaluations(capsys)
             if step == 20:
                 with progress.between("evaluation"):
                     clock.now += 15.0
-                progress.judged(step, {"AP": 0.25, "AP50": 0.5}, ("AP", "AP50"), "the best so far")
+                progress.evaluated(step, {"AP": 0.25, "AP50": 0.5}, ("AP", "AP50"), "the best so far")
         assert progress.seconds_left(40) == pytest.approx(60 * 2.0 + (5 - 2) * 15.0)
     assert told == [(30.0, 2.0, 70)]
     text = capsys.readouterr().err

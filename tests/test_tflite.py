@@ -1,4 +1,4 @@
-"""Quantised TFLite networks: smaller, near the float one, judged by the task's own inference."""
+"""Quantised TFLite networks: smaller, near the float one, evaluated by the task's own inference."""
 
 import json
 import os
@@ -84,7 +84,7 @@ def test_outputs_are_near(detector, files, images, kind, share):
         assert error > 1e-4 or kind != "int8"
 
 
-def test_a_file_is_judged_as_the_network_is(detector, files):
+def test_a_file_is_evaluated_as_the_network_is(detector, files):
     """The float32 file through the interpreter finds the network's own boxes."""
     task, model, source = detector
     own = list(task.predict(model, source, 0, 3))
@@ -122,7 +122,7 @@ def test_what_cannot_be_done(detector):
         quantized(model, "int8", np.zeros((0, 64, 64, 3)))
 
 
-def test_both_are_judged_and_written(detector, files, tmp_path, capsys, monkeypatch):
+def test_both_are_evaluated_and_written(detector, files, tmp_path, capsys, monkeypatch):
     """Both metrics in one table, the files where the report says, the anchors beside them."""
     task, model, source = detector
     assert calibration_images(task.predict, model, source, 0).shape == (0, 64, 64, 3)  # as for float16

@@ -137,7 +137,7 @@ def test_flags_that_are_not_given_come_from_the_model_and_contradictions_are_sho
 
 
 def test_crops_travel_with_a_classifier():
-    """It is judged, and labels, with the crops that it was made with, unless others are given."""
+    """It is evaluated, and labels, with the crops that it was made with, unless others are given."""
     made = tiny.experiment(task="classification", crop_style="noisy_student")
     model = described(made, (Category(1, "a"),), phase="teacher", step=1, steps=1, averaged=False)
     assert model.experiment(tiny.experiment(task="classification")).data.crop_style == "noisy_student"
@@ -188,7 +188,7 @@ def test_another_network_is_refused_before_anything_is_claimed(finished, tmp_pat
 
 
 def test_averages_belong_to_the_checkpoint_and_not_to_the_flags(finished):
-    """With or without --weight_average now, a checkpoint gives the weights that its run is judged by."""
+    """With or without --weight_average now, a checkpoint gives the weights that its run is evaluated by."""
     folder, flags, _ = finished
     model = find_model(folder, "x")
     found = [load_model(model, experiment_from({**flags, "weight_average": decay}))[1] for decay in (0.0, 0.9)]
@@ -198,7 +198,7 @@ def test_averages_belong_to_the_checkpoint_and_not_to_the_flags(finished):
     assert any((a != b).any() for a, b in zip(found[0].get_weights(), raw.get_weights()))
 
 
-def test_a_backbone_to_start_from_is_the_one_that_the_run_is_judged_by(finished, tmp_path):
+def test_a_backbone_to_start_from_is_the_one_that_the_run_is_evaluated_by(finished, tmp_path):
     folder, flags, _ = finished
     model = find_model(folder, "x")
     network = load_model(model, experiment_from(flags))[1]

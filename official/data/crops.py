@@ -23,28 +23,28 @@ def object_crops(source: Source) -> Source:
       DataError: no object is left.
     """
     columns = source.annotations
-    picture = np.repeat(np.arange(len(source)), columns.counts())
+    owner = np.repeat(np.arange(len(source)), columns.counts())
     boxes = columns.boxes.astype(np.float64)
     longer = np.maximum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
     small = ~columns.crowd & (longer < SMALLEST_SIDE)
     for place in np.flatnonzero(small):
         source.report.note(
-            "object too small to be cut out", source.name_of(picture[place]), source.ids[picture[place]]
+            "object too small to be cut out", source.name_of(owner[place]), source.ids[owner[place]]
         )
     chosen = np.flatnonzero(~columns.crowd & ~small)
     if not len(chosen):
         raise DataError(f"{source.word}: no object of at least {SMALLEST_SIDE:.0f} pixels to cut out")
-    frames = _frames(boxes[chosen], longer[chosen], source.sizes[picture[chosen]])
-    number = np.arange(len(picture)) - columns.row_splits[picture]
+    frames = _frames(boxes[chosen], longer[chosen], source.sizes[owner[chosen]])
+    number = np.arange(len(owner)) - columns.row_splits[owner]
     return dataclasses.replace(
         source.without_labels(),
-        ids=np.array([f"{source.ids[picture[i]]}#{number[i]}" for i in chosen]),
+        ids=np.array([f"{source.ids[owner[i]]}#{number[i]}" for i in chosen]),
         sizes=(frames[:, 2:] - frames[:, :2]).astype(np.int32),
-        read_image=_reader(source, picture[chosen], frames),
-        file_names=source.file_names[picture[chosen]] if source.file_names is not None else None,
+        read_image=_reader(source, owner[chosen], frames),
+        file_names=source.file_names[owner[chosen]] if source.file_names is not None else None,
         file_ids=None,
         frames=None,
-        cut_from=source.ids[picture[chosen]],
+        cut_from=source.ids[owner[chosen]],
     ).with_classes(columns.classes[chosen], source.categories)
 
 
@@ -57,11 +57,11 @@ def _frames(boxes: np.ndarray, longer: np.ndarray, sizes: np.ndarray) -> np.ndar
     return np.concatenate([low, high], axis=1).astype(np.int64)
 
 
-def _reader(source: Source, picture: np.ndarray, frames: np.ndarray):
-    pictures, table = tf.constant(picture, tf.int64), tf.constant(frames)
+def _reader(source: Source, owner: np.ndarray, frames: np.ndarray):
+    owners, table = tf.constant(owner, tf.int64), tf.constant(frames)
 
     def read(index):
         top, left, bottom, right = tf.unstack(tf.gather(table, index))
-        return source.read_image(tf.gather(pictures, index))[top:bottom, left:right]
+        return source.read_image(tf.gather(owners, index))[top:bottom, left:right]
 
     return read

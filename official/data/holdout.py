@@ -153,7 +153,7 @@ def describe(kept: Source, held: Source) -> tuple[list[str], dict[str, Any]]:
             f"± {WIDE} takes {needed}. Label more, or raise --eval_fraction (which leaves fewer to train on)"
         )
     for where, text in (
-        ("held_out", "cannot be judged: no held-out image has it"),
+        ("held_out", "cannot be evaluated: no held-out image has it"),
         ("training", "cannot be learnt: no training image has it"),
     ):
         lacking = [n for n, count in zip(names, counts[where]) if not count]

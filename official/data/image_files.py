@@ -1,4 +1,4 @@
-"""Picture files: looking at them before a run, and reading them in the graph.
+"""Image files: looking at them before a run, and reading them in the graph.
 
 A file is inspected once, when its source is opened, so that a run does not meet a broken image
 hours later. What a viewer shows is what is read: the EXIF orientation is applied.
@@ -28,7 +28,7 @@ from official.data.image_places import (  # noqa: F401
     guess_folder,
     holds_labels,
     is_foreign,
-    named_picture,
+    named_image,
     require_folder,
     safe_join,
     walk,

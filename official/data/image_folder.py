@@ -48,7 +48,7 @@ def open_folder(
     )
 
 
-NO_CLASS = "picture outside the class folders"
+NO_CLASS = "image outside the class folders"
 TWICE = "image in a folder that is reached by two ways: read once"
 
 
@@ -76,7 +76,7 @@ def _with_a_class(names: list[str], folder: str, report: InputReport) -> list[st
     inside = [name for name in names if os.sep in name]
     if names and not inside:
         raise DataError(
-            f"folder:{folder} has pictures but no folders; for classification give every class a folder, "
+            f"folder:{folder} has images but no folders; for classification give every class a folder, "
             f"{folder}/CLASS/*.jpg; contrastive pre-training takes them without classes as --unlabeled_data"
         )
     for name in names:

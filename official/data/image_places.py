@@ -91,7 +91,7 @@ def holds_labels(name: str) -> bool:
     return False
 
 
-def named_picture(folder: str, name: str) -> str | None:
+def named_image(folder: str, name: str) -> str | None:
     """The image in a folder with this name, or with it and any ending; None if there is none.
 
     Raises:
@@ -210,13 +210,13 @@ class ImageFinder:
         if not found and stem:
             found = self._index().get("stem:" + os.path.splitext(bare)[0], [])
         found = _nearest(found, file_name)
-        pictures = [name for name in found if not holds_labels(name)] or found
-        if len(pictures) > 1:
+        images = [name for name in found if not holds_labels(name)] or found
+        if len(images) > 1:
             raise DataError(
-                f"{self.folder}: {printable(file_name)} may be {displayed(pictures[0])} or {displayed(pictures[1])}; say "
+                f"{self.folder}: {printable(file_name)} may be {displayed(images[0])} or {displayed(images[1])}; say "
                 "which in the annotation, by its path below that folder, or name the folder of the images"
             )
-        return os.path.join(self.folder, pictures[0]) if pictures else None
+        return os.path.join(self.folder, images[0]) if images else None
 
     def _index(self) -> dict[str, list[str]]:
         if self._names is None:

@@ -42,7 +42,7 @@ def read_class_map(
                     return classes  # a greyscale one may hold class indices all the same
             if image.mode not in ("P", "L", "1", "I", "I;16", "I;16B"):
                 return (
-                    "mask is a colour picture, not class indices; say what its colours mean with ,palette=FILE or make it "
+                    "mask is a colour image, not class indices; say what its colours mean with ,palette=FILE or make it "
                     f"greyscale (mode {image.mode})"
                 )
             values = np.asarray(image)

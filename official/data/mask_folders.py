@@ -114,7 +114,7 @@ def _mask_source(
         if values is not None:
             encoded.append(encode_class_map(values))
             present += present_labels(values)
-    report.check(word, len(pairs) + report.counts[NO_PICTURE], max_skipped_fraction)
+    report.check(word, len(pairs) + report.counts[NO_IMAGE], max_skipped_fraction)
     source = image_files.file_source(word, kept, ids, paths, facts, report)
     if not encoded:
         return source
@@ -158,7 +158,7 @@ def _meant(values: np.ndarray, rules: MaskRules) -> np.ndarray | str:
 
 # --- Pascal VOC -------------------------------------------------------------------------------------
 
-NO_PICTURE = "entry of the list has no picture"
+NO_IMAGE = "entry of the list has no image"
 
 
 def open_voc_masks(
@@ -184,15 +184,15 @@ def open_voc_masks(
         raise DataError(f"{word}: no folder {mask_folder or ' or '.join(VOC_MASK_FOLDERS)} with masks")
     pairs = []
     for name, listed in _voc_names(folder, folders, split, word):
-        picture = image_files.named_picture(images, name)
-        if picture is None:
-            report.skip_image(NO_PICTURE, listed, name)
+        image = image_files.named_image(images, name)
+        if image is None:
+            report.skip_image(NO_IMAGE, listed, name)
             continue
         candidates = [os.path.join(place, name + ".png") for place in folders]
         mask = next(
             (path for path in candidates if os.path.isfile(path)), candidates[0] if candidates else None
         )
-        pairs.append((name, picture, mask if labeled else None))
+        pairs.append((name, image, mask if labeled else None))
     if rules.classes is None:
         rules = dataclasses.replace(rules, classes=VOC_CLASSES)
     return _mask_source(
@@ -231,7 +231,7 @@ def _entry(line: str, images: str) -> str:
     for text in (line, line.split()[0]):
         whole = os.path.splitext(text)[0] if text.lower().endswith(image_files.EXTENSIONS) else text
         for name in (whole, os.path.basename(whole)):
-            if image_files.safe_join(images, name) and image_files.named_picture(images, name):
+            if image_files.safe_join(images, name) and image_files.named_image(images, name):
                 return name
     return os.path.splitext(os.path.basename(line.split()[0]))[0] if "/" in line else line
 

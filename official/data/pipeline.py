@@ -116,9 +116,9 @@ def training_dataset(
         if parts > 1:
             element, row = place // replica_batch_size, place % replica_batch_size
             place = (element % replicas * parts + element // replicas) * replica_batch_size + row
-        epoch, picture = permuted(step * batch_size + worker.index * own + place, len(source), key_seed)
-        key = tf.bitcast(tf.stack([hashing.hashed(key_seed, epoch, picture, word) for word in (0, 1)]), tf.int32)
-        return prepare({**read(picture), "step": step}, key)
+        epoch, image = permuted(step * batch_size + worker.index * own + place, len(source), key_seed)
+        key = tf.bitcast(tf.stack([hashing.hashed(key_seed, epoch, image, word) for word in (0, 1)]), tf.int32)
+        return prepare({**read(image), "step": step}, key)
 
     dataset = tf.data.Dataset.range(np.iinfo(np.int64).max // 2**20)
     dataset = dataset.map(as_it_is(load), num_parallel_calls=threads or tf.data.AUTOTUNE, deterministic=True)
@@ -166,7 +166,7 @@ def inference_dataset(
     masks: bool = False,
     threads: int = 0,
 ) -> tf.data.Dataset:
-    """Pictures first..last of a source in order, the last batch filled up.
+    """Images first..last of a source in order, the last batch filled up.
 
     Args:
       prepare: example with "image" and, with `masks`, "mask" -> what one row holds; see `fitting`.

@@ -44,14 +44,14 @@ def open_scenes(
     if count < 1:
         raise DataError(f"scenes:{split},count={count}: needs at least one image")
     keep = count * size * size * 3 <= _KEPT_BYTES
-    pictures = np.zeros((count, size, size, 3), np.uint8) if keep else None
+    images = np.zeros((count, size, size, 3), np.uint8) if keep else None
     maps = np.zeros((count, size, size), np.uint8) if keep and masks else None
     objects = []
     for i in counted(range(count), f"drawing scenes:{split}", count, "images", shown=count >= 500):
         scene = draw_scene(seed=seed, split=split, index=i, size=size)
         objects.append(_objects(scene))
         if keep:
-            pictures[i] = scene.image
+            images[i] = scene.image
         if maps is not None:
             maps[i] = class_map(scene)
 
@@ -62,7 +62,7 @@ def open_scenes(
         word=f"scenes:{split}",
         ids=np.array([f"{split}-{seed}-{i:06d}" for i in range(count)]),
         sizes=np.full((count, 2), size, np.int32),
-        read_image=_reader(pictures, lambda i: drawn(i).image, [size, size, 3]),
+        read_image=_reader(images, lambda i: drawn(i).image, [size, size, 3]),
         file_names=np.array([f"{split}-{seed}-{i:06d}.png" for i in range(count)]),
     )
     if labeled and masks:

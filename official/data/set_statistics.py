@@ -10,7 +10,7 @@ from official.data.holdout import class_counts, class_presence
 from official.data.source import Source
 
 PERCENTILES = (0, 5, 50, 95, 100)
-FEW = 10  # objects of a class below which it is hardly learnt, and not judged
+FEW = 10  # objects of a class below which it is hardly learnt, and not evaluated
 _SMALL, _MEDIUM = 32.0**2, 96.0**2  # COCO's limits of area, square pixels of the image
 
 

@@ -47,7 +47,7 @@ class Annotations:
 
     @staticmethod
     def from_images(images: Sequence[Mapping[str, np.ndarray]]) -> Annotations:
-        """Joins per-picture dicts with "boxes", "classes" and, optionally, the other fields."""
+        """Joins per-image dicts with "boxes", "classes" and, optionally, the other fields."""
         counts = [len(image["classes"]) for image in images]
         splits = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         boxes = _join([np.reshape(image["boxes"], (-1, 4)) for image in images], np.float32, (0, 4))

@@ -143,7 +143,7 @@ class _Keys:
         )
 
     def decoders(self) -> dict:
-        """Pictures and masks stay encoded."""
+        """Images and masks stay encoded."""
         import tensorflow_datasets as tfds
 
         return {key: tfds.decode.SkipDecoding() for key in (self.image, self.mask) if key}
@@ -251,7 +251,7 @@ def _builder(tfds, name: str, data_dir: str | None, word: str):
 
 
 class _Reader:
-    """Pictures and masks by index, inside a data pipeline."""
+    """Images and masks by index, inside a data pipeline."""
 
     def __init__(self, read_record, features, keys: _Keys):
         self.keys, decoders = keys, keys.decoders()

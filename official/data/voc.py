@@ -59,7 +59,7 @@ def open_voc(
     word, report = f"voc:{folder}", InputReport()
     image_files.require_folder(folder, word)
     entries = _xml_files(folder, split, word, report)
-    records, paths, ids = _read_entries(folder, entries, _PictureFinder(folder, image_folder), report)
+    records, paths, ids = _read_entries(folder, entries, _ImageFinder(folder, image_folder), report)
     facts = image_files.inspect_images(paths, ids, report, full=full_check, max_pixels=max_pixels)
     kept = [i for i, fact in enumerate(facts) if fact is not None]
     records, paths, ids, facts = ([column[i] for i in kept] for column in (records, paths, ids, facts))
@@ -77,19 +77,19 @@ def open_voc(
 
 
 def _read_entries(
-    folder: str, entries: dict[str, str], finder: _PictureFinder, report: InputReport
+    folder: str, entries: dict[str, str], finder: _ImageFinder, report: InputReport
 ) -> tuple[list[dict], list[str], list[str]]:  # fmt: skip
     """What the XMLs say, the paths of their images, and their ids; what cannot be used is reported."""
     records, paths, ids = [], [], []
     for image_id, xml_name in entries.items():
         record = _parse(os.path.join(folder, xml_name))
-        picture = finder.picture_of(record["file_name"], xml_name) if isinstance(record, dict) else None
-        if picture is None:
+        image = finder.image_of(record["file_name"], xml_name) if isinstance(record, dict) else None
+        if image is None:
             reason = record if isinstance(record, str) else "image is absent"
             report.skip_image(reason, image_files.displayed(os.path.join(folder, xml_name)), image_id)
             continue
         records.append(record)
-        paths.append(picture)
+        paths.append(image)
         ids.append(image_id)
     return records, paths, ids
 
@@ -190,14 +190,14 @@ def _whole_id(name: str) -> str:
     return os.path.splitext(name)[0].removeprefix("Annotations" + os.sep)
 
 
-class _PictureFinder:
+class _ImageFinder:
     """The image of an XML: by its relative path, beside the XML, in `JPEGImages`, then anywhere below the folder."""
 
     def __init__(self, folder: str, image_folder: str | None):
         self.folder, self.images = folder, image_folder
         self.everywhere = image_files.ImageFinder(image_folder or folder)
 
-    def picture_of(self, file_name: str, xml_name: str) -> str | None:
+    def image_of(self, file_name: str, xml_name: str) -> str | None:
         """Path of an existing image, or None.
 
         Args:
@@ -213,7 +213,7 @@ class _PictureFinder:
         for names in ((file_name, os.path.basename(file_name)), (_stem(xml_name),)):
             names = [name for name in dict.fromkeys(names) if image_files.safe_join(".", name)]
             near = (
-                image_files.named_picture(os.path.join(*place), name) for name in names for place in places
+                image_files.named_image(os.path.join(*place), name) for name in names for place in places
             )
             far = (self.everywhere.elsewhere(os.path.join(below, name), stem=True) for name in names)
             found = next(filter(None, near), None) or next(filter(None, far), None)

@@ -2,7 +2,7 @@
 
 The images are drawn again, as many as there are and with replacement, a thousand times; a score's interval is as wide as 95 % of the
 thousand scores are spread. It lies around the score of the set as it is: AP of drawn sets is higher by itself, because an image
-that is there twice is found twice with the same score. Two models are judged on the same draws, so an image that is hard for
+that is there twice is found twice with the same score. Two models are evaluated on the same draws, so an image that is hard for
 both moves neither. All this covers the choice of the images, not what another seed of the training would change.
 
 Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapters 13 (percentiles) and 16.
@@ -16,7 +16,7 @@ from typing import Any, Mapping
 
 import numpy as np
 
-from official.evaluation.judged import Judged
+from official.evaluation.evaluated import Evaluated
 
 DRAWS = 1000
 FEWEST = 200
@@ -71,18 +71,18 @@ def drawn(images: int, count: int, seed: int = 0) -> np.ndarray:
     return np.stack([np.ones(images, np.int64), *rows])
 
 
-def scored(models: Mapping[str, Judged]) -> dict[str, Scored]:
+def scored(models: Mapping[str, Evaluated]) -> dict[str, Scored]:
     """Every model on the same draws.
 
     Raises:
-      ValueError: they were judged on other images or classes.
+      ValueError: they were evaluated on other images or classes.
     """
     first = next(iter(models.values()))
-    for name, judged in models.items():
-        if (judged.ids, judged.class_names) != (first.ids, first.class_names):
+    for name, evaluated in models.items():
+        if (evaluated.ids, evaluated.class_names) != (first.ids, first.class_names):
             raise ValueError(f"{name} was evaluated on other images or classes than {next(iter(models))}")
     weights = drawn(len(first.ids), draws(len(first.ids)))
-    return {name: Scored(*judged.scores(weights)) for name, judged in models.items()}
+    return {name: Scored(*evaluated.scores(weights)) for name, evaluated in models.items()}
 
 
 def interval(values: np.ndarray) -> Interval:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from official.evaluation.coco_matching import box_iou
-from official.evaluation.judged import JudgedBoxes
+from official.evaluation.evaluated import EvaluatedBoxes
 
 IOU = 0.5
 
 
-def box_confusion(judged: JudgedBoxes, least_score: float) -> np.ndarray:
+def box_confusion(evaluated: EvaluatedBoxes, least_score: float) -> np.ndarray:
     """Counts int64 [classes + 1, classes + 1]: rows are true classes, columns what they are called.
 
     The last row is of boxes on no object, the last column of objects without a box. By falling score a box takes
@@ -19,11 +19,11 @@ def box_confusion(judged: JudgedBoxes, least_score: float) -> np.ndarray:
     Args:
       least_score: boxes from it on.
     """
-    truths, found = judged.matched.truths, judged.matched.found
-    images, classes = len(judged.ids), len(judged.class_names)
+    truths, found = evaluated.matched.truths, evaluated.matched.found
+    images, classes = len(evaluated.ids), len(evaluated.class_names)
     counts = np.zeros((classes + 1, classes + 1), np.int64)
     objects = np.flatnonzero(~truths.crowd)
-    boxes = np.flatnonzero((found.score >= least_score) & ~judged.matched.ignored[:, 0, 0])
+    boxes = np.flatnonzero((found.score >= least_score) & ~evaluated.matched.ignored[:, 0, 0])
     objects, boxes = (rows[np.argsort(group[rows] % images, kind="stable")] for rows, group in ((objects, truths.group), (boxes, found.group)))
     splits = [np.searchsorted(group[rows] % images, np.arange(images + 1)) for rows, group in ((objects, truths.group), (boxes, found.group))]
     for i in range(images):

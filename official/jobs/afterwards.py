@@ -15,7 +15,7 @@ import tensorflow as tf
 from official.data.holdout import class_counts
 from official.data.source import Source
 from official.evaluation.drawing import sheet, write_png
-from official.evaluation.judged import Judged, read_judged
+from official.evaluation.evaluated import Evaluated, read_evaluated
 from official.experiment import Experiment
 from official.files import read_json, whole_file, write_bytes
 from official.flags import as_arguments
@@ -45,7 +45,7 @@ class Ending:
     loop: SelfTraining
     run: str
     results: dict[str, Any]
-    judged: dict[str, Judged] = dataclasses.field(default_factory=dict)
+    evaluated: dict[str, Evaluated] = dataclasses.field(default_factory=dict)
     stored: StoredBoxes | None = None
     verdict: Verdict | None = None
     words: list[str] = dataclasses.field(default_factory=list)
@@ -63,10 +63,10 @@ def conclude(folder: RunFolder, loop: SelfTraining, summary: dict[str, Any]) -> 
     try:
         found.commands = commands(folder.path, folder.experiment)
         if loop.evaluation is not None and loop.task.needs_labels:
-            found.judged = judged_phases(run, found.results)
+            found.evaluated = evaluated_phases(run, found.results)
             if "student" in summary and loop.task.label_kind == "boxes":
                 found.stored = stored_boxes(loop.experiment, loop.label_store())
-            found.verdict = verdicts.judge(_facts(found, summary))
+            found.verdict = verdicts.decide(_facts(found, summary))
             found.words = verdicts.lines(found.verdict, found.commands)
     except Exception as error:  # whatever it is, the run is trained and its numbers are there
         found.words = [f"no verdict: {type(error).__name__}: {error}"]
@@ -89,8 +89,8 @@ def _ended(ending: Ending, summary: Mapping[str, Any]) -> Ended:
         experiment=loop.experiment,
         task=loop.task,
         results=ending.results,
-        judged=ending.judged,
-        folders={phase: evaluation_folder(ending.run, phase, ending.results[phase]) for phase in ending.judged},
+        evaluated=ending.evaluated,
+        folders={phase: evaluation_folder(ending.run, phase, ending.results[phase]) for phase in ending.evaluated},
         logs={phase: os.path.join(ending.run, phase) for phase in ending.results},
         evaluation=loop.evaluation,
         labeled=loop.labeled,
@@ -116,19 +116,19 @@ def _more_notes(ending: Ending) -> dict[str, Any]:
 
 def report_evaluation(
     folder: RunFolder, task: Task, summary: Mapping[str, Any], *, source: Source | None = None,
-    judged: Callable[[], Judged | None] | None = None,
+    evaluated: Callable[[], Evaluated | None] | None = None,
 ) -> str:  # fmt: skip
     """Writes `evaluation/report.html` of one evaluated model; returns the line that says where, or why there is none.
 
     Args:
       summary: of job=evaluate. source: the evaluation images, None where there are only files.
-      judged: gives what the evaluation found; None: it is read from the run folder.
+      evaluated: gives what the evaluation found; None: it is read from the run folder.
     """
     place, metrics = os.path.join(folder.path, "evaluation"), summary["evaluation"]
     try:
-        found = judged() if judged else read_judged(place)
+        found = evaluated() if evaluated else read_evaluated(place)
         known = {} if found is None else {"model": found}
-        verdict = verdicts.judge(Facts(task.metrics[0], {"model": metrics[task.metrics[0]]}, known))
+        verdict = verdicts.decide(Facts(task.metrics[0], {"model": metrics[task.metrics[0]]}, known))
     except Exception as error:
         return f"no report: {type(error).__name__}: {error}"
     ended = Ended(
@@ -136,7 +136,7 @@ def report_evaluation(
         experiment=task.experiment,
         task=task,
         results={"model": metrics},
-        judged=known,
+        evaluated=known,
         folders={"model": place},
         evaluation=source,
         verdict=verdict,
@@ -194,7 +194,7 @@ def beside_each_other(folder: str, loop: SelfTraining, summary: Mapping[str, Any
     try:
         results = {phase: summary[phase] for phase in PHASES if phase in summary}
         least = loop.experiment.pseudo_labels.drawn_from
-        found = {p: Predictions(judged, evaluation_folder(run, p, results[p]), source, least) for p, judged in judged_phases(run, results).items()}
+        found = {p: Predictions(evaluated, evaluation_folder(run, p, results[p]), source, least) for p, evaluated in evaluated_phases(run, results).items()}
         pictures, captions = [], []
         for i in range(min(most, len(source))):
             image = source.read_image(tf.constant(i, tf.int64)).numpy()
@@ -215,24 +215,24 @@ def evaluation_folder(run: str, phase: str, result: Mapping[str, Any]) -> str:
     return own if os.path.isdir(own) else os.path.join(os.path.dirname(os.path.dirname(result["checkpoint"])), "evaluation")
 
 
-def judged_phases(run: str, summary: Mapping[str, Any]) -> dict[str, Judged]:
+def evaluated_phases(run: str, summary: Mapping[str, Any]) -> dict[str, Evaluated]:
     """What the evaluation of every phase found, image by image, where that is known."""
-    found = {phase: read_judged(evaluation_folder(run, phase, summary[phase])) for phase in PHASES if phase in summary}
-    return {phase: judged for phase, judged in found.items() if judged is not None}
+    found = {phase: read_evaluated(evaluation_folder(run, phase, summary[phase])) for phase in PHASES if phase in summary}
+    return {phase: evaluated for phase, evaluated in found.items() if evaluated is not None}
 
 
 def _facts(ending: Ending, summary: Mapping[str, Any]) -> Facts:
     loop, run, metric = ending.loop, ending.run, ending.loop.task.metrics[0]
     phases = [phase for phase, result in ending.results.items() if metric in result]
-    unlabelled, unjudged = _one_sided_classes(loop)
+    unlabelled, unevaluated = _one_sided_classes(loop)
     control = read_curves(os.path.join(run, "control")) if "control" in summary else {}
     return Facts(
         metric=metric,
         scores={phase: summary[phase][metric] for phase in phases},
-        judged=ending.judged if set(ending.judged) == set(phases) else {},
+        evaluated=ending.evaluated if set(ending.evaluated) == set(phases) else {},
         labels=_label_facts(ending, summary) if "student" in summary else None,
         unlabelled_classes=unlabelled,
-        unjudged_classes=unjudged,
+        unevaluated_classes=unevaluated,
         label_counts=_label_counts(loop),
         control_curve=control.get(f"evaluation/{metric}", ()),
         steps={phase: summary[phase]["steps"] for phase in phases},
@@ -256,7 +256,7 @@ def _one_sided_classes(loop: SelfTraining) -> tuple[tuple[str, ...], tuple[str, 
     """(classes that only the evaluation data shows, those that only the labelled data shows); masks are not read for it."""
     if loop.labeled.read_mask is not None:
         return (), ()
-    own, judged = (np.asarray(class_counts(source)) for source in (loop.labeled, loop.evaluation))
+    own, evaluated = (np.asarray(class_counts(source)) for source in (loop.labeled, loop.evaluation))
     names = [category.name for category in loop.task.categories]
-    pairs = list(zip(names, own, judged))
+    pairs = list(zip(names, own, evaluated))
     return tuple(n for n, a, b in pairs if b and not a), tuple(n for n, a, b in pairs if a and not b)

@@ -58,7 +58,7 @@ class Beside:
             self._process.wait()
 
     def wait(self) -> None:
-        """Returns when the control is trained and judged.
+        """Returns when the control is trained and evaluated.
 
         Raises:
           UserError: its process has failed; with the last of what it said.

@@ -20,7 +20,7 @@ from official.experiment import Experiment
 from official.models.backbones.registry import check_levels
 from official.self_training.label_store import parse_thresholds
 from official.self_training.thresholds import AUTO
-from official.tasks.augmentation import augmentation, picture_augmentation, student_options
+from official.tasks.augmentation import augmentation, image_augmentation, student_options
 from official.tasks.segmentation import parse_scales
 from official.training.distribution import check_batch
 from official.training.loading import starting_weights
@@ -98,7 +98,7 @@ def _problems(experiment: Experiment) -> list[str]:
     checks += [_of(check_levels, experiment.model)] if task in _DENSE else []
     checks += [_of(parse_scales, experiment.pseudo_labels.label_scales)] if task == "segmentation" else []
     checks += [_of(parse_thresholds, experiment.pseudo_labels.class_thresholds)]
-    problems = (_shares_of_one, _uncertain_boxes, _judging, _at_scale)
+    problems = (_shares_of_one, _uncertain_boxes, _evaluating, _at_scale)
     return [*(line for found in problems for line in found(experiment)), *_failures(checks)]
 
 
@@ -117,7 +117,7 @@ def _shares_of_one(experiment: Experiment) -> Iterator[str]:
             yield f"--{name}={value}: an average with this decay would stay at its first value; choose one below 1"
 
 
-def _judging(experiment: Experiment) -> Iterator[str]:
+def _evaluating(experiment: Experiment) -> Iterator[str]:
     """What is decided by evaluations needs some."""
     options, data = experiment.training, experiment.data
     found = [f"--patience={options.patience}"] if options.patience else []
@@ -157,7 +157,7 @@ def _check_augmentation(experiment: Experiment) -> None:
         if who.model.task in _DENSE:
             augmentation(who.augment, next(iter(SETS)))
         else:
-            picture_augmentation(who)
+            image_augmentation(who)
 
 
 def _check_student_init(experiment: Experiment) -> None:

@@ -1,4 +1,4 @@
-"""The job classify_check: is an import right? Weights with their own head judge labelled images.
+"""The job classify_check: is an import right? Weights with their own head classify labelled images.
 
     python main.py --job=classify_check --backbone=efficientnet-lite0 --init=imagenet \
         --eval_data=folder:ILSVRC_sample --model_dir=runs/check
@@ -51,7 +51,7 @@ def classify_check(experiment: Experiment) -> dict[str, Any]:
     experiment = experiment.with_flags({"task": "classification", "image_size": _image_size(experiment)})
     experiment, model, weights = _filled(experiment, source.categories, path)
     task = build_task(experiment, source.categories)
-    metrics = task.evaluate(model, source, os.path.join(folder.path, "classify_check"), "judging")
+    metrics = task.evaluate(model, source, os.path.join(folder.path, "classify_check"), "evaluating")
     right, count = round(metrics["top1"] * len(source)), len(source)
     print(
         f"{weights.origin}\n{right:,} of {count:,} images right (top-1 {metrics['top1']:.4f}), top-5"

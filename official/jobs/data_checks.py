@@ -142,7 +142,7 @@ def class_warnings(role: str, source: Source) -> list[str]:
     few = [f"{c.name} ({n})" for c, n in zip(source.categories, counts) if n < FEW]
     found = []
     if few:
-        what = "are hardly learnt" if role == "labeled" else "are hardly judged"
+        what = "are hardly learnt" if role == "labeled" else "are hardly evaluated"
         found.append(f"{len(few)} of {len(counts)} classes have fewer than {FEW} {_SAID[role]} objects and {what}: {', '.join(few[:8])}"
                      + (" …" if len(few) > 8 else ""))  # fmt: skip
     twice = repeated_objects(source) if source.annotations is not None else 0

@@ -13,7 +13,7 @@ from official.data.unreadable import naming_unreadable
 from official.errors import FlagError, UserError
 from official.evaluation import coco_metrics
 from official.evaluation.drawing import write_png
-from official.evaluation.judged import JudgedBoxes
+from official.evaluation.evaluated import EvaluatedBoxes
 from official.experiment import Experiment
 from official.jobs.afterwards import report_evaluation
 from official.jobs.handing_over import export_once
@@ -140,7 +140,7 @@ def _evaluate_files(experiment: Experiment) -> dict[str, Any]:
     skipped = {role: dict(report.counts) for role, report in reports.items()}
     summary = folder.summarize({"evaluation": metrics, "skipped_inputs": skipped})
     task = DetectionTask(experiment, tuple(Category(c["id"], str(c.get("name", c["id"]))) for c in truth["categories"]))
-    note(report_evaluation(folder, task, summary, judged=lambda: JudgedBoxes(truth, found, handover.iou_type)))
+    note(report_evaluation(folder, task, summary, evaluated=lambda: EvaluatedBoxes(truth, found, handover.iou_type)))
     return summary
 
 
@@ -169,7 +169,7 @@ def _found(images: int, numbers: Mapping[str, Any], output: str, threshold: floa
 def predict(experiment: Experiment) -> dict[str, Any]:
     """Detects on a folder: a COCO results JSON and the images with boxes drawn."""
     if not experiment.handover.images:
-        raise DataError("--images is needed: a folder of pictures")
+        raise DataError("--images is needed: a folder of images")
     folder, task, model, trained = open_model(experiment)
     source = open_images(experiment, folder)
     output = experiment.handover.output or os.path.join(folder.path, "predictions")

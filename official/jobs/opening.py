@@ -179,7 +179,7 @@ def open_training(experiment: Experiment) -> tuple[Source, Source | None, Source
     if TASKS[experiment.model.task].needs_labels or data.labeled_data:
         return open_labeled(experiment)
     if data.unlabeled_data == "rest":
-        raise DataError(f"--task={experiment.model.task} needs pictures: --unlabeled_data=folder:…, or --labeled_data")
+        raise DataError(f"--task={experiment.model.task} needs images: --unlabeled_data=folder:…, or --labeled_data")
     if data.eval_fraction:
         raise DataError("--eval_fraction holds out labelled images: it needs --labeled_data")
     return opened(experiment, "unlabeled", data.unlabeled_data, labeled=False), None, None
@@ -208,7 +208,7 @@ def open_unlabeled(experiment: Experiment, rest: Source | None) -> Source:
         return opened(experiment, "unlabeled", word, labeled=False)
     if rest is None or len(rest) == 0:
         raise DataError(
-            "--unlabeled_data=rest, but every picture of --labeled_data is used with its label; "
+            "--unlabeled_data=rest, but every image of --labeled_data is used with its label; "
             "lower --labeled_fraction, or name unlabelled data"
         )
     return rest.without_labels()

@@ -30,7 +30,7 @@ from official.training.run_folder import saved_recipe
 from official.training.run_phase import read_result
 from official.training.run_plan import RunPlan
 
-FEW_LABELED, FEW_JUDGED, FEW_UNLABELED = 20, 50, 1.0  # images; unlabelled ones for each labelled one
+FEW_LABELED, FEW_EVALUATED, FEW_UNLABELED = 20, 50, 1.0  # images; unlabelled ones for each labelled one
 RECALL_BOXES = 2_000
 EVAL_FRACTION = 0.2  # that a recipe holds out where there is no evaluation data
 
@@ -40,7 +40,7 @@ class Opened:
     """The data of a training job; None for what it does not have.
 
     Attributes:
-      labeled, unlabeled, evaluation, joint: what is trained on, labelled, judged on, and classified beside.
+      labeled, unlabeled, evaluation, joint: what is trained on, labelled, evaluated on, and classified beside.
       held_out: the part of the labelled data that --eval_fraction took for `evaluation`.
     """
 
@@ -111,7 +111,7 @@ def missing(experiment: Experiment, data: Opened) -> list[str]:
         return found
     if data.evaluation is None:
         found.append("evaluation data: nothing will say how good the result is; --eval_fraction=0.2 holds out a fifth of the labelled images")
-    elif len(data.evaluation) < FEW_JUDGED:
+    elif len(data.evaluation) < FEW_EVALUATED:
         found.append(f"evaluation images: there are {len(data.evaluation)}, on which a small difference cannot be told from chance")
     if len(data.labeled) < FEW_LABELED:
         found.append(f"labels: {len(data.labeled)} labelled images teach very little; --job=review_labels chooses which to label next")

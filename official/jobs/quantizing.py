@@ -1,4 +1,4 @@
-"""The part of job=export that makes a quantised TFLite model and judges it beside the float32 one."""
+"""The part of job=export that makes a quantised TFLite model and evaluates it beside the float32 one."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def quantize(task: Task, model: tf.keras.Model, folder: str) -> dict[str, Any]:
       folder: of the export.
 
     Raises:
-      DataError: no evaluation data to calibrate and judge on.
+      DataError: no evaluation data to calibrate and evaluate on.
     """
     kind = task.experiment.handover.quantize
     source = open_eval(task.experiment, task)
     if source is None:
-        raise DataError(f"--quantize={kind} calibrates and judges on evaluation data: --eval_data is needed")
+        raise DataError(f"--quantize={kind} calibrates and evaluates on evaluation data: --eval_data is needed")
     images = calibration_images(task.predict, model, source, CALIBRATION_IMAGES if kind == "int8" else 0)
     content = quantized(model, kind, images)
     paths = write_quantized(model, folder, kind, content)

@@ -206,7 +206,7 @@ class _Loaded:
 
 
 def linear_eval(experiment: Experiment) -> dict[str, Any]:
-    """Trains a linear classifier on the frozen features that --init names, and judges it.
+    """Trains a linear classifier on the frozen features that --init names, and evaluates it.
 
     Source: google-research/simclr README (linear evaluation: crop and flip alone, a head of zeros).
     """

@@ -7,7 +7,7 @@ from typing import Any, Iterator
 import numpy as np
 import tensorflow as tf
 
-from official.evaluation.judged import Judged
+from official.evaluation.evaluated import Evaluated
 from official.report.html import Page
 from official.report.predictions import Predictions
 
@@ -21,10 +21,10 @@ def picture_rows(out: Page, ended: Any) -> None:
     Args:
       ended: see `official.report.run_page.Ended`.
     """
-    if ended.evaluation is None or not ended.judged or ended.experiment.runtime.pictures == 0:
+    if ended.evaluation is None or not ended.evaluated or ended.experiment.runtime.pictures == 0:
         return
-    models = {n: Predictions(ended.judged[n], ended.folders[n], ended.evaluation) for n in ORDER if n in ended.judged}
-    quality = {name: of_source(judged, models[name], len(ended.evaluation)) for name, judged in ended.judged.items()}
+    models = {n: Predictions(ended.evaluated[n], ended.folders[n], ended.evaluation) for n in ORDER if n in ended.evaluated}
+    quality = {name: of_source(evaluated, models[name], len(ended.evaluation)) for name, evaluated in ended.evaluated.items()}
     found = chosen(quality, among=next(iter(models.values())).index)
     out.heading("The same images, by people and by every model")
     metric = {"boxes": "F1 of the boxes", "masks": "mIoU of the image", "classes": "right or wrong"}[ended.task.label_kind]
@@ -40,10 +40,10 @@ def picture_rows(out: Page, ended: Any) -> None:
             out.pictures(list(_row(ended, models, quality, int(index))))
 
 
-def of_source(judged: Judged, predictions: Predictions, images: int) -> np.ndarray:
-    """float64 [images], `Judged.by_image` in the order of the source; nan for images that were not judged."""
+def of_source(evaluated: Evaluated, predictions: Predictions, images: int) -> np.ndarray:
+    """float64 [images], `Evaluated.by_image` in the order of the source; nan for images that were not evaluated."""
     found = np.full(images, np.nan)
-    found[predictions.index] = judged.by_image()
+    found[predictions.index] = evaluated.by_image()
     return found
 
 
@@ -54,7 +54,7 @@ def chosen(
 
     Args:
       quality: float64 [images] by model, nan where nothing can be said.
-      among: the images that were judged; None: all.
+      among: the images that were evaluated; None: all.
     """
     other = "control" if "control" in quality else "teacher"
     taken: list[int] = []

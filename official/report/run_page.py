@@ -15,7 +15,7 @@ from official.evaluation.bootstrap import Interval
 from official.evaluation.coco_matching import RECALLS
 from official.evaluation.coco_scores import ALL, curves_of
 from official.evaluation.confusion import box_confusion
-from official.evaluation.judged import Judged, JudgedBoxes, JudgedClasses, JudgedMasks
+from official.evaluation.evaluated import Evaluated, EvaluatedBoxes, EvaluatedClasses, EvaluatedMasks
 from official.experiment import Experiment
 from official.files import read_json
 from official.report import plots
@@ -36,7 +36,7 @@ class Ended:
     """What is known of a job that has ended; what a job has none of stays empty.
 
     Attributes:
-      results: of every model (phase) its metrics, steps and seconds. judged: what its evaluation found.
+      results: of every model (phase) its metrics, steps and seconds. evaluated: what its evaluation found.
       folders: of its evaluation. logs: of its TensorBoard events.
       words: the verdict as it was printed. numbers: the summary's "pseudo_labels".
       changed: flags that differ from their defaults, {name: (value, default)}.
@@ -47,7 +47,7 @@ class Ended:
     experiment: Experiment
     task: Task
     results: Mapping[str, Mapping[str, Any]]
-    judged: Mapping[str, Judged] = dataclasses.field(default_factory=dict)
+    evaluated: Mapping[str, Evaluated] = dataclasses.field(default_factory=dict)
     folders: Mapping[str, str] = dataclasses.field(default_factory=dict)
     logs: Mapping[str, str] = dataclasses.field(default_factory=dict)
     evaluation: Source | None = None
@@ -95,7 +95,7 @@ def _verdict(out: Page, ended: Ended) -> None:
         if ended.words:
             out.box(list(ended.words))
         elif ended.evaluation is None:
-            out.box(["Nothing has been judged: no --eval_data and no --eval_fraction"], "open")
+            out.box(["Nothing has been evaluated: no --eval_data and no --eval_fraction"], "open")
         return
     kind = {verdicts.HELPED: "good", verdicts.HURT: "bad", verdicts.UNDECIDED: "open"}.get(verdict.word, "")
     head = verdicts.headline(verdict)
@@ -152,15 +152,15 @@ def _classes(out: Page, ended: Ended) -> None:
         return
     names = [category.name for category in ended.task.categories]
     trained = _counts(ended.labeled)
-    judged = _evaluated(ended)
+    evaluated = _evaluated(ended)
     pseudo = _pseudo_counts(ended, names)
     pair = verdict.differences.get(("student", verdict.against))
-    head = ["class", *(["labels"] if trained else []), *(["pseudo labels"] if pseudo else []), *(["to be found"] if judged else []), *verdict.by_class]
+    head = ["class", *(["labels"] if trained else []), *(["pseudo labels"] if pseudo else []), *(["to be found"] if evaluated else []), *verdict.by_class]
     head += [f"student less {verdict.against}"] if pair else []
     rows, kinds = [], {}
-    for name in sorted(names, key=lambda n: -judged.get(n, 0))[:MOST_ROWS]:
+    for name in sorted(names, key=lambda n: -evaluated.get(n, 0))[:MOST_ROWS]:
         cells = [name, *([f"{trained[name]:,}"] if trained else []), *([f"{pseudo.get(name, 0):,}"] if pseudo else [])]
-        cells += [f"{judged.get(name, 0):,}"] if judged else []
+        cells += [f"{evaluated.get(name, 0):,}"] if evaluated else []
         cells += [_number(of.get(name)) for of in verdict.by_class.values()]
         if pair:
             difference = pair[1].get(name)
@@ -190,16 +190,16 @@ def _counts(source: Source | None) -> dict[str, int]:
 
 def _evaluated(ended: Ended) -> dict[str, int]:
     """What there is to be found of every class: objects, images, or images with a pixel of it."""
-    judged = next(iter(ended.judged.values()), None)
-    if judged is None:
+    evaluated = next(iter(ended.evaluated.values()), None)
+    if evaluated is None:
         return {}
-    if isinstance(judged, JudgedBoxes):
-        counts = judged.objects.sum(axis=1)
-    elif isinstance(judged, JudgedClasses):
-        counts = np.bincount(judged.labels, minlength=len(judged.class_names))
+    if isinstance(evaluated, EvaluatedBoxes):
+        counts = evaluated.objects.sum(axis=1)
+    elif isinstance(evaluated, EvaluatedClasses):
+        counts = np.bincount(evaluated.labels, minlength=len(evaluated.class_names))
     else:
-        counts = (judged.true > 0).sum(axis=0)
-    return {name: int(n) for name, n in zip(judged.class_names, counts)}
+        counts = (evaluated.true > 0).sum(axis=0)
+    return {name: int(n) for name, n in zip(evaluated.class_names, counts)}
 
 
 def _pseudo_counts(ended: Ended, names: Sequence[str]) -> dict[str, int]:
@@ -216,18 +216,18 @@ def _curves(out: Page, ended: Ended) -> None:
     curves = {name: read_curves(folder) for name, folder in ended.logs.items()}
     curves = {name: found for name, found in curves.items() if found}
     metric = ended.task.metrics[0]
-    judged = {name: found[f"evaluation/{metric}"] for name, found in curves.items() if len(found.get(f"evaluation/{metric}", ())) > 1}
+    evaluated = {name: found[f"evaluation/{metric}"] for name, found in curves.items() if len(found.get(f"evaluation/{metric}", ())) > 1}
     loss = {name: found["train/loss"] for name, found in curves.items() if len(found.get("train/loss", ())) > 1}
     parts = {}
     for stream in ("human", "pseudo"):
         found = curves.get("student", {}).get(f"train/{stream}_loss", ())
         if len(found) > 1 and "train/pseudo_loss" in curves["student"]:
             parts[f"{stream} labels"] = found
-    if not (judged or loss):
+    if not (evaluated or loss):
         return
     out.heading("Training")
-    if judged:
-        out.svg(plots.lines(judged, title=f"{metric} on the evaluation data", x="step", y=metric), f"{metric} over steps")
+    if evaluated:
+        out.svg(plots.lines(evaluated, title=f"{metric} on the evaluation data", x="step", y=metric), f"{metric} over steps")
     if loss:
         values = [value for points in loss.values() for _, value in points]
         log = min(values) > 0 and max(values) > 20 * min(values)
@@ -237,10 +237,10 @@ def _curves(out: Page, ended: Ended) -> None:
 
 
 def _precision_recall(out: Page, ended: Ended) -> None:
-    boxes = {name: judged for name, judged in ended.judged.items() if isinstance(judged, JudgedBoxes)}
+    boxes = {name: evaluated for name, evaluated in ended.evaluated.items() if isinstance(evaluated, EvaluatedBoxes)}
     if not boxes:
         return
-    curves = {name: curves_of(judged.matched) for name, judged in boxes.items()}
+    curves = {name: curves_of(evaluated.matched) for name, evaluated in boxes.items()}
     out.heading("Precision and recall")
     for place, iou in ((0, 0.5), (5, 0.75)):
         drawn = {}
@@ -252,26 +252,26 @@ def _precision_recall(out: Page, ended: Ended) -> None:
         if drawn:
             svg = plots.lines(drawn, title=f"at IoU {iou:g}, mean of the classes", x="recall", y="precision", limits=(-0.02, 1.02))
             out.svg(svg, f"precision over recall at IoU {iou:g}")
-    found, judged = curves[ended.shown], boxes[ended.shown]
-    common = np.argsort(-judged.objects.sum(axis=1), kind="stable")[:MOST_CURVES]
-    drawn = {judged.class_names[k]: list(zip(RECALLS.tolist(), found.precision[0, :, k, ALL].tolist())) for k in common if judged.objects[k].any()}
-    if len(judged.class_names) > 1 and drawn:
-        title = f"{ended.shown}, at IoU 0.5" + (f", the {MOST_CURVES} commonest classes" if len(judged.class_names) > MOST_CURVES else "")
+    found, evaluated = curves[ended.shown], boxes[ended.shown]
+    common = np.argsort(-evaluated.objects.sum(axis=1), kind="stable")[:MOST_CURVES]
+    drawn = {evaluated.class_names[k]: list(zip(RECALLS.tolist(), found.precision[0, :, k, ALL].tolist())) for k in common if evaluated.objects[k].any()}
+    if len(evaluated.class_names) > 1 and drawn:
+        title = f"{ended.shown}, at IoU 0.5" + (f", the {MOST_CURVES} commonest classes" if len(evaluated.class_names) > MOST_CURVES else "")
         out.svg(plots.lines(drawn, title=title, x="recall", y="precision", limits=(-0.02, 1.02)), "precision over recall by class")
 
 
 def _confusion(out: Page, ended: Ended) -> None:
-    judged, names = ended.judged.get(ended.shown), [category.name for category in ended.task.categories]
+    evaluated, names = ended.evaluated.get(ended.shown), [category.name for category in ended.task.categories]
     note = "Rows add up to 100 %."
-    if isinstance(judged, JudgedBoxes) and judged.iou_type == "bbox":
-        least = judged.best_score()
-        matrix, rows, columns = box_confusion(judged, least), [*judged.class_names, "no object"], [*judged.class_names, "not found"]
+    if isinstance(evaluated, EvaluatedBoxes) and evaluated.iou_type == "bbox":
+        least = evaluated.best_score()
+        matrix, rows, columns = box_confusion(evaluated, least), [*evaluated.class_names, "no object"], [*evaluated.class_names, "not found"]
         note += f" Boxes with score ≥ {least:.2f}, where this model's F1 is highest, matched at IoU 0.5 without regard to the class."
-    elif isinstance(judged, JudgedClasses):
+    elif isinstance(evaluated, EvaluatedClasses):
         matrix = np.zeros((len(names), len(names)), np.int64)
-        np.add.at(matrix, (judged.labels, judged.predicted), 1)
+        np.add.at(matrix, (evaluated.labels, evaluated.predicted), 1)
         rows = columns = names
-    elif isinstance(judged, JudgedMasks):
+    elif isinstance(evaluated, EvaluatedMasks):
         matrix = np.array(read_json(os.path.join(ended.folders[ended.shown], "metrics.json"))["confusion_matrix"])
         rows = columns = names
         note += " Pixels."

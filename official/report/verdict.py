@@ -16,7 +16,7 @@ import numpy as np
 
 from official.evaluation import bootstrap
 from official.evaluation.bootstrap import Interval, Scored
-from official.evaluation.judged import Judged, JudgedClasses, JudgedMasks
+from official.evaluation.evaluated import Evaluated, EvaluatedClasses, EvaluatedMasks
 
 HELPED, HURT, UNDECIDED = "helped", "hurt", "not decided"
 FEWEST_IMAGES = 10  # of fewer evaluation images nothing is concluded
@@ -69,19 +69,19 @@ class Facts:
 
     Attributes:
       metric: the number that decides. scores: of every phase, by name, in the order teacher, control, student.
-      judged: of the phases whose evaluation says something of single images.
+      evaluated: of the phases whose evaluation says something of single images.
       labels: None without a student.
-      unlabelled_classes: evaluated, but no image to learn them from. unjudged_classes: labelled, but not in the evaluation set.
+      unlabelled_classes: evaluated, but no image to learn them from. unevaluated_classes: labelled, but not in the evaluation set.
       label_counts: labels of people by class; {} where that is not known.
       control_curve: (step, score) of the control's evaluations. steps: of every phase.
     """
 
     metric: str
     scores: Mapping[str, float]
-    judged: Mapping[str, Judged]
+    evaluated: Mapping[str, Evaluated]
     labels: LabelFacts | None = None
     unlabelled_classes: tuple[str, ...] = ()
-    unjudged_classes: tuple[str, ...] = ()
+    unevaluated_classes: tuple[str, ...] = ()
     label_counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
     control_curve: Sequence[tuple[int, float]] = ()
     steps: Mapping[str, int] = dataclasses.field(default_factory=dict)
@@ -94,7 +94,7 @@ class Verdict:
     Attributes:
       word: HELPED, HURT, UNDECIDED, or "" where there is no student.
       scores: of every phase. by_class: of every phase, by class. differences: ("student", "control") and so on -> whole, by class.
-      images: that it was judged on; 0: not known.
+      images: that it was evaluated on; 0: not known.
     """
 
     metric: str
@@ -124,11 +124,11 @@ class Verdict:
         }  # fmt: skip
 
 
-def judge(facts: Facts) -> Verdict:
+def decide(facts: Facts) -> Verdict:
     """The verdict on a run."""
-    models = bootstrap.scored(facts.judged) if facts.judged else {}
-    names = next(iter(facts.judged.values())).class_names if models else []
-    images = len(next(iter(facts.judged.values())).ids) if models else 0
+    models = bootstrap.scored(facts.evaluated) if facts.evaluated else {}
+    names = next(iter(facts.evaluated.values())).class_names if models else []
+    images = len(next(iter(facts.evaluated.values())).ids) if models else 0
     nothing = math.nan
     scores = {p: bootstrap.interval(models[p].whole) if p in models else Interval(v, nothing, nothing) for p, v in facts.scores.items()}
     by_class = {p: {n: bootstrap.interval(m.by_class[:, k]) for k, n in enumerate(names)} for p, m in models.items()}
@@ -173,8 +173,8 @@ def reasons(facts: Facts) -> list[Reason]:
         found += [*weak, *_odd_labels(facts.labels), *([] if weak else _weak_classes(facts))]
     if facts.unlabelled_classes:
         found.append(Reason(f"no training image shows {_listed(facts.unlabelled_classes)}, which the evaluation data has: label some"))
-    if facts.unjudged_classes:
-        found.append(Reason(f"the evaluation data has no {_listed(facts.unjudged_classes)}: these classes are not judged"))
+    if facts.unevaluated_classes:
+        found.append(Reason(f"the evaluation data has no {_listed(facts.unevaluated_classes)}: these classes are not evaluated"))
     gained = rising(facts.control_curve)
     if gained > STILL_RISING:
         steps = 2 * facts.steps.get("teacher", 0)
@@ -196,14 +196,14 @@ def _weak_teacher(facts: Facts) -> list[Reason]:
 
 def weak_level(facts: Facts) -> float:
     """The score below which a teacher's labels are not worth learning: 0.05 AP, else what a constant answer scores."""
-    judged = facts.judged.get("teacher")
+    evaluated = facts.evaluated.get("teacher")
     if facts.metric == "AP":
         return WEAK_AP
-    if isinstance(judged, JudgedMasks):
-        true = judged.true.sum(axis=0)
+    if isinstance(evaluated, EvaluatedMasks):
+        true = evaluated.true.sum(axis=0)
         return float(true.max() / max(1, true.sum()) / max(1, np.count_nonzero(true)))
-    if isinstance(judged, JudgedClasses) and len(judged.labels):
-        return float(np.bincount(judged.labels).max() / len(judged.labels))
+    if isinstance(evaluated, EvaluatedClasses) and len(evaluated.labels):
+        return float(np.bincount(evaluated.labels).max() / len(evaluated.labels))
     return 0.0
 
 
@@ -237,11 +237,11 @@ def _odd_labels(labels: LabelFacts) -> list[Reason]:
 
 def _weak_classes(facts: Facts) -> list[Reason]:
     """Classes that even the best model hardly finds, where it finds the others."""
-    judged = facts.judged.get(_best(facts.scores))
-    if judged is None:
+    evaluated = facts.evaluated.get(_best(facts.scores))
+    if evaluated is None:
         return []
-    whole, by_class = judged.own()
-    weak = [name for name, value in zip(judged.class_names, by_class) if value < HARDLY * whole]
+    whole, by_class = evaluated.own()
+    weak = [name for name, value in zip(evaluated.class_names, by_class) if value < HARDLY * whole]
     if not weak:
         return []
     said = [f"{name} ({facts.label_counts[name]} labels)" if name in facts.label_counts else name for name in weak]

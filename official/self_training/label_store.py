@@ -227,15 +227,15 @@ class LabelStore:
         what = {"boxes": "box", "masks": "pixel", "classes": "label"}[kind.name]
         best = np.sort([kind.highest(row) for row in self.rows()])[::-1]
         lines = [f"no pseudo {what} in {self.folder} reaches score_threshold={threshold}."]
-        lines.append("best score per picture, number of pictures:")
+        lines.append("best score per image, number of images:")
         for low, count in zip(np.arange(0, 1, 0.1), np.histogram(best, bins=10, range=(0, 1))[0]):
             lines.append(f"  {low:.1f}-{low + 0.1:.1f}  {count}")
         for share in (0.01, 0.1, 0.5):
             value = best[min(len(best) - 1, max(0, int(np.ceil(share * len(best))) - 1))]
             if value > 0.0:
-                lines.append(f"a threshold of {value:.3f} would keep a {what} in {share:.0%} of the pictures")
+                lines.append(f"a threshold of {value:.3f} would keep a {what} in {share:.0%} of the images")
             else:
-                lines.append(f"no threshold would keep a {what} in {share:.0%} of the pictures: none stored in so many")
+                lines.append(f"no threshold would keep a {what} in {share:.0%} of the images: none stored in so many")
         remedy = ", or lower --score_threshold" if best[0] > 0.0 else f" (none is stored at all: --score_floor={self.plan()['flags']['score_floor']})"
         lines.append(f"Train the teacher longer{remedy}.")
         return "\n".join(lines)

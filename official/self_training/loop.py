@@ -42,7 +42,7 @@ from official.tasks.augmentation import student_options
 from official.tasks.registry import build_task
 from official.tasks.task import Task
 from official.trained_model import ModelError, TrainedModel, check_classes, describe
-from official.training.distribution import is_chief, judging_scope, require_workers, worker_of
+from official.training.distribution import evaluation_scope, is_chief, require_workers, worker_of
 from official.training.loading import fill_joint_head, fill_model, find_model, load_model, starting_weights
 from official.training.recovery import weights_sha256
 from official.training.run_phase import MADE_FROM, PhaseRun, kept_metrics, read_result, write_result
@@ -66,14 +66,14 @@ class SelfTraining:
     plan: RunPlan | None = None  # says how long it takes
 
     def train_teacher(self) -> dict[str, Any]:
-        """Trains on labels alone, from `--init_checkpoint` or what `--init` says; or takes and judges `--teacher`."""
+        """Trains on labels alone, from `--init_checkpoint` or what `--init` says; or takes and evaluates `--teacher`."""
         options = self.experiment.training
         if options.teacher:
             return self._given_teacher(find_model(options.teacher, "--teacher"))
         return self._run(self._supervised("teacher", options.teacher_steps), *self._start("teacher"))
 
     def _given_teacher(self, teacher: TrainedModel) -> dict[str, Any]:
-        """The result of a teacher that nobody has to train, judged as the network that it was trained as.
+        """The result of a teacher that nobody has to train, evaluated as the network that it was trained as.
 
         Raises:
           ModelError: it knows other classes.
@@ -83,7 +83,7 @@ class SelfTraining:
         if done:
             return done
         check_classes(teacher, self.task.categories, f"--teacher={self.experiment.training.teacher}")
-        with judging_scope(self.strategy):
+        with evaluation_scope(self.strategy):
             task, model = load_model(teacher, self.experiment)
         result = {"steps": 0, "seconds": 0.0, "images_seen": 0, "skipped_steps": 0}
         result |= {"checkpoint": os.path.abspath(teacher.path), "weights_sha256": weights_sha256(model.variables)}
@@ -141,7 +141,7 @@ class SelfTraining:
         """
         store, (worker, workers) = self.label_store(), worker_of(self.strategy)
         teacher = describe(checkpoint)
-        with judging_scope(self.strategy):
+        with evaluation_scope(self.strategy):
             task, model = load_model(teacher, self.experiment)
         sha256 = weights_sha256(model.variables)
         options = task.experiment.pseudo_labels

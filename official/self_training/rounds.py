@@ -42,7 +42,7 @@ def round_experiment(experiment: Experiment, number: int) -> Experiment:
 def begin_round(loop: SelfTraining, number: int) -> tuple[SelfTraining, RunFolder]:
     """The loop and the folder of round `number`, from 2, of the run that `loop` is; the data is the same.
 
-    The teacher has been judged as the last round's student: what was found is written as its result here.
+    The teacher has been evaluated as the last round's student: what was found is written as its result here.
     """
     experiment = round_experiment(loop.experiment, number)
     folder, chief = RunFolder(experiment), is_chief(loop.strategy)
@@ -65,11 +65,11 @@ def begin_round(loop: SelfTraining, number: int) -> tuple[SelfTraining, RunFolde
 
 def _hand_on(experiment: Experiment) -> None:
     here = os.path.join(experiment.runtime.model_dir, TEACHER)
-    judged = read_result(experiment.training.teacher)
-    if judged and not read_result(here):
-        judged["checkpoint"] = os.path.relpath(judged["checkpoint"], experiment.runtime.model_dir)
+    evaluated = read_result(experiment.training.teacher)
+    if evaluated and not read_result(here):
+        evaluated["checkpoint"] = os.path.relpath(evaluated["checkpoint"], experiment.runtime.model_dir)
         write_result(
-            here, {**judged, **dict.fromkeys(("steps", "seconds", "images_seen", "skipped_steps"), 0)}
+            here, {**evaluated, **dict.fromkeys(("steps", "seconds", "images_seen", "skipped_steps"), 0)}
         )
 
 

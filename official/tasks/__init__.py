@@ -1,1 +1,1 @@
-"""What is learned and how it is judged, one file per task."""
+"""What is learned and how it is evaluated, one file per task."""

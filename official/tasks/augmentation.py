@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from augment import Policy, policy
-from augment.crops import PicturePolicy
+from augment.crops import ImagePolicy
 from augment.geometry import Settings
 from augment.policies import PRESETS
 from augment.randaugment import SETS
@@ -38,7 +38,7 @@ def augmentation(options: Augment, operations: str) -> Policy:
         )
 
 
-def picture_augmentation(experiment: Experiment) -> PicturePolicy:
+def image_augmentation(experiment: Experiment) -> ImagePolicy:
     """The policy for whole images: the preset's operations after a random crop, in place of its scale jitter.
 
     The presets' AutoAugment becomes the published policy for classification.
@@ -47,7 +47,7 @@ def picture_augmentation(experiment: Experiment) -> PicturePolicy:
     preset = PRESETS[options.augment]
     layers = max(0, options.randaugment_layers or preset.randaugment_layers)
     learned = {"none": ""}.get(options.autoaugment, options.autoaugment or ("imagenet" if preset.autoaugment else ""))
-    return PicturePolicy(
+    return ImagePolicy(
         crop=options.augment != "none",
         smallest_area=options.smallest_crop,
         flip=options.flip and preset.flip,

@@ -14,7 +14,7 @@ from official.data import pipeline
 from official.data.example import normalize
 from official.data.source import Category, Source
 from official.evaluation import drawing
-from official.evaluation.judged import write_per_image
+from official.evaluation.evaluated import write_per_image
 from official.evaluation.mean_iou import ConfusionMatrix
 from official.experiment import Experiment
 from official.export.classifier import export_classifier
@@ -24,7 +24,7 @@ from official.models.classifier import Classifier
 from official.models.replicas import logits_function
 from official.screen import counted
 from official.tasks import keras_data
-from official.tasks.augmentation import crop_style, picture_augmentation
+from official.tasks.augmentation import crop_style, image_augmentation
 from official.tasks.task import Columns, Task, Tensors
 
 MOST_DRAWN = 40  # classes in a confusion image
@@ -44,7 +44,7 @@ class ClassificationTask(Task):
         self.experiment = experiment
         self.categories = tuple(categories)
         self.class_names = [category.name for category in self.categories]
-        self.augment = picture_augmentation(experiment)
+        self.augment = image_augmentation(experiment)
         self.crop_style = crop_style(experiment)
         self.decays_biases = experiment.optimizer.optimizer != "lars"  # which leaves biases out
 
@@ -136,7 +136,7 @@ class ClassificationTask(Task):
             found = counted(found, progress, last - first, "images")
         return {"logits": np.array(list(found), np.float32).reshape(last - first, len(self.categories))}
 
-    def judge(self, source: Source, seen: Columns, output_dir: str) -> dict:
+    def score(self, source: Source, seen: Columns, output_dir: str) -> dict:
         """Top-1 and top-5 on the centre crop, top-1 by class; images without a class are left out."""
         logits = seen["logits"]
         known = source.image_classes >= 0
@@ -157,15 +157,15 @@ class ClassificationTask(Task):
 
     def predict(self, model: Classifier, source: Source, first: int, last: int) -> Iterator[dict[str, np.ndarray]]:
         """Yields "class" (index), "score" and "probabilities" float32 [C]."""
-        return (self._judged(row, 1.0) for row in self._logits(model, source, first, last))
+        return (self._evaluated(row, 1.0) for row in self._logits(model, source, first, last))
 
     def label(self, model: Classifier, source: Source, first: int, last: int) -> Iterator[dict[str, np.ndarray]]:
         """As `predict`, with the probabilities softened by --label_temperature; class and score are not."""
         temperature = self.experiment.pseudo_labels.label_temperature
-        return (self._judged(row, temperature) for row in self._logits(model, source, first, last))
+        return (self._evaluated(row, temperature) for row in self._logits(model, source, first, last))
 
     @staticmethod
-    def _judged(logits: np.ndarray, temperature: float) -> dict[str, Any]:
+    def _evaluated(logits: np.ndarray, temperature: float) -> dict[str, Any]:
         probabilities, softened = softmax(logits), softmax(logits / temperature)
         best = int(logits.argmax())
         return {"class": best, "score": float(probabilities[best]), "probabilities": softened}

@@ -35,7 +35,7 @@ from official.tasks.augmentation import crop_style
 from official.tasks.task import Columns, Task, Tensors
 
 _EVALUATION = named_seed("contrastive evaluation")
-_NO_LABELS = "task=contrastive learns features and finds no classes; train a task with --init=<this run folder>, or judge it with --job=linear_eval"
+_NO_LABELS = "task=contrastive learns features and finds no classes; train a task with --init=<this run folder>, or evaluate it with --job=linear_eval"
 
 
 class ContrastiveTask(Task):
@@ -131,7 +131,7 @@ class ContrastiveTask(Task):
             index = batch["index"].numpy()
             real = index >= 0
             one, other = tf.unstack(run(batch["images"])["projections"], axis=1)
-            # A batch that was filled up is judged without the filling.
+            # A batch that was filled up is evaluated without the filling.
             found = nt_xent(one[: real.sum()], other[: real.sum()], temperature=self.experiment.loss.temperature)[1]
             hits, seen = hits + float(tf.reduce_sum(found)), seen + int(real.sum())
             if self.categories and source.image_classes is not None:
@@ -140,7 +140,7 @@ class ContrastiveTask(Task):
                 right, known = right + int(((guesses == labels) & (labels >= 0)).sum()), known + int((labels >= 0).sum())
         return {name: np.array([value]) for name, value in dict(hits=hits, seen=seen, right=right, known=known).items()}
 
-    def judge(self, source: Source, seen: Columns, output_dir: str) -> dict:
+    def score(self, source: Source, seen: Columns, output_dir: str) -> dict:
         """How often a view is nearest to its own other view of those of a batch, and the online linear evaluation's top-1."""
         totals = {name: column.sum().item() for name, column in seen.items()}
         metrics = {"contrast_accuracy": totals["hits"] / max(1, totals["seen"]), "contrast_batch": self.experiment.decoding.eval_batch_size}

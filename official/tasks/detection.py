@@ -251,7 +251,7 @@ class DetectionTask(Task):
         columns = {name: np.concatenate([none, *(objects[name] for objects in kept)]) for name, none in empty.items()}
         return {**columns, "count": np.array([len(objects["scores"]) for objects in kept], np.int64)}
 
-    def judge(self, source: Source, seen: Columns, output_dir: str) -> dict:
+    def score(self, source: Source, seen: Columns, output_dir: str) -> dict:
         ends = np.cumsum(seen["count"])
         parts = [slice(end - count, end) for end, count in zip(ends, seen["count"])]
         found = [{name: seen[name][part] for name in ("boxes", "scores", "classes")} for part in parts]

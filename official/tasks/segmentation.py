@@ -16,7 +16,7 @@ from official.data.mask_files import encode_class_map, stored_score
 from official.data.source import Category, Source
 from official.errors import FlagError
 from official.evaluation import drawing
-from official.evaluation.judged import write_per_image
+from official.evaluation.evaluated import write_per_image
 from official.evaluation.mean_iou import ConfusionMatrix
 from official.evaluation.small_maps import small_map, write_maps
 from official.experiment import Experiment
@@ -174,8 +174,8 @@ class SegmentationTask(Task):
             "map_bytes": np.array([len(content) for content in maps], np.int64),
         }
 
-    def judge(self, source: Source, seen: Columns, output_dir: str) -> dict:
-        """mIoU at the pictures' own sizes (as the VOC server) and at the padded input size (as the original)."""
+    def score(self, source: Source, seen: Columns, output_dir: str) -> dict:
+        """mIoU at the images' own sizes (as the VOC server) and at the padded input size (as the original)."""
         native, padded = (ConfusionMatrix.of(seen[name].sum(axis=0)) for name in ("native", "padded"))
         metrics = {**native.metrics(self.class_names), "mIoU_padded": padded.metrics(self.class_names)["mIoU"]}
         metrics["confusion_matrix"] = native.counts.tolist()
@@ -187,7 +187,7 @@ class SegmentationTask(Task):
         return metrics
 
     def predict(self, model: Segmenter, source: Source, first: int, last: int) -> Iterator[dict[str, np.ndarray]]:
-        """Yields "mask" uint8 [H, W] and "score" float32 [H, W] at the pictures' own sizes."""
+        """Yields "mask" uint8 [H, W] and "score" float32 [H, W] at the images' own sizes."""
         logits_of, size = logits_function(model), self.experiment.model.image_size
         legacy = self.experiment.data.legacy_resize
         for batch in self._batches(source, first, last):

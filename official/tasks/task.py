@@ -1,4 +1,4 @@
-"""The protocol between a task and everything that trains, labels and judges it.
+"""The protocol between a task and everything that trains, labels and evaluates it.
 
 A new task is one file that implements `Task`; the trainer and the self-training loop are written
 once, against this.
@@ -23,7 +23,7 @@ Columns = dict[str, np.ndarray]
 
 
 class Task(abc.ABC):
-    """What is learned and how it is judged.
+    """What is learned and how it is evaluated.
 
     Attributes:
       name: as in --task.
@@ -103,18 +103,18 @@ class Task(abc.ABC):
     # --- on a trained model -----------------------------------------------------------------------
 
     def evaluate(self, model: tf.keras.Model, source: Source, output_dir: str, progress: str = "") -> dict:
-        """Judges a model, writes its predictions below `output_dir`, returns the metrics."""
-        return self.judge(source, self.look(model, source, 0, len(source), progress), output_dir)
+        """Evaluates a model, writes its predictions below `output_dir`, returns the metrics."""
+        return self.score(source, self.look(model, source, 0, len(source), progress), output_dir)
 
     @abc.abstractmethod
     def look(self, model: tf.keras.Model, source: Source, first: int, last: int, progress: str = "") -> Columns:
-        """What a model says to images first..last - 1, for `judge`: columns, which of parts are joined one after the other.
+        """What a model says to images first..last - 1, for `score`: columns, which of parts are joined one after the other.
 
         Parts that begin at multiples of --eval_batch_size are together, to the bit, what is seen in one go.
         """
 
     @abc.abstractmethod
-    def judge(self, source: Source, seen: Columns, output_dir: str) -> dict:
+    def score(self, source: Source, seen: Columns, output_dir: str) -> dict:
         """Metrics from what `look` saw in all images; writes predictions below `output_dir`."""
 
     @abc.abstractmethod

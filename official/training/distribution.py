@@ -99,8 +99,8 @@ def several_workers(strategy: tf.distribute.Strategy) -> bool:
     return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
 
 
-def judging_scope(strategy: tf.distribute.Strategy):
-    """The scope in which a model is built that judges or labels: all replicas of this process, alone.
+def evaluation_scope(strategy: tf.distribute.Strategy):
+    """The scope in which a model is built that evaluates or labels: all replicas of this process, alone.
 
     With several workers each works on its part by itself, so its model is built without the strategy.
     """

@@ -40,7 +40,7 @@ def find_model(path: str, flag: str, take: str = "") -> TrainedModel:
     model = describe(find_checkpoint(path, take))
     handed_on = taken_of(model.path)
     if take == "best" or handed_on == "best":
-        note(f"{flag}: {model.path} is the best of the judged checkpoints, chosen on the evaluation data: its score there is too good")
+        note(f"{flag}: {model.path} is the best of the evaluated checkpoints, chosen on the evaluation data: its score there is too good")
     elif not model.finished and not handed_on:
         note(f"{flag}: {model.path} is at step {model.step} of {model.steps}; its {model.phase} is not finished")
     return model

@@ -71,7 +71,7 @@ class PhaseProgress:
             pause[0], pause[1] = pause[0] + 1, pause[1] + seconds
             self._since = (self._since[0] + seconds, self._since[1])
 
-    def judged(self, step: int, metrics: Mapping[str, Any], names: tuple[str, ...], more: str = "") -> None:
+    def evaluated(self, step: int, metrics: Mapping[str, Any], names: tuple[str, ...], more: str = "") -> None:
         """Shows an evaluation's result: the numbers that `names` name, and `more` words."""
         found = [f"{name} {metrics[name]:.3f}" for name in names[:SHOWN_METRICS] if name in metrics]
         self._score = f"{found[0]} at step {step}" if found else ""

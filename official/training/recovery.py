@@ -326,7 +326,7 @@ def taken_checkpoint(folder: str, take: str = "") -> str:
       take: "last" or "best" in place of what the phase was trained with; a folder that is a checkpoint is itself.
 
     Raises:
-      UserError: the best of none that was judged.
+      UserError: the best of none that was evaluated.
     """
     if os.path.isfile(os.path.join(folder, META)):
         return folder
@@ -335,7 +335,7 @@ def taken_checkpoint(folder: str, take: str = "") -> str:
             step = best_step(inside)
             if step is not None:
                 return os.path.join(inside, f"step_{step:08d}")
-        raise UserError(f"--take=best: no checkpoint in {folder} was judged while it trained; that needs --eval_every")
+        raise UserError(f"--take=best: no checkpoint in {folder} was evaluated while it trained; that needs --eval_every")
     result = read_json(os.path.join(folder, RESULT)) if not take else {}
     named = result_checkpoint(folder, result) if result else ""
     return named if named and os.path.isdir(named) else last_checkpoint(folder)

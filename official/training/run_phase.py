@@ -1,4 +1,4 @@
-"""Runs one phase (teacher, student or control) from its last checkpoint to its end, and judges it."""
+"""Runs one phase (teacher, student or control) from its last checkpoint to its end, and evaluates it."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from official.tasks.task import Task
 from official.trained_model import ModelError, TrainedModel, describe, described
 from official.training.distribution import (
     chiefs,
+    evaluation_scope,
     is_chief,
-    judging_scope,
     require_agreement,
     several_workers,
     summed,
@@ -103,7 +103,7 @@ class PhaseRun:
         meta = self.checkpoints.meta(restored) if restored else {}
         self.seconds_before = float(meta.get("seconds", 0.0))
         self.scores = {int(step): score for step, score in meta.get("scores", {}).items()}
-        self.judged: tuple[int, dict[str, Any]] = (0, {})  # the last evaluation of this start, and its step
+        self.evaluated: tuple[int, dict[str, Any]] = (0, {})  # the last evaluation of this start, and its step
         self.started = time.time()
         if not restored and self.chief:
             self._require_space()
@@ -117,7 +117,7 @@ class PhaseRun:
         self.summaries.flags(options.flags(), Experiment().flags(), options.decisive_flags())
         self._train()
         seconds, step = self._seconds(), self.trainer.step
-        metrics = self.judged[1] if self.judged[0] == step else self._judge(step)
+        metrics = self.evaluated[1] if self.evaluated[0] == step else self._evaluate(step)
         taken = self._taken(step)
         if taken != step:
             self.checkpoints.restore(taken)
@@ -152,7 +152,7 @@ class PhaseRun:
         return round(self.seconds_before + time.time() - self.started, 2)
 
     def _save(self, step: int, **more: Any) -> None:
-        scores = {str(judged): score for judged, score in self.scores.items()}
+        scores = {str(evaluated): score for evaluated, score in self.scores.items()}
         meta = {"seconds": self._seconds(), **({"scores": scores} if scores else {}), **more}
         self.checkpoints.save(step, meta, self._description(step, ended="score" in more).to_json())
 
@@ -174,7 +174,7 @@ class PhaseRun:
         if first >= steps:
             return
         if self._due(first) and first not in self.scores:  # the start before was stopped in between
-            self._judge(first)
+            self._evaluate(first)
         if self._ends(first):
             return
         self._warn_of_xla()
@@ -223,19 +223,19 @@ class PhaseRun:
             )
 
     def _keep(self, step: int, metrics: dict) -> None:
-        judge = self._due(step)
-        if step % self.experiment.runtime.checkpoint_every == 0 or step == self.phase.steps or judge:
+        due = self._due(step)
+        if step % self.experiment.runtime.checkpoint_every == 0 or step == self.phase.steps or due:
             self.trainer.check(metrics)
             with self.progress.between("checkpoint"):
                 self._save(step)
-        if judge:
+        if due:
             with self.progress.between("evaluation"):
-                found = self._judge(step)
+                found = self._evaluate(step)
             if found:
-                self.progress.judged(step, found, self.task.metrics, since_best(self.scores)[1])
+                self.progress.evaluated(step, found, self.task.metrics, since_best(self.scores)[1])
 
     def _due(self, step: int) -> bool:
-        """Whether a step that is not the last is one to judge after."""
+        """Whether a step that is not the last is one to evaluate after."""
         every = self.experiment.runtime.eval_every
         return bool(every and self.eval_source is not None and step and step % every == 0 and step < self.phase.steps)
 
@@ -270,13 +270,13 @@ class PhaseRun:
             self.summaries.flush()
             stop.check(f"{self.phase.name} saved at step {step} of {self.phase.steps}")
 
-    # --- judging ----------------------------------------------------------------------------------
+    # --- evaluating ----------------------------------------------------------------------------------
 
-    def _judge(self, step: int) -> dict[str, Any]:
+    def _evaluate(self, step: int) -> dict[str, Any]:
         if self.eval_source is None:
             return {}
         model, metrics = self._evaluated()
-        self.judged = (step, metrics)
+        self.evaluated = (step, metrics)
         if not self.chief:
             return {}
         scalars = {k: v for k, v in metrics.items() if isinstance(v, float)}
@@ -291,8 +291,8 @@ class PhaseRun:
         return metrics
 
     def _evaluated(self) -> tuple[tf.keras.Model, dict[str, Any]]:
-        """The model that is judged, and on the chief its metrics."""
-        model = self._model_to_judge()
+        """The model that is evaluated, and on the chief its metrics."""
+        model = self._model_to_evaluate()
         with naming_unreadable(self.eval_source):
             folder, words = os.path.join(self.folder, "evaluation"), f"evaluating {self.phase.name}"
             return model, evaluate_together(self.strategy, self.task, model, self.eval_source, folder, words)
@@ -303,7 +303,7 @@ class PhaseRun:
             return last
         return chiefs(self.strategy, (self.checkpoints.best() or last) if self.chief else 0)
 
-    def _model_to_judge(self) -> tf.keras.Model:
+    def _model_to_evaluate(self) -> tf.keras.Model:
         """The model itself, on all its replicas; or a copy, for the averaged weights or where there are several workers.
 
         Reading averaged variables is collective over workers, so every worker makes the copy, and
@@ -311,7 +311,7 @@ class PhaseRun:
         """
         if self.trainer.weight_average is None and not several_workers(self.strategy):
             return self.trainer.model
-        return self.trainer.keras_model.plain_network(judging_scope(self.strategy))
+        return self.trainer.keras_model.plain_network(evaluation_scope(self.strategy))
 
     def _show_predictions(self, model: tf.keras.Model, step: int) -> None:
         count = min(self.experiment.runtime.pictures, len(self.eval_source))

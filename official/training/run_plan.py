@@ -27,14 +27,14 @@ class Part:
       steps: how many; 0 for labelling.
       streams: images of a step by stream, "human", "pseudo" and "joint".
       work: of all steps, or of labelling, in images forward and backward.
-      judged: evaluations, the one at the end included.
+      evaluated: evaluations, the one at the end included.
     """
 
     name: str
     steps: int
     streams: dict[str, int]
     work: float
-    judged: int = 0
+    evaluated: int = 0
 
 
 class RunPlan:
@@ -78,8 +78,8 @@ class RunPlan:
             streams = {**streams, "joint": options.joint_batch_size}
         small = (options.joint_image_size / self.experiment.model.image_size) ** 2
         a_step = sum(count * (small if stream == "joint" else 1.0) for stream, count in streams.items())
-        judged = (1 + ((steps - 1) // every if every else 0)) if self.images.get("eval") else 0
-        return Part(name, steps, streams, steps * a_step, judged)
+        evaluated = (1 + ((steps - 1) // every if every else 0)) if self.images.get("eval") else 0
+        return Part(name, steps, streams, steps * a_step, evaluated)
 
     def _labelling(self, name: str) -> Part:
         options, views = self.experiment.pseudo_labels, 1.0
@@ -103,8 +103,8 @@ class RunPlan:
         text = f"{part.steps:,} steps of {batch} images"
         text += f" ({' and '.join(passes)} times through the data)" if passes else ""
         every = self.experiment.runtime.eval_every
-        often = f"every {every:,} steps and " if part.judged > 1 else ""
-        return text + (f"; evaluated {often}at the end" if part.judged else "")
+        often = f"every {every:,} steps and " if part.evaluated > 1 else ""
+        return text + (f"; evaluated {often}at the end" if part.evaluated else "")
 
     # --- how long -----------------------------------------------------------------------------------
 
@@ -141,8 +141,8 @@ class RunPlan:
 
     def _of(self, part: Part, share: float, *, graph: bool) -> float:
         first, unit = self._measured.get(part.name) or list(self._measured.values())[-1]
-        judging = share * part.judged * self.images.get("eval", 0) * FORWARD
-        return unit * (share * part.work + judging) + (first if graph else 0.0)
+        evaluating = share * part.evaluated * self.images.get("eval", 0) * FORWARD
+        return unit * (share * part.work + evaluating) + (first if graph else 0.0)
 
     def _whole(self, times: Mapping[str, float]) -> float:
         """The control may be trained beside the rest."""

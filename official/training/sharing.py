@@ -1,4 +1,4 @@
-"""Evaluation shared among the workers of a run: each looks at its part of the images, the chief judges all.
+"""Evaluation shared among the workers of a run: each looks at its part of the images, the chief evaluates all.
 
 What is seen goes through files in the run folder, written whole: parts are whole batches, so that the numbers
 are one worker's to the bit. A part that is there already (the run was killed in between) is taken, if it is
@@ -62,7 +62,7 @@ def evaluate_together(
         require_workers(strategy)
         if all(not os.path.isfile(path) for path in missing):
             time.sleep(WAIT_SECONDS)
-    metrics = task.judge(source, _joined(paths), folder)
+    metrics = task.score(source, _joined(paths), folder)
     _remove(os.path.join(folder, PARTS), key)
     return metrics
 
@@ -83,6 +83,6 @@ def _joined(paths: list[str]) -> Columns:
 
 
 def _remove(folder: str, key: str) -> None:
-    """Parts that have been judged; the other workers are done with theirs."""
+    """Parts that have been evaluated; the other workers are done with theirs."""
     for path in glob.glob(os.path.join(glob.escape(folder), f"{key}-*.npz")):
         os.remove(path)

@@ -1,4 +1,4 @@
-"""An exponential moving average of a model's weights, as EfficientNet and Noisy Student are judged by.
+"""An exponential moving average of a model's weights, as EfficientNet and Noisy Student are evaluated by.
 
 Source: tensorflow/tpu models/official/efficientnet/main.py (decay 0.9999, all trainable variables and
 batch norm's moving statistics); the decay starts low, min(decay, (1 + t) / (10 + t)), as

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from augment.autoaugment import autoaugment
-from augment.crops import STYLES, PicturePolicy, centre_crop, centre_frame, random_resized_crop
+from augment.crops import STYLES, ImagePolicy, centre_crop, centre_frame, random_resized_crop
 from augment.geometry import IMAGE_SETTINGS
 from augment.randaugment import IMAGE_OPERATIONS, randaugment
 
@@ -116,7 +116,7 @@ def picture():
 
 @pytest.mark.parametrize("options", [{}, {"autoaugment": "imagenet"}, {"randaugment_layers": 2}, {"crop": False, "flip": False}])
 def test_policies_keep_type_and_size_and_repeat(options):
-    policy = PicturePolicy(**options)
+    policy = ImagePolicy(**options)
     found = [policy.augment(picture(), tf.constant([3, k]), 24).numpy() for k in range(6)]
     assert all(f.dtype == np.float32 and f.shape == (24, 24, 3) for f in found)
     again = policy.augment(picture(), tf.constant([3, 0]), 24).numpy()
@@ -137,7 +137,7 @@ def resized_crop(key, attempts):
 @pytest.mark.parametrize("style", STYLES)
 def test_without_operations_nothing_is_rounded(style):
     """Neither EfficientNet nor Noisy Student casts or clips a training crop; SimCLR clips it. Cut to uint8 it would be 0.5 darker."""
-    policy = PicturePolicy(style=style, flip=False, legacy_resize=True)
+    policy = ImagePolicy(style=style, flip=False, legacy_resize=True)
     found = np.stack([policy.augment(picture(), tf.constant([3, k]), 24) for k in range(8)])
     expected = np.stack([resized_crop(tf.constant([3, k]), 100 if style == "simclr" else 10) for k in range(8)])
     np.testing.assert_allclose(found, np.clip(expected, 0, 255) if style == "simclr" else expected, atol=1e-3)
@@ -149,18 +149,18 @@ def test_operations_see_whole_numbers(options):
     """Both originals clip and cut to uint8 before AutoAugment or RandAugment, and go on in float after."""
     for k in range(3):
         key = tf.constant([3, k])
-        plain = PicturePolicy().augment(picture(), key, 24)
+        plain = ImagePolicy().augment(picture(), key, 24)
         example = {"image": tf.cast(tf.clip_by_value(plain, 0.0, 255.0), tf.uint8)}
         last = tf.random.experimental.stateless_split(key, 3, alg="philox")[2]
         if "autoaugment" in options:
             expected = autoaugment(example, last, version="v0", settings=IMAGE_SETTINGS)
         else:
             expected = randaugment(example, last, layers=2, operations=IMAGE_OPERATIONS, settings=IMAGE_SETTINGS)
-        np.testing.assert_array_equal(PicturePolicy(**options).augment(picture(), key, 24), expected["image"])
+        np.testing.assert_array_equal(ImagePolicy(**options).augment(picture(), key, 24), expected["image"])
 
 
 def test_flip_is_even():
-    policy = PicturePolicy(crop=False)
+    policy = ImagePolicy(crop=False)
     plain = centre_crop(picture(), 24).numpy()
     run = tf.function(lambda key: policy.augment(picture(), key, 24))
     found = [run(tf.constant([9, k])).numpy() for k in range(200)]

@@ -144,7 +144,7 @@ def source_of(example):
 
 
 def test_what_the_networks_are_given():
-    """Through the whole pipeline, for training (flip, jitter, crop, pad) and for judging (fitted)."""
+    """Through the whole pipeline, for training (flip, jitter, crop, pad) and for evaluating (fitted)."""
     source = source_of(painted(90, 70, cell=24))
     prepare = pipeline.placing(augment.policy("s1", jitter_min=0.8, jitter_max=2.0), image_size=64)
     options = dict(batch_size=8, replica_batch_size=8, seed=1, stream="human")

@@ -32,7 +32,7 @@ def test_a_folder_per_class(folder):
     source = open_source(f"folder:{folder}", CLASSES)
     assert [c.name for c in source.categories] == ["cat", "dog"]
     assert dict(zip(source.ids, source.image_classes)) == {"cat/a.png": 0, "cat/deep/b.png": 0, "dog/a.png": 1}
-    assert source.report.counts["picture outside the class folders"] == 1 and source.report.skipped_images == 2
+    assert source.report.counts["image outside the class folders"] == 1 and source.report.skipped_images == 2
     example = example_reader(source)(tf.constant(2, tf.int64))
     assert int(example["class"]) == 1 and int(example["image"][0, 0, 0]) == 30 and "boxes" not in example
 

@@ -102,7 +102,7 @@ def test_crowds_and_ignored_pixels_are_no_presence(scenes):
 
 @pytest.mark.parametrize("task", list(tiny.TASKS))
 def test_every_task_holds_out_whole_images(task):
-    """What is trained on and what is judged on share no image, not even parts of one; together they are all."""
+    """What is trained on and what is evaluated on share no image, not even parts of one; together they are all."""
     flags = dict(task=task, eval_data="", eval_fraction=0.25, labeled_fraction=0.75, unlabeled_data="rest")
     kept, rest, held = opening.open_labeled(tiny.experiment(**flags))
     parts = [{i.split("#")[0] for i in part.ids} for part in (kept, held)]
@@ -132,16 +132,16 @@ def test_what_cannot_be_held_out_is_said(flags, message):
         opening.open_training(tiny.experiment(**flags))
 
 
-def test_a_class_that_cannot_be_judged_is_named(scenes):
+def test_a_class_that_cannot_be_evaluated_is_named(scenes):
     kept, held = scenes.subset(range(8)), scenes.subset([9])
     lines, _ = holdout.describe(kept, held)
     lacking = [n.name for n, c in zip(held.categories, holdout.class_counts(held)) if not c]
-    text = next(line for line in lines if "cannot be judged" in line)
+    text = next(line for line in lines if "cannot be evaluated" in line)
     assert lacking and all(repr(name) in text for name in lacking)
 
 
 @pytest.mark.slow
-def test_a_run_judges_on_what_it_held_out(tmp_path, capsys):
+def test_a_run_evaluates_on_what_it_held_out(tmp_path, capsys):
     """Recorded, the same in the job that evaluates later; other data is refused; a teacher that has seen it is told on."""
     flags = dict(
         eval_data="",

@@ -159,7 +159,7 @@ def test_voc_folders_with_their_own_label_map_and_other_endings(tmp_path):
     lists = tmp_path / "ImageSets" / "Segmentation"
     lists.mkdir(parents=True)
     (lists / "train.txt").write_text("b 1\nc\ngone\n", encoding="utf-8-sig")
-    with pytest.raises(DataError, match="1 of 3 images cannot be used: 1 x entry of the list has no picture"):
+    with pytest.raises(DataError, match="1 of 3 images cannot be used: 1 x entry of the list has no image"):
         open_source(f"voc:{tmp_path},split=train", MASKS)
 
 

@@ -94,7 +94,7 @@ def test_bad_masks_are_skipped_counted_and_named(tmp_path):
     found = open_source(f"masks:{tmp_path}/i,{tmp_path}/m", MASKS)
     assert len(found) == 1
     reasons = " | ".join(entry["reason"] for entry in found.report.entries)
-    for part in ("colour picture", "label 700", "3 x 8, its image 6 x 8", "not a readable PNG", "mask is absent"):
+    for part in ("colour image", "label 700", "3 x 8, its image 6 x 8", "not a readable PNG", "mask is absent"):
         assert part in reasons
     with pytest.raises(DataError, match="5 of 6 images cannot be used"):
         open_source(f"masks:{tmp_path}/i,{tmp_path}/m", ReadOptions(label_kind="masks"))

@@ -11,7 +11,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 
-def evaluated(ground_truth: dict, found: list[dict], iou_type: str = "bbox") -> COCOeval:
+def by_pycocotools(ground_truth: dict, found: list[dict], iou_type: str = "bbox") -> COCOeval:
     """An evaluator that has evaluated, accumulated and summarised; the arguments are left as they are."""
     with contextlib.redirect_stdout(io.StringIO()):
         truth, results = COCO(), COCO()

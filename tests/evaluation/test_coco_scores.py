@@ -7,7 +7,7 @@ from pycocotools import mask as mask_api
 from official.data.source import DataError
 from official.evaluation import coco_metrics
 from official.evaluation.coco_scores import curves
-from tests.evaluation.pycocotools_oracle import evaluated, per_class
+from tests.evaluation.pycocotools_oracle import by_pycocotools, per_class
 
 SIZE = 400
 
@@ -55,7 +55,7 @@ def random_set(seed, *, images=12, classes=4, objects=8, found=60, text_ids=Fals
 
 def assert_equal_numbers(truth, results, iou_type="bbox"):
     """Bit for bit."""
-    oracle, ours = evaluated(truth, results, iou_type), curves(truth, results, iou_type)
+    oracle, ours = by_pycocotools(truth, results, iou_type), curves(truth, results, iou_type)
     np.testing.assert_array_equal(ours.precision, oracle.eval["precision"][..., -1])
     np.testing.assert_array_equal(ours.recall, oracle.eval["recall"])
     np.testing.assert_array_equal(ours.stats(), oracle.stats)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from official.evaluation import coco_metrics
-from official.evaluation.judged import JudgedClasses, JudgedMasks, read_judged
+from official.evaluation.evaluated import EvaluatedClasses, EvaluatedMasks, read_evaluated
 from official.evaluation.small_maps import SIDE, read_map, small_map, write_maps
 from official.files import write_json
 from official.jobs import afterwards
@@ -75,12 +75,12 @@ def ended(tmp_path_factory):
             summaries.scalars({"loss": 3.0 / step, "human_loss": 1.0 / step, "pseudo_loss": 2.0 / step}, step)
             summaries.scalars({"AP": 0.1 * step}, step, prefix="evaluation")
         summaries.flush()
-    judged = {name: read_judged(place) for name, place in places.items()}
-    verdict = verdicts.judge(Facts("AP", {n: r["AP"] for n, r in results.items()}, judged, LabelFacts(empty_classes=("ring",))))
+    evaluated = {name: read_evaluated(place) for name, place in places.items()}
+    verdict = verdicts.decide(Facts("AP", {n: r["AP"] for n, r in results.items()}, evaluated, LabelFacts(empty_classes=("ring",))))
     generator = np.random.default_rng(0)
     stored = StoredBoxes(20, np.sort(generator.integers(0, 20, 90)), generator.integers(0, 5, 90), generator.random(90), generator.random(90) > 0.5, generator.random(90))  # fmt: skip
     return Ended(
-        "<my run>", experiment, task, results, judged, places, logs, source, source, source.without_labels(), verdict,
+        "<my run>", experiment, task, results, evaluated, places, logs, source, source, source.without_labels(), verdict,
         commands=Commands("runs/a", "runs/a/flags.cfg", "runs/a_2"), stored=stored, changed=afterwards.changed(experiment),
         notes={"versions": {"numpy": np.__version__}, "seconds": {"teacher": 3.0}, "seed": 0, "warnings": ["a & b"], "skipped_inputs": {"labeled": {"broken": 2}}},
     )  # fmt: skip
@@ -112,25 +112,25 @@ def test_a_part_that_fails_is_a_line(ended):
 
 def test_a_page_that_cannot_be_written_is_a_line(ended, tmp_path):
     (tmp_path / "file").write_text("")
-    line = afterwards.write_report(dataclasses.replace(ended, judged={}, logs={}, evaluation=None), str(tmp_path / "file" / "report.html"))
+    line = afterwards.write_report(dataclasses.replace(ended, evaluated={}, logs={}, evaluation=None), str(tmp_path / "file" / "report.html"))
     assert line.startswith("no report: ")
 
 
 def test_a_run_without_evaluation_data_says_so(ended):
     bare = Ended("run", ended.experiment, ended.task, {"teacher": {"steps": 3, "seconds": 1.0}}, words=[])
     text = run_page.page(bare)
-    assert "Nothing has been judged" in text and "could not be made" not in text
+    assert "Nothing has been evaluated" in text and "could not be made" not in text
 
 
 def test_predictions_come_back_from_the_files(ended):
     """In the order of falling score, in pixels of the image; the third image of the source is the third again."""
     source = ended.evaluation
     wanted = shifted(source, 1, 2)[2]
-    found = Predictions(ended.judged["student"], ended.folders["student"], source).of(2)
+    found = Predictions(ended.evaluated["student"], ended.folders["student"], source).of(2)
     sure = np.argsort(-wanted["scores"])[: len(found["scores"])]
     np.testing.assert_allclose(found["boxes"], wanted["boxes"][sure], atol=1e-3)
     np.testing.assert_array_equal(found["classes"], wanted["classes"][sure])
-    assert len(found["scores"]) == (wanted["scores"] >= ended.judged["student"].best_score()).sum()
+    assert len(found["scores"]) == (wanted["scores"] >= ended.evaluated["student"].best_score()).sum()
 
 
 def test_ids_that_sort_otherwise_still_find_their_image(tmp_path):
@@ -138,7 +138,7 @@ def test_ids_that_sort_otherwise_still_find_their_image(tmp_path):
     source = dataclasses.replace(tiny.scenes_source("val", 12), ids=np.array([f"image {i}" for i in range(12)]), file_ids=np.array([f"image {i}" for i in range(12)], object))
     detections = [{**source.annotations.of(i), "scores": np.full(source.annotations.counts()[i], 0.9)} for i in range(12)]
     coco_metrics.evaluate_detections(source, detections, str(tmp_path))
-    predictions = Predictions(read_judged(str(tmp_path)), str(tmp_path), source)
+    predictions = Predictions(read_evaluated(str(tmp_path)), str(tmp_path), source)
     for i in range(12):
         np.testing.assert_allclose(np.sort(predictions.of(i)["boxes"], axis=0), np.sort(detections[i]["boxes"], axis=0), atol=1e-3)
 
@@ -150,8 +150,8 @@ def test_gains_losses_and_random_images_are_all_different():
     gains, losses, random = found.values()
     assert gains.tolist() == [0, 5] and losses.tolist() == [1, 8] and len(random) == 3
     assert len({*gains, *losses, *random}) == 7 and list(found)[0].endswith("against control)")
-    judged = picture_rows.chosen({"model": np.full(9, np.nan)}, among=np.array([3, 5]))
-    assert [v.tolist() for v in judged.values()] == [[], [], [3, 5]]
+    evaluated = picture_rows.chosen({"model": np.full(9, np.nan)}, among=np.array([3, 5]))
+    assert [v.tolist() for v in evaluated.values()] == [[], [], [3, 5]]
     alone = picture_rows.chosen({"model": np.array([0.2, np.nan, 0.9])}, per_kind=1)
     assert [v.tolist() for v in alone.values()] == [[0], [2], [1]]
 
@@ -187,13 +187,13 @@ def test_masks_have_a_page_too(tmp_path):
     task = build_task(experiment, source.categories)
     masks = [task.human_labels(source, i)["mask"] for i in range(4)]
     pixels = np.stack([np.bincount(mask[mask != 255].ravel(), minlength=len(task.class_names)) for mask in masks])
-    judged = JudgedMasks([str(i) for i in source.ids], task.class_names, pixels, pixels, pixels)
+    evaluated = EvaluatedMasks([str(i) for i in source.ids], task.class_names, pixels, pixels, pixels)
     os.makedirs(tmp_path / "e")
     write_maps(str(tmp_path / "e"), [small_map(mask) for mask in masks])
-    verdict = verdicts.judge(Facts("mIoU", {"model": 1.0}, {"model": judged}))
+    verdict = verdicts.decide(Facts("mIoU", {"model": 1.0}, {"model": evaluated}))
     write_json(str(tmp_path / "e" / "metrics.json"), {"confusion_matrix": np.diag(pixels.sum(axis=0)).tolist()})
     numbers, notes = {"labelled_pixels": 0.5}, {"score_histogram": [1, 2, 3]}
-    text = run_page.page(Ended("run", experiment, task, {"model": {"mIoU": 1.0}}, {"model": judged}, {"model": str(tmp_path / "e")}, {}, source, verdict=verdict, numbers=numbers, notes=notes))  # fmt: skip
+    text = run_page.page(Ended("run", experiment, task, {"model": {"mIoU": 1.0}}, {"model": evaluated}, {"model": str(tmp_path / "e")}, {}, source, verdict=verdict, numbers=numbers, notes=notes))  # fmt: skip
     assert "could not be made" not in text and "model 1.00" in text and "mIoU by class" in text
     assert "Which class is taken for which" in text and "score histogram" in text
 
@@ -203,12 +203,12 @@ def test_classes_of_images_have_a_page_too(tmp_path):
     experiment = tiny.experiment(task="classification", model_dir=str(tmp_path))
     task = build_task(experiment, source.categories)
     labels = source.image_classes
-    judged = {name: JudgedClasses([str(i) for i in source.ids], task.class_names, labels, (labels + wrong) % len(task.class_names))
+    evaluated = {name: EvaluatedClasses([str(i) for i in source.ids], task.class_names, labels, (labels + wrong) % len(task.class_names))
               for name, wrong in (("teacher", np.arange(len(labels)) % 2), ("student", 0))}  # fmt: skip
-    scores = {name: found.own()[0] for name, found in judged.items()}
-    verdict = verdicts.judge(Facts("top1", scores, judged, LabelFacts()))
+    scores = {name: found.own()[0] for name, found in evaluated.items()}
+    verdict = verdicts.decide(Facts("top1", scores, evaluated, LabelFacts()))
     results = {name: {"top1": score} for name, score in scores.items()}
-    text = run_page.page(Ended("run", experiment, task, results, judged, dict.fromkeys(judged, str(tmp_path)), {}, source, source, verdict=verdict))
+    text = run_page.page(Ended("run", experiment, task, results, evaluated, dict.fromkeys(evaluated, str(tmp_path)), {}, source, source, verdict=verdict))
     assert "could not be made" not in text and "student 1.00" in text and "Best gains (student against teacher)" in text
     assert "Which class is taken for which" in text and "top1 by class" in text
 

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from official.evaluation.judged import JudgedBoxes, JudgedClasses, JudgedMasks
+from official.evaluation.evaluated import EvaluatedBoxes, EvaluatedClasses, EvaluatedMasks
 from official.report import verdict as verdicts
 from official.report.verdict import Commands, Facts, LabelFacts
 
@@ -19,19 +19,19 @@ def models(**right):
     """Classifiers of 200 images, half of either class, of which each gets the first so many right."""
     ids, labels = [str(i) for i in range(200)], np.arange(200) % 2
     return {
-        name: JudgedClasses(ids, ["cat", "dog"], labels, np.where(np.arange(200) < count, labels, 1 - labels))
+        name: EvaluatedClasses(ids, ["cat", "dog"], labels, np.where(np.arange(200) < count, labels, 1 - labels))
         for name, count in right.items()
     }
 
 
 def facts(**right):
-    judged = models(**right)
+    evaluated = models(**right)
     labels = LabelFacts() if "student" in right else None
-    return Facts("top1", {n: right[n] / 200 for n in judged}, judged, labels, steps=dict.fromkeys(judged, 50))
+    return Facts("top1", {n: right[n] / 200 for n in evaluated}, evaluated, labels, steps=dict.fromkeys(evaluated, 50))
 
 
 def said(given):
-    found = verdicts.judge(given)
+    found = verdicts.decide(given)
     return found, "\n".join(verdicts.lines(found, COMMANDS))
 
 
@@ -41,15 +41,15 @@ def detector(hits, objects=100):
     box = {"bbox": [10.0, 10.0, 20.0, 20.0], "category_id": 1}
     truth = [{**box, "id": i, "image_id": i, "area": 400.0, "iscrowd": 0} for i in range(1, objects + 1)]
     found = [{**box, "image_id": i, "score": 0.9} for i in range(1, hits + 1)]
-    return JudgedBoxes({"images": images, "annotations": truth, "categories": [{"id": 1, "name": "cell"}]}, found)
+    return EvaluatedBoxes({"images": images, "annotations": truth, "categories": [{"id": 1, "name": "cell"}]}, found)
 
 
 def test_the_run_that_ended_without_a_word():
     """A teacher near nothing (recall 0.002), a control of recall 0.014, a student of none, 100 boxes on every image."""
-    judged = {"teacher": detector(1, 500), "control": detector(7, 500), "student": detector(0, 500)}
-    scores = {name: found.own()[0] for name, found in judged.items()}
+    evaluated = {"teacher": detector(1, 500), "control": detector(7, 500), "student": detector(0, 500)}
+    scores = {name: found.own()[0] for name, found in evaluated.items()}
     labels = LabelFacts(boxes=100.0, human_boxes=3.1, full=1.0, max_detections=100, matching=0.431, threshold="0.05")
-    found, text = said(Facts("AP", scores, judged, labels, steps={"teacher": 300, "control": 500, "student": 200}))
+    found, text = said(Facts("AP", scores, evaluated, labels, steps={"teacher": 300, "control": 500, "student": 200}))
     assert found.word == verdicts.HURT and found.best == "control"
     assert "self-training HURT: student less control −0.0" in text and "one seed" in text and "500 evaluation images" in text
     assert "too weak to label: AP 0.010, below 0.050" in text and "--teacher_steps=600" in text
@@ -93,14 +93,14 @@ def test_a_teacher_alone_has_no_word_but_an_interval():
 def test_of_few_images_nothing_is_concluded():
     """Nine images, all of them better: the interval is above zero, and yet."""
     ids, zeros = list("abcdefghi"), np.zeros(9, int)
-    judged = {name: JudgedClasses(ids, ["p", "q"], zeros, zeros + wrong) for name, wrong in (("teacher", 1), ("student", 0))}
-    found, text = said(Facts("top1", {"teacher": 0.0, "student": 1.0}, judged, LabelFacts()))
+    evaluated = {name: EvaluatedClasses(ids, ["p", "q"], zeros, zeros + wrong) for name, wrong in (("teacher", 1), ("student", 0))}
+    found, text = said(Facts("top1", {"teacher": 0.0, "student": 1.0}, evaluated, LabelFacts()))
     assert found.differences["student", "teacher"][0].low == 1.0 and found.word == verdicts.UNDECIDED
     assert "fewer than 10 images decide nothing" in text
 
 
 def test_an_evaluation_of_an_earlier_version_has_no_interval():
-    found, text = said(dataclasses.replace(facts(teacher=120, control=130, student=160), judged={}))
+    found, text = said(dataclasses.replace(facts(teacher=120, control=130, student=160), evaluated={}))
     assert found.word == verdicts.UNDECIDED and "student less control +0.150 top1" in text and "no interval" in text
     assert math.isnan(found.differences["student", "control"][0].low)
     assert found.to_json()["student - control"]["low"] is None
@@ -130,12 +130,12 @@ def test_plain_labels_need_no_word():
 def test_a_class_that_is_hardly_learned():
     """Both classes are half of the images; all dogs and two of a hundred cats are right, so 0.02 against 0.51."""
     ids, labels = [str(i) for i in range(200)], np.arange(200) % 2
-    judged = JudgedClasses(ids, ["cat", "dog"], labels, np.where(np.arange(200) < 4, labels, 1))
-    given = Facts("top1", {"teacher": 0.51, "student": 0.51}, {"teacher": judged, "student": judged}, LabelFacts(), label_counts={"cat": 7, "dog": 90})
+    evaluated = EvaluatedClasses(ids, ["cat", "dog"], labels, np.where(np.arange(200) < 4, labels, 1))
+    given = Facts("top1", {"teacher": 0.51, "student": 0.51}, {"teacher": evaluated, "student": evaluated}, LabelFacts(), label_counts={"cat": 7, "dog": 90})
     text = said(given)[1]
     assert "too weak" in text and "hardly" not in text  # a constant answer is right on half of the images
-    better = JudgedClasses(ids, ["cat", "dog"], labels, np.where(np.arange(200) < 30, labels, 1))
-    found = verdicts.reasons(dataclasses.replace(given, scores={"teacher": 0.575, "student": 0.575}, judged={"teacher": better, "student": judged}))
+    better = EvaluatedClasses(ids, ["cat", "dog"], labels, np.where(np.arange(200) < 30, labels, 1))
+    found = verdicts.reasons(dataclasses.replace(given, scores={"teacher": 0.575, "student": 0.575}, evaluated={"teacher": better, "student": evaluated}))
     assert [r.text for r in found] == ["hardly learned: cat (7 labels). Label more of it"] and found[0].job == "review_labels"
     assert COMMANDS.of(found[0]) == "python main.py --job=review_labels --model_dir=runs/a"
 
@@ -147,7 +147,7 @@ def test_folders_with_blanks_are_quoted():
 
 
 def test_a_class_on_one_side_alone():
-    found = verdicts.reasons(Facts("AP", {"teacher": 0.3}, {}, unlabelled_classes=("cat",), unjudged_classes=("dog",)))
+    found = verdicts.reasons(Facts("AP", {"teacher": 0.3}, {}, unlabelled_classes=("cat",), unevaluated_classes=("dog",)))
     assert ["cat" in found[0].text, "dog" in found[1].text] == [True, True]
 
 
@@ -162,7 +162,7 @@ def test_a_control_that_still_rises():
 
 def test_the_level_of_a_teacher_is_what_a_constant_answer_scores():
     """Pixels 60, 30, 10 of three classes: always the first has an IoU of 0.6, and a mean of 0.2. Images: the commonest class' share."""
-    masks = JudgedMasks(["a"], list("pqr"), *np.array([[[30, 10, 5]], [[60, 30, 10]], [[60, 30, 10]]]))
+    masks = EvaluatedMasks(["a"], list("pqr"), *np.array([[[30, 10, 5]], [[60, 30, 10]], [[60, 30, 10]]]))
     assert verdicts.weak_level(Facts("mIoU", {}, {"teacher": masks})) == pytest.approx(0.2)
     assert verdicts.weak_level(Facts("top1", {}, models(teacher=100))) == 0.5
     text = said(facts(teacher=90, control=130, student=150))[1]

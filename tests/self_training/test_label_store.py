@@ -86,13 +86,13 @@ def test_nothing_above_the_threshold_says_what_would_be(tmp_path):
     text = str(caught.value)
     best = np.sort(np.float32([0.9 - 0.1 * i / 16 if i % 3 else 0.0 for i in range(16)]))[::-1]
     for share, place in ((1, 0), (10, 1), (50, 7)):
-        assert f"a threshold of {best[place]:.3f} would keep a box in {share}% of the pictures" in text
+        assert f"a threshold of {best[place]:.3f} would keep a box in {share}% of the images" in text
 
 
 def test_where_nothing_is_stored_no_threshold_is_named(tmp_path):
     store = LabelStore(str(tmp_path))
-    for scores, words in (((0.3, 0, 0, 0), ("0.300 would keep a box in 10%", "in 50% of the pictures: none stored in so many", "or lower --score_threshold")),
-                          ((0, 0, 0, 0), ("in 1% of the pictures: none stored", "none is stored at all: --score_floor=0.05"))):  # fmt: skip
+    for scores, words in (((0.3, 0, 0, 0), ("0.300 would keep a box in 10%", "in 50% of the images: none stored in so many", "or lower --score_threshold")),
+                          ((0, 0, 0, 0), ("in 1% of the images: none stored", "none is stored at all: --score_floor=0.05"))):  # fmt: skip
         rows = [{"scores": np.float32([score] if score else [])} for score in scores]
         with mock.patch.multiple(LabelStore, rows=lambda self: iter(rows), kind=lambda self: KINDS["boxes"],
                                  plan=lambda self: {"flags": {"score_floor": 0.05}}):  # fmt: skip

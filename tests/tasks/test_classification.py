@@ -1,4 +1,4 @@
-"""Classification end to end on tiny crops: the loop as Noisy Student, judging, label store, hand-over."""
+"""Classification end to end on tiny crops: the loop as Noisy Student, evaluating, label store, hand-over."""
 
 import dataclasses
 import json
@@ -71,7 +71,7 @@ def test_evaluation_is_the_share_of_right_predictions(finished, tmp_path):
     assert "could not be made" not in (folder / "report.html").read_text()
 
 
-def test_the_averaged_weights_are_what_is_judged(finished):
+def test_the_averaged_weights_are_what_is_evaluated(finished):
     """With the plain weights of the same checkpoint in their place the numbers behind the result differ."""
     _, experiment, summary = finished
     kept = describe(summary["teacher"]["checkpoint"])
@@ -144,7 +144,7 @@ def test_the_surest_of_every_class_are_repeated():
     assert ClassLabels().chosen(source, surety, PseudoLabels()).tolist() == [0, 1, 2, 3]
 
 
-def test_pictures_without_a_class_are_not_judged_and_not_learned(tmp_path):
+def test_pictures_without_a_class_are_not_evaluated_and_not_learned(tmp_path):
     experiment = tiny.experiment(task="classification")
     source = tiny.scenes_source(task="classification", count=4)
     task = build_task(experiment, source.categories)
@@ -167,10 +167,10 @@ def test_joint_training_needs_data_and_weight(tmp_path):
 
 
 def test_presets_become_operations_on_crops():
-    from official.tasks.augmentation import picture_augmentation
+    from official.tasks.augmentation import image_augmentation
 
     def policy(**options):
-        return picture_augmentation(tiny.experiment(task="classification", **options))
+        return image_augmentation(tiny.experiment(task="classification", **options))
 
     assert (policy(augment="none").crop, policy(augment="none").flip) == (False, False)
     assert policy(augment="s1").autoaugment == "" and policy(augment="s1").randaugment_layers == 0

@@ -57,7 +57,7 @@ class Means(tf.keras.Model):
         return {"projections": means, "probe": means}
 
 
-def test_judging_by_hand(tmp_path, monkeypatch):
+def test_evaluating_by_hand(tmp_path, monkeypatch):
     """Accuracy over the batches' other views alone; the same views whatever the run's seed; the centre is cut as SimCLR does."""
     source, styles = tiny.scenes_source(task="contrastive", count=4), []
     whole = contrastive.centre_crop
@@ -145,7 +145,7 @@ def test_what_it_cannot_do_is_said(pretrained, tmp_path):
         from official.experiment import experiment_from
 
         jobs.run(experiment_from(flags))
-    with pytest.raises(DataError, match="needs pictures"):
+    with pytest.raises(DataError, match="needs images"):
         jobs.run(tiny.experiment(task="contrastive", job="train", labeled_data="", unlabeled_data="rest", model_dir=str(tmp_path / "c")))
     with pytest.raises(ModelError, match="(?s)--init=.*another network.*--backbone_width: 0.25 there, 0.5 given"):
         jobs.run(tiny.experiment(job="train", init=str(folder), backbone_width=0.5, input_normalization="unit", model_dir=str(tmp_path / "d")))

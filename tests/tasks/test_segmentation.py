@@ -12,7 +12,7 @@ from PIL import Image
 from official import jobs
 from official.data import pipeline
 from official.data.mask_files import stored_score
-from official.evaluation.judged import read_judged
+from official.evaluation.evaluated import read_evaluated
 from official.evaluation.small_maps import read_map
 from official.experiment import experiment_from
 from official.self_training.label_store import LabelError, LabelStore
@@ -58,8 +58,8 @@ def test_evaluation_equals_numpy_on_the_predictions(setting, tmp_path):
     assert metrics["confusion_matrix"] == matrix.tolist() and (matrix != matrix.T).any()
     assert len(metrics["per_class"]) == 6 and 0 < metrics["mIoU_padded"] <= 1
     assert json.load(open(tmp_path / "metrics.json"))["mIoU"] == metrics["mIoU"]
-    judged = read_judged(str(tmp_path))
-    assert judged.own()[0] == pytest.approx(metrics["mIoU"]) and judged.ids == [str(i) for i in source.ids]
+    evaluated = read_evaluated(str(tmp_path))
+    assert evaluated.own()[0] == pytest.approx(metrics["mIoU"]) and evaluated.ids == [str(i) for i in source.ids]
     np.testing.assert_array_equal(read_map(str(tmp_path), 1), found[1]["mask"])  # 64 pixels are kept as they are
 
 

@@ -265,7 +265,7 @@ def test_temperature_of_the_contrastive_loss():
         assert float(found) == pytest.approx(float(expected), rel=1e-6)
 
 
-# --- labelling and judging ---------------------------------------------------------------------------
+# --- labelling and evaluating ---------------------------------------------------------------------------
 
 
 def test_labels_go_down_to_the_floor_and_predictions_to_their_own_threshold(monkeypatch):
@@ -309,8 +309,8 @@ class Seen(Exception):
     """Carries the images that a network would have been given."""
 
 
-def judged(task, source, monkeypatch):
-    """The images that a task gives to a network when it judges or labels."""
+def evaluated(task, source, monkeypatch):
+    """The images that a task gives to a network when it evaluates or labels."""
 
     def seen(*_):
         def run(images, *_):
@@ -328,7 +328,7 @@ def judged(task, source, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["detection", "segmentation", "classification"])
-def test_legacy_resize_is_the_kernel_of_training_and_of_judging(name, monkeypatch):
+def test_legacy_resize_is_the_kernel_of_training_and_of_evaluating(name, monkeypatch):
     """Doubled without half-pixel centres every second pixel is one of the image's own; with them none is."""
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3)).astype(np.uint8)
     noise = dict(sizes=np.full((2, 2), 32), read_image=lambda index: tf.constant(pixels))
@@ -343,7 +343,7 @@ def test_legacy_resize_is_the_kernel_of_training_and_of_judging(name, monkeypatc
         if name == "classification":
             task.augment = dataclasses.replace(task.augment, crop=False, flip=False)
         training = task.preparation()(example_reader(source)(tf.constant(0, tf.int64)), tf.constant([1, 2]))
-        for image in (training["images"].numpy(), judged(task, source, monkeypatch)[0]):
+        for image in (training["images"].numpy(), evaluated(task, source, monkeypatch)[0]):
             assert image.shape == (64, 64, 3)
             assert whole_pixels(image, pixels, name) == legacy
 

@@ -61,8 +61,8 @@ class Counting:
         pass
 
 
-class Judging:
-    """A task that gives the scores above; `seen` are the steps that it judged."""
+class Evaluating:
+    """A task that gives the scores above; `seen` are the steps that it evaluated."""
 
     name, metrics, needs_labels, categories = "detection", ("AP",), False, (Category(1, "a"),)
 
@@ -84,7 +84,7 @@ def counting(monkeypatch):
 
 def run(folder, *, may_end=True, **flags):
     options = dict(model_dir=str(folder), eval_every=2, pictures=0, keep_checkpoints=2, checkpoint_every=5, **flags)
-    task, phase = Judging(), Phase("teacher", STEPS, None, may_end=may_end)
+    task, phase = Evaluating(), Phase("teacher", STEPS, None, may_end=may_end)
     result = PhaseRun(task, tiny.experiment(**options), phase, [1], tf.distribute.get_strategy()).run()
     return result, task.seen
 
@@ -123,13 +123,13 @@ def test_the_control_is_not_ended(tmp_path):
     assert run(tmp_path, patience=1, may_end=False)[0]["steps"] == STEPS
 
 
-@pytest.mark.parametrize("stopped", ["before it is judged", "before it is said to be the end", "before the result"])
+@pytest.mark.parametrize("stopped", ["before it is evaluated", "before it is said to be the end", "before the result"])
 def test_a_start_that_was_stopped_comes_to_the_same_end(tmp_path, monkeypatch, stopped):
     straight, _ = run(tmp_path / "a", patience=3, take="best")
     with monkeypatch.context() as patch:
-        judge, save = PhaseRun._judge, PhaseRun._save
-        if stopped == "before it is judged":
-            patch.setattr(PhaseRun, "_judge", lambda self, step: 1 / 0 if step == 10 else judge(self, step))
+        evaluate, save = PhaseRun._evaluate, PhaseRun._save
+        if stopped == "before it is evaluated":
+            patch.setattr(PhaseRun, "_evaluate", lambda self, step: 1 / 0 if step == 10 else evaluate(self, step))
         elif stopped == "before the result":
             patch.setattr(PhaseRun, "_finish", lambda *args: 1 / 0)
         else:
@@ -164,7 +164,7 @@ def test_the_best_of_a_run_that_went_on_with_its_last(tmp_path):
         meta = os.path.join(step, name, "checkpoint.json")
         content = json.load(open(meta))
         json.dump({k: v for k, v in content.items() if k != "score"}, open(meta, "w"))
-    with pytest.raises(UserError, match="--take=best: no checkpoint in .* was judged"):
+    with pytest.raises(UserError, match="--take=best: no checkpoint in .* was evaluated"):
         find_checkpoint(str(tmp_path), "best")
 
 
@@ -194,7 +194,7 @@ def test_the_control_of_a_study_cannot_know():
 
 
 def test_what_they_change_in_a_run():
-    """At the defaults the fingerprint is as before there were these flags; else which steps are judged counts too."""
+    """At the defaults the fingerprint is as before there were these flags; else which steps are evaluated counts too."""
     default = Experiment().decisive_flags()
     assert not {"patience", "take", "eval_every"} & set(default)
     assert Experiment().fingerprint() == experiment_from(dict(eval_every=7)).fingerprint()

@@ -47,7 +47,7 @@ class Regression(Task):
     def _unused(self, *_, **__):
         raise NotImplementedError
 
-    preparation = look = judge = label = predict = write_predictions = export = _unused
+    preparation = look = score = label = predict = write_predictions = export = _unused
     draw = shown = human_labels = batch_labels = _unused
 
 

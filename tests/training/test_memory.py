@@ -5,8 +5,9 @@ import tensorflow as tf
 
 from official.errors import FlagError
 from official.experiment import experiment_from
-from official.jobs import check_data
+from official.jobs.check_data import _time
 from official.models.statistics import activation_bytes
+from official.tasks.registry import build_task
 from official.training import memory
 from official.training.machine import Machine
 from official.training.memory import images_in_memory, too_large
@@ -36,10 +37,10 @@ def test_images_of_a_step_by_hand():
 
 
 def test_what_does_not_fit_is_refused_and_what_may_fit_is_not():
-    """The network keeps 73,728 B of a 32 px image, so 16 KiB images are 1.125 GiB."""
+    """The network keeps 77,824 B of a 32 px image, so 16,384 images are 1.19 GiB."""
     experiment, images = experiment_from(dict(image_size=32)), float(1 << 14)
     words = too_large(experiment, network, images, Machine(2, 1))
-    assert "16384 images of 32 px keeps at least 1 GB, and this machine has 1 GB" in words and "of 5825 in all may fit" in words
+    assert "16384 images of 32 px keeps at least 1 GB, and this machine has 1 GB" in words and "of 5518 in all may fit" in words
     assert too_large(experiment, network, images * 0.8, Machine(2, 1)) is None
     assert too_large(experiment, network, images, Machine(2, 1, gpus=1, gpu_memory=1)) is None  # its allocator says so
     assert too_large(experiment, lambda: 1 / 0, 1.0, Machine(2, 1)) is None  # no network is built for a small batch
@@ -49,7 +50,8 @@ def test_what_does_not_fit_is_refused_and_what_may_fit_is_not():
 def test_the_trainer_and_check_data_say_it(monkeypatch, capsys):
     monkeypatch.setattr(memory, "this_machine", lambda: Machine(2, 0))
     experiment, source = tiny.experiment(), tiny.scenes_source()
+    task = build_task(experiment, source.categories)
     with pytest.raises(FlagError, match="--recipe=auto chooses flags for this machine"):
-        Trainer(tiny.task(experiment, source), experiment, Phase("teacher", 2, source), tf.distribute.get_strategy())
-    found = check_data._time(experiment, tiny.task(experiment, source), tf.distribute.get_strategy(), {"labeled": source})
+        Trainer(task, experiment, Phase("teacher", 2, source), tf.distribute.get_strategy())
+    found = _time(experiment, task, tf.distribute.get_strategy(), {"labeled": source})
     assert found == {} and "time: not measured: a step of" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Judging and labelling on two replicas give what one gives: every image once, in order, also in uneven batches."""
+"""Evaluating and labelling on two replicas give what one gives: every image once, in order, also in uneven batches."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ import tensorflow as tf
 from official.models import replicas
 from official.models.replicas import spread
 from official.tasks.registry import build_task
-from official.training.distribution import judging_scope
+from official.training.distribution import evaluation_scope
 from tests import tiny
 from tests.training.test_step import two_replicas
 
@@ -24,7 +24,7 @@ def models(request):
     for variable in one.variables:
         if "predict" in variable.name or "classifier" in variable.name:
             variable.assign(generator.normal(0, 0.3, variable.shape))
-    with judging_scope(two_replicas()):
+    with evaluation_scope(two_replicas()):
         two = task.build_model()
     for variable, value in zip(two.variables, one.variables):
         variable.assign(value.numpy())

@@ -22,9 +22,9 @@ def test_the_parts_of_a_run():
     assert list(found) == ["teacher", "labels", "student", "control"]
     assert [found[n].steps for n in found] == [1000, 0, 2000, 3000]
     assert [found[n].work for n in found] == pytest.approx([8000, 306 / 3, 48000, 24000])
-    assert [found[n].judged for n in found] == [4, 0, 8, 12]  # the last of four is the one at the end
+    assert [found[n].evaluated for n in found] == [4, 0, 8, 12]  # the last of four is the one at the end
     text = "\n".join(plan().lines())
-    assert "1,000 steps of 8 labelled images (173.9 times through the data); judged every 250 steps and at the end" in text
+    assert "1,000 steps of 8 labelled images (173.9 times through the data); evaluated every 250 steps and at the end" in text
     assert "2,000 steps of 8 labelled + 16 pseudo-labelled images (347.8 and 104.6 times through the data)" in text
     assert "labels     306 images" in text
 
@@ -34,7 +34,7 @@ def test_other_runs():
     assert [p.name for p in plan(teacher="x", control=False).parts] == ["labels", "student"]
     rounds = plan(rounds=2).parts
     assert [p.name for p in rounds][4:] == ["labels 2", "student 2", "control 2"] and rounds[-1].steps == 5000
-    assert plan(images={"labeled": 46, "unlabeled": 306}, eval_every=0).parts[0].judged == 0
+    assert plan(images={"labeled": 46, "unlabeled": 306}, eval_every=0).parts[0].evaluated == 0
     joint = plan(images={**IMAGES, "joint": 100}, joint_batch_size=4, joint_image_size=32).parts[0]
     assert joint.streams == {"human": 8, "joint": 4} and joint.work == 1000 * (8 + 4 / 4)  # half the side: a quarter of the pixels
     views = plan(task="segmentation", label_scales="0.5,1,2", label_flip=True).parts[1]
@@ -42,7 +42,7 @@ def test_other_runs():
 
 
 def test_one_measured_phase_gives_the_time_of_all():
-    """A teacher's step of 8 images takes 0.8 s, so an image 0.1 s, and 12 images are judged in 0.4 s."""
+    """A teacher's step of 8 images takes 0.8 s, so an image 0.1 s, and 12 images are evaluated in 0.4 s."""
     found = plan()
     text = found.measured("teacher", 20.0, 0.8, 750)
     times = found.seconds("teacher", 750)

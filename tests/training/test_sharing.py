@@ -29,7 +29,7 @@ def tasks():
 
 
 @pytest.fixture(scope="module", params=tasks())
-def judged(request, tmp_path_factory):
+def evaluated(request, tmp_path_factory):
     """(task, model, source, metrics of one worker, the folder that it wrote to); the images or objects of seven in batches of three."""
     source = tiny.scenes_source(task=request.param, count=7)
     task = build_task(tiny.experiment(task=request.param, eval_batch_size=3, backbone_depth=0.1), source.categories)
@@ -44,8 +44,8 @@ def as_worker(monkeypatch, number, workers):
 
 
 @pytest.mark.parametrize("workers", [2, 4])  # of four one has nothing to look at
-def test_the_numbers_are_one_workers(judged, workers, monkeypatch, tmp_path):
-    task, model, source, expected, alone = judged
+def test_the_numbers_are_one_workers(evaluated, workers, monkeypatch, tmp_path):
+    task, model, source, expected, alone = evaluated
     for number in reversed(range(workers)):
         as_worker(monkeypatch, number, workers)
         found = evaluate_together(ONE, task, model, source, str(tmp_path), "")
@@ -56,8 +56,8 @@ def test_the_numbers_are_one_workers(judged, workers, monkeypatch, tmp_path):
             assert (tmp_path / name).read_bytes() == (alone / name).read_bytes()
 
 
-def test_what_has_been_seen_is_not_looked_at_again_but_of_other_weights(judged, monkeypatch, tmp_path):
-    task, model, source, expected, _ = judged
+def test_what_has_been_seen_is_not_looked_at_again_but_of_other_weights(evaluated, monkeypatch, tmp_path):
+    task, model, source, expected, _ = evaluated
     looked, look = [], task.look
     monkeypatch.setattr(task, "look", lambda *arguments: looked.append(arguments[2:4]) or look(*arguments), raising=False)
     as_worker(monkeypatch, 1, 2)
@@ -75,8 +75,8 @@ def test_what_has_been_seen_is_not_looked_at_again_but_of_other_weights(judged, 
     assert evaluate_together(ONE, task, model, source, str(tmp_path), "") == expected
 
 
-def test_nobody_waits_for_a_dead_worker(judged, monkeypatch, tmp_path):
-    task, model, source, *_ = judged
+def test_nobody_waits_for_a_dead_worker(evaluated, monkeypatch, tmp_path):
+    task, model, source, *_ = evaluated
     asked = []
 
     def dead(strategy):

@@ -116,7 +116,7 @@ def classifier_channels(path: str) -> int:
         found = {array.shape[0] for name, array in file.arrays.items() if _CLASSIFIER.fullmatch(name)}
         if len(found) != 1:
             raise WeightsError(
-                f"{path} has no classifier (_fc, classifier, fc, predictions or head/dense) to judge it by; it"
+                f"{path} has no classifier (_fc, classifier, fc, predictions or head/dense) to evaluate it by; it"
                 f" holds {sorted(file.arrays)[:3]}"
             )
         return found.pop()

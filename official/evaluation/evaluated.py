@@ -22,7 +22,7 @@ PER_IMAGE = "per_image.npz"
 _AT_ONCE = 100_000  # numbers in one array: what a processor's cache holds
 
 
-class Judged:
+class Evaluated:
     """The protocol.
 
     Attributes:
@@ -67,7 +67,7 @@ class _ClassMatches:
     counted: np.ndarray
 
 
-class JudgedBoxes(Judged):
+class EvaluatedBoxes(Evaluated):
     """COCO's AP, from the matches of a results list."""
 
     metric = "AP"
@@ -167,7 +167,7 @@ def _recalls_reached(recall: np.ndarray) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True)
-class JudgedMasks(Judged):
+class EvaluatedMasks(Evaluated):
     """mIoU at the images' own sizes.
 
     Attributes:
@@ -195,7 +195,7 @@ class JudgedMasks(Judged):
 
 
 @dataclasses.dataclass(frozen=True)
-class JudgedClasses(Judged):
+class EvaluatedClasses(Evaluated):
     """Top-1 accuracy of images whose class is known.
 
     Attributes:
@@ -231,25 +231,25 @@ def _mean_of_known(values: np.ndarray) -> np.ndarray:
 
 
 def write_per_image(folder: str, ids: Sequence[str], class_names: Sequence[str], **columns: np.ndarray) -> None:
-    """Keeps what `JudgedMasks` or `JudgedClasses` are made of beside an evaluation's metrics."""
+    """Keeps what `EvaluatedMasks` or `EvaluatedClasses` are made of beside an evaluation's metrics."""
     os.makedirs(folder, exist_ok=True)
     text = {"ids": np.array([str(i) for i in ids], np.str_), "class_names": np.array(list(class_names), np.str_)}
     with whole_file(os.path.join(folder, PER_IMAGE), flush=False) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **text, **columns)
 
 
-def read_judged(folder: str) -> Judged | None:
+def read_evaluated(folder: str) -> Evaluated | None:
     """What an evaluation left in its folder; None where there is nothing of single images (contrastive, earlier versions)."""
     truth, found = (os.path.join(folder, f"{name}.json") for name in ("ground_truth", "detections"))
     if os.path.isfile(truth) and os.path.isfile(found):
-        return JudgedBoxes(_json(truth), _json(found))
+        return EvaluatedBoxes(_json(truth), _json(found))
     path = os.path.join(folder, PER_IMAGE)
     if not os.path.isfile(path):
         return None
     with np.load(path, allow_pickle=False) as file:
         columns = {name: file[name] for name in file.files}
     ids, names = (columns.pop(name).tolist() for name in ("ids", "class_names"))
-    return JudgedClasses(ids, names, **columns) if "labels" in columns else JudgedMasks(ids, names, **columns)
+    return EvaluatedClasses(ids, names, **columns) if "labels" in columns else EvaluatedMasks(ids, names, **columns)
 
 
 def _json(path: str) -> Any:
