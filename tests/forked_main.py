@@ -1,7 +1,8 @@
 """Starts `main.py` again and again from one process that has imported TensorFlow: a start costs a fork, not the imports.
 
 `ForkedMain(arguments)` behaves as `subprocess.Popen([sys.executable, "main.py", *arguments])` does where tests need it.
-With `export=False` a training job ends without an exported model.
+With `export=False` a training job ends without an exported model; the environment's HANGS_BEFORE=module:function names a
+call that a run never comes back from.
 TensorFlow is imported before the fork but not started: its threads begin in the child.
 """
 
@@ -12,6 +13,7 @@ import contextlib
 import ctypes
 import functools
 import gc
+import importlib
 import json
 import os
 import signal
@@ -21,6 +23,7 @@ import tempfile
 import time
 import traceback
 
+HANGS_BEFORE = "TESTS_HANGS_BEFORE"
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
@@ -118,8 +121,15 @@ def _run_main(arguments: list[str], export: bool) -> None:
     import main
     from tests import tiny
 
+    if os.environ.get(HANGS_BEFORE):
+        _hang_before(*os.environ[HANGS_BEFORE].split(":"))
     with contextlib.nullcontext() if export else tiny.without_export():
         main.start(["main.py", *arguments])
+
+
+def _hang_before(module: str, function: str) -> None:
+    """The run comes to this call and no further."""
+    setattr(importlib.import_module(module), function, lambda *_, **__: time.sleep(3600))
 
 
 def _polled(pid: int) -> int | None:

@@ -37,6 +37,8 @@ REFUSED = {
     "--label_scales=inf": dict(task="segmentation", label_scales="inf"),
     "'disc=2' is not a score": dict(class_thresholds="disc=2"),
     "jitter": dict(jitter_min=2.0, jitter_max=1.0),
+    "jitter range": dict(task="segmentation", label_scales="1", jitter_min=2.0, jitter_max=1.0),
+    "--accumulate: a contrastive": dict(task="contrastive", accumulate=2),
     "--ema_decay=1.0": dict(ema_decay=1.0),
     "--weight_average=1.0": dict(weight_average=1.0),
 }  # fmt: skip

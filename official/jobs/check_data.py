@@ -53,7 +53,7 @@ def check_data(experiment: Experiment) -> dict[str, Any]:
         "sets": sets,
         "skipped": {r: s.report.content(s.word) for r, s in opened.items()},
     }
-    if task.name == "detection":
+    if task.has_anchors:
         report["anchors"] = _anchors(experiment, opened["labeled"])
     report["pictures"] = _sheets(experiment, task, opened)
     report["duplicates"] = _duplicates(opened)

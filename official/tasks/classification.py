@@ -37,6 +37,7 @@ class ClassificationTask(Task):
     network = Classifier
     label_kind = "classes"
     keras_label = "labels"
+    whole_images = True
     metrics = ("top1", "top5")
 
     def __init__(self, experiment: Experiment, categories: tuple[Category, ...]):

@@ -22,6 +22,7 @@ from losses.contrastive import nt_xent
 from official.data import pipeline
 from official.data.example import denormalize, normalize
 from official.data.source import Category, DataError, Source
+from official.errors import FlagError
 from official.evaluation import drawing
 from official.experiment import Experiment
 from official.export.classifier import export_backbone
@@ -32,7 +33,7 @@ from official.models.classifier import ContrastiveModel
 from official.models.replicas import spread
 from official.screen import counted
 from official.tasks.augmentation import crop_style
-from official.tasks.task import Columns, Task, Tensors
+from official.tasks.task import Checks, Columns, Task, Tensors
 
 _EVALUATION = named_seed("contrastive evaluation")
 _NO_LABELS = "task=contrastive learns features and finds no classes; train a task with --init=<this run folder>, or evaluate it with --job=linear_eval"
@@ -45,6 +46,7 @@ class ContrastiveTask(Task):
     network = ContrastiveModel
     label_kind = "classes"
     needs_labels = False
+    whole_images = True
 
     def __init__(self, experiment: Experiment, categories: tuple[Category, ...]):
         """Args: categories: of the images, for the linear evaluation; empty for none."""
@@ -58,6 +60,10 @@ class ContrastiveTask(Task):
             strength=options.color_strength, blur=options.blur, blur_per_picture=options.blur_per_picture,
             smallest_area=options.smallest_crop, legacy_resize=experiment.data.legacy_resize,
         )  # fmt: skip
+
+    @classmethod
+    def check(cls, experiment: Experiment) -> Checks:
+        return [lambda: _check_whole(experiment)]
 
     # --- training ---------------------------------------------------------------------------------
 
@@ -180,3 +186,8 @@ class ContrastiveTask(Task):
         """Both views of every image beside each other."""
         views = [denormalize(batch["images"][..., part]).numpy() for part in (slice(0, 3), slice(3, 6))]
         return [drawing.sheet(pair, columns=2, cell=pair[0].shape[0]) for pair in zip(*views)]
+
+
+def _check_whole(experiment: Experiment) -> None:
+    if experiment.training.accumulate > 1:
+        raise FlagError("--accumulate: a contrastive loss compares all images of a batch with each other, so it cannot be passed in parts")

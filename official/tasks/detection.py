@@ -20,14 +20,14 @@ from official.experiment import Experiment
 from official.export.detector import export_detector
 from official.files import output_names, write_json
 from official.models.anchors import encode_targets
-from official.models.backbones.registry import build_backbone
+from official.models.backbones.registry import build_backbone, check_levels
 from official.models.decoding import DetectionDecoder
 from official.models.replicas import spread
 from official.models.retinanet import RetinaNet
 from official.screen import counted
 from official.tasks import keras_data
 from official.tasks.augmentation import augmentation
-from official.tasks.task import Columns, Task, Tensors
+from official.tasks.task import Checks, Columns, Recommended, Task, Tensors
 
 
 class DetectionTask(Task):
@@ -36,6 +36,8 @@ class DetectionTask(Task):
     name = "detection"
     network = RetinaNet
     paper_classes = 90
+    has_anchors = True
+    original_flags = {"legacy_resize": "resizes as TF1 did", "legacy_decoding": "decodes boxes with the original's +1"}
     label_kind = "boxes"
     keras_label = "bounding_boxes"
     metrics = ("AP", "AP50", "AP75", "APs", "APm", "APl")
@@ -45,6 +47,17 @@ class DetectionTask(Task):
         self.experiment = experiment
         self.categories = tuple(categories)
         self.augment = augmentation(experiment.augment, "boxes")
+
+    @classmethod
+    def check(cls, experiment: Experiment) -> Checks:
+        return [lambda: check_levels(experiment.model), lambda: augmentation(experiment.augment, "boxes")]
+
+    @classmethod
+    def recommended(cls, *, gpu: bool, large: bool) -> list[Recommended]:
+        small = [("fpn_filters", 64, "a quarter of the paper's, for CPUs"), ("head_filters", 64, "likewise"),
+                 ("head_convs", 2, "half of the paper's, for CPUs")]  # fmt: skip
+        auto = [("score_threshold", "auto", "as many pseudo boxes of a class per image as people draw")]
+        return ([] if gpu else small) + ([] if large else auto)
 
     # --- the model -------------------------------------------------------------------------------
 

@@ -19,16 +19,16 @@ from official.evaluation import drawing
 from official.evaluation.evaluated import write_per_image
 from official.evaluation.mean_iou import ConfusionMatrix
 from official.evaluation.small_maps import small_map, write_maps
-from official.experiment import Experiment
+from official.experiment import Experiment, Model, PseudoLabels
 from official.export.segmenter import class_probabilities, export_segmenter
 from official.files import output_names, write_bytes, write_json
-from official.models.backbones.registry import build_backbone
+from official.models.backbones.registry import build_backbone, check_levels, family_of
 from official.models.replicas import logits_function, spread
 from official.models.segmenter import Segmenter
 from official.screen import counted
 from official.tasks import keras_data
 from official.tasks.augmentation import augmentation
-from official.tasks.task import Columns, Task, Tensors
+from official.tasks.task import Checks, Columns, Recommended, Task, Tensors
 
 STRIDE = 4  # of the logits
 
@@ -39,6 +39,7 @@ class SegmentationTask(Task):
     name = "segmentation"
     network = Segmenter
     paper_classes = 21
+    original_flags = {"legacy_resize": "resizes as TF1 did"}
     label_kind = "masks"
     keras_label = "segmentation_masks"
     metrics = ("mIoU", "mIoU_padded", "pixel_accuracy")
@@ -49,6 +50,26 @@ class SegmentationTask(Task):
         self.categories = tuple(categories)
         self.augment = augmentation(experiment.augment, "image")
         self.class_names = [category.name for category in self.categories]
+
+    @classmethod
+    def check(cls, experiment: Experiment) -> Checks:
+        return [
+            lambda: _check_levels(experiment.model),
+            lambda: augmentation(experiment.augment, "image"),
+            lambda: parse_scales(experiment.pseudo_labels.label_scales),
+        ]
+
+    @classmethod
+    def labelling_views(cls, options: PseudoLabels) -> float:
+        return sum(scale**2 for scale in parse_scales(options.label_scales)) * (1 + options.label_flip)
+
+    @classmethod
+    def recommended(cls, *, gpu: bool, large: bool) -> list[Recommended]:
+        epsilon = [("batch_norm_epsilon", 1e-3, "the segmenter's")]
+        if not gpu:
+            return [("fpn_filters", 64, "a quarter of the paper's, for CPUs"), ("pyramid_repeats", 1, "the paper's 7, for CPUs"), *epsilon]
+        fewer = [("pyramid_repeats", 3, "the paper repeats it 7 times, for more images"), ("fpn_filters", 128, "likewise")]
+        return ([] if large else fewer) + epsilon
 
     # --- training ---------------------------------------------------------------------------------
 
@@ -268,6 +289,19 @@ class SegmentationTask(Task):
 
     def summary_pictures(self, metrics: dict) -> dict[str, np.ndarray]:
         return {"confusion": drawing.draw_confusion(np.array(metrics["confusion_matrix"]), self.class_names)}
+
+
+def _check_levels(options: Model) -> None:
+    """`check_levels`, and what the original's segmenters have.
+
+    Raises:
+      FlagError: says which flag does not fit and what does.
+    """
+    check_levels(options)
+    if options.min_level != 3:
+        raise FlagError(f"--min_level={options.min_level}: a segmenter's finest level is 3")
+    if not family_of(options.backbone).levels and options.pyramid == "nas_fpn" and options.max_level != 7:
+        raise FlagError(f"--max_level={options.max_level}: NAS-FPN's levels are 3 to 7; leave the flag out, or take --pyramid=fpn")
 
 
 def parse_scales(text: str) -> list[float]:

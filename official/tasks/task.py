@@ -1,13 +1,14 @@
 """The protocol between a task and everything that trains, labels and evaluates it.
 
-A new task is one file that implements `Task`; the trainer and the self-training loop are written
-once, against this.
+A new task is one file that implements `Task`, and one line in `registry.py`; the trainer, the self-training loop and the
+jobs are written once, against this. A task plays three parts, which can be read by themselves: it is learned
+(`Learning`), a trained network is used for it (`Inference`), and people look at it (`Drawing`).
 """
 
 from __future__ import annotations
 
 import abc
-from typing import Any, Iterable, Mapping, Sequence
+from typing import Any, Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -16,40 +17,25 @@ from official.data import pipeline
 from official.data.example import denormalize
 from official.data.source import Category, Source
 from official.evaluation.drawing import Color, sheet, with_legend
-from official.experiment import Experiment
+from official.experiment import Experiment, PseudoLabels
 
 Tensors = dict[str, tf.Tensor]
 Columns = dict[str, np.ndarray]
+Checks = list[Callable[[], object]]
+Recommended = tuple[str, Any, str]
 
 
-class Task(abc.ABC):
-    """What is learned and how it is evaluated.
-
-    Attributes:
-      name: as in --task.
-      network: the class of its networks.
-      categories: the classes, in the order of the class indices.
-      label_kind: what its sources and label stores hold: "boxes", "masks" or "classes".
-      metrics: names of the numbers that a result shows; the first one decides the best checkpoint.
-      keras_label: the key of its labels in keras-cv's dicts.
-      needs_labels: whether its training images must be labelled.
-      paper_classes: how many the paper's networks of this task have, with segmentation's background.
-      decays_biases: whether weight decay covers all but batch norm (the original's classifiers), or kernels alone.
-      experiment: what it was built from.
-    """
+class _Known(abc.ABC):
+    """What all three parts know."""
 
     name: str
-    network: type
     categories: tuple[Category, ...]
-    label_kind: str
     metrics: tuple[str, ...]
-    keras_label: str = ""
-    needs_labels: bool = True
-    paper_classes: int = 1000
-    decays_biases: bool = False
     experiment: Experiment
 
-    # --- training ---------------------------------------------------------------------------------
+
+class Learning(_Known):
+    """How a task is learned: a network, batches, targets, losses."""
 
     @abc.abstractmethod
     def build_model(self) -> tf.keras.Model:
@@ -100,7 +86,9 @@ class Task(abc.ABC):
         """(y_true, y_pred, sample_weight) of a batch, as Keras' metrics for this task take them."""
         raise NotImplementedError(f"task={self.name} has no Keras metrics")
 
-    # --- on a trained model -----------------------------------------------------------------------
+
+class Inference(_Known):
+    """What is done with a trained network."""
 
     def evaluate(self, model: tf.keras.Model, source: Source, output_dir: str, progress: str = "") -> dict:
         """Evaluates a model, writes its predictions below `output_dir`, returns the metrics."""
@@ -133,7 +121,9 @@ class Task(abc.ABC):
     def export(self, model: tf.keras.Model, folder: str) -> dict[str, str]:
         """Hands the model over; paths by kind."""
 
-    # --- images ---------------------------------------------------------------------------------
+
+class Drawing(_Known):
+    """What people look at."""
 
     @abc.abstractmethod
     def draw(self, image: Any, objects: dict) -> Any:
@@ -178,3 +168,56 @@ class Task(abc.ABC):
     def summary_pictures(self, metrics: dict) -> dict[str, Any]:
         """Pictures made of an evaluation's metrics, uint8 by name; for TensorBoard."""
         return {}
+
+
+class Task(Learning, Inference, Drawing):
+    """What is learned and how it is evaluated.
+
+    Attributes:
+      name: as in --task.
+      network: the class of its networks.
+      categories: the classes, in the order of the class indices.
+      label_kind: what its sources and label stores hold: "boxes", "masks" or "classes".
+      metrics: names of the numbers that a result shows; the first one decides the best checkpoint.
+      keras_label: the key of its labels in keras-cv's dicts.
+      needs_labels: whether its training images must be labelled.
+      whole_images: whether it learns from images as wholes, as pre-training does, not from what is where in them.
+      has_anchors: whether the data can be checked against anchors.
+      original_flags: how the original's networks of this task were trained and scored: flag to be set -> what it does.
+      paper_classes: how many the paper's networks of this task have, with segmentation's background.
+      decays_biases: whether weight decay covers all but batch norm (the original's classifiers), or kernels alone.
+      experiment: what it was built from.
+    """
+
+    name: str
+    network: type
+    categories: tuple[Category, ...]
+    label_kind: str
+    metrics: tuple[str, ...]
+    keras_label: str = ""
+    needs_labels: bool = True
+    whole_images: bool = False
+    has_anchors: bool = False
+    original_flags: Mapping[str, str] = {}
+    paper_classes: int = 1000
+    decays_biases: bool = False
+    experiment: Experiment
+
+    @classmethod
+    def check(cls, experiment: Experiment) -> Checks:
+        """What the flags of a run of this task are checked by: functions that raise FlagError, each for one thing."""
+        return []
+
+    @classmethod
+    def labelling_views(cls, options: PseudoLabels) -> float:
+        """Forward passes at --image_size that the label of an image takes, counted by their pixels."""
+        return 1.0
+
+    @classmethod
+    def recommended(cls, *, gpu: bool, large: bool) -> list[Recommended] | None:
+        """What --recipe=auto chooses for this task alone: (flag, value, reason); None: there is no recipe for it.
+
+        Args:
+          gpu: whether the machine has one. large: whether there is much data, and a GPU.
+        """
+        return None

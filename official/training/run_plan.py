@@ -12,6 +12,7 @@ from typing import Collection, Mapping
 
 from official.experiment import Experiment
 from official.screen import duration
+from official.tasks.registry import TASKS
 from official.training.phases import CONTROL, LABELS, STUDENT, TEACHER
 
 FORWARD = 1.0 / 3.0  # of the work of training on an image: backward is twice forward
@@ -82,9 +83,7 @@ class RunPlan:
         return Part(name, steps, streams, steps * a_step, evaluated)
 
     def _labelling(self, name: str) -> Part:
-        options, views = self.experiment.pseudo_labels, 1.0
-        if self.experiment.model.task == "segmentation":
-            views = sum(float(scale) ** 2 for scale in options.label_scales.split(",")) * (1 + options.label_flip)
+        views = TASKS[self.experiment.model.task].labelling_views(self.experiment.pseudo_labels)
         return Part(name, 0, {}, self.images.get("unlabeled", 0) * views * FORWARD)
 
     def lines(self) -> list[str]:

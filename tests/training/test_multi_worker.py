@@ -1,4 +1,4 @@
-"""Two worker processes on one machine give the same run as one process, stop together, and go on when one was killed."""
+"""Two or three worker processes on one machine give the same run as one process, stop together, and go on when one was killed."""
 
 import json
 import os
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests import tiny
-from tests.forked_main import ForkedMain
+from tests.forked_main import HANGS_BEFORE, ForkedMain
 
 # Neither after two nor after four steps is a box found, so the phase ends there: the chief alone knows that, and says so.
 FLAGS = dict(
@@ -33,16 +33,16 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def start(model_dir, config=None, **flags):
-    environment = {"TF_CONFIG": json.dumps(config)} if config else {}
+def start(model_dir, config=None, environment=None, **flags):
+    environment = {**(environment or {}), **({"TF_CONFIG": json.dumps(config)} if config else {})}
     arguments = [*tiny.command_line(**(flags or FLAGS)), f"--model_dir={model_dir}"]
     return ForkedMain(arguments, export=False, environment=environment)
 
 
-def start_two(model_dir, **flags):
-    workers = [f"localhost:{free_port()}" for _ in range(2)]
-    configs = [{"cluster": {"worker": workers}, "task": {"type": "worker", "index": i}} for i in range(2)]
-    return [start(model_dir, config, **flags) for config in configs]
+def start_several(model_dir, count=2, environments=None, **flags):
+    workers = [f"localhost:{free_port()}" for _ in range(count)]
+    configs = [{"cluster": {"worker": workers}, "task": {"type": "worker", "index": i}} for i in range(count)]
+    return [start(model_dir, config, (environments or {}).get(i), **flags) for i, config in enumerate(configs)]
 
 
 def finish(process):
@@ -57,10 +57,10 @@ def wait_for(path, processes):
         time.sleep(0.02)
 
 
-def weights(model_dir):
+def weights(model_dir, phase="teacher", step=4):
     import tensorflow as tf
 
-    reader = tf.train.load_checkpoint(str(model_dir / "teacher/checkpoints/step_00000004/state"))
+    reader = tf.train.load_checkpoint(str(model_dir / f"{phase}/checkpoints/step_{step:08d}/state"))
     names = [n for n in reader.get_variable_to_shape_map() if n.startswith("model/") and "VARIABLE_VALUE" in n]
     return {name: reader.get_tensor(name) for name in names}
 
@@ -81,7 +81,7 @@ def labels(model_dir):
 
 def test_two_workers_are_one_run(tmp_path):
     """All weights after four steps, to 2e-3 (float32 sums in another order); both workers end the phase there."""
-    for process in start_two(tmp_path / "two"):
+    for process in start_several(tmp_path / "two"):
         finish(process)
     finish(start(tmp_path / "one"))
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
@@ -96,7 +96,7 @@ def test_two_workers_are_one_run(tmp_path):
 def straight(tmp_path_factory):
     """The folder of a whole run of two workers that nobody disturbed, and what each said."""
     folder = tmp_path_factory.mktemp("straight")
-    processes = start_two(folder, **WHOLE)
+    processes = start_several(folder, **WHOLE)
     said = [process.communicate(timeout=900)[1].decode() for process in processes]
     assert [process.returncode for process in processes] == [0, 0], said
     return folder, said
@@ -117,7 +117,7 @@ def test_labels_and_scores_are_those_of_one_process(straight, tmp_path):
 
 @pytest.mark.slow
 def test_a_signal_to_one_worker_stops_all_after_the_same_step(straight, tmp_path):
-    processes = start_two(tmp_path, **WHOLE)
+    processes = start_several(tmp_path, **WHOLE)
     wait_for(tmp_path / "teacher/checkpoints/step_00000005", processes)
     processes[1].send_signal(signal.SIGTERM)
     said = [process.communicate(timeout=300)[1].decode() for process in processes]
@@ -125,9 +125,71 @@ def test_a_signal_to_one_worker_stops_all_after_the_same_step(straight, tmp_path
     steps = [re.findall(r"teacher saved at step (\d+) of 24", words) for words in said]
     assert steps[0] == steps[1] and int(steps[0][0]) % 10 == 0
     assert os.path.exists(tmp_path / f"teacher/checkpoints/step_{int(steps[0][0]):08d}")
-    for process in start_two(tmp_path, **WHOLE):
+    for process in start_several(tmp_path, **WHOLE):
         finish(process)
     assert results(tmp_path) == results(straight[0])
+
+
+THREE = {**WHOLE, "batch_size": 6, "pseudo_batch_size": 6, "teacher_steps": 12, "student_steps": 6}
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory):
+    """The folder of a whole run of three workers that nobody disturbed."""
+    folder = tmp_path_factory.mktemp("three")
+    for process in start_several(folder, 3, **THREE):
+        finish(process)
+    return folder
+
+
+@pytest.mark.slow
+def test_three_workers_are_one_run(three, tmp_path):
+    """Their teacher's weights are one process's to 2e-3; with that teacher given, one process writes the same labels."""
+    finish(start(tmp_path / "one", **THREE))
+    own, wanted = (weights(folder, step=12) for folder in (three, tmp_path / "one"))
+    assert set(own) == set(wanted) and len(own) > 100
+    for name in own:
+        np.testing.assert_allclose(own[name], wanted[name], rtol=2e-3, atol=2e-3, err_msg=name)
+    finish(start(tmp_path / "labels", **THREE, teacher=str(three / "teacher")))
+    assert labels(tmp_path / "labels") == labels(three)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 2])
+def test_one_of_three_dies_in_training(three, victim, tmp_path):
+    """The chief or another: both that are left end with a word, and three new ones finish the run to the bit."""
+    processes = start_several(tmp_path, 3, **THREE)
+    wait_for(tmp_path / "teacher/checkpoints/step_00000005", processes)
+    kill_and_see_the_others_end(processes, victim)
+    for process in start_several(tmp_path, 3, **THREE):
+        finish(process)
+    assert results(tmp_path) == results(three)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_worker_dies_in_an_evaluation(straight, victim, tmp_path):
+    """One is killed before its part of the evaluation is written, when the other's part is: the chief waits, the other goes on to the labels."""
+    parts = tmp_path / "teacher/evaluation/parts"
+    processes = start_several(tmp_path, environments={victim: {HANGS_BEFORE: "official.training.sharing:_write"}}, **WHOLE)
+    wait_for(parts, processes)
+    time.sleep(1.0)
+    assert [name[-6:] for name in os.listdir(parts)] == [f"-{1 - victim}.npz"]
+    kill_and_see_the_others_end(processes, victim)
+    for process in start_several(tmp_path, **WHOLE):
+        finish(process)
+    assert results(tmp_path) == results(straight[0]) and os.listdir(parts) == []
+
+
+def kill_and_see_the_others_end(processes, victim):
+    assert [process.poll() for process in processes] == [None] * len(processes)
+    processes[victim].send_signal(signal.SIGKILL)
+    died = time.monotonic()
+    for process in processes:
+        if process is not processes[victim]:
+            _, error = process.communicate(timeout=300)
+            assert process.returncode == 1 and "has died or cannot be reached" in error.decode(), error.decode()[-2000:]
+    assert time.monotonic() - died < ENDS_WITHIN
 
 
 WAITS = """
@@ -185,14 +247,9 @@ def test_a_worker_that_waits_for_a_dead_one_is_told(victim):
     ],
 )
 def test_a_worker_that_dies_ends_the_other_and_the_same_command_goes_on(straight, place, victim, tmp_path):
-    processes = start_two(tmp_path, **WHOLE)
+    processes = start_several(tmp_path, **WHOLE)
     wait_for(tmp_path / place, processes)
-    assert [process.poll() for process in processes] == [None, None]
-    processes[victim].send_signal(signal.SIGKILL)
-    died = time.monotonic()
-    _, error = processes[1 - victim].communicate(timeout=300)
-    assert time.monotonic() - died < ENDS_WITHIN
-    assert processes[1 - victim].returncode == 1 and "has died or cannot be reached" in error.decode()
-    for process in start_two(tmp_path, **WHOLE):
+    kill_and_see_the_others_end(processes, victim)
+    for process in start_several(tmp_path, **WHOLE):
         finish(process)
     assert results(tmp_path) == results(straight[0])

@@ -69,15 +69,10 @@ def check_levels(options: Model) -> None:
     """
     low, high, offered = options.min_level, options.max_level, family_of(options.backbone).levels
     words = f"--min_level={low} --max_level={high}"
-    segmentation = options.task == "segmentation"
     if low > high:
         raise FlagError(f"{words}: the coarsest level is below the finest")
     if offered and not (offered[0] <= low and high <= offered[1]):
         raise FlagError(f"{words}: {options.backbone} has the levels {offered[0]} to {offered[1]}")
-    if segmentation and low != 3:
-        raise FlagError(f"--min_level={low}: a segmenter's finest level is 3")
-    if segmentation and not offered and options.pyramid == "nas_fpn" and high != 7:
-        raise FlagError(f"--max_level={high}: NAS-FPN's levels are 3 to 7; leave the flag out, or take --pyramid=fpn")
     check_size(options.image_size, offered[1] if offered else high)
 
 
