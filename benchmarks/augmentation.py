@@ -28,7 +28,7 @@ import augment  # noqa: E402
 from augment import ops  # noqa: E402
 from augment.randaugment import BOX_OPERATIONS  # noqa: E402
 from official.data.example import NORMALIZATION  # noqa: E402
-from official.data.image_folder import open_folder  # noqa: E402
+from official.data.formats.image_folder import open_folder  # noqa: E402
 from official.data.pipeline import placing, training_dataset  # noqa: E402
 from official.data.source import Annotations, Category, Source  # noqa: E402
 

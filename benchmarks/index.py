@@ -22,7 +22,7 @@ import tensorflow as tf
 
 def write(folder: str, count: int, files: int) -> None:
     """Records of one box each in small PNGs, so that what is measured is the work per record."""
-    from official.data.tfrecord import encode_example
+    from official.data.formats.tfrecord import encode_example
 
     os.makedirs(folder, exist_ok=True)
     image = tf.io.encode_png(np.random.default_rng(0).integers(0, 255, (16, 16, 3)).astype(np.uint8)).numpy()

@@ -69,8 +69,8 @@ def make(folder: str, images: int, boxes: int, outlines: bool) -> str:
 
 def measure(path: str) -> None:
     """Opens it and prints what it took."""
-    from official.data.coco import open_coco
-    from official.data.coco_json import load_coco_json
+    from official.data.formats.coco import open_coco
+    from official.data.formats.coco_json import load_coco_json
 
     def peak() -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

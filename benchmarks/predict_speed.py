@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks import photos
 from benchmarks.our_step import QUICKSTART
-from official.data.image_folder import open_folder
+from official.data.formats.image_folder import open_folder
 from official.data.source import Category
 from official.experiment import experiment_from
 from official.tasks.registry import build_task

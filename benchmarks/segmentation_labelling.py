@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from benchmarks import photos
 from benchmarks.predict_speed import quickstart_task
-from official.data.image_folder import open_folder
+from official.data.formats.image_folder import open_folder
 from official.data.source import Category
 from official.experiment import experiment_from
 from official.models.replicas import logits_function

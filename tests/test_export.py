@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from official.data.image_folder import open_folder
+from official.data.formats.image_folder import open_folder
 from official.export.detector import detect_bytes, export_detector
 from official.export.serving import load_serving
 from official.export.stock import stock_model

@@ -109,8 +109,8 @@ def test_large_and_broken_images_are_found_by_every_reader(tmp_path, kind):
         "tfrecord": f"tfrecord:{tmp_path}/t*",
     }[kind]  # fmt: skip
     if kind == "tfrecord":
+        from official.data.formats.tfrecord import write_tfrecords
         from official.data.sources import open_source
-        from official.data.tfrecord import write_tfrecords
 
         write_tfrecords(open_source(f"folder:{tmp_path}/images", labeled=False), str(tmp_path / "t"), 1)
 

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from official import jobs
-from official.data.coco_classes import COCO_CATEGORIES
+from official.data.formats.coco_classes import COCO_CATEGORIES
 from official.data.source import Category, DataError
 from official.experiment import experiment_from
 from official.export.detector import DetectionServing, detect_one

@@ -18,7 +18,8 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image, ImageOps
 
-from official.data.coco_json import LFS_POINTER, LFS_REASON
+from official.data.formats.coco_json import LFS_POINTER, LFS_REASON
+from official.data.formats.png_chunks import png_exif
 from official.data.frames import Frames, frames_of
 from official.data.image_index import ImageIndex
 from official.data.image_places import (  # noqa: F401
@@ -34,7 +35,6 @@ from official.data.image_places import (  # noqa: F401
     walk,
 )  # fmt: skip
 from official.data.input_report import InputReport
-from official.data.png_chunks import png_exif
 from official.data.source import Source
 from official.screen import counted
 

@@ -9,8 +9,8 @@ from typing import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from official.data.coco_json import read_json_file
-from official.data.coco_masks import mask_categories
+from official.data.formats.coco_json import read_json_file
+from official.data.formats.coco_masks import mask_categories
 from official.data.frames import Frames
 from official.data.input_report import DataError, InputReport, printable, shown
 from official.data.labels import identifier

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from official.data.coco import to_coco
+from official.data.formats.coco import to_coco
 from official.data.scenes import CLASSES, SPLITS, Scene, draw_scene
 from official.data.source import Annotations, Category, DataError, Source
 from official.files import write_json

@@ -30,23 +30,23 @@ import os
 import re
 
 from official.data import index
-from official.data.coco import open_coco
 from official.data.crops import object_crops
+from official.data.formats.coco import open_coco
 from official.data.formats.cvat import open_cvat
+from official.data.formats.image_folder import open_folder
 from official.data.formats.label_studio import open_label_studio
 from official.data.formats.labelme import open_labelme
+from official.data.formats.mask_folders import mask_rules, open_masks, open_voc_masks
 from official.data.formats.recognise import advice, what_it_is
 from official.data.formats.records import ReadRules
+from official.data.formats.tfds_source import open_tfds
+from official.data.formats.tfrecord import open_tfrecords
 from official.data.formats.via import open_via
+from official.data.formats.voc import open_voc
 from official.data.formats.yolo import open_yolo
-from official.data.image_folder import open_folder
 from official.data.joined import in_order, join_sources, read_classes
-from official.data.mask_folders import mask_rules, open_masks, open_voc_masks
 from official.data.scenes_source import open_scenes
 from official.data.source import DataError, Source
-from official.data.tfds_source import open_tfds
-from official.data.tfrecord import open_tfrecords
-from official.data.voc import open_voc
 
 
 @dataclasses.dataclass(frozen=True)

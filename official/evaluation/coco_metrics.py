@@ -7,8 +7,8 @@ from typing import Any, Sequence
 
 import numpy as np
 
-from official.data.coco import in_file, to_coco, to_xywh
-from official.data.coco_results import read_results, read_truth
+from official.data.formats.coco import in_file, to_coco, to_xywh
+from official.data.formats.coco_results import read_results, read_truth
 from official.data.input_report import DataError, InputReport
 from official.data.labels import require_objects
 from official.data.source import Source

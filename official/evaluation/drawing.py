@@ -9,7 +9,7 @@ from typing import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from official.data.mask_palettes import voc_color
+from official.data.formats.mask_palettes import voc_color
 from official.files import whole_file
 
 # Okabe and Ito's colours, the bright ones first, then Paul Tol's muted ones: colour-blind people tell them apart.

@@ -7,7 +7,7 @@ import zipfile
 
 import numpy as np
 
-from official.data.mask_files import encode_class_map, read_class_map
+from official.data.formats.mask_files import encode_class_map, read_class_map
 from official.files import whole_file
 
 MAPS = "maps.zip"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from official.data.coco_classes import COCO_CATEGORIES
-from official.data.mask_palettes import VOC_CLASSES
+from official.data.formats.coco_classes import COCO_CATEGORIES
+from official.data.formats.mask_palettes import VOC_CLASSES
 from official.data.source import Category, DataError
 
 

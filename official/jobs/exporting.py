@@ -8,8 +8,8 @@ from typing import Any, Callable
 import numpy as np
 
 from official.data.formats.export import export_labels, refuse_existing
+from official.data.formats.mask_files import encode_class_map, stored_mask_reader
 from official.data.input_report import DataError
-from official.data.mask_files import encode_class_map, stored_mask_reader
 from official.data.source import Annotations, Source
 from official.experiment import Experiment
 from official.jobs.opening import open_images, open_labeled, open_model

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from official.data.formats.tfrecord import write_tfrecords
 from official.data.scenes_source import write_scenes
 from official.data.sources import open_source
-from official.data.tfrecord import write_tfrecords
 from official.evaluation.gallery import draw_gallery
 from official.experiment import Experiment
 from official.jobs.opening import opened, read_options

@@ -11,7 +11,7 @@ from typing import Iterator
 import tensorflow as tf
 
 from official.data import holdout
-from official.data.image_folder import open_folder
+from official.data.formats.image_folder import open_folder
 from official.data.input_report import DataError, InputReport, UnusableData
 from official.data.labels import require_objects
 from official.data.source import Source, labeled_subset, listed_subset, needs_python

@@ -13,7 +13,7 @@ from typing import Any, Callable, Iterator, Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
-from official.data.mask_files import encode_class_map
+from official.data.formats.mask_files import encode_class_map
 from official.data.pipeline import as_it_is
 from official.data.source import Source
 from official.errors import UserError

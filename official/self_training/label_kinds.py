@@ -14,10 +14,9 @@ from typing import Any, Iterator, Sequence
 import numpy as np
 import tensorflow as tf
 
-from official.data.coco import to_coco
-from official.data.mask_files import SCORE_LEVELS, encode_class_map, read_class_map, stored_limit
-from official.data.source import Annotations, DataError, Source
-from official.data.tfrecord import (
+from official.data.formats.coco import to_coco
+from official.data.formats.mask_files import SCORE_LEVELS, encode_class_map, read_class_map, stored_limit
+from official.data.formats.tfrecord import (
     CLASS_KEY,
     CLASS_NAME_KEY,
     MASK_KEY,
@@ -27,6 +26,7 @@ from official.data.tfrecord import (
     record_reader,
     records,
 )  # fmt: skip
+from official.data.source import Annotations, DataError, Source
 from official.evaluation.drawing import VOC_PALETTE
 from official.experiment import PseudoLabels
 from official.files import output_names, write_bytes, write_json

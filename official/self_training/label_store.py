@@ -21,8 +21,8 @@ import numpy as np
 import tensorflow as tf
 
 from official.data.fingerprints import ids_digest as ids_digest
+from official.data.formats.tfrecord import records
 from official.data.source import Category, Source
-from official.data.tfrecord import records
 from official.errors import FileDamaged
 from official.files import file_sha256, read_json, sweep, whole_file, write_json
 from official.self_training.label_kinds import KINDS, record_name

@@ -22,7 +22,7 @@ from typing import Any, Iterable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from official.data.mask_files import stored_limit
+from official.data.formats.mask_files import stored_limit
 from official.data.source import Source
 from official.files import read_json
 

@@ -13,7 +13,7 @@ import tensorflow as tf
 from losses.box import huber_loss
 from losses.focal import focal_loss
 from official.data import pipeline
-from official.data.coco import to_coco
+from official.data.formats.coco import to_coco
 from official.data.source import Annotations, Category, Source
 from official.evaluation import coco_metrics, drawing
 from official.experiment import Experiment

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from losses.segmentation import labels_at, pixel_cross_entropy, resize_logits, valid_pixels
 from official.data import pipeline
-from official.data.mask_files import encode_class_map, stored_score
+from official.data.formats.mask_files import encode_class_map, stored_score
 from official.data.source import Category, Source
 from official.errors import FlagError
 from official.evaluation import drawing

@@ -12,8 +12,8 @@ from typing import Callable, Iterator
 import tensorflow as tf
 from tensorflow.python.eager import context
 
+from official.data.formats.tfrecord import read_in_graph
 from official.data.pipeline import Worker
-from official.data.tfrecord import read_in_graph
 from official.errors import FlagError, UserError
 from official.experiment import Runtime
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from official.data.coco import load_coco_json, open_coco
-from official.data.image_folder import open_folder
+from official.data.formats.coco import load_coco_json, open_coco
+from official.data.formats.image_folder import open_folder
+from official.data.formats.voc import open_voc
 from official.data.source import DataError
 from official.data.sources import open_source
-from official.data.voc import open_voc
 
 
 def picture(path, mode="RGB", size=(40, 30), **save):

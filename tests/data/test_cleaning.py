@@ -9,8 +9,8 @@ import tensorflow as tf
 from PIL import Image
 
 from official import jobs
-from official.data.coco import open_coco
-from official.data.coco_json import load_coco_json
+from official.data.formats.coco import open_coco
+from official.data.formats.coco_json import load_coco_json
 from official.data.frames import Frames
 from official.data.input_report import DataError, InputReport
 from official.data.labels import box_numbers, flag, identifier, number

@@ -8,12 +8,13 @@ import pytest
 import tensorflow as tf
 
 from official import jobs
-from official.data import image_files, index, tfrecord
+from official.data import image_files, index
+from official.data.formats import tfrecord
+from official.data.formats.tfrecord import read_in_graph, write_tfrecords
 from official.data.image_index import ImageIndex
 from official.data.input_report import DataError
 from official.data.source import needs_python
 from official.data.sources import ReadOptions, open_source
-from official.data.tfrecord import read_in_graph, write_tfrecords
 from official.jobs.opening import opened
 from tests import tiny
 from tests.data.test_records import example, records

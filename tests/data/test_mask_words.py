@@ -9,9 +9,9 @@ import tensorflow as tf
 from PIL import Image
 from pycocotools import mask as mask_api
 
-from official.data.coco_masks import _decoded, outline
+from official.data.formats.coco_masks import _decoded, outline
+from official.data.formats.mask_palettes import read_palette, voc_color
 from official.data.input_report import DataError
-from official.data.mask_palettes import read_palette, voc_color
 from official.data.sources import ReadOptions, open_source
 
 MASKS = ReadOptions(label_kind="masks")
@@ -335,7 +335,7 @@ def test_masks_of_a_file_of_another_scale_are_scaled(tmp_path):
 
 
 def test_masks_in_records_of_0_and_255_are_refused(tmp_path):
-    from official.data.tfrecord import write_tfrecords
+    from official.data.formats.tfrecord import write_tfrecords
 
     source = open_source(pair(tmp_path, HALVES) + ",foreground=255", MASKS)
     spoilt = source.with_masks(lambda index: tf.constant(HALVES), ())

@@ -10,10 +10,10 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from official.data.mask_files import read_class_map, sized_class_map, stored_limit, stored_score
+from official.data.formats.mask_files import read_class_map, sized_class_map, stored_limit, stored_score
+from official.data.formats.tfrecord import write_tfrecords
 from official.data.source import DataError
 from official.data.sources import ReadOptions, open_source
-from official.data.tfrecord import write_tfrecords
 from official.evaluation.drawing import VOC_PALETTE
 from tests import tiny
 

@@ -9,10 +9,10 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from official.data.coco import to_coco
+from official.data.formats.coco import to_coco
+from official.data.formats.tfrecord import write_tfrecords
 from official.data.source import Annotations, Category
 from official.data.sources import ReadOptions, open_source
-from official.data.tfrecord import write_tfrecords
 from official.evaluation import coco_metrics
 from official.self_training.label_store import LabelStore
 

@@ -8,8 +8,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from official.data.formats.image_folder import TWICE
 from official.data.image_files import inspect_image
-from official.data.image_folder import TWICE
 from official.data.image_places import holds_labels, safe_join, walk
 from official.data.input_report import DataError
 from official.data.source import listed_subset
@@ -315,7 +315,7 @@ def test_words_with_backslashes():
 
 
 def test_records_with_a_plus_in_their_name(tmp_path):
-    from official.data.tfrecord import write_tfrecords
+    from official.data.formats.tfrecord import write_tfrecords
 
     source = tiny.scenes_source(count=2)
     write_tfrecords(source.subset(np.array([0])), str(tmp_path / "a+b" / "x"), 1)

@@ -7,10 +7,10 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from official.data.coco_classes import COCO_CATEGORIES
+from official.data.formats.coco_classes import COCO_CATEGORIES
+from official.data.formats.tfrecord import write_tfrecords
 from official.data.input_report import DataError
 from official.data.sources import ReadOptions, open_source
-from official.data.tfrecord import write_tfrecords
 from tests import tiny
 from tests.data.test_object_columns import prepare_tfds
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from official.data import scenes
-from official.data.coco import open_coco
+from official.data.formats.coco import open_coco
 from official.data.scenes import CLASSES, SPLITS, draw_scene
 from official.data.scenes_source import open_scenes, write_scenes
 

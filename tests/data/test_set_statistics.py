@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from official.data.image_folder import open_folder
+from official.data.formats.image_folder import open_folder
 from official.data.set_statistics import repeated_objects, set_statistics, table
 from official.data.shared_images import shared_images
 from official.data.source import Annotations, Category

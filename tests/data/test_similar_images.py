@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from official.data import similar_images
-from official.data.image_folder import open_folder
+from official.data.formats.image_folder import open_folder
 from official.data.scenes import draw_scene
 from official.data.similar_images import Looks, copies_between, first_copies, looks, shrunk_file
 from tests import tiny

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from official.data.coco import to_coco
+from official.data.formats.coco import to_coco
+from official.data.formats.tfrecord import records, write_tfrecords
 from official.data.scenes_source import write_scenes
 from official.data.source import Category, DataError, labeled_subset, listed_subset
 from official.data.sources import ReadOptions, open_source
-from official.data.tfrecord import records, write_tfrecords
 from tests import tiny
 
 

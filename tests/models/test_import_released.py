@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from official.data.coco_classes import COCO_CATEGORIES
+from official.data.formats.coco_classes import COCO_CATEGORIES
 from official.data.source import Category
 from official.export.stock import stock_model
 from official.models.backbones.efficientnet import build_efficientnet

@@ -11,7 +11,7 @@ from PIL import Image
 
 from official import jobs
 from official.data.formats.class_folders import write_class_folders
-from official.data.image_folder import open_folder
+from official.data.formats.image_folder import open_folder
 from official.data.source import Category, DataError
 from official.jobs.opening import open_training, open_unlabeled
 from official.jobs.reviewed import unlabeled_pool, with_reviewed

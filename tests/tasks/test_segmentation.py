@@ -11,7 +11,7 @@ from PIL import Image
 
 from official import jobs
 from official.data import pipeline
-from official.data.mask_files import stored_score
+from official.data.formats.mask_files import stored_score
 from official.evaluation.evaluated import read_evaluated
 from official.evaluation.small_maps import read_map
 from official.experiment import experiment_from

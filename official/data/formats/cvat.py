@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from official.data import image_files
-from official.data.coco_json import LFS_POINTER, LFS_REASON
+from official.data.formats.coco_json import LFS_POINTER, LFS_REASON
 from official.data.formats.geometry import ellipse, mask_box, placed_mask, turned_rectangle
 from official.data.formats.recognise import what_it_is
 from official.data.formats.records import (

@@ -11,11 +11,11 @@ import numpy as np
 import tensorflow as tf
 
 from official.data.formats.contours import regions
+from official.data.formats.mask_files import IGNORE, encode_class_map
+from official.data.formats.mask_palettes import voc_color
 from official.data.formats.writers import FORMATS, Format, Header, OutImage, OutObject
 from official.data.image_files import inspect_image
 from official.data.input_report import DataError, InputReport
-from official.data.mask_files import IGNORE, encode_class_map
-from official.data.mask_palettes import voc_color
 from official.data.source import Source
 from official.files import output_names
 from official.screen import counted

@@ -12,7 +12,7 @@ from typing import Any, Iterator
 import numpy as np
 
 from official.data import image_files
-from official.data.coco_json import read_json_file
+from official.data.formats.coco_json import read_json_file
 from official.data.formats.geometry import ellipse, mask_box, placed_mask, points_outline, turned_rectangle
 from official.data.formats.recognise import what_it_is
 from official.data.formats.records import (

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from official.data import image_files
-from official.data.coco_json import read_json_file
+from official.data.formats.coco_json import read_json_file
 from official.data.formats.geometry import ellipse, mask_box, placed_mask, points_outline
 from official.data.formats.recognise import what_it_is
 from official.data.formats.records import (

@@ -9,7 +9,7 @@ from typing import Any, Sequence
 import numpy as np
 
 from official.data import image_files
-from official.data.coco_masks import class_map_reader, mask_categories, outline_box
+from official.data.formats.coco_masks import class_map_reader, mask_categories, outline_box
 from official.data.frames import Frames
 from official.data.input_report import DataError, InputReport, printable
 from official.data.labels import (

@@ -10,7 +10,7 @@ import math
 from typing import Any
 
 from official.data import image_files
-from official.data.coco_json import read_json_file
+from official.data.formats.coco_json import read_json_file
 from official.data.formats.geometry import ellipse
 from official.data.formats.recognise import what_it_is
 from official.data.formats.records import NO_AREA, ImageRecord, ReadRules, Shape, source_of_records

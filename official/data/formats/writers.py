@@ -16,7 +16,7 @@ from typing import Any, Callable, Sequence
 import numpy as np
 import yaml
 
-from official.data.mask_palettes import voc_color
+from official.data.formats.mask_palettes import voc_color
 from official.files import write_bytes
 
 

@@ -14,7 +14,7 @@ import os
 from typing import Iterator
 
 from official.data import image_files
-from official.data.coco_json import LFS_POINTER, LFS_REASON
+from official.data.formats.coco_json import LFS_POINTER, LFS_REASON
 from official.data.formats.records import ImageRecord, ReadRules, Shape, source_of_records
 from official.data.formats.yolo_config import YoloConfig, read_config
 from official.data.input_report import DataError, InputReport

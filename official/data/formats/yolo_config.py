@@ -8,7 +8,7 @@ from typing import Any, Sequence
 
 import yaml
 
-from official.data.coco_json import LFS_POINTER, LFS_REASON
+from official.data.formats.coco_json import LFS_POINTER, LFS_REASON
 from official.data.formats.recognise import what_it_is
 from official.data.input_report import DataError, printable, shown
 from official.data.text_lists import read_lines

@@ -10,8 +10,8 @@ from typing import Any, Sequence
 import numpy as np
 
 from official.data import image_files
-from official.data.coco_json import load_coco_json
-from official.data.coco_masks import class_map_reader, mask_categories, outline_box
+from official.data.formats.coco_json import load_coco_json
+from official.data.formats.coco_masks import class_map_reader, mask_categories, outline_box
 from official.data.input_report import DataError, InputReport, printable, shown
 from official.data.labels import (
     UNLISTED,

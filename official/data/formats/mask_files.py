@@ -1,6 +1,6 @@
 """Class maps as PNG files: reading, checking and encoding them.
 
-What every mask is read and written by; `official.data.mask_folders` opens folders of them.
+What every mask is read and written by; `official.data.formats.mask_folders` opens folders of them.
 """
 
 from __future__ import annotations

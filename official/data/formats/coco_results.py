@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as mask_api
 
-from official.data.coco import labels_alone, to_coco
-from official.data.coco_json import read_json_file
-from official.data.coco_masks import NO_OUTLINE, outline, outline_box
+from official.data.formats.coco import labels_alone, to_coco
+from official.data.formats.coco_json import read_json_file
+from official.data.formats.coco_masks import NO_OUTLINE, outline, outline_box
 from official.data.input_report import DataError, InputReport, shown
 from official.data.labels import box_numbers, identifier, numbers
 from official.data.source import Source
@@ -24,7 +24,7 @@ def read_truth(path: str, *, outlines: bool = False, crowd: str = "ignore") -> t
       crowd: see `official.data.labels.clean_objects`.
 
     Raises:
-      DataError: see `official.data.coco_json.load_coco_json`.
+      DataError: see `official.data.formats.coco_json.load_coco_json`.
     """
     source, data, rows = labels_alone(path, outlines=outlines, crowd=crowd)
     truth = to_coco(source)

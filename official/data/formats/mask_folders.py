@@ -13,9 +13,7 @@ from typing import Sequence
 import numpy as np
 
 from official.data import image_files
-from official.data.frames import turned_upright
-from official.data.input_report import DataError, InputReport, shown
-from official.data.mask_files import (
+from official.data.formats.mask_files import (
     IGNORE,
     Palette,
     encode_class_map,
@@ -24,7 +22,9 @@ from official.data.mask_files import (
     read_class_map,
     stored_mask_reader,
 )  # fmt: skip
-from official.data.mask_palettes import VOC_CLASSES, read_palette
+from official.data.formats.mask_palettes import VOC_CLASSES, read_palette
+from official.data.frames import turned_upright
+from official.data.input_report import DataError, InputReport, shown
 from official.data.source import Category, Source
 from official.data.text_lists import read_lines, read_split
 from official.screen import counted

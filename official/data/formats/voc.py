@@ -9,7 +9,7 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 
 from official.data import image_files
-from official.data.coco_json import LFS_POINTER, LFS_REASON
+from official.data.formats.coco_json import LFS_POINTER, LFS_REASON
 from official.data.formats.recognise import what_it_is
 from official.data.input_report import DataError, InputReport, printable
 from official.data.labels import (

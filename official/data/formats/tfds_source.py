@@ -11,12 +11,12 @@ import numpy as np
 import tensorflow as tf
 
 from official.data import image_files
-from official.data.coco_classes import COCO_CATEGORIES
+from official.data.formats.coco_classes import COCO_CATEGORIES
+from official.data.formats.mask_files import note_classes, present_labels, sized_class_map
+from official.data.formats.tfrecord import Places, record_reader, records
 from official.data.input_report import DataError, InputReport
 from official.data.labels import ImageTable, RawObjects, clean_objects, note_crowded_classes
-from official.data.mask_files import note_classes, present_labels, sized_class_map
 from official.data.source import Category, Source
-from official.data.tfrecord import Places, record_reader, records
 
 
 def open_tfds(

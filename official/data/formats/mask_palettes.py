@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
+from official.data.formats.mask_files import IGNORE, Palette
 from official.data.input_report import DataError
-from official.data.mask_files import IGNORE, Palette
 from official.data.text_lists import read_lines
 
 VOC_CLASSES = (

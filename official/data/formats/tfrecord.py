@@ -24,9 +24,9 @@ import numpy as np
 import tensorflow as tf
 
 from official.data import image_files, index
+from official.data.formats.mask_files import encode_class_map, note_classes, present_labels, sized_class_map
 from official.data.input_report import DataError, InputReport, shown
 from official.data.labels import ImageTable, RawObjects, clean_objects, note_crowded_classes
-from official.data.mask_files import encode_class_map, note_classes, present_labels, sized_class_map
 from official.data.source import Category, Source
 from official.files import whole_file
 from official.screen import counted
