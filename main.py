@@ -81,7 +81,12 @@ def start(arguments: list[str] | None = None) -> None:
         print(f"self-training {__version__}")
         return
     if asked_for(given[1:]):
-        print(page(asked_for(given[1:]), "self-train" if os.path.basename(given[0]) == "self-train" else "python main.py"))
+        print(
+            page(
+                asked_for(given[1:]),
+                "self-train" if os.path.basename(given[0]) == "self-train" else "python main.py",
+            )
+        )
         return
     define_flags()
     try:

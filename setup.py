@@ -1,8 +1,9 @@
 """Builds the wheel: everything below one name.
 
-The folders `official`, `augment` and `losses` are packages at the top of the repository, and `official` is also what
-TensorFlow's Model Garden calls its own. Installed, they are `self_training.official` and so on: every import of one of
-them in a copied file gets the prefix. The rest of pyproject.toml is setuptools as usual.
+The folders `official`, `augment` and `losses` are packages at the top of the repository, and `official` is
+also what TensorFlow's Model Garden calls its own. Installed, they are `self_training.official` and so on:
+every import of one of them in a copied file gets the prefix. The rest of pyproject.toml is setuptools as
+usual.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ def prefixed(source: str, path: str) -> str:
     for node in ast.walk(ast.parse(source)):
         line = getattr(node, "lineno", 0) - 1
         if isinstance(node, ast.Import) and any(alias.name.split(".")[0] in INSIDE for alias in node.names):
-            raise ValueError(f"{path}:{line + 1}: write `from PACKAGE import NAME`: the wheel has it below {NAME}")
+            raise ValueError(
+                f"{path}:{line + 1}: write `from PACKAGE import NAME`: the wheel has it below {NAME}"
+            )
         if isinstance(node, ast.ImportFrom) and not node.level and node.module.split(".")[0] in INSIDE:
             before, word, after = lines[line].partition(f"from {node.module}")
             lines[line] = f"{before}from {NAME}.{node.module}{after}"
@@ -42,7 +45,9 @@ class BuildBelowOneName(build_py):
     def run(self) -> None:
         """Also see `prefixed`."""
         if self.editable_mode:
-            raise SystemExit("an editable install would import `official` of the wrong place: run from the clone's folder")
+            raise SystemExit(
+                "an editable install would import `official` of the wrong place: run from the clone's folder"
+            )
         super().run()
         root = os.path.join(self.build_lib, NAME)
         shutil.copy("main.py", root)

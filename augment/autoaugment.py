@@ -1,4 +1,5 @@
-"""AutoAugment: learned policies, one sub-policy drawn per image; v0 to v3 for detection, "imagenet" for classification.
+"""AutoAugment: learned policies, one sub-policy drawn per image; v0 to v3 for detection, "imagenet" for
+classification.
 
 Source: tensorflow/tpu models/official/detection/utils/autoaugment_utils.py:38-148, 1506-1536;
 models/official/efficientnet/autoaugment.py:38-70 (its policy_v0, of the AutoAugment paper).
@@ -23,7 +24,9 @@ Sharpness 0 8; ShearX_BBox .4 0
 ShearY_BBox 1 2; TranslateY_Only_BBoxes .6 6
 Rotate_BBox .6 10; Color 1 6
 """
-_V1 = _V0 + """
+_V1 = (
+    _V0
+    + """
 Color 0 0; ShearX_Only_BBoxes .8 4
 ShearY_Only_BBoxes .8 2; Flip_Only_BBoxes 0 10
 Equalize .6 10; TranslateX_BBox .2 2
@@ -40,6 +43,7 @@ ShearY_BBox .6 10; Equalize_Only_BBoxes .6 8
 ShearX_BBox .2 6; TranslateY_Only_BBoxes .2 10
 SolarizeAdd .6 8; Brightness .8 10
 """
+)
 _V2 = """
 Color 0 6; Cutout .6 8; Sharpness .4 8
 Rotate_BBox .4 8; Sharpness .4 2; Rotate_BBox .8 10
@@ -117,7 +121,9 @@ _TEXTS = {"v0": _V0, "v1": _V1, "v2": _V2, "v3": _V3, "imagenet": _IMAGENET}
 POLICIES: dict[str, tuple[SubPolicy, ...]] = {name: parse(text) for name, text in _TEXTS.items()}
 
 
-def autoaugment(example: dict, key: tf.Tensor, *, version: str = "v0", settings: Settings = Settings()) -> dict:
+def autoaugment(
+    example: dict, key: tf.Tensor, *, version: str = "v0", settings: Settings = Settings()
+) -> dict:
     """Applies one sub-policy of `version`, drawn uniformly.
 
     Args:
@@ -132,7 +138,9 @@ def autoaugment(example: dict, key: tf.Tensor, *, version: str = "v0", settings:
     policy = POLICIES[version]
     keys = tf.unstack(tf.random.experimental.stateless_split(key, 2, alg="philox"))
     drawn = tf.random.stateless_uniform([], keys[0], 0, len(policy), tf.int32, alg="philox")
-    branches = [functools.partial(_apply_in_order, example, keys[1], sub_policy, settings) for sub_policy in policy]
+    branches = [
+        functools.partial(_apply_in_order, example, keys[1], sub_policy, settings) for sub_policy in policy
+    ]
     return tf.switch_case(drawn, branches)
 
 
@@ -140,5 +148,7 @@ def _apply_in_order(example: dict, key: tf.Tensor, sub_policy: SubPolicy, settin
     example = dict(example)
     for number, (name, probability, level) in enumerate(sub_policy):
         op_key = tf.random.experimental.stateless_fold_in(key, number)
-        example = ops.apply(example, name, level=level, key=op_key, probability=probability, settings=settings)
+        example = ops.apply(
+            example, name, level=level, key=op_key, probability=probability, settings=settings
+        )
     return example

@@ -36,7 +36,8 @@ def color(image: tf.Tensor, factor: float) -> tf.Tensor:
     """Away from (factor < 1: towards) the grey image. Source: AA:262-265."""
     rows, _ = _as_rows(image)
     grey = tf.cast(tf.reshape(tf.image.rgb_to_grayscale(image), [-1, 1]), tf.float32)
-    grey = tf.reshape(tf.matmul(grey, tf.ones([1, 3])), tf.shape(rows))  # every value three times, sooner than by tf.repeat
+    # Every value three times, sooner than by tf.repeat.
+    grey = tf.reshape(tf.matmul(grey, tf.ones([1, 3])), tf.shape(rows))
     return tf.reshape(blend(grey, rows, factor), tf.shape(image))
 
 
@@ -101,7 +102,9 @@ def equalize(image: tf.Tensor) -> tf.Tensor:
     """Flattens every channel's histogram, as Pillow does. Source: AA:1133-1170."""
     rows, width = _as_rows(image)
     places = tf.cast(rows, tf.int32) + tf.tile(tf.constant([0, 256, 512]), [width])
-    counts = tf.raw_ops.DenseBincount(input=tf.reshape(places, [-1]), size=768, weights=tf.zeros([0], tf.int32))
+    counts = tf.raw_ops.DenseBincount(
+        input=tf.reshape(places, [-1]), size=768, weights=tf.zeros([0], tf.int32)
+    )
     table = tf.reshape(_equalizing_table(tf.reshape(counts, [3, 256])), [-1])
     return tf.reshape(tf.gather(table, places), tf.shape(image))
 
@@ -154,7 +157,12 @@ def posterize(image: tf.Tensor, bits: int) -> tf.Tensor:
 
 def fill_rectangle(image: tf.Tensor, top, left, bottom, right, fill: int) -> tf.Tensor:
     """Paints rows top..bottom - 1, columns left..right - 1; the rectangle must lie inside."""
-    return paste(image, tf.fill([bottom - top, right - left, image.shape[-1]], tf.constant(fill, image.dtype)), top, left)
+    return paste(
+        image,
+        tf.fill([bottom - top, right - left, image.shape[-1]], tf.constant(fill, image.dtype)),
+        top,
+        left,
+    )
 
 
 def paste(image: tf.Tensor, patch: tf.Tensor, top, left) -> tf.Tensor:

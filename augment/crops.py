@@ -15,19 +15,29 @@ from augment.geometry import IMAGE_SETTINGS, Settings
 from augment.jitter import random_flip
 from augment.randaugment import SETS, randaugment
 
-STYLES = ("efficientnet", "noisy_student", "simclr")  # whose crops; see `centre_frame` and `random_resized_crop`
+STYLES = (
+    "efficientnet",
+    "noisy_student",
+    "simclr",
+)  # whose crops; see `centre_frame` and `random_resized_crop`
 _WHOLE = ((0.0, 0.0, 1.0, 1.0),)
 _SMALL = 32  # pixels: SimCLR evaluates CIFAR's images uncropped
 
 
 def random_resized_crop(
-    image: tf.Tensor, key: tf.Tensor, size: int, *, area: tuple[float, float] = (0.08, 1.0),
-    aspect: tuple[float, float] = (3.0 / 4.0, 4.0 / 3.0), style: str = "efficientnet", legacy_resize: bool = False,
-) -> tf.Tensor:  # fmt: skip
+    image: tf.Tensor,
+    key: tf.Tensor,
+    size: int,
+    *,
+    area: tuple[float, float] = (0.08, 1.0),
+    aspect: tuple[float, float] = (3.0 / 4.0, 4.0 / 3.0),
+    style: str = "efficientnet",
+    legacy_resize: bool = False,
+) -> tf.Tensor:
     """A random part of the image, resized to a square with bicubic interpolation.
 
-    Where no part of that kind is found in 10 attempts it is the centre, as `centre_frame` has it. SimCLR makes
-    100 attempts and then takes the whole image.
+    Where no part of that kind is found in 10 attempts it is the centre, as `centre_frame` has it. SimCLR
+    makes 100 attempts and then takes the whole image.
 
     Args:
       image: uint8 or float [H, W, 3].
@@ -43,13 +53,21 @@ def random_resized_crop(
     """
     shape, simclr = tf.shape(image), style == "simclr"
     begin, extent, _ = tf.image.stateless_sample_distorted_bounding_box(
-        shape, tf.constant([_WHOLE]), key, min_object_covered=0.1, aspect_ratio_range=aspect, area_range=area,
-        max_attempts=100 if simclr else 10, use_image_if_no_bounding_boxes=True,
-    )  # fmt: skip
+        shape,
+        tf.constant([_WHOLE]),
+        key,
+        min_object_covered=0.1,
+        aspect_ratio_range=aspect,
+        area_range=area,
+        max_attempts=100 if simclr else 10,
+        use_image_if_no_bounding_boxes=True,
+    )
     top_left, sides = begin[:2], extent[:2]
     if not simclr:
         whole = tf.reduce_all(sides == shape[:2])
-        top_left, sides = tf.cond(whole, lambda: centre_frame(shape, size, style), lambda: (begin[:2], extent[:2]))
+        top_left, sides = tf.cond(
+            whole, lambda: centre_frame(shape, size, style), lambda: (begin[:2], extent[:2])
+        )
     return _cut(image, top_left, sides, size, legacy_resize)
 
 
@@ -80,7 +98,9 @@ def centre_frame(shape: tf.Tensor, size: int, style: str = "efficientnet") -> tu
     return (shape[:2] - side + 1) // 2, tf.stack([side, side])
 
 
-def centre_crop(image: tf.Tensor, size: int, *, style: str = "efficientnet", legacy_resize: bool = False) -> tf.Tensor:
+def centre_crop(
+    image: tf.Tensor, size: int, *, style: str = "efficientnet", legacy_resize: bool = False
+) -> tf.Tensor:
     """The centre of the image, with pixels in 0..255, as float32 [size, size, 3].
 
     As `random_resized_crop` it may leave the range a little; in SimCLR's style it is clipped to it.
@@ -92,13 +112,16 @@ def centre_crop(image: tf.Tensor, size: int, *, style: str = "efficientnet", leg
 def _cut(image, top_left, sides, size, legacy_resize):
     bottom_right = top_left + sides
     part = image[top_left[0] : bottom_right[0], top_left[1] : bottom_right[1]]
-    resized = tf.raw_ops.ResizeBicubic(images=part[None], size=[size, size], half_pixel_centers=not legacy_resize)[0]
+    resized = tf.raw_ops.ResizeBicubic(
+        images=part[None], size=[size, size], half_pixel_centers=not legacy_resize
+    )[0]
     return tf.ensure_shape(resized, [size, size, 3])
 
 
 @dataclasses.dataclass(frozen=True)
 class ImagePolicy:
-    """Random resized crop, flip, then AutoAugment or RandAugment on the cropped image, cut to uint8 for them alone.
+    """Random resized crop, flip, then AutoAugment or RandAugment on the cropped image, cut to uint8 for them
+    alone.
 
     Attributes:
       crop: False takes the centre.
@@ -133,13 +156,17 @@ class ImagePolicy:
         learned = self.autoaugment or self.randaugment_layers
         if learned or self.style == "simclr":
             pixels = tf.clip_by_value(pixels, 0.0, 255.0)
-        return tf.cast(self._operations(tf.cast(pixels, tf.uint8), keys[2]), tf.float32) if learned else pixels
+        return (
+            tf.cast(self._operations(tf.cast(pixels, tf.uint8), keys[2]), tf.float32) if learned else pixels
+        )
 
     def _crop(self, image: tf.Tensor, key: tf.Tensor, size: int) -> tf.Tensor:
         if not self.crop:
             return centre_crop(image, size, style=self.style, legacy_resize=self.legacy_resize)
         area = (self.smallest_area, 1.0)
-        return random_resized_crop(image, key, size, area=area, style=self.style, legacy_resize=self.legacy_resize)
+        return random_resized_crop(
+            image, key, size, area=area, style=self.style, legacy_resize=self.legacy_resize
+        )
 
     def _operations(self, pixels: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
         """uint8 [S, S, 3] to the same."""
@@ -148,7 +175,11 @@ class ImagePolicy:
             example = autoaugment(example, key, version=self.autoaugment, settings=self.settings)
         if self.randaugment_layers:
             example = randaugment(
-                example, key, layers=self.randaugment_layers, magnitude=self.randaugment_magnitude,
-                operations=SETS["image"][0], settings=self.settings,
-            )  # fmt: skip
+                example,
+                key,
+                layers=self.randaugment_layers,
+                magnitude=self.randaugment_magnitude,
+                operations=SETS["image"][0],
+                settings=self.settings,
+            )
         return tf.ensure_shape(example["image"], pixels.shape)

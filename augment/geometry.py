@@ -5,13 +5,14 @@ pixels) with per-box columns, and "mask" uint8 [H, W]. The output keeps the imag
 are sampled by their nearest neighbour; what comes from outside is `Settings.fill` in the image
 and `Settings.ignore_label` in the mask.
 
-Not by tensorflow-addons' `translate`, `transform` and `rotate`, which the original's `contrib.image` became: with the
-channel that the original carries along to know what came from outside they take 8.6 ms where this takes 0.2 to 1.5
-(640 x 480 pixels, one core; `python -m benchmarks.augmentation --profile`), which would add 86 % to the cost of an S4
-image; the op beneath them alone takes 3.3 ms and would add a quarter. Here translation is a slice and a pad, shear and
-rotation gather whole pixels by index. Source positions are computed in that op's order, in float32, and
-rounded as it rounds (halves away from zero), so the pixels are its pixels; tests compare them.
-keras-cv's layers interpolate, mirror at the border and cannot move boxes along.
+Not by tensorflow-addons' `translate`, `transform` and `rotate`, which the original's `contrib.image` became:
+with the channel that the original carries along to know what came from outside they take 8.6 ms where this
+takes 0.2 to 1.5 (640 x 480 pixels, one core; `python -m benchmarks.augmentation --profile`), which would add
+86 % to the cost of an S4 image; the op beneath them alone takes 3.3 ms and would add a quarter. Here
+translation is a slice and a pad, shear and rotation gather whole pixels by index. Source positions are
+computed in that op's order, in float32, and rounded as it rounds (halves away from zero), so the pixels are
+its pixels; tests compare them. keras-cv's layers interpolate, mirror at the border and cannot move boxes
+along.
 
 Source: tensorflow/tpu models/official/detection/utils/autoaugment_utils.py:787-1027, 1173-1216.
 """
@@ -42,10 +43,11 @@ class Settings:
         its size (a translation by 250 pixels empties a small one). Above 0 they are meant for
         images whose longer side is this, and scale with the image.
       bbox_cutout_fraction: of the box, at level 10.
-      solarize_posterize: "original" is the original with its quirks: both weaken as the level grows, and their
-        arguments wrap in uint8 (Solarize's threshold at levels 10 and 15 is 0 and 128: the whole image is
-        inverted, or its brighter half; Posterize at 27 keeps one bit). "weakening" does without the wrapping
-        (threshold at most 256, which inverts nothing, and at most 8 bits). "strengthening" turns them
+      solarize_posterize: "original" is the original with its quirks: both weaken as the level grows, and
+        their arguments wrap in uint8 (Solarize's threshold at levels 10 and 15 is 0 and 128: the whole image
+        is inverted, or its brighter half; Posterize at 27 keeps one bit). "weakening" does without the
+        wrapping (threshold at most 256, which inverts nothing, and at most 8 bits). "strengthening" turns
+        them
         round as well: threshold 256 - 25.6 level, bits 8 - 0.4 level.
       contrast_true_mean: see `augment.color.contrast`.
       exact_boxes: False is the original: box corners are cut to whole pixels before and after, and
@@ -80,7 +82,9 @@ IMAGE_SETTINGS = Settings(cutout_const=40.0, translate_const=100.0)  # of the si
 
 
 def shift_pixels(image: tf.Tensor, rows: tf.Tensor, columns: tf.Tensor, fill: int) -> tf.Tensor:
-    """Output (y, x) reads the pixel nearest to (y + rows, x + columns); [H, W, C] of any dtype, float32 scalars."""
+    """Output (y, x) reads the pixel nearest to (y + rows, x + columns); [H, W, C] of any dtype, float32
+    scalars.
+    """
     shape = tf.shape(image)
     limit, offset = shape[:2], tf.stack([rows, columns])
     whole = tf.cast(tf.floor(offset + 0.5), tf.int32)  # a half is rounded up wherever the source lies inside
@@ -98,9 +102,12 @@ def warp_pixels(image: tf.Tensor, source_y: tf.Tensor, source_x: tf.Tensor, fill
     """Output (y, x) reads pixel (source_y, source_x), each int32 [H, W] or broadcast to it."""
     shape = tf.shape(image)
     height, width = shape[0], shape[1]
-    # A frame of `fill`, one pixel wide, is what every position outside reads: two clips in place of four comparisons.
+    # A frame of `fill`, one pixel wide, is what every position outside reads: two clips in place of four
+    # comparisons.
     framed = tf.pad(image, [[1, 1], [1, 1], [0, 0]], constant_values=tf.constant(fill, image.dtype))
-    place = (tf.clip_by_value(source_y, -1, height) + 1) * (width + 2) + (tf.clip_by_value(source_x, -1, width) + 1)
+    place = (tf.clip_by_value(source_y, -1, height) + 1) * (width + 2) + (
+        tf.clip_by_value(source_x, -1, width) + 1
+    )
     pixels = tf.reshape(framed, [(height + 2) * (width + 2), image.shape[-1]])
     return tf.reshape(tf.gather(pixels, tf.reshape(tf.broadcast_to(place, shape[:2]), [-1])), shape)
 

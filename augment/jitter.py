@@ -52,7 +52,8 @@ def resize_and_crop(
     """Scales to fit s * output_size with s ~ U[jitter_min, jitter_max], crops, pads bottom and right.
 
     The aspect ratio is kept. The crop's offset is random, uniform in the room that there is, one draw
-    each for y and x, only along an axis that is longer than the output. With jitter 1..1 nothing is random and `key` may be None.
+    each for y and x, only along an axis that is longer than the output. With jitter 1..1 nothing is random
+    and `key` may be None.
 
     Args:
       example: see the head of this module.
@@ -84,7 +85,9 @@ def resize_and_crop(
     if "mask" in example:
         resized = tf.raw_ops.ResizeNearestNeighbor(images=example["mask"][None, ..., None], **frame.resizing)
         label = tf.constant(ignore_label, tf.uint8)
-        placed["mask"] = frame.pad(frame.crop(resized[0]) - label, label)[..., 0]  # uint8 wraps round and back
+        placed["mask"] = frame.pad(frame.crop(resized[0]) - label, label)[
+            ..., 0
+        ]  # uint8 wraps round and back
     extent = tf.cast(tf.shape(pixels)[:2], tf.float32)
     placed = {**placed, "scale": scale, "extent": extent}
     if "boxes" not in example:
@@ -96,14 +99,19 @@ def resize_and_crop(
 def _resized(image: tf.Tensor, resizing: dict, *, random: bool) -> tf.Tensor:
     """Float32 [h, w, 3] by `tf.raw_ops.ResizeBilinear`.
 
-    Its kernel takes half as long again from uint8 as from float32 for the same result, which pays for the cast unless the
-    image is made much smaller. Inference, whose graphs are exported, does without the condition.
+    Its kernel takes half as long again from uint8 as from float32 for the same result, which pays for the
+    cast unless the image is made much smaller. Inference, whose graphs are exported, does without the
+    condition.
     """
     if not random:
         return tf.raw_ops.ResizeBilinear(images=image[None], **resizing)[0]
     worth_it = 2 * tf.reduce_prod(resizing["size"]) >= tf.reduce_prod(tf.shape(image)[:2])
     whole = functools.partial(tf.raw_ops.ResizeBilinear, **resizing)
-    return tf.cond(worth_it, lambda: whole(images=tf.cast(image, tf.float32)[None])[0], lambda: whole(images=image[None])[0])
+    return tf.cond(
+        worth_it,
+        lambda: whole(images=tf.cast(image, tf.float32)[None])[0],
+        lambda: whole(images=image[None])[0],
+    )
 
 
 def _placement(image, key, output_size, jitter_min, jitter_max) -> tuple[tf.Tensor, tf.Tensor]:
@@ -149,7 +157,9 @@ def static_size(size: int | Sequence[int] | tf.Tensor | None) -> tuple[int | Non
 
 
 def _normalized(pixels, normalization, fill):
-    """(what is padded with zeros, what is added after padding); see the head of `augment.color` for the rows."""
+    """(what is padded with zeros, what is added after padding); see the head of `augment.color` for the
+    rows.
+    """
     if normalization is None:
         if not any(fill):
             return pixels, None

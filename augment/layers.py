@@ -28,30 +28,40 @@ class AugmentationLayer(keras_cv.layers.BaseImageAugmentationLayer):
 
     Called on an image [H, W, 3], a batch [B, H, W, 3], or a dict of
         "images"              uint8 or float (see `value_range`); [H, W, 3], [B, H, W, 3] or ragged
-        "bounding_boxes"      {"boxes": [(B,) N, 4] in the format `boxes`, "classes": [(B,) N]}, rows of class -1 are padding;
+        "bounding_boxes"      {"boxes": [(B,) N, 4] in the format `boxes`, "classes": [(B,) N]}, rows of class
+        -1 are padding;
                               further columns, as "confidence" [(B,) N], stay in step with the boxes
         "segmentation_masks"  uint8 [(B,) H, W] or [(B,) H, W, 1], not ragged
         "key"                 optional int32 [(B,) 2]: decides the draws; else the layer's generator does
-    and returns the same structure: boxes padded with -1 to the rows that came in (ragged ones come back padded),
-    other entries as they are. With `training=False`, as in `predict` and `evaluate`, nothing random happens: see `still`.
+    and returns the same structure: boxes padded with -1 to the rows that came in (ragged ones come back
+      padded),
+    other entries as they are. With `training=False`, as in `predict` and `evaluate`, nothing random happens:
+    see `still`.
     """
 
     def __init__(
-        self, *, boxes: str | None = None, seed: int | None = None, bounding_box_format: str | None = None,
-        value_range: tuple[float, float] | None = None, **kwargs,
-    ):  # fmt: skip
+        self,
+        *,
+        boxes: str | None = None,
+        seed: int | None = None,
+        bounding_box_format: str | None = None,
+        value_range: tuple[float, float] | None = None,
+        **kwargs,
+    ):
         """Args: see below.
 
         boxes, bounding_box_format: two names of one thing: keras-cv's format, needed where there are boxes.
         seed: of the generator.
-        value_range: of float images, (0, 1) or (0, 255). None tells an image of at most 1.0 from one in 0..255 by its
-          largest value; give the range where an image in 0..255 may be as dark as that.
+        value_range: of float images, (0, 1) or (0, 255). None tells an image of at most 1.0 from one in
+          0..255 by its largest value; give the range where an image in 0..255 may be as dark as that.
 
         Raises:
           ValueError: two formats that differ, or another range.
         """
         if boxes and bounding_box_format and boxes != bounding_box_format:
-            raise ValueError(f"boxes={boxes!r} and bounding_box_format={bounding_box_format!r} differ; give one")
+            raise ValueError(
+                f"boxes={boxes!r} and bounding_box_format={bounding_box_format!r} differ; give one"
+            )
         if value_range is not None and tuple(value_range) not in ((0, 1), (0, 255)):
             raise ValueError(f"value_range={value_range!r}: give (0, 1), (0, 255) or None")
         # keras-cv's own default, the global generator, is refused under op determinism.
@@ -79,13 +89,16 @@ class AugmentationLayer(keras_cv.layers.BaseImageAugmentationLayer):
         if "bounding_boxes" in inputs:
             dense = keras_cv.bounding_box.to_dense(dict(inputs["bounding_boxes"]))
             inputs["bounding_boxes"] = {
-                name: value.to_tensor(-1) if isinstance(value, tf.RaggedTensor) else value for name, value in dense.items()
+                name: value.to_tensor(-1) if isinstance(value, tf.RaggedTensor) else value
+                for name, value in dense.items()
             }
         single, replayed = images.shape.rank == 3, "key" in inputs
         if not replayed:
             inputs["key"] = self._keys(images, single)
         one = functools.partial(self._one, training=training)
-        outputs = one(inputs) if single else tf.map_fn(one, inputs, fn_output_signature=self._signature(inputs))
+        outputs = (
+            one(inputs) if single else tf.map_fn(one, inputs, fn_output_signature=self._signature(inputs))
+        )
         return outputs if replayed else {name: value for name, value in outputs.items() if name != "key"}
 
     def output_shape_of(self, shape: tf.TensorShape) -> tf.TensorShape:
@@ -139,7 +152,9 @@ class AugmentationLayer(keras_cv.layers.BaseImageAugmentationLayer):
         return outputs
 
     def _boxes_in(self, boxes: dict, image: tf.Tensor) -> dict:
-        """The real boxes in pixels; their rows stand for the classes, so that every column can follow them."""
+        """The real boxes in pixels; their rows stand for the classes, so that every column can follow
+        them.
+        """
         corners = keras_cv.bounding_box.convert_format(
             tf.cast(boxes["boxes"], tf.float32), source=self.boxes, target="yxyx", images=image
         )
@@ -165,7 +180,12 @@ class AugmentationLayer(keras_cv.layers.BaseImageAugmentationLayer):
         return {name: spec(name, value) for name, value in inputs.items()}
 
     def get_config(self):
-        return {**super().get_config(), "boxes": self.boxes, "seed": self.seed, "value_range": self.value_range}
+        return {
+            **super().get_config(),
+            "boxes": self.boxes,
+            "seed": self.seed,
+            "value_range": self.value_range,
+        }
 
 
 def _pad_like(value: tf.Tensor, given: tf.Tensor) -> tf.Tensor:
@@ -186,9 +206,14 @@ class Operation(AugmentationLayer):
     """One operation at one level, as a layer: `Operation("Rotate_BBox", level=6, boxes="xyxy")`."""
 
     def __init__(
-        self, operation: str, *, level: float = 10.0, probability: float = 1.0,
-        settings: Settings | dict | None = None, **kwargs,
-    ):  # fmt: skip
+        self,
+        operation: str,
+        *,
+        level: float = 10.0,
+        probability: float = 1.0,
+        settings: Settings | dict | None = None,
+        **kwargs,
+    ):
         """Args: operation: a name in `augment.ops.OPERATIONS`. level: 0 to 10. probability: of running."""
         super().__init__(**kwargs)
         if operation not in ops.OPERATIONS:
@@ -198,7 +223,12 @@ class Operation(AugmentationLayer):
 
     def augment(self, example, key, **options):
         return ops.apply(
-            example, self.operation, level=self.level, key=key, probability=self.probability, settings=self.settings
+            example,
+            self.operation,
+            level=self.level,
+            key=key,
+            probability=self.probability,
+            settings=self.settings,
         )
 
     def get_config(self):

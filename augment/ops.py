@@ -99,14 +99,20 @@ def _inside_geometric(function: Callable, full: Callable, **where) -> Operation:
 
 def _inside_pixel(function: Callable) -> Operation:
     def make(level, key, settings, size):
-        return lambda patch, patch_key: {**patch, "image": function(patch["image"], level, patch_key, settings)}
+        return lambda patch, patch_key: {
+            **patch,
+            "image": function(patch["image"], level, patch_key, settings),
+        }
 
     return _inside(make)
 
 
 def _cutout_inside(level, key, settings, size):
     half = tf.cast(settings.pixels(settings.cutout_bbox_const, level, size), tf.int32)
-    return lambda patch, patch_key: {**patch, "image": patches.random_cutout(patch["image"], half, patch_key, settings.fill)}
+    return lambda patch, patch_key: {
+        **patch,
+        "image": patches.random_cutout(patch["image"], half, patch_key, settings.fill),
+    }
 
 
 def _solarize(image, level, key, settings):
@@ -139,10 +145,14 @@ OPERATIONS: dict[str, Operation] = {
     "Invert": _pixel(lambda image, level, key, s: color.invert(image)),
     "Posterize": _pixel(lambda image, level, key, s: color.posterize(image, _posterize_bits(level, s))),
     "Solarize": _pixel(_solarize),
-    "SolarizeAdd": _pixel(lambda image, level, key, s: color.solarize_add(image, int(110 * level / MAX_LEVEL))),
+    "SolarizeAdd": _pixel(
+        lambda image, level, key, s: color.solarize_add(image, int(110 * level / MAX_LEVEL))
+    ),
     "Color": _pixel(lambda image, level, key, s: color.color(image, _enhance_factor(level))),
     "Contrast": _pixel(
-        lambda image, level, key, s: color.contrast(image, _enhance_factor(level), true_mean=s.contrast_true_mean)
+        lambda image, level, key, s: color.contrast(
+            image, _enhance_factor(level), true_mean=s.contrast_true_mean
+        )
     ),
     "Brightness": _pixel(lambda image, level, key, s: color.brightness(image, _enhance_factor(level))),
     "Sharpness": _pixel(lambda image, level, key, s: color.sharpness(image, _enhance_factor(level))),
@@ -164,13 +174,21 @@ OPERATIONS: dict[str, Operation] = {
     "Cutout_Only_BBoxes": _inside(_cutout_inside),
 }
 # The image policies say "Rotate" for what is here "Rotate_BBox": without boxes they are the same.
-OPERATIONS.update({n: OPERATIONS[f"{n}_BBox"] for n in ("Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY")})
+OPERATIONS.update(
+    {n: OPERATIONS[f"{n}_BBox"] for n in ("Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY")}
+)
 
 DECIDES_ITSELF = tuple(name for name in OPERATIONS if name.endswith("_Only_BBoxes"))  # a coin per box
 
 
 def apply(
-    example: dict, name: str, *, level: float, key: tf.Tensor, probability: float = 1.0, settings: Settings = Settings()
+    example: dict,
+    name: str,
+    *,
+    level: float,
+    key: tf.Tensor,
+    probability: float = 1.0,
+    settings: Settings = Settings(),
 ) -> dict:
     """Runs an operation with a probability.
 

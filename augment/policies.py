@@ -52,11 +52,20 @@ class Policy(AugmentationLayer):
     """Operations, flip, scale jitter, crop and pad; see the head of this module and `policy`."""
 
     def __init__(
-        self, *, flip: bool = True, jitter_min: float = 1.0, jitter_max: float = 1.0, autoaugment: str = "",
-        randaugment_layers: int = 0, randaugment_magnitude: float = 10.0, randaugment_ops: str = "boxes",
-        settings: Settings | dict | None = None, size: int | Sequence[int] | None = None,
-        min_box_size: float = 0.0, **kwargs,
-    ):  # fmt: skip
+        self,
+        *,
+        flip: bool = True,
+        jitter_min: float = 1.0,
+        jitter_max: float = 1.0,
+        autoaugment: str = "",
+        randaugment_layers: int = 0,
+        randaugment_magnitude: float = 10.0,
+        randaugment_ops: str = "boxes",
+        settings: Settings | dict | None = None,
+        size: int | Sequence[int] | None = None,
+        min_box_size: float = 0.0,
+        **kwargs,
+    ):
         """Args: see `policy`.
 
         Raises:
@@ -73,7 +82,9 @@ class Policy(AugmentationLayer):
         self.autoaugment = autoaugment
         self.randaugment_layers, self.randaugment_magnitude = randaugment_layers, randaugment_magnitude
         self.randaugment_ops = randaugment_ops
-        self.settings = settings_from(settings, SETS[randaugment_ops][1] if randaugment_layers else Settings())
+        self.settings = settings_from(
+            settings, SETS[randaugment_ops][1] if randaugment_layers else Settings()
+        )
         self.size = tuple(size) if isinstance(size, (list, tuple)) else size
         self.min_box_size = min_box_size
 
@@ -92,9 +103,15 @@ class Policy(AugmentationLayer):
         if output_size is None:
             output_size = tf.shape(example["image"])[:2]
         return resize_and_crop(
-            example, keys[1], output_size=output_size, jitter_min=self.jitter_min, jitter_max=self.jitter_max,
-            ignore_label=self.settings.ignore_label, min_box_size=self.min_box_size, **options,
-        )  # fmt: skip
+            example,
+            keys[1],
+            output_size=output_size,
+            jitter_min=self.jitter_min,
+            jitter_max=self.jitter_max,
+            ignore_label=self.settings.ignore_label,
+            min_box_size=self.min_box_size,
+            **options,
+        )
 
     def _operations(self, example: dict, key: tf.Tensor) -> dict:
         if not self.autoaugment and not self.randaugment_layers:
@@ -104,9 +121,13 @@ class Policy(AugmentationLayer):
             touched = autoaugment(touched, key, version=self.autoaugment, settings=self.settings)
         if self.randaugment_layers:
             touched = randaugment(
-                touched, key, layers=self.randaugment_layers, magnitude=self.randaugment_magnitude,
-                operations=SETS[self.randaugment_ops][0], settings=self.settings,
-            )  # fmt: skip
+                touched,
+                key,
+                layers=self.randaugment_layers,
+                magnitude=self.randaugment_magnitude,
+                operations=SETS[self.randaugment_ops][0],
+                settings=self.settings,
+            )
         return {**example, **touched}
 
     def still(self, example: dict) -> dict | None:
@@ -114,9 +135,13 @@ class Policy(AugmentationLayer):
         if self.size is None:
             return None
         return resize_and_crop(
-            example, tf.constant([0, 0]), output_size=self.size, jitter_min=1.0, jitter_max=1.0,
+            example,
+            tf.constant([0, 0]),
+            output_size=self.size,
+            jitter_min=1.0,
+            jitter_max=1.0,
             ignore_label=self.settings.ignore_label,
-        )  # fmt: skip
+        )
 
     def output_shape_of(self, shape):
         if self.size is None:
@@ -124,8 +149,17 @@ class Policy(AugmentationLayer):
         return tf.TensorShape([*static_size(self.size), *shape[2:]])
 
     def get_config(self):
-        names = ("flip", "jitter_min", "jitter_max", "autoaugment", "randaugment_layers", "randaugment_magnitude",
-                 "randaugment_ops", "size", "min_box_size")  # fmt: skip
+        names = (
+            "flip",
+            "jitter_min",
+            "jitter_max",
+            "autoaugment",
+            "randaugment_layers",
+            "randaugment_magnitude",
+            "randaugment_ops",
+            "size",
+            "min_box_size",
+        )
         own = {name: getattr(self, name) for name in names}
         return {**super().get_config(), **own, "settings": dataclasses.asdict(self.settings)}
 
@@ -135,7 +169,9 @@ class _Operations(Policy):
 
     def __init__(self, **kwargs):
         if "size" in kwargs:
-            raise ValueError(f"{type(self).__name__} keeps the size of an image; resize with LargeScaleJitter(size=...)")
+            raise ValueError(
+                f"{type(self).__name__} keeps the size of an image; resize with LargeScaleJitter(size=...)"
+            )
         super().__init__(**kwargs)
 
     def augment(self, example: dict, key: tf.Tensor, **options: Any) -> dict:
@@ -147,17 +183,30 @@ class RandAugment(_Operations):
     """`layers` operations drawn from a set, all at one magnitude: `RandAugment(magnitude=10, layers=1)`."""
 
     def __init__(
-        self, magnitude: float = 10.0, layers: int = 1, *, operations: str = "boxes",
-        settings: Settings | dict | None = None, **kwargs,
-    ):  # fmt: skip
+        self,
+        magnitude: float = 10.0,
+        layers: int = 1,
+        *,
+        operations: str = "boxes",
+        settings: Settings | dict | None = None,
+        **kwargs,
+    ):
         """Args: magnitude: 0 to 10. operations: "boxes" or "image". settings, and others: see `policy`."""
         super().__init__(
-            flip=False, randaugment_layers=layers, randaugment_magnitude=magnitude, randaugment_ops=operations,
-            settings=settings, **kwargs,
-        )  # fmt: skip
+            flip=False,
+            randaugment_layers=layers,
+            randaugment_magnitude=magnitude,
+            randaugment_ops=operations,
+            settings=settings,
+            **kwargs,
+        )
 
     def get_config(self):
-        own = {"magnitude": self.randaugment_magnitude, "layers": self.randaugment_layers, "operations": self.randaugment_ops}
+        own = {
+            "magnitude": self.randaugment_magnitude,
+            "layers": self.randaugment_layers,
+            "operations": self.randaugment_ops,
+        }
         return {**AugmentationLayer.get_config(self), **own, "settings": dataclasses.asdict(self.settings)}
 
 
@@ -196,9 +245,12 @@ class _Named(Policy):
     def __init__(self, size: int | Sequence[int] | None = None, **kwargs):
         found = PRESETS[self.preset]
         parts = {
-            "flip": found.flip, "jitter_min": found.jitter[0], "jitter_max": found.jitter[1],
-            "autoaugment": found.autoaugment, "randaugment_layers": found.randaugment_layers,
-        }  # fmt: skip
+            "flip": found.flip,
+            "jitter_min": found.jitter[0],
+            "jitter_max": found.jitter[1],
+            "autoaugment": found.autoaugment,
+            "randaugment_layers": found.randaugment_layers,
+        }
         super().__init__(size=size, **{**parts, **kwargs})
 
 
@@ -231,11 +283,21 @@ class AugmentS4(_Named):
 
 
 def policy(
-    name: str, *, jitter_min: float = 0.0, jitter_max: float = 0.0, flip: bool = True, autoaugment: str = "",
-    randaugment_layers: int = 0, randaugment_magnitude: float = 10.0, randaugment_ops: str = "boxes",
-    settings: Settings | None = None, boxes: str | None = None, size: int | Sequence[int] | None = None,
-    min_box_size: float = 0.0, seed: int | None = None,
-) -> Policy:  # fmt: skip
+    name: str,
+    *,
+    jitter_min: float = 0.0,
+    jitter_max: float = 0.0,
+    flip: bool = True,
+    autoaugment: str = "",
+    randaugment_layers: int = 0,
+    randaugment_magnitude: float = 10.0,
+    randaugment_ops: str = "boxes",
+    settings: Settings | None = None,
+    boxes: str | None = None,
+    size: int | Sequence[int] | None = None,
+    min_box_size: float = 0.0,
+    seed: int | None = None,
+) -> Policy:
     """A preset by name, as a Keras layer; arguments that are given replace its parts.
 
     Args:

@@ -14,13 +14,35 @@ from augment import ops
 from augment.geometry import IMAGE_SETTINGS, Settings
 
 BOX_OPERATIONS = (
-    "Equalize", "Solarize", "Color", "Cutout", "SolarizeAdd",
-    "TranslateX_BBox", "TranslateY_BBox", "ShearX_BBox", "ShearY_BBox", "Rotate_BBox",
-)  # fmt: skip
+    "Equalize",
+    "Solarize",
+    "Color",
+    "Cutout",
+    "SolarizeAdd",
+    "TranslateX_BBox",
+    "TranslateY_BBox",
+    "ShearX_BBox",
+    "ShearY_BBox",
+    "Rotate_BBox",
+)
 IMAGE_OPERATIONS = (
-    "AutoContrast", "Equalize", "Invert", "Rotate", "Posterize", "Solarize", "Color", "Contrast",
-    "Brightness", "Sharpness", "ShearX", "ShearY", "TranslateX", "TranslateY", "Cutout", "SolarizeAdd",
-)  # fmt: skip
+    "AutoContrast",
+    "Equalize",
+    "Invert",
+    "Rotate",
+    "Posterize",
+    "Solarize",
+    "Color",
+    "Contrast",
+    "Brightness",
+    "Sharpness",
+    "ShearX",
+    "ShearY",
+    "TranslateX",
+    "TranslateY",
+    "Cutout",
+    "SolarizeAdd",
+)
 SETS: dict[str, tuple[tuple[str, ...], Settings]] = {
     "boxes": (BOX_OPERATIONS, Settings()),
     "image": (IMAGE_OPERATIONS, IMAGE_SETTINGS),
@@ -28,9 +50,14 @@ SETS: dict[str, tuple[tuple[str, ...], Settings]] = {
 
 
 def randaugment(
-    example: dict, key: tf.Tensor, *, layers: int = 1, magnitude: float = 10.0,
-    operations: tuple[str, ...] = BOX_OPERATIONS, settings: Settings = Settings(),
-) -> dict:  # fmt: skip
+    example: dict,
+    key: tf.Tensor,
+    *,
+    layers: int = 1,
+    magnitude: float = 10.0,
+    operations: tuple[str, ...] = BOX_OPERATIONS,
+    settings: Settings = Settings(),
+) -> dict:
     """Applies `layers` operations, each drawn from `operations` and always applied.
 
     Args:
@@ -41,11 +68,14 @@ def randaugment(
     """
     for number in range(layers):
         keys = tf.unstack(
-            tf.random.experimental.stateless_split(tf.random.experimental.stateless_fold_in(key, number), 2, alg="philox")
+            tf.random.experimental.stateless_split(
+                tf.random.experimental.stateless_fold_in(key, number), 2, alg="philox"
+            )
         )
         drawn = tf.random.stateless_uniform([], keys[0], 0, len(operations), tf.int32, alg="philox")
         branches = [
-            functools.partial(_apply, dict(example), name, magnitude, keys[1], settings) for name in operations
+            functools.partial(_apply, dict(example), name, magnitude, keys[1], settings)
+            for name in operations
         ]
         example = tf.switch_case(drawn, branches)
     return example

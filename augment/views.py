@@ -47,17 +47,28 @@ class ViewPolicy:
         keys = tf.unstack(tf.random.experimental.stateless_split(key, 7, alg="philox"))
         pixels = tf.cast(image, tf.float32) / 255.0
         pixels = random_resized_crop(
-            pixels, keys[0], size, area=(self.smallest_area, 1.0), style="simclr", legacy_resize=self.legacy_resize
+            pixels,
+            keys[0],
+            size,
+            area=(self.smallest_area, 1.0),
+            style="simclr",
+            legacy_resize=self.legacy_resize,
         )
         pixels = random_flip({"image": pixels}, keys[1])["image"]
         if self.strength > 0.0:
-            pixels = tf.cond(_coin(keys[2], 0.8), lambda: color_jitter(pixels, keys[3], self.strength), lambda: pixels)
+            pixels = tf.cond(
+                _coin(keys[2], 0.8), lambda: color_jitter(pixels, keys[3], self.strength), lambda: pixels
+            )
             pixels = tf.cond(_coin(keys[4], 0.2), lambda: greyscale(pixels), lambda: pixels)
         pixels = tf.clip_by_value(pixels, 0.0, 1.0)
         if not self.blur:
             return pixels
-        sigma = tf.random.stateless_uniform([], keys[6] if self.blur_per_picture else batch_key, 0.1, 2.0, alg="philox")
-        blurred = tf.cond(_coin(keys[5], 0.5), lambda: gaussian_blur(pixels, sigma, size // 10), lambda: pixels)
+        sigma = tf.random.stateless_uniform(
+            [], keys[6] if self.blur_per_picture else batch_key, 0.1, 2.0, alg="philox"
+        )
+        blurred = tf.cond(
+            _coin(keys[5], 0.5), lambda: gaussian_blur(pixels, sigma, size // 10), lambda: pixels
+        )
         return tf.clip_by_value(blurred, 0.0, 1.0)
 
 

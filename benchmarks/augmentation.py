@@ -2,11 +2,13 @@
 
     python -m benchmarks.augmentation --images=FOLDER [--cores=1,2] [--seconds=4] [--profile]
 
-    python -m benchmarks.augmentation --images=FOLDER --floor   # whole pipelines alone, beside the floor, in CPU seconds
+    python -m benchmarks.augmentation --images=FOLDER --floor   # whole pipelines alone, beside the floor, in
+    CPU seconds
 
 Every line is one input pipeline in `tf.data` with as many threads as cores. "pixels in memory" leaves
 reading and decoding out; "whole pipeline" is what training uses: read, decode, augment, pad the boxes,
-batch by 8 (boxes become anchor targets in the compiled step, not here). keras-cv has no AutoAugment, and its RandAugment
+batch by 8 (boxes become anchor targets in the compiled step, not here). keras-cv has no AutoAugment, and its
+RandAugment
 moves no boxes: its nearest equivalents are flip + JitteredResize for S1 and, with one operation of
 RandAugment(geometric=False) more, for S4.
 """
@@ -43,8 +45,12 @@ def labelled(folder: str, count: int) -> Source:
     for height, width in source.sizes:
         low = generator.uniform(0, 0.6, (BOXES, 2))
         corners = np.concatenate([low, low + generator.uniform(0.05, 0.4, (BOXES, 2))], axis=1)
-        objects.append({"boxes": corners * [height, width, height, width], "classes": generator.integers(0, 3, BOXES)})
-    return source.with_annotations(Annotations.from_images(objects), tuple(Category(i, str(i)) for i in range(3)))
+        objects.append(
+            {"boxes": corners * [height, width, height, width], "classes": generator.integers(0, 3, BOXES)}
+        )
+    return source.with_annotations(
+        Annotations.from_images(objects), tuple(Category(i, str(i)) for i in range(3))
+    )
 
 
 def ours(source: Source, name: str, read) -> tf.data.Dataset:
@@ -67,10 +73,18 @@ def stock(source: Source, name: str, read) -> tf.data.Dataset:
         keras_cv.layers.JitteredResize((SIZE, SIZE), scale_factor=jitter, bounding_box_format="yxyx"),
     ]
     if name == "s4":
-        layers.insert(0, keras_cv.layers.RandAugment((0, 255), augmentations_per_image=1, magnitude=0.5, rate=1.0, geometric=False))
+        layers.insert(
+            0,
+            keras_cv.layers.RandAugment(
+                (0, 255), augmentations_per_image=1, magnitude=0.5, rate=1.0, geometric=False
+            ),
+        )
 
     def load(i):
-        example = {"images": read(i % len(source)), "bounding_boxes": {"boxes": boxes[i % len(source)], "classes": classes}}
+        example = {
+            "images": read(i % len(source)),
+            "bounding_boxes": {"boxes": boxes[i % len(source)], "classes": classes},
+        }
         for layer in layers:
             example = layer(example)
         return example["images"]
@@ -123,23 +137,33 @@ def pipelines(source: Source) -> dict[str, callable]:
     for name in ("s1", "s2", "s3", "s4"):
         found[f"{name}, decode and augment"] = lambda name=name: ours(source, name, source.read_image)
     for name in ("none", "s1", "s2", "s3", "s4"):
-        found["floor: decode, fit, normalise, pad, batch" if name == "none" else f"{name}, whole pipeline"] = lambda name=name: training_dataset(
-            source, prepare=placing(augment.policy(name), image_size=SIZE), batch_size=BATCH, replica_batch_size=BATCH,
-            seed=0, stream="benchmark",
-        )  # fmt: skip
+        found[
+            "floor: decode, fit, normalise, pad, batch" if name == "none" else f"{name}, whole pipeline"
+        ] = lambda name=name: training_dataset(
+            source,
+            prepare=placing(augment.policy(name), image_size=SIZE),
+            batch_size=BATCH,
+            replica_batch_size=BATCH,
+            seed=0,
+            stream="benchmark",
+        )
     return found
 
 
 # What the original's geometric operations call; constants of level 10.
 ADDONS = {
     "TranslateX": lambda image, sign: tfa.image.translate(image, [-sign * 250.0, 0.0]),
-    "ShearX": lambda image, sign: tfa.image.transform(image, tf.stack([1.0, sign * 0.3, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0])),
+    "ShearX": lambda image, sign: tfa.image.transform(
+        image, tf.stack([1.0, sign * 0.3, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0])
+    ),
     "Rotate": lambda image, sign: tfa.image.rotate(image, sign * np.pi / 6),
 }
 
 
 def _by_addons(function, image: tf.Tensor):
-    """As the original does: a channel of ones goes along, and where it comes back as 0 the pixel is from outside."""
+    """As the original does: a channel of ones goes along, and where it comes back as 0 the pixel is from
+    outside.
+    """
 
     def run(key):
         sign = tf.cast(key[1] % 2 * 2 - 1, tf.float32)
@@ -162,7 +186,9 @@ def profile(source: Source) -> None:
     cases |= {f"{name}, tensorflow-addons": _by_addons(function, image) for name, function in ADDONS.items()}
     cases["decode"] = lambda key: source.read_image(tf.constant(0, tf.int64))
     cases["jitter, crop and pad"] = lambda key: crop.augment(example, key, output_size=SIZE)["image"]
-    cases["the same, normalised"] = lambda key: crop.augment(example, key, output_size=SIZE, normalization=NORMALIZATION)["image"]
+    cases["the same, normalised"] = lambda key: crop.augment(
+        example, key, output_size=SIZE, normalization=NORMALIZATION
+    )["image"]
     for name, function in cases.items():
         run, times = tf.function(function), []
         run(tf.constant([0, 0]))
@@ -178,9 +204,14 @@ def floor(source: Source, turns: int = 5, batches: int = 30) -> None:
     iterators = {}
     for name in ("none", "s1", "s2", "s3", "s4"):
         dataset = training_dataset(
-            source, prepare=placing(augment.policy(name), image_size=SIZE), batch_size=BATCH, replica_batch_size=BATCH,
-            seed=0, stream="benchmark", threads=1,
-        )  # fmt: skip
+            source,
+            prepare=placing(augment.policy(name), image_size=SIZE),
+            batch_size=BATCH,
+            replica_batch_size=BATCH,
+            seed=0,
+            stream="benchmark",
+            threads=1,
+        )
         options = tf.data.Options()
         options.threading.private_threadpool_size = options.threading.max_intra_op_parallelism = 1
         iterators[name] = iter(dataset.with_options(options))
@@ -196,12 +227,17 @@ def floor(source: Source, turns: int = 5, batches: int = 30) -> None:
             times[name].append((time.process_time() - started) / batches / BATCH)
     for name, values in times.items():
         share = np.median(np.array(times["none"]) / values)
-        print(f"{name:<5} {np.median(values) * 1e3:5.2f} ms an image, {1 / np.median(values):5.0f}/s, {share:.2f} of the floor")
+        print(
+            f"{name:<5} {np.median(values) * 1e3:5.2f} ms an image, {1 / np.median(values):5.0f}/s, "
+            f"{share:.2f} of the floor"
+        )
 
 
 def main() -> None:
     """Prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--images", required=True)
     parser.add_argument("--cores", default="1,2")
     parser.add_argument("--seconds", type=float, default=4.0)
@@ -223,7 +259,9 @@ def main() -> None:
             rate = rate_of(make(), count, options.seconds)
             decode = decode or rate
             found[name].append((rate, rate / decode))
-    print("| pipeline | " + " | ".join(f"images/s, {c} core{'s' * (c > 1)} | of decode" for c in cores) + " |")
+    print(
+        "| pipeline | " + " | ".join(f"images/s, {c} core{'s' * (c > 1)} | of decode" for c in cores) + " |"
+    )
     print("|---|" + "---|---|" * len(cores))
     for name, columns in found.items():
         print(f"| {name} | " + " | ".join(f"{rate:.0f} | {share:.0%}" for rate, share in columns) + " |")

@@ -20,11 +20,22 @@ def results(images: int, found: int, classes: int, objects: int = 7) -> tuple[di
     rng = np.random.default_rng(0)
     annotations, detections = [], []
     for image in range(1, images + 1):
-        low, extent = rng.uniform(0, 400, (objects, 2)), np.exp(rng.uniform(np.log(8), np.log(240), (objects, 2)))
+        low, extent = (
+            rng.uniform(0, 400, (objects, 2)),
+            np.exp(rng.uniform(np.log(8), np.log(240), (objects, 2))),
+        )
         boxes, labels = np.concatenate([low, extent], 1), rng.integers(1, classes + 1, objects)
         for box, label, crowd in zip(boxes.tolist(), labels.tolist(), rng.random(objects) < 0.01):
-            annotations.append({"id": len(annotations) + 1, "image_id": image, "category_id": label, "bbox": box,
-                                "area": box[2] * box[3], "iscrowd": int(crowd)})  # fmt: skip
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image,
+                    "category_id": label,
+                    "bbox": box,
+                    "area": box[2] * box[3],
+                    "iscrowd": int(crowd),
+                }
+            )
         near = rng.integers(0, objects, found)
         moved = boxes[near] * (1 + rng.normal(0, 0.08, (found, 4)))
         guessed = np.where(rng.random(found) < 0.5, labels[near], rng.integers(1, classes + 1, found))
@@ -57,8 +68,14 @@ def main() -> None:
         seconds["pycocotools"].append(time.process_time() - between)
     ratio = statistics.median(b / a for a, b in zip(seconds["ours"], seconds["pycocotools"]))
     times = ", ".join(f"{name} {statistics.median(values):.2f} s" for name, values in seconds.items())
-    print(f"{options.images} images, {len(detections)} detections, {options.classes} classes (CPU seconds): {times}")
-    print(f"{ratio:.1f} x; greatest difference of the twelve numbers {np.abs(np.array(ours) - oracle).max():.1e}")
+    print(
+        f"{options.images} images, {len(detections)} detections, {options.classes} classes (CPU seconds): "
+        f"{times}"
+    )
+    print(
+        f"{ratio:.1f} x; greatest difference of the twelve numbers "
+        f"{np.abs(np.array(ours) - oracle).max():.1e}"
+    )
 
 
 if __name__ == "__main__":

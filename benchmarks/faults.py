@@ -36,15 +36,31 @@ from tests.forked_main import ForkedMain
 
 PHASES = ("teacher", "pseudo_label", "student", "control", "export")
 ENDS = (
-    "teacher/result.json", "pseudo_labels/manifest.json", "student/result.json", "control/result.json",
+    "teacher/result.json",
+    "pseudo_labels/manifest.json",
+    "student/result.json",
+    "control/result.json",
     "summary.json",
-)  # fmt: skip
+)
 TRAINED = ("teacher", "student", "control")
 FLAGS = dict(
-    labeled_data="scenes:train,count=8", unlabeled_data="scenes:unlabeled,count=16", eval_data="", pictures=0,
-    image_size=32, max_level=4, batch_size=2, pseudo_batch_size=2, eval_batch_size=1, threads=1, control=True,
-    teacher_steps=10, student_steps=10, checkpoint_every=1, label_shard_size=1, survival_probability=0.8,
-)  # fmt: skip
+    labeled_data="scenes:train,count=8",
+    unlabeled_data="scenes:unlabeled,count=16",
+    eval_data="",
+    pictures=0,
+    image_size=32,
+    max_level=4,
+    batch_size=2,
+    pseudo_batch_size=2,
+    eval_batch_size=1,
+    threads=1,
+    control=True,
+    teacher_steps=10,
+    student_steps=10,
+    checkpoint_every=1,
+    label_shard_size=1,
+    survival_probability=0.8,
+)
 SMALL = dict(segmentation=dict(min_level=3, label_scales="1"))
 POLL_SECONDS = 0.002
 WRITE_SHARE = 0.6  # of the kills: in the moment in which a temporary file is there
@@ -195,7 +211,9 @@ class Run:
 
     def underway(self, process: ForkedMain, phase: str) -> bool:
         """Waits for a phase, then for a random number of its files; False if the process ended before."""
-        choices = (0, 1, 1, 2) if phase == PHASES[-1] else (0, 1, 1, 2, 3, 4)  # an export is two: folder and note
+        choices = (
+            (0, 1, 1, 2) if phase == PHASES[-1] else (0, 1, 1, 2, 3, 4)
+        )  # an export is two: folder and note
         wanted, seen, old = self.chance.choice(choices), set(), set()
         while process.poll() is None and PHASES.index(self.phase() or PHASES[-1]) < PHASES.index(phase):
             time.sleep(POLL_SECONDS)

@@ -1,6 +1,6 @@
 """What the joint step costs beyond a supervised step on the same number of images.
 
-    python -m benchmarks.joint_overhead
+python -m benchmarks.joint_overhead
 """
 
 from __future__ import annotations

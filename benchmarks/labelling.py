@@ -1,6 +1,6 @@
 """Labelling images/s at 640 pixels: our decoder beside keras-cv's default `predict`, same networks.
 
-    python -m benchmarks.labelling [efficientnet-b0]
+python -m benchmarks.labelling [efficientnet-b0]
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ def main() -> None:
         ROUNDS,
     )
     print(
-        f"{backbone} {SIZE} px: stock {BATCH / seconds['stock']:.3f} images/s, ours {BATCH / seconds['ours']:.3f} "
+        f"{backbone} {SIZE} px: stock {BATCH / seconds['stock']:.3f} images/s, ours "
+        f"{BATCH / seconds['ours']:.3f} "
         f"images/s, ratio {seconds['stock'] / seconds['ours']:.1f}; our decoding takes "
         f"{1 - seconds['our network'] / seconds['ours']:.0%} of our time"
     )

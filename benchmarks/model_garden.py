@@ -1,7 +1,9 @@
-"""TF Model Garden's RetinaNet as a side of `benchmarks.step_speed`; run by a Python that has tf-models-official 2.15.0.
+"""TF Model Garden's RetinaNet as a side of `benchmarks.step_speed`; run by a Python that has
+tf-models-official 2.15.0.
 
-The network is the one that this project builds: EfficientNet, FPN, 4 + 4 head convolutions with a batch norm per level.
-Its task's own `train_step`, its own losses, legacy SGD with momentum (fused kernels) as its factory gives.
+The network is the one that this project builds: EfficientNet, FPN, 4 + 4 head convolutions with a batch norm
+per level. Its task's own `train_step`, its own losses, legacy SGD with momentum (fused kernels) as its
+factory gives.
 """
 
 from __future__ import annotations
@@ -34,9 +36,15 @@ def network(backbone: str, size: int) -> tuple[RetinaNetTask, tf.keras.Model]:
     options.model.norm_activation.use_sync_bn = False  # the fused kernel
     regularizer = tf.keras.regularizers.L2(options.losses.l2_weight_decay / 2.0)
     body = backbones.efficientnet.EfficientNet(
-        backbone, specs, se_ratio=0.25, stochastic_depth_drop_rate=0.2, activation="swish", se_inner_activation="swish",
-        kernel_regularizer=regularizer, kernel_initializer="VarianceScaling",
-    )  # fmt: skip
+        backbone,
+        specs,
+        se_ratio=0.25,
+        stochastic_depth_drop_rate=0.2,
+        activation="swish",
+        se_inner_activation="swish",
+        kernel_regularizer=regularizer,
+        kernel_initializer="VarianceScaling",
+    )
     return RetinaNetTask(options), factory.build_retinanet(specs, options.model, regularizer, backbone=body)
 
 
@@ -45,8 +53,14 @@ def batch_of(size: int, batch: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     draws = np.random.default_rng(0)
     images = draws.normal(size=(batch, size, size, 3)).astype(np.float32)
     corner = draws.uniform(0, 0.6 * size, (batch, BOXES, 2))
-    boxes = np.concatenate([corner, corner + draws.uniform(0.1 * size, 0.4 * size, (batch, BOXES, 2))], axis=-1)
-    return tf.constant(images), tf.constant(boxes, tf.float32), tf.constant(draws.integers(0, CLASSES, (batch, BOXES, 1)), tf.int32)
+    boxes = np.concatenate(
+        [corner, corner + draws.uniform(0.1 * size, 0.4 * size, (batch, BOXES, 2))], axis=-1
+    )
+    return (
+        tf.constant(images),
+        tf.constant(boxes, tf.float32),
+        tf.constant(draws.integers(0, CLASSES, (batch, BOXES, 1)), tf.int32),
+    )
 
 
 def encoder(size: int):
@@ -60,9 +74,11 @@ def encoder(size: int):
             tf.nest.map_structure(lambda *parts: tf.stack(parts), *column) for column in zip(*rows)
         )
         return {
-            "cls_targets": class_targets, "box_targets": box_targets,
-            "cls_weights": class_weights, "box_weights": box_weights,
-        }  # fmt: skip
+            "cls_targets": class_targets,
+            "box_targets": box_targets,
+            "cls_weights": class_weights,
+            "box_weights": box_weights,
+        }
 
     return encode
 

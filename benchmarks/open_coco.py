@@ -1,11 +1,12 @@
 """How long and how much memory it takes to open a JSON of COCO's size: 118,287 images and 860,001 boxes.
 
-    python benchmarks/open_coco.py                  # makes the files in a temporary folder, prints a line of JSON
-    python benchmarks/open_coco.py --outlines       # with polygons as COCO has them: a file four times as large
-    python benchmarks/open_coco.py --images=1000 --boxes=7000
+    python benchmarks/open_coco.py                  # makes the files in a temporary folder, prints a line of
+    JSON python benchmarks/open_coco.py --outlines       # with polygons as COCO has them: a file four times
+    as large python benchmarks/open_coco.py --images=1000 --boxes=7000
 
-The images are links to one small JPEG, so what is timed is the reading and the cleaning of the labels and a look at the
-header of every image, not the decoding of COCO's pixels. Opening runs in a process of its own, whose peak memory is read.
+The images are links to one small JPEG, so what is timed is the reading and the cleaning of the labels and a
+look at the header of every image, not the decoding of COCO's pixels. Opening runs in a process of its own,
+whose peak memory is read.
 """
 
 from __future__ import annotations
@@ -81,10 +82,14 @@ def measure(path: str) -> None:
     started = time.time()
     source = open_coco(path, full_check=False)
     found = {
-        "images": len(source), "boxes": len(source.annotations.boxes), "megabytes": round(os.path.getsize(path) / 2**20),
-        "seconds": round(time.time() - started, 1), "of_which_json": round(parsed, 1), "peak_gib": round(peak(), 2),
+        "images": len(source),
+        "boxes": len(source.annotations.boxes),
+        "megabytes": round(os.path.getsize(path) / 2**20),
+        "seconds": round(time.time() - started, 1),
+        "of_which_json": round(parsed, 1),
+        "peak_gib": round(peak(), 2),
         "before_gib": round(before, 2),
-    }  # fmt: skip
+    }
     print(json.dumps(found))
 
 

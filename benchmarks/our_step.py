@@ -1,4 +1,6 @@
-"""This project's training step as a side of `benchmarks.step_speed`; `--bare` is its forward and backward pass alone."""
+"""This project's training step as a side of `benchmarks.step_speed`; `--bare` is its forward and backward
+pass alone.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +19,29 @@ from official.training.distribution import set_up_runtime
 
 # The network of configs/quickstart.cfg, with the classes of its scenes.
 QUICKSTART = dict(
-    backbone_width=0.25, backbone_depth=0.25, survival_probability=1.0, max_level=5, fpn_filters=32, head_filters=32,
-    head_convs=1, anchor_scale=2.5, max_boxes=16, batch_norm_momentum=0.97, backbone_batch_norm_momentum=0.97,
-    optimizer="adam", learning_rate=2e-2, warmup_steps=100, warmup_learning_rate=1e-4, weight_decay=1e-5,
-)  # fmt: skip
+    backbone_width=0.25,
+    backbone_depth=0.25,
+    survival_probability=1.0,
+    max_level=5,
+    fpn_filters=32,
+    head_filters=32,
+    head_convs=1,
+    anchor_scale=2.5,
+    max_boxes=16,
+    batch_norm_momentum=0.97,
+    backbone_batch_norm_momentum=0.97,
+    optimizer="adam",
+    learning_rate=2e-2,
+    warmup_steps=100,
+    warmup_learning_rate=1e-4,
+    weight_decay=1e-5,
+)
 
 
 def bare(trainer):
-    """The network's forward pass and the gradients of all its weights, from a sum of squares in place of the loss."""
+    """The network's forward pass and the gradients of all its weights, from a sum of squares in place of the
+    loss.
+    """
 
     @tf.function
     def passes(images):
@@ -32,7 +49,9 @@ def bare(trainer):
             outputs = trainer.model({"images": images}, training=True)
             loss = tf.add_n([tf.nn.l2_loss(value) for value in outputs.values()])
         gradients = tape.gradient(loss, trainer.variables)
-        return loss + tf.add_n([tf.reduce_sum(gradient[..., :1]) for gradient in gradients])  # needs every one of them
+        return loss + tf.add_n(
+            [tf.reduce_sum(gradient[..., :1]) for gradient in gradients]
+        )  # needs every one of them
 
     return passes
 
@@ -47,7 +66,9 @@ def main() -> None:
     parser.add_argument("--nodeterministic", action="store_true")
     parser.add_argument("--quickstart", action="store_true")
     parser.add_argument("--bare", action="store_true")
-    parser.add_argument("--fed", action="store_true", help="by the input pipeline, with augmentation, instead of one batch")
+    parser.add_argument(
+        "--fed", action="store_true", help="by the input pipeline, with augmentation, instead of one batch"
+    )
     options = parser.parse_args()
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
@@ -55,7 +76,11 @@ def main() -> None:
     set_up_runtime(experiment_from(flags).runtime)
     if options.quickstart:
         peers.CLASSES = len(SCENES)
-    own = {**(QUICKSTART if options.quickstart else {}), **({"augment": "s1"} if options.fed else {}), **flags}
+    own = {
+        **(QUICKSTART if options.quickstart else {}),
+        **({"augment": "s1"} if options.fed else {}),
+        **flags,
+    }
     trainer = peers.our_trainer(f"efficientnet-{options.backbone}", options.size, options.batch, **own)
     batches, passes = trainer.batches(), bare(trainer)
     batch = next(batches)

@@ -4,8 +4,8 @@
         [--inits=random,imagenet] [--seeds=0,1,2] [--config=your_own_images_cpu] [--table_only] [-- FLAGS]
 
 FOLDER holds `aquarium` and `bccd`, each with its images somewhere below `images/` and COCO files
-`annotations/instances_*.json`. Evaluated is `instances_test.json`; where there is none, a third of the images,
-the same for every seed, that no run sees. Of the others a seed labels one in five. Runs that are
+`annotations/instances_*.json`. Evaluated is `instances_test.json`; where there is none, a third of the
+images, the same for every seed, that no run sees. Of the others a seed labels one in five. Runs that are
 finished are not repeated, one that was stopped goes on; the table shows what is there. FLAGS replace the
 config's.
 """
@@ -57,7 +57,9 @@ def split(content: dict[str, Any], test: set[str]) -> tuple[dict[str, Any], dict
     if not test:
         order = np.random.default_rng(0).permutation(len(names))
         test = {names[i] for i in order[: round(TEST_SHARE * len(names))]}
-    return tuple(_part(content, [n for n in names if (n in test) == evaluated]) for evaluated in (False, True))
+    return tuple(
+        _part(content, [n for n in names if (n in test) == evaluated]) for evaluated in (False, True)
+    )
 
 
 def _part(content: dict[str, Any], names: list[str]) -> dict[str, Any]:
@@ -108,7 +110,10 @@ def run(options: argparse.Namespace, name: str, init: str, seed: int) -> None:
 def table(out: str, sets: list[str], inits: list[str], seeds: list[int]) -> str:
     """Markdown: AP (AP50) of teacher, control and student, the mean over the seeds that are finished."""
     lines = [
-        "| set | start | seeds | teacher | control | student | student - teacher | student - control | hours |",
+        (
+            "| set | start | seeds | teacher | control | student | student - teacher | student - control | "
+            "hours |"
+        ),
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for name in sets:

@@ -42,9 +42,13 @@ def random_source(size: int, count: int = 16) -> Source:
     )
 
 
-def our_trainer(backbone: str, size: int, batch: int, *, pseudo: bool = False, pseudo_batch: int = 1, **flags) -> Trainer:
+def our_trainer(
+    backbone: str, size: int, batch: int, *, pseudo: bool = False, pseudo_batch: int = 1, **flags
+) -> Trainer:
     """A trainer on random images with the paper's settings but no augmentation."""
-    options = dict(backbone=backbone, image_size=size, batch_size=batch, pseudo_batch_size=pseudo_batch, augment="none")
+    options = dict(
+        backbone=backbone, image_size=size, batch_size=batch, pseudo_batch_size=pseudo_batch, augment="none"
+    )
     experiment = experiment_from({**options, "deterministic": False, "learning_rate": 1e-3, **flags})
     source = random_source(size)
     task = build_task(experiment, source.categories)
@@ -57,9 +61,11 @@ def stock_model(backbone: str, size: int) -> keras_cv.models.RetinaNet:
     body = build_efficientnet(backbone, input_shape=(size, size, 3))
     model = keras_cv.models.RetinaNet(body, num_classes=CLASSES, bounding_box_format="yxyx")
     model.compile(
-        classification_loss="focal", box_loss="smoothl1",
-        optimizer=tf.keras.optimizers.SGD(1e-3, 0.9), jit_compile=False,
-    )  # fmt: skip
+        classification_loss="focal",
+        box_loss="smoothl1",
+        optimizer=tf.keras.optimizers.SGD(1e-3, 0.9),
+        jit_compile=False,
+    )
     return model
 
 

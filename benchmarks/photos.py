@@ -1,4 +1,6 @@
-"""Photos to measure with where there are none: JPEG files of 640 x 480 that are as hard to decode as real ones."""
+"""Photos to measure with where there are none: JPEG files of 640 x 480 that are as hard to decode as real
+ones.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,8 @@ from PIL import Image
 
 
 def make(folder: str, count: int, *, height: int = 480, width: int = 640, different: int = 16) -> str:
-    """Writes `count` files of which `different` differ, with the falling spectrum of photographs; returns the folder.
+    """Writes `count` files of which `different` differ, with the falling spectrum of photographs; returns the
+    folder.
 
     About 100 kB each at quality 90: between COCO's (about 160 kB) and a phone's, scaled down.
     """
@@ -24,7 +27,9 @@ def make(folder: str, count: int, *, height: int = 480, width: int = 640, differ
             shared, own = (rng.normal(size=(channels, height, width)) for channels in (1, 3))
             values = np.fft.ifft2(np.fft.fft2(shared + 0.3 * own) / frequency**1.1).real
             values = 128 + 60 * (values - values.mean()) / values.std()
-            Image.fromarray(np.clip(values, 0, 255).astype(np.uint8).transpose(1, 2, 0)).save(path, quality=90)
+            Image.fromarray(np.clip(values, 0, 255).astype(np.uint8).transpose(1, 2, 0)).save(
+                path, quality=90
+            )
             firsts.append(path)
         else:
             os.link(firsts[i % different], path)

@@ -1,4 +1,5 @@
-"""Seconds that `--job=predict` takes for photos, without starting: detecting, drawing and writing, by the quickstart's network.
+"""Seconds that `--job=predict` takes for photos, without starting: detecting, drawing and writing, by the
+quickstart's network.
 
     python -m benchmarks.predict_speed [--images=FOLDER] [--count=500] [--task=detection]
 
@@ -25,9 +26,14 @@ from official.experiment import experiment_from
 from official.tasks.registry import build_task
 
 SEGMENTER = dict(
-    backbone_width=0.25, backbone_depth=0.25, survival_probability=1.0, pyramid_repeats=1, fpn_filters=32,
-    separable_pyramid=False, segmentation_convs=1,
-)  # fmt: skip
+    backbone_width=0.25,
+    backbone_depth=0.25,
+    survival_probability=1.0,
+    pyramid_repeats=1,
+    fpn_filters=32,
+    separable_pyramid=False,
+    segmentation_convs=1,
+)
 
 
 def quickstart_task(task: str = "detection", classes: int = 5, **flags):
@@ -39,7 +45,9 @@ def quickstart_task(task: str = "detection", classes: int = 5, **flags):
 
 def main() -> None:
     """Prints wall and CPU seconds."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--images", default="")
     parser.add_argument("--count", type=int, default=500)
     parser.add_argument("--task", default="detection")
@@ -52,7 +60,9 @@ def main() -> None:
         source = source.subset(np.arange(min(options.count, len(source))))
         source = dataclasses.replace(source, categories=task.categories)
         wall, cpu = time.perf_counter(), time.process_time()
-        numbers = task.write_predictions(source, task.predict(model, source, 0, len(source)), os.path.join(folder, "out"))
+        numbers = task.write_predictions(
+            source, task.predict(model, source, 0, len(source)), os.path.join(folder, "out")
+        )
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     print(f"{options.task}, {len(source)} photos: {wall:.1f} s, {cpu:.1f} CPU seconds ({numbers})")
 

@@ -1,6 +1,7 @@
 """A quickstart over several seeds: teacher, fair control and student, and their mean differences.
 
-    python -m benchmarks.quickstart_seeds --out=runs/seeds [--config=quickstart] [--seeds=0,1,2,3,4] [--table_only]
+    python -m benchmarks.quickstart_seeds --out=runs/seeds [--config=quickstart] [--seeds=0,1,2,3,4]
+    [--table_only]
 
 Seeds that were run with --nocontrol show no control.
 
@@ -23,22 +24,38 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 def run(out: str, config: str, seed: int) -> None:
     """Runs (or goes on with) the quickstart of one seed."""
     folder = os.path.join(os.path.abspath(out), f"seed{seed}")
-    command = [sys.executable, "main.py", f"--flagfile=configs/{config}.cfg", f"--seed={seed}", f"--model_dir={folder}"]
+    command = [
+        sys.executable,
+        "main.py",
+        f"--flagfile=configs/{config}.cfg",
+        f"--seed={seed}",
+        f"--model_dir={folder}",
+    ]
     subprocess.run(command, cwd=ROOT, check=True)
 
 
 def table(out: str, seeds: list[int]) -> str:
     """A Markdown table of AP by seed."""
-    lines = ["| seed | teacher | control | student | student - teacher | student - control | pseudo labels | minutes |", "|---|---|---|---|---|---|---|---|"]
+    lines = [
+        (
+            "| seed | teacher | control | student | student - teacher | student - control | pseudo labels | "
+            "minutes |"
+        ),
+        "|---|---|---|---|---|---|---|---|",
+    ]
     rows = []
     for seed in seeds:
         with open(os.path.join(out, f"seed{seed}", "summary_self_train.json"), encoding="utf-8") as file:
             summary = json.load(file)
         metric = "AP" if "AP" in summary["teacher"] else "mIoU"
-        teacher, control, student = (summary.get(name, {}).get(metric, np.nan) for name in ("teacher", "control", "student"))
+        teacher, control, student = (
+            summary.get(name, {}).get(metric, np.nan) for name in ("teacher", "control", "student")
+        )
         rows.append((teacher, control, student, student - teacher, student - control))
         labels = summary["pseudo_labels"]
-        amount = f"{labels['boxes']} boxes" if "boxes" in labels else f"{labels['labelled_pixels']:.0%} of pixels"
+        amount = (
+            f"{labels['boxes']} boxes" if "boxes" in labels else f"{labels['labelled_pixels']:.0%} of pixels"
+        )
         lines.append(f"| {seed} |{_cells(rows[-1])} {amount} | {summary['seconds']['total'] / 60:.1f} |")
     return "\n".join([*lines, f"| mean |{_cells(np.nanmean(rows, axis=0))} | |"])
 

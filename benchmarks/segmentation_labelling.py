@@ -31,7 +31,9 @@ SCALES = "0.5,0.75,1,1.25,1.5,1.75"
 
 def main() -> None:
     """Prints the ratio of CPU seconds."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--images", default="")
     parser.add_argument("--count", type=int, default=400)
     parser.add_argument("--backbone", default="")
@@ -43,7 +45,9 @@ def main() -> None:
     tf.config.threading.set_inter_op_parallelism_threads(1)
     flags = dict(label_scales=SCALES, image_size=options.size, eval_batch_size=options.batch, threads=1)
     if options.backbone:
-        experiment = experiment_from({"task": "segmentation", "backbone": f"efficientnet-{options.backbone}", **flags})
+        experiment = experiment_from(
+            {"task": "segmentation", "backbone": f"efficientnet-{options.backbone}", **flags}
+        )
         task = build_task(experiment, tuple(Category(i, f"class {i}") for i in range(21)))
     else:
         task = quickstart_task("segmentation", **flags)
@@ -74,8 +78,15 @@ def main() -> None:
         for values in times.values():
             del values[0]  # compiling
     ratio = statistics.median(a / b for a, b in zip(*times.values()))
-    print(", ".join(f"{name} {statistics.median(v) / len(source) * 1e3:.1f} ms an image" for name, v in times.items()))
-    print(f"{options.backbone or 'quickstart'} {options.size} px, {len(source)} photos, six scales: {ratio:.2f} x")
+    print(
+        ", ".join(
+            f"{name} {statistics.median(v) / len(source) * 1e3:.1f} ms an image" for name, v in times.items()
+        )
+    )
+    print(
+        f"{options.backbone or 'quickstart'} {options.size} px, {len(source)} photos, six scales: "
+        f"{ratio:.2f} x"
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Training images/s beside keras-cv's stock RetinaNet: same backbone, size, batch and machine.
 
-    python -m benchmarks.train_step            # B0 at 256 pixels (batch 4) and B7 at 640 (batch 1)
-    python -m benchmarks.train_step --small    # B0 alone
+python -m benchmarks.train_step            # B0 at 256 pixels (batch 4) and B7 at 640 (batch 1)
+python -m benchmarks.train_step --small    # B0 alone
 """
 
 from __future__ import annotations

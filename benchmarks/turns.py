@@ -1,6 +1,8 @@
-"""Programs that take turns: each waits in its own process, so that environments may differ and a slow spell hits all.
+"""Programs that take turns: each waits in its own process, so that environments may differ and a slow spell
+hits all.
 
-Imports nothing but the standard library: the sides run in environments of their own, where `official` is another package.
+Imports nothing but the standard library: the sides run in environments of their own, where `official` is
+another package.
 """
 
 from __future__ import annotations
@@ -41,7 +43,9 @@ def _say(content: Mapping[str, Any]) -> None:
     print(MARK + json.dumps(content), flush=True)
 
 
-def in_turn(sides: Mapping[str, Sequence[str]], *, rounds: int, steps: int, cwd: str) -> dict[str, dict[str, Any]]:
+def in_turn(
+    sides: Mapping[str, Sequence[str]], *, rounds: int, steps: int, cwd: str
+) -> dict[str, dict[str, Any]]:
     """Starts the sides one after the other, then lets them take turns.
 
     Args:
@@ -49,7 +53,8 @@ def in_turn(sides: Mapping[str, Sequence[str]], *, rounds: int, steps: int, cwd:
       rounds: turns of each side; steps: pieces of work in a turn.
 
     Returns:
-      By name: "wall" and "cpu", median seconds a step; "ratio", the median of (first side's CPU seconds / its own), round by round;
+      By name: "wall" and "cpu", median seconds a step; "ratio", the median of (first side's CPU seconds / its
+        own), round by round;
       "megabytes", the process' largest; and what the side said about itself.
     """
     running = {name: _start(command, cwd) for name, command in sides.items()}

@@ -1,4 +1,6 @@
-"""Writes configs/README.md, a table of the flagfiles, from their heads and flags: `python configs/make_readme.py`."""
+"""Writes configs/README.md, a table of the flagfiles, from their heads and flags: `python
+configs/make_readme.py`.
+"""
 
 from __future__ import annotations
 
@@ -45,9 +47,13 @@ def head(name: str) -> list[str]:
 def row(name: str) -> str:
     """One line of the table."""
     lines, flags = head(name), settings(name)
-    expected = next((line.split(":", 1)[1].strip() for line in lines if re.match(r"(Paper|Expected):", line)), "")
+    expected = next(
+        (line.split(":", 1)[1].strip() for line in lines if re.match(r"(Paper|Expected):", line)), ""
+    )
     trains_student = flags.get("job", "self_train") == "self_train"
-    steps = [flags.get("teacher_steps", "")] + ([flags.get("student_steps", ""), flags.get("alpha", "")] if trains_student else ["", ""])
+    steps = [flags.get("teacher_steps", "")] + (
+        [flags.get("student_steps", ""), flags.get("alpha", "")] if trains_student else ["", ""]
+    )
     return f"| `{name}` | {lines[0].rstrip('.')} | {' | '.join(steps)} | {expected.rstrip('.')} |"
 
 
@@ -57,7 +63,14 @@ def readme() -> str:
     parts = [HEAD]
     for prefix, title in SECTIONS:
         rows = [row(name) for name in names if name.startswith(prefix)]
-        parts.append(f"\n## {title}\n\n| file | what | steps | student | alpha | figures |\n|---|---|---|---|---|---|\n" + "\n".join(rows) + "\n")
+        parts.append(
+            (
+                f"\n## {title}\n\n| file | what | steps | student | alpha | figures "
+                f"|\n|---|---|---|---|---|---|\n"
+            )
+            + "\n".join(rows)
+            + "\n"
+        )
     left = [name for name in names if not name.startswith(tuple(prefix for prefix, _ in SECTIONS))]
     if left:
         raise ValueError(f"no section for {left}")

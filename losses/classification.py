@@ -10,7 +10,11 @@ import tensorflow as tf
 
 
 def class_cross_entropy(
-    logits: tf.Tensor, labels: tf.Tensor, *, probabilities: tf.Tensor | None = None, label_smoothing: float = 0.0
+    logits: tf.Tensor,
+    labels: tf.Tensor,
+    *,
+    probabilities: tf.Tensor | None = None,
+    label_smoothing: float = 0.0,
 ) -> tf.Tensor:
     """Cross-entropy per image.
 

@@ -25,9 +25,10 @@ def nt_xent(first: tf.Tensor, second: tf.Tensor, *, temperature: float = 0.1) ->
       temperature: divides the cosine similarities.
 
     Returns:
-      (float32 [B]: CE_a + CE_b per image; float32 [B]: 1 where of all views b view a is nearest to its own, which
-      the original reports as contrast_acc). Inside a replica context the gradient reaches the embeddings of the
-      other replicas, so that adding up the replicas' gradients gives that of the whole batch.
+      (float32 [B]: CE_a + CE_b per image; float32 [B]: 1 where of all views b view a is nearest to its own,
+      which the original reports as contrast_acc). Inside a replica context the gradient reaches the
+      embeddings of the other replicas, so that adding up the replicas' gradients gives that of the whole
+      batch.
     """
     first, second = (tf.math.l2_normalize(tf.cast(v, tf.float32), axis=-1) for v in (first, second))
     all_first, all_second, offset = _gathered(first, second)
@@ -42,7 +43,8 @@ def nt_xent(first: tf.Tensor, second: tf.Tensor, *, temperature: float = 0.1) ->
     logits_first = tf.concat([across_first, scores(first, all_first) - mask], axis=1)
     logits_second = tf.concat([scores(second, all_first), scores(second, all_second) - mask], axis=1)
     loss = sum(
-        tf.nn.sparse_softmax_cross_entropy_with_logits(labels=own, logits=logits) for logits in (logits_first, logits_second)
+        tf.nn.sparse_softmax_cross_entropy_with_logits(labels=own, logits=logits)
+        for logits in (logits_first, logits_second)
     )
     hits = tf.argmax(across_first, axis=1, output_type=tf.int32) == own
     return loss, tf.cast(hits, tf.float32)

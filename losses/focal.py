@@ -14,10 +14,10 @@ def focal_loss(
     """Focal loss of every image, summed over its anchors and classes, not normalised.
 
     A negative with logit z costs (1 - alpha) f(z) and a positive with logit -z costs alpha f(z), where
-    f(z) = sigmoid(z)^gamma softplus(z). The modulator is computed from logits, exp(gamma (z - softplus(z))), so its
-    gradient does not vanish for large |z| as keras-cv's probability form does. Every anchor has at most one positive,
-    so weights are put on sums over classes, and the gradient is written out: together a third of the passes
-    over memory that the formula takes as it is usually written.
+    f(z) = sigmoid(z)^gamma softplus(z). The modulator is computed from logits, exp(gamma (z - softplus(z))),
+    so its gradient does not vanish for large |z| as keras-cv's probability form does. Every anchor has at
+    most one positive, so weights are put on sums over classes, and the gradient is written out: together a
+    third of the passes over memory that the formula takes as it is usually written.
 
     Args:
       logits: float [batch, anchors, classes].
@@ -42,11 +42,14 @@ def focal_loss(
         modulator = tf.exp(gamma * (z - cross_entropy))
         loss = modulator * cross_entropy
         own = tf.gather(loss, own_class, batch_dims=2)[..., 0]
-        by_anchor = (1.0 - alpha) * tf.reduce_sum(loss, axis=-1) + tf.where(positive, (2.0 * alpha - 1.0) * own, 0.0)
+        by_anchor = (1.0 - alpha) * tf.reduce_sum(loss, axis=-1) + tf.where(
+            positive, (2.0 * alpha - 1.0) * own, 0.0
+        )
 
         def gradient(upstream):
             chance, focused = tf.sigmoid(z), gamma * loss
-            slope = chance * (modulator - focused) + focused  # f'(z) = f(z) gamma (1 - sigmoid(z)) + modulator sigmoid(z)
+            # f'(z) = f(z) gamma (1 - sigmoid(z)) + modulator sigmoid(z).
+            slope = chance * (modulator - focused) + focused
             weight = _by_class(class_targets, x, positive=-alpha, negative=1.0 - alpha)
             return slope * (weight * (upstream[:, None] * counted)[..., None])
 

@@ -66,8 +66,15 @@ class LossAverages(tf.Module):
     def after(self, human_loss: tf.Tensor, pseudo_loss: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Both averages with these losses taken in, and their ratio; changes nothing. See `update`."""
         finite = tf.math.is_finite(human_loss) & tf.math.is_finite(pseudo_loss)
-        human, pseudo = self._advanced(self.human, human_loss, finite), self._advanced(self.pseudo, pseudo_loss, finite)
-        return human, pseudo, tf.stop_gradient(tf.where(pseudo > 0.0, human / tf.where(pseudo > 0.0, pseudo, 1.0), 1.0))
+        human, pseudo = (
+            self._advanced(self.human, human_loss, finite),
+            self._advanced(self.pseudo, pseudo_loss, finite),
+        )
+        return (
+            human,
+            pseudo,
+            tf.stop_gradient(tf.where(pseudo > 0.0, human / tf.where(pseudo > 0.0, pseudo, 1.0), 1.0)),
+        )
 
     def _advanced(self, average: tf.Variable, loss: tf.Tensor, finite: tf.Tensor) -> tf.Tensor:
         advanced = self.decay * average + (1.0 - self.decay) * tf.stop_gradient(loss)

@@ -29,7 +29,9 @@ def pixel_cross_entropy(
     valid = labels != tf.cast(ignore_label, labels.dtype)
     safe = tf.where(valid, tf.cast(labels, tf.int32), 0)
     classes = logits.shape[-1]
-    targets = tf.one_hot(safe, classes, 1.0 - label_smoothing + label_smoothing / classes, label_smoothing / classes)
+    targets = tf.one_hot(
+        safe, classes, 1.0 - label_smoothing + label_smoothing / classes, label_smoothing / classes
+    )
     loss = tf.nn.softmax_cross_entropy_with_logits(labels=targets, logits=logits)
     return tf.reduce_sum(tf.where(valid, loss, 0.0), axis=[1, 2])
 

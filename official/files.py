@@ -70,14 +70,17 @@ def whole_file(path: str, *, flush: bool = True) -> Iterator[str]:
 
 
 def require_space(folder: str, needed: int, what: str) -> None:
-    """Raises UserError unless the disk that `folder` is (or will be) on has `needed` bytes free for `what`."""
+    """Raises UserError unless the disk that `folder` is (or will be) on has `needed` bytes free for
+    `what`.
+    """
     there = os.path.abspath(folder)
     while not os.path.isdir(there):
         there = os.path.dirname(there)
     free = shutil.disk_usage(there).free
     if free < needed:
         raise UserError(
-            f"{folder}: {what} take about {needed / 2**20:,.0f} MiB, and the disk has {free / 2**20:,.0f} MiB free: "
+            f"{folder}: {what} take about {needed / 2**20:,.0f} MiB, and the disk has {free / 2**20:,.0f} "
+            f"MiB free: "
             "free some space, lower --keep_checkpoints, or choose another --model_dir"
         )
 
@@ -121,9 +124,11 @@ def file_sha256(path: str) -> str:
 
 
 def output_names(names: Sequence[str], ending: str) -> list[str]:
-    """A relative path for the file that belongs to each name, all different, none outside the folder it is joined to.
+    """A relative path for the file that belongs to each name, all different, none outside the folder it is
+    joined to.
 
-    `a/1.jpg` becomes `a/1` + ending; where names differ in their endings alone these stay (`1.jpg.png`, `1.png.png`).
+    `a/1.jpg` becomes `a/1` + ending; where names differ in their endings alone these stay (`1.jpg.png`,
+    `1.png.png`).
     Names may be from elsewhere: absolute ones lose the folder that all have in common, `..` is spelled out.
 
     Args:

@@ -1,7 +1,8 @@
 """Flagfiles: text files of flags, one a line, which may name others.
 
-absl reads them too, but looks for a file that another one names in the current folder alone. Here it is looked
-for beside the file that names it first, and a line that is no flag is an error that names file and line.
+absl reads them too, but looks for a file that another one names in the current folder alone. Here it is
+looked for beside the file that names it first, and a line that is no flag is an error that names file and
+line.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ OWN = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), 
 
 
 def expanded(arguments: Sequence[str], beside: str = "", open_files: tuple[str, ...] = ()) -> list[str]:
-    """The arguments with every flagfile replaced by the flags in it; a later flag wins, as on the command line.
+    """The arguments with every flagfile replaced by the flags in it; a later flag wins, as on the command
+    line.
 
     Args:
-      arguments: `--flagfile=PATH` and `--flagfile PATH` are replaced, the others stay; nothing after `--` is touched.
+      arguments: `--flagfile=PATH` and `--flagfile PATH` are replaced, the others stay; nothing after `--` is
+        touched.
       beside: the folder of the file that the arguments are from.
       open_files: the files that are being read, outermost first.
 
@@ -40,7 +43,9 @@ def expanded(arguments: Sequence[str], beside: str = "", open_files: tuple[str, 
 
 
 def _found(path: str, beside: str, open_files: tuple[str, ...]) -> str:
-    """Where a file is: beside the file that names it, in the current folder, or among the configs of this package."""
+    """Where a file is: beside the file that names it, in the current folder, or among the configs of this
+    package.
+    """
     path = os.path.expanduser(path)
     head, tail = os.path.split(path)
     places = [os.path.join(beside, path), path]

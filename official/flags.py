@@ -34,7 +34,10 @@ def experiment_from_flagfile(path: str, **overrides) -> Experiment:
 
 def as_arguments(options: Mapping[str, Any]) -> list[str]:
     """Option values as one would type them."""
-    return [f"--{'' if value else 'no'}{name}" if isinstance(value, bool) else f"--{name}={value}" for name, value in options.items()]
+    return [
+        f"--{'' if value else 'no'}{name}" if isinstance(value, bool) else f"--{name}={value}"
+        for name, value in options.items()
+    ]
 
 
 def experiment_from_arguments(arguments: Sequence[str], where: str, **overrides) -> Experiment:
@@ -123,7 +126,8 @@ def experiment_from_flags(jobs_on_a_run: Sequence[str] = ()) -> Experiment:
     """The `Experiment` that the parsed command line describes.
 
     Args:
-      jobs_on_a_run: jobs that take the flags not given on the command line from --model_dir, but for the machine's.
+      jobs_on_a_run: jobs that take the flags not given on the command line from --model_dir, but for the
+        machine's.
     """
     names = Experiment().flags()
     _check(flags.FLAGS, names)

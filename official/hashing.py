@@ -1,7 +1,8 @@
-"""Integer hashes in TensorFlow, the same bits on every device and under XLA: seeds, streams, and a keyed permutation.
+"""Integer hashes in TensorFlow, the same bits on every device and under XLA: seeds, streams, and a keyed
+permutation.
 
-A stream of random numbers is named by words (the run's seed, what it is for, epoch, layer ...). Adding such words
-makes streams meet (layer 3 of seed 0 is layer 2 of seed 1), so they are hashed, one after the other.
+A stream of random numbers is named by words (the run's seed, what it is for, epoch, layer ...). Adding such
+words makes streams meet (layer 3 of seed 0 is layer 2 of seed 1), so they are hashed, one after the other.
 """
 
 from __future__ import annotations
@@ -55,17 +56,20 @@ def _halves(word: int | tf.Tensor) -> list[tf.Tensor]:
         return [tf.cast(word, tf.uint32)]
     wide = tf.bitcast(word, tf.uint64)
     low = tf.bitwise.bitwise_and(wide, tf.constant(0xFFFFFFFF, tf.uint64))
-    return [tf.cast(low, tf.uint32), tf.cast(tf.bitwise.right_shift(wide, tf.constant(32, tf.uint64)), tf.uint32)]
+    return [
+        tf.cast(low, tf.uint32),
+        tf.cast(tf.bitwise.right_shift(wide, tf.constant(32, tf.uint64)), tf.uint32),
+    ]
 
 
 def permuted(index: tf.Tensor, size: int, seed: int | tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
     """Where a permutation of 0 .. size - 1 that (seed, epoch) names takes `index`; no memory is kept.
 
-    Up to 20 elements there are few permutations, so epochs walk through all of them in a shuffled order before
-    one comes again. Above, a Feistel network whose rounds are keyed by the hash of (seed, epoch) permutes
-    the next power of two, and is repeated until it falls below `size` (fewer than two times in the mean).
-    TensorFlow's own `index_shuffle` keeps so few bits of its key for small sizes that orders come again
-    after 256 epochs, and that many seeds share theirs.
+    Up to 20 elements there are few permutations, so epochs walk through all of them in a shuffled order
+    before one comes again. Above, a Feistel network whose rounds are keyed by the hash of (seed, epoch)
+    permutes the next power of two, and is repeated until it falls below `size` (fewer than two times in the
+    mean). TensorFlow's own `index_shuffle` keeps so few bits of its key for small sizes that orders come
+    again after 256 epochs, and that many seeds share theirs.
 
     Args:
       index: int64, any shape, in [0, size).
@@ -81,16 +85,23 @@ def permuted(index: tf.Tensor, size: int, seed: int | tf.Tensor, epoch: tf.Tenso
     count = math.factorial(size)
     rank = _below(epoch % count, count, _round_keys(seed))
     place = index
-    for last in range(1, size):  # a permutation is its rank's digits, each a transposition of `last` with one before
+    for last in range(
+        1, size
+    ):  # a permutation is its rank's digits, each a transposition of `last` with one before
         other = rank // math.factorial(last) % (last + 1)
         place = tf.where(place == last, other, tf.where(place == other, tf.constant(last, tf.int64), place))
     return place
 
 
 def _round_keys(*words: int | tf.Tensor) -> list[tf.Tensor]:
-    """Two independent hashes of the words, one for the even and one for the odd rounds, make a key for every round."""
+    """Two independent hashes of the words, one for the even and one for the odd rounds, make a key for every
+    round.
+    """
     even, odd = hashed(*words, 0), hashed(*words, 1)
-    return [mixed((odd if number % 2 else even) + tf.constant(number * 0x9E3779B9 % 2**32, tf.uint32)) for number in range(_ROUNDS)]
+    return [
+        mixed((odd if number % 2 else even) + tf.constant(number * 0x9E3779B9 % 2**32, tf.uint32))
+        for number in range(_ROUNDS)
+    ]
 
 
 def _below(index: tf.Tensor, size: int, keys: list[tf.Tensor]) -> tf.Tensor:
@@ -111,6 +122,10 @@ def _feistel(place: tf.Tensor, bits: int, keys: list[tf.Tensor]) -> tf.Tensor:
     low_bits = bits // 2
     low, high = place % 2**low_bits, place // 2**low_bits
     for even, odd in zip(keys[::2], keys[1::2]):
-        low = tf.bitwise.bitwise_xor(low, tf.cast(mixed(tf.cast(high, tf.uint32) + even), tf.int64) % 2**low_bits)
-        high = tf.bitwise.bitwise_xor(high, tf.cast(mixed(tf.cast(low, tf.uint32) + odd), tf.int64) % 2 ** (bits - low_bits))
+        low = tf.bitwise.bitwise_xor(
+            low, tf.cast(mixed(tf.cast(high, tf.uint32) + even), tf.int64) % 2**low_bits
+        )
+        high = tf.bitwise.bitwise_xor(
+            high, tf.cast(mixed(tf.cast(low, tf.uint32) + odd), tf.int64) % 2 ** (bits - low_bits)
+        )
     return high * 2**low_bits + low

@@ -1,4 +1,6 @@
-"""What `--help` and `--helpfull` print: at once, without TensorFlow, from the docstrings and options themselves."""
+"""What `--help` and `--helpfull` print: at once, without TensorFlow, from the docstrings and options
+themselves.
+"""
 
 from __future__ import annotations
 
@@ -14,20 +16,43 @@ from official.experiment import GROUPS
 SHORT, FULL = ("--help", "-help", "-h", "-?", "--helpshort"), ("--helpfull", "-helpfull")
 # The flags that a first run of one's own needs, in the order in which one thinks of them.
 NEEDED = (
-    "flagfile", "model_dir", "labeled_data", "unlabeled_data", "eval_data", "eval_fraction", "recipe", "task", "backbone", "init", "image_size",
-    "augment", "teacher_steps", "student_steps", "score_threshold", "control",
-)  # fmt: skip
-_FLAGFILE = "A file of flags, one a line; configs/README.md lists those that come with the program. Flags after it replace its own."
+    "flagfile",
+    "model_dir",
+    "labeled_data",
+    "unlabeled_data",
+    "eval_data",
+    "eval_fraction",
+    "recipe",
+    "task",
+    "backbone",
+    "init",
+    "image_size",
+    "augment",
+    "teacher_steps",
+    "student_steps",
+    "score_threshold",
+    "control",
+)
+_FLAGFILE = (
+    "A file of flags, one a line; configs/README.md lists those that come with the program. Flags "
+    "after it replace its own."
+)
 _FIRST = (
     ("--flagfile=configs/quickstart.cfg", "the whole loop, on images that it draws itself"),
     ("--job=check_data --labeled_data=coco:train.json,images", "what is in your data, and what does not fit"),
-    ("--flagfile=configs/your_own_images_cpu.cfg --model_dir=runs/mine --labeled_data=coco:train.json,images "
-     "--unlabeled_data=folder:many --eval_fraction=0.2", "the whole loop on your images"),
-)  # fmt: skip
+    (
+        "--flagfile=configs/your_own_images_cpu.cfg --model_dir=runs/mine "
+        "--labeled_data=coco:train.json,images "
+        "--unlabeled_data=folder:many --eval_fraction=0.2",
+        "the whole loop on your images",
+    ),
+)
 
 
 def asked_for(arguments: Sequence[str]) -> str:
-    """"short", "full", or "" where the arguments ask for no help; no argument at all asks for the short one."""
+    """ "short", "full", or "" where the arguments ask for no help; no argument at all asks for the short
+    one.
+    """
     if any(argument in FULL for argument in arguments):
         return "full"
     return "short" if not arguments or any(argument in SHORT for argument in arguments) else ""
@@ -37,25 +62,41 @@ def page(kind: str, command: str = "python main.py") -> str:
     """The page as text, as wide as the terminal.
 
     Args:
-      kind: short (jobs, and the flags that one needs) or full (every flag); command: how the program is called.
+      kind: short (jobs, and the flags that one needs) or full (every flag); command: how the program is
+        called.
     """
     width = min(110, max(60, shutil.get_terminal_size((100, 24)).columns))
     return _full(width) if kind == "full" else _short(command, width)
 
 
 def _short(command: str, width: int) -> str:
-    lines = ["Self-training for detection and segmentation: a teacher learns from labelled images, labels the others, and a",
-             "student learns from both.", "", "Begin with"]  # fmt: skip
+    lines = [
+        (
+            "Self-training for detection and segmentation: a teacher learns from labelled images, labels the "
+            "others, and a"
+        ),
+        "student learns from both.",
+        "",
+        "Begin with",
+    ]
     for arguments, what in _FIRST:
         lines += [f"  {command} {arguments}", f"      {what}"]
     lines += ["", "Jobs (--job=NAME; self_train if none is given)"]
     for name, text in jobs():
         lines += _entry(name, text, width)
     lines += ["", "Flags that one needs"]
-    helps = {field.name: _described(field) for group in GROUPS.values() for field in dataclasses.fields(group)}
+    helps = {
+        field.name: _described(field) for group in GROUPS.values() for field in dataclasses.fields(group)
+    }
     for name in NEEDED:
         lines += _entry(f"--{name}", _FLAGFILE if name == "flagfile" else helps[name], width)
-    lines += ["", f"All flags: {command} --helpfull     Flagfiles: configs/README.md     Questions: README.md and docs/"]
+    lines += [
+        "",
+        (
+            f"All flags: {command} --helpfull     Flagfiles: configs/README.md     Questions: README.md "
+            f"and docs/"
+        ),
+    ]
     return "\n".join(lines)
 
 
@@ -84,7 +125,9 @@ def _entry(name: str, text: str, width: int) -> list[str]:
 
 
 def jobs() -> list[tuple[str, str]]:
-    """(name, what it does) of every job, from the docstring of official/jobs, which is not imported: it needs TensorFlow."""
+    """(name, what it does) of every job, from the docstring of official/jobs, which is not imported: it needs
+    TensorFlow.
+    """
     path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "jobs", "__init__.py")
     with open(path, encoding="utf-8") as file:
         text = ast.get_docstring(ast.parse(file.read()))

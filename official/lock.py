@@ -109,10 +109,15 @@ class _Lock:
 
     def _write(self) -> None:
         content = {
-            "host": socket.gethostname(), "pid": os.getpid(), "since": self._since, "machine": machine(),
-            "boot": boot(), "start": process_start(os.getpid()), "token": self._token,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "since": self._since,
+            "machine": machine(),
+            "boot": boot(),
+            "start": process_start(os.getpid()),
+            "token": self._token,
             "command": " ".join(sys.argv)[:300],
-        }  # fmt: skip
+        }
         text = json.dumps(content).encode()
         os.ftruncate(self._handle, 0)
         os.pwrite(self._handle, text, 0)
@@ -199,9 +204,14 @@ def _who(holder: dict[str, Any]) -> str:
 
 
 def _refusal(path: str, holder: dict[str, Any]) -> str:
-    where = "" if holder.get("machine") == machine() else (
-        f" If that machine is gone, wait {STALE_SECONDS:.0f} s after its last sign of life, or remove {path}."
-    )  # fmt: skip
+    where = (
+        ""
+        if holder.get("machine") == machine()
+        else (
+            f" If that machine is gone, wait {STALE_SECONDS:.0f} s after its last sign of life, or remove "
+            f"{path}."
+        )
+    )
     return (
         f"{os.path.dirname(path)} is in use by {_who(holder)}. Wait until it has finished, stop it "
         f"(kill {holder.get('pid')}), or use another folder.{where}"

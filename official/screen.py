@@ -1,8 +1,9 @@
 """What a job says while it works, on stderr: notes, warnings and bars. Results alone go to stdout.
 
-On a terminal there is one bar at a time, and a part of the work inside it (an evaluation while training) shows in the
-same line. In a file or a log there are lines with the time, often at first and then more and more seldom: at most one
-in 10 seconds, at least one in 10 minutes, in between one whenever a tenth of the time has passed again.
+On a terminal there is one bar at a time, and a part of the work inside it (an evaluation while training)
+shows in the same line. In a file or a log there are lines with the time, often at first and then more and
+more seldom: at most one in 10 seconds, at least one in 10 minutes, in between one whenever a tenth of the
+time has passed again.
 """
 
 from __future__ import annotations
@@ -17,7 +18,11 @@ import tqdm
 
 T = TypeVar("T")
 
-SHORTEST, LONGEST, SHARE = 10.0, 600.0, 0.1  # seconds between two lines of a log; share of the time that has passed
+SHORTEST, LONGEST, SHARE = (
+    10.0,
+    600.0,
+    0.1,
+)  # seconds between two lines of a log; share of the time that has passed
 _BAR = "{desc} {percentage:3.0f}% |{bar}| {n_fmt} of {total_fmt} {unit}{postfix}"
 _open: list[Bar] = []  # outermost first
 
@@ -97,11 +102,18 @@ class Bar:
     """The progress of one piece of work, as the module says. Use it in a `with` block."""
 
     def __init__(
-        self, what: str, total: int, unit: str, *, first: int = 0, shown: bool = True, clock: Callable[[], float] = time.monotonic
-    ):  # fmt: skip
+        self,
+        what: str,
+        total: int,
+        unit: str,
+        *,
+        first: int = 0,
+        shown: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+    ):
         """Args:
-          what: is done; total: how much of it, in units called `unit`; first: how much has been done before.
-          shown: False: says nothing (another process speaks).
+        what: is done; total: how much of it, in units called `unit`; first: how much has been done before.
+        shown: False: says nothing (another process speaks).
         """
         self.what, self.total, self.unit, self.done, self.new = what, total, unit, first, 0
         self.pace = Pace(first, clock)
@@ -113,9 +125,15 @@ class Bar:
         _open.append(self)
         if self._shown and on_terminal() and self._outer is None:
             self._bar = tqdm.tqdm(
-                desc=self.what, total=self.total, initial=self.done, unit=self.unit, bar_format=_BAR, leave=False,
-                dynamic_ncols=True, mininterval=0.2,
-            )  # fmt: skip
+                desc=self.what,
+                total=self.total,
+                initial=self.done,
+                unit=self.unit,
+                bar_format=_BAR,
+                leave=False,
+                dynamic_ncols=True,
+                mininterval=0.2,
+            )
         return self
 
     def __exit__(self, *unused: object) -> None:
@@ -160,7 +178,9 @@ class Bar:
             stamped(", ".join(filter(None, (f"{self.what}: {self._place()}", words))))
 
     def say(self, words: str, *, keep: bool = True) -> None:
-        """Replaces the words beside a terminal's bar; those that are not kept go when the work inside is done."""
+        """Replaces the words beside a terminal's bar; those that are not kept go when the work inside is
+        done.
+        """
         if keep:
             self._words = words
         if self._bar is not None:

@@ -29,17 +29,30 @@ FORMAT_VERSION = 1
 
 # Of the network's flags, those that matter in training alone: another value is the same function.
 TRAINING_ONLY = frozenset(
-    ("survival_probability", "batch_norm_momentum", "backbone_batch_norm_momentum", "zero_last_gamma", "dropout")
+    (
+        "survival_probability",
+        "batch_norm_momentum",
+        "backbone_batch_norm_momentum",
+        "zero_last_gamma",
+        "dropout",
+    )
 )
 NETWORK = (*(field.name for field in dataclasses.fields(Model)), "legacy_resize")
 # A convolutional network takes any size; a size that is given is a wish, not a contradiction.
 SIZE = "image_size"
 DECIDING = tuple(name for name in NETWORK if name not in TRAINING_ONLY and name != SIZE)
 BACKBONE = ("backbone", "backbone_width", "backbone_depth")
-# From images to inputs and from outputs to boxes: what the network was evaluated with; a flag that is given replaces it.
+# From images to inputs and from outputs to boxes: what the network was evaluated with; a flag that is given
+# replaces it.
 DECODING = (
-    "crop_style", "legacy_decoding", "nms_iou", "soft_nms_sigma", "max_detections", "pre_nms_top_k", "eval_score_threshold",
-)  # fmt: skip
+    "crop_style",
+    "legacy_decoding",
+    "nms_iou",
+    "soft_nms_sigma",
+    "max_detections",
+    "pre_nms_top_k",
+    "eval_score_threshold",
+)
 
 
 class ModelError(UserError):
@@ -85,7 +98,8 @@ class TrainedModel:
 
     def to_json(self) -> dict[str, Any]:
         """The content of `model.json`."""
-        content = json.loads(json.dumps(dataclasses.asdict(self)))  # lists in place of tuples, as it will be read
+        # Lists in place of tuples, as it will be read.
+        content = json.loads(json.dumps(dataclasses.asdict(self)))
         del content["path"]
         return {"format_version": FORMAT_VERSION, **content, "finished": self.finished}
 
@@ -105,9 +119,15 @@ class TrainedModel:
 
 
 def described(
-    experiment: Experiment, categories: Sequence[Category],
-    *, phase: str, step: int, steps: int, averaged: bool, **more: Any,
-) -> TrainedModel:  # fmt: skip
+    experiment: Experiment,
+    categories: Sequence[Category],
+    *,
+    phase: str,
+    step: int,
+    steps: int,
+    averaged: bool,
+    **more: Any,
+) -> TrainedModel:
     """The description of a network that `experiment` trains; `more` as the attributes."""
     flags = experiment.flags()
     flags = as_built({name: flags[name] for name in (*NETWORK, *DECODING)})
@@ -138,7 +158,9 @@ def describe(path: str) -> TrainedModel:
     try:
         return _from_json(content, path)
     except (KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{os.path.join(path, DESCRIPTION)} is damaged ({type(error).__name__}: {error})") from error
+        raise ModelError(
+            f"{os.path.join(path, DESCRIPTION)} is damaged ({type(error).__name__}: {error})"
+        ) from error
 
 
 def _from_json(content: Mapping[str, Any], path: str) -> TrainedModel:
@@ -162,7 +184,9 @@ def _known_flags(saved: Mapping[str, Any], path: str) -> dict[str, Any]:
     known = Experiment().flags()
     strange = sorted(set(saved) - set(known))
     if strange:
-        raise ModelError(f"{path} was made with {strange}, which version {__version__} does not know: use a newer one")
+        raise ModelError(
+            f"{path} was made with {strange}, which version {__version__} does not know: use a newer one"
+        )
     for name, value in saved.items():
         if any(isinstance(value, kind) != isinstance(known[name], kind) for kind in (bool, str)):
             raise ModelError(f"{path}: {name}={value!r} in its {DESCRIPTION} is no value of --{name}")
@@ -178,7 +202,8 @@ def _from_run(path: str) -> TrainedModel:
     run = read_json(os.path.join(os.path.dirname(phase_folder), RUN))
     if "categories" not in run:
         raise ModelError(
-            f"{path} does not say which network its weights belong to: it has no {DESCRIPTION}, and no run folder "
+            f"{path} does not say which network its weights belong to: it has no {DESCRIPTION}, and no run "
+            f"folder "
             f"is around it. Put it back where it was trained, <run folder>/<phase>/checkpoints/step_…"
         )
     known = set(Experiment().flags())
@@ -189,9 +214,16 @@ def _from_run(path: str) -> TrainedModel:
     steps = read_json(os.path.join(phase_folder, "result.json")).get("steps", ended)
     note(f"{path} is of an earlier version: what belongs to it is taken from the {RUN} of its run")
     return described(
-        experiment, _categories(run["categories"]), phase=phase, step=step, steps=steps, averaged=_keeps_average(path),
-        total_steps=_earlier_total(experiment, phase, step), project_version="before 1.0", path=path,
-    )  # fmt: skip
+        experiment,
+        _categories(run["categories"]),
+        phase=phase,
+        step=step,
+        steps=steps,
+        averaged=_keeps_average(path),
+        total_steps=_earlier_total(experiment, phase, step),
+        project_version="before 1.0",
+        path=path,
+    )
 
 
 def _keeps_average(path: str) -> bool:
@@ -215,9 +247,15 @@ _OPEN = (("input_normalization", "auto"), ("resnet_pool", "auto"))
 
 
 def adopted(
-    experiment: Experiment, model: TrainedModel, *, because: str, names: Sequence[str] = DECIDING, remedy: str = ""
+    experiment: Experiment,
+    model: TrainedModel,
+    *,
+    because: str,
+    names: Sequence[str] = DECIDING,
+    remedy: str = "",
 ) -> Experiment:
-    """The experiment with the network's flags `names` (and decoding) taken from a description where none was given.
+    """The experiment with the network's flags `names` (and decoding) taken from a description where none was
+    given.
 
     Args:
       because: which flag named the model, for messages, such as "--teacher=runs/a".
@@ -232,7 +270,9 @@ def adopted(
     contradicted = [n for n in names if n not in free and now[n] != model.flags[n]]
     if contradicted:
         rows = "".join(f"\n  --{n}: {model.flags[n]!r} there, {now[n]!r} given" for n in contradicted)
-        raise ModelError(f"{because} is another network than the flags describe:{rows}\nLeave these flags out{remedy}.")
+        raise ModelError(
+            f"{because} is another network than the flags describe:{rows}\nLeave these flags out{remedy}."
+        )
     taken = {n: model.flags[n] for n in free if now[n] != model.flags[n]}
     shown = {n: v for n, v in taken.items() if (n, now[n]) not in _OPEN}
     if shown:

@@ -1,8 +1,9 @@
 """The names that a program of your own imports: `from self_training import RetinaNet, augment, losses`.
 
 Installed from the wheel everything lies below this name (`self_training.augment`, `self_training.losses`,
-`self_training.official`), so that it does not clash with another package called `official`. In a clone, `augment`, `losses` and
-`official` are the folders beside this one. A name is imported when it is first used: TensorFlow takes seconds.
+`self_training.official`), so that it does not clash with another package called `official`. In a clone,
+`augment`, `losses` and `official` are the folders beside this one. A name is imported when it is first used:
+TensorFlow takes seconds.
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ import gc
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# XLA still compiles the whole step, with all its rewriting of the graph (fusion and so on), and the compiled kernels
+# XLA still compiles the whole step, with all its rewriting of the graph (fusion and so on), and the compiled
+# kernels
 # are what runs; only LLVM, which took nine tenths of the time, does not optimise the machine code.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
@@ -20,12 +21,14 @@ tf.config.set_logical_device_configuration(_cpu, [tf.config.LogicalDeviceConfigu
 
 from tests import tiny  # noqa: E402
 
-# A traced graph is a million objects that live on; looking through them every 700 new ones is a tenth of the time.
+# A traced graph is a million objects that live on; looking through them every 700 new ones is a tenth of the
+# time.
 gc.freeze()
 gc.set_threshold(50_000, 20, 20)
 
 
-# Files by the minutes that they take, longest first: whichever worker is free takes the next, and none is left with a
+# Files by the minutes that they take, longest first: whichever worker is free takes the next, and none is
+# left with a
 # long one at the end. All others follow, those with many tests first.
 LONG = (
     "training/test_step.py", "training/test_resume.py", "test_jobs.py", "test_trained_model.py", "tasks/test_pretraining.py",
@@ -44,7 +47,9 @@ class _LongFirst(collections.OrderedDict):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """Scheduler of `--dist loadfile`; xdist 3.6 leaves the files with the fewest tests, the longest here, to the end."""
+    """Scheduler of `--dist loadfile`; xdist 3.6 leaves the files with the fewest tests, the longest here, to
+    the end.
+    """
     if config.getoption("dist") != "loadfile":
         return None
     from xdist.scheduler import LoadFileScheduling

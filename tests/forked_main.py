@@ -1,8 +1,9 @@
-"""Starts `main.py` again and again from one process that has imported TensorFlow: a start costs a fork, not the imports.
+"""Starts `main.py` again and again from one process that has imported TensorFlow: a start costs a fork, not
+the imports.
 
-`ForkedMain(arguments)` behaves as `subprocess.Popen([sys.executable, "main.py", *arguments])` does where tests need it.
-With `export=False` a training job ends without an exported model; the environment's HANGS_BEFORE=module:function names a
-call that a run never comes back from.
+`ForkedMain(arguments)` behaves as `subprocess.Popen([sys.executable, "main.py", *arguments])` does where
+tests need it. With `export=False` a training job ends without an exported model; the environment's
+HANGS_BEFORE=module:function names a call that a run never comes back from.
 TensorFlow is imported before the fork but not started: its threads begin in the child.
 """
 
@@ -34,11 +35,15 @@ class ForkedMain:
       pid, returncode, stderr (the path of the file that it writes to).
     """
 
-    def __init__(self, arguments: list[str], *, export: bool = True, environment: dict[str, str] | None = None):
+    def __init__(
+        self, arguments: list[str], *, export: bool = True, environment: dict[str, str] | None = None
+    ):
         handle, self.stderr = tempfile.mkstemp(suffix=".stderr")
         os.close(handle)
         self.returncode: int | None = None
-        self.pid = _ask({"start": arguments, "stderr": self.stderr, "export": export, "environment": environment or {}})
+        self.pid = _ask(
+            {"start": arguments, "stderr": self.stderr, "export": export, "environment": environment or {}}
+        )
 
     def poll(self) -> int | None:
         """The exit code, as `Popen.returncode` has it; None while it runs."""
@@ -68,7 +73,13 @@ def _server() -> subprocess.Popen:
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "PYTHONPATH": ROOT}
     command = [sys.executable, os.path.abspath(__file__)]
     server = subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
     )
     atexit.register(server.kill)
     return server

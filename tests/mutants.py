@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import re
 import shutil
 import signal
 import sys
@@ -56,10 +57,16 @@ class Mutant:
         Raises:
           ValueError: `old` does not occur exactly once.
         """
-        count = text.count(self.old)
-        if count != 1:
-            raise ValueError(f"stale: {self.old!r} occurs {count} times in {self.file}")
-        return text.replace(self.old, self.new)
+        found = list(re.finditer(re.escape(self.old), text)) or list(re.finditer(broken(self.old), text))
+        if len(found) != 1:
+            raise ValueError(f"stale: {self.old!r} occurs {len(found)} times in {self.file}")
+        return text[: found[0].start()] + self.new + text[found[0].end() :]
+
+
+def broken(old: str) -> str:
+    """A pattern of the old text wherever its line was broken: white space between its parts, a comma before what closes."""
+    parts = [re.escape(part) for part in re.findall(r"\w+|[^\w\s]", old)]
+    return r"\s*".join(rf",?\s*{part}" if part in (r"\)", r"\]", r"\}") else part for part in parts)
 
 
 def read_table(path: str = TABLE) -> list[Mutant]:

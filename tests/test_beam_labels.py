@@ -1,4 +1,5 @@
-"""Labelling on Apache Beam gives the store of this process, byte for byte, also where shards are there or bundles come twice.
+"""Labelling on Apache Beam gives the store of this process, byte for byte, also where shards are there or
+bundles come twice.
 
 Beam is an extra (requirements-beam.txt); where it is not installed these are skipped, but for the message.
 """
@@ -28,13 +29,21 @@ def teacher(tmp_path):
 
 
 def labelled(folder, teacher, **flags):
-    experiment = tiny.experiment(**FLAGS, job="pseudo_label", model_dir=str(folder), checkpoint=teacher, **flags)
+    experiment = tiny.experiment(
+        **FLAGS, job="pseudo_label", model_dir=str(folder), checkpoint=teacher, **flags
+    )
     assert jobs.run(experiment)["pseudo_labels"]["finished"]
     store = folder / "pseudo_labels"
     return {name: (store / name).read_bytes() for name in os.listdir(store)}
 
 
-@pytest.mark.parametrize("options", ["", pytest.param("--direct_num_workers=2 --direct_running_mode=multi_processing", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "options",
+    [
+        "",
+        pytest.param("--direct_num_workers=2 --direct_running_mode=multi_processing", marks=pytest.mark.slow),
+    ],
+)
 def test_the_store_is_that_of_one_process(teacher, options, tmp_path):
     beam_labels = pytest.importorskip("official.jobs.beam_labels", reason="Apache Beam is not installed")
     expected = labelled(tmp_path / "plain", teacher)
@@ -47,7 +56,9 @@ def test_the_store_is_that_of_one_process(teacher, options, tmp_path):
     kept = os.stat(store / "labels-00001.tfrecord").st_mtime_ns
     assert labelled(tmp_path / "beam", teacher, engine="beam", beam_options=options) == expected
     assert os.stat(store / "labels-00001.tfrecord").st_mtime_ns == kept
-    experiment = tiny.experiment(**FLAGS, job="pseudo_label", model_dir=str(tmp_path / "beam"), checkpoint=teacher)
+    experiment = tiny.experiment(
+        **FLAGS, job="pseudo_label", model_dir=str(tmp_path / "beam"), checkpoint=teacher
+    )
     shards = beam_labels.LabelShards(tuple(experiment.flags().items()), experiment.given, teacher, str(store))
     for _ in range(2):
         again += shards.process(2)

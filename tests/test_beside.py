@@ -1,4 +1,6 @@
-"""--parallel_phases: the control in a process of its own ends with the bits of one phase after the other, killed or not."""
+"""--parallel_phases: the control in a process of its own ends with the bits of one phase after the other,
+killed or not.
+"""
 
 import glob
 import json
@@ -62,7 +64,9 @@ def weights(folder):
 
 @pytest.mark.slow
 def test_killed_then_asked_to_stop_then_finished_with_the_bits_of_one_after_the_other(tmp_path):
-    """SIGKILL takes the process beside with it, SIGTERM lets both save; the same command goes on with both."""
+    """SIGKILL takes the process beside with it, SIGTERM lets both save; the same command goes on with
+    both.
+    """
     straight = start(tmp_path / "straight")
     _, error = straight.communicate()
     assert straight.returncode == 0, error.decode()[-2000:]
@@ -74,7 +78,9 @@ def test_killed_then_asked_to_stop_then_finished_with_the_bits_of_one_after_the_
         assert process.poll() is None and other != process.pid
         process.send_signal(number)
         _, error = process.communicate()
-        assert process.returncode == (-number if number == signal.SIGKILL else 128 + number), error.decode()[-2000:]
+        assert process.returncode == (-number if number == signal.SIGKILL else 128 + number), error.decode()[
+            -2000:
+        ]
         assert is_gone(other)
     process = start(folder, parallel_phases=True)
     _, error = process.communicate()
@@ -84,9 +90,13 @@ def test_killed_then_asked_to_stop_then_finished_with_the_bits_of_one_after_the_
 
 
 def test_a_process_that_fails_is_told_with_what_it_said(monkeypatch, capfd):
-    monkeypatch.setattr(beside, "own_command", lambda: ["sh", "-c", "echo a line; echo 'no disk' >&2; exit 3"])
+    monkeypatch.setattr(
+        beside, "own_command", lambda: ["sh", "-c", "echo a line; echo 'no disk' >&2; exit 3"]
+    )
     with beside.Beside(tiny.experiment(parallel_phases=True), needed=True) as process:
-        with pytest.raises(UserError, match="control: its process ended with 3.*goes on(.|\n)*a line\n  no disk"):
+        with pytest.raises(
+            UserError, match="control: its process ended with 3.*goes on(.|\n)*a line\n  no disk"
+        ):
             process.wait()
     with beside.Beside(tiny.experiment(), needed=True) as process:
         process.wait()  # without the flag there is none
@@ -100,14 +110,24 @@ def test_its_progress_is_told_and_is_not_what_it_said_last(monkeypatch, capfd):
         process.wait()
         assert list(process._lines) == ["more"]
     said = capfd.readouterr().err
-    assert said.count("control: step 20 of 60, loss 1.500") == 1 and "03:04:05" not in said and "control: more" in said
+    assert (
+        said.count("control: step 20 of 60, loss 1.500") == 1
+        and "03:04:05" not in said
+        and "control: more" in said
+    )
 
 
 def test_the_other_process_gets_the_flags_of_the_run_and_half_of_the_machine(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(6)))
     experiment = tiny.experiment(parallel_phases=True, model_dir="a b/run", control=True)
     command = beside.command_of(experiment)
-    for argument in ("--job=control", "--model_dir=a b/run", "--parallel_phases=False", "--compute_threads=3", "--batch_size=8"):
+    for argument in (
+        "--job=control",
+        "--model_dir=a b/run",
+        "--parallel_phases=False",
+        "--compute_threads=3",
+        "--batch_size=8",
+    ):
         assert argument in command
     assert beside.computing_threads(tiny.experiment().runtime) == 0
     assert beside.computing_threads(tiny.experiment(compute_threads=2, parallel_phases=True).runtime) == 2
@@ -116,7 +136,9 @@ def test_the_other_process_gets_the_flags_of_the_run_and_half_of_the_machine(mon
     assert beside._environment()["CUDA_VISIBLE_DEVICES"] == "6,7"
 
 
-@pytest.mark.parametrize("flags,words", [(dict(tpu="local"), "not on a TPU"), (dict(strategy="multi_worker"), "several workers")])
+@pytest.mark.parametrize(
+    "flags,words", [(dict(tpu="local"), "not on a TPU"), (dict(strategy="multi_worker"), "several workers")]
+)
 def test_where_phases_cannot_be_beside_each_other(flags, words, monkeypatch):
     monkeypatch.setattr(beside, "computing_threads", lambda runtime: 0)
     with pytest.raises(FlagError, match=words):

@@ -91,10 +91,18 @@ def test_batches_of_all_phases_are_shared_evenly(monkeypatch):
     odd = {"batch_size": 3, "pseudo_batch_size": 3, "teacher_batch_size": 3, "joint_batch_size": 3}
     for name, value in odd.items():
         with pytest.raises(FlagError, match=f"--{name}=3: choose a multiple of 2"):
-            check_run(tiny.experiment(joint_weight=0.5, **{"joint_batch_size": 4, name: value}), Two(), pseudo=True)
-    with pytest.raises(FlagError, match="--batch_size=3"):  # the student's, where the teacher has one of its own
+            check_run(
+                tiny.experiment(joint_weight=0.5, **{"joint_batch_size": 4, name: value}), Two(), pseudo=True
+            )
+    with pytest.raises(
+        FlagError, match="--batch_size=3"
+    ):  # the student's, where the teacher has one of its own
         check_run(tiny.experiment(teacher_batch_size=4, batch_size=3), Two(), pseudo=True)
-    check_run(tiny.experiment(teacher_batch_size=4, batch_size=3, joint_batch_size=3, pseudo_batch_size=3), Two(), pseudo=False)
+    check_run(
+        tiny.experiment(teacher_batch_size=4, batch_size=3, joint_batch_size=3, pseudo_batch_size=3),
+        Two(),
+        pseudo=False,
+    )
 
 
 def test_thresholds_of_classes_that_are_not_there():
@@ -103,7 +111,9 @@ def test_thresholds_of_classes_that_are_not_there():
     check_thresholds(tiny.experiment(class_thresholds="disc=0.5"), [Category(1, "disc")])
 
 
-@pytest.mark.parametrize("flags", [dict(class_thresholds="dsic=0.5"), dict(freeze="("), dict(eval_data="scenes:nope")])
+@pytest.mark.parametrize(
+    "flags", [dict(class_thresholds="dsic=0.5"), dict(freeze="("), dict(eval_data="scenes:nope")]
+)
 def test_a_refused_command_leaves_no_run_behind(tmp_path, flags):
     with pytest.raises(UserError):
         jobs.run(tiny.experiment(model_dir=str(tmp_path / "run"), **flags))
@@ -121,13 +131,22 @@ def test_a_full_disk_is_noticed_before_training(tmp_path, monkeypatch):
 def test_a_network_cut_off_at_level_4_trains_what_it_uses():
     """And with all its kernels frozen there is nothing to decay; both crashed inside the first step."""
     small = dict(backbone_width=0.1, backbone_depth=0.1, head_convs=0, pictures=0, min_level=4, max_level=4)
-    experiment = tiny.experiment(**small, freeze=".*kernel", warmup_steps=0, augment="none", batch_size=2, clip_norm=0.0)
+    experiment = tiny.experiment(
+        **small, freeze=".*kernel", warmup_steps=0, augment="none", batch_size=2, clip_norm=0.0
+    )
     source = open_scenes("train", 4, size=64, seed=0)
     trainer = Trainer(
-        build_task(experiment, source.categories), experiment, Phase("teacher", 1, source), tf.distribute.get_strategy()
+        build_task(experiment, source.categories),
+        experiment,
+        Phase("teacher", 1, source),
+        tf.distribute.get_strategy(),
     )
     trained = [v.name for v in trainer.variables]
-    assert trained and not any("kernel" in name for name in trained) and not any("block6" in name for name in trained)
+    assert (
+        trained
+        and not any("kernel" in name for name in trained)
+        and not any("block6" in name for name in trained)
+    )
     assert any("block6" in v.name for v in trainer.model.backbone.trainable_variables)
     metrics = trainer.train_step(next(trainer.batches()))
     assert float(metrics["loss"]) > 0.0 and float(metrics["weight_decay_loss"]) == 0.0

@@ -19,8 +19,8 @@ COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 40, 230)}
 def evaluate(tmp_path_factory):
     """A classifier of five channels that knows red (4), green (0) and blue (2) by the mean of its features.
 
-    Its last layer is solved from the NumPy network's own features of the three colours, so that it is right by
-    PyTorch's computation, on pixels of Lite's scale.
+    Its last layer is solved from the NumPy network's own features of the three colours, so that it is right
+    by PyTorch's computation, on pixels of Lite's scale.
     """
     state = torch.efficientnet_state(timm=False, lite=True, seed=4)
     images = np.array([np.full((32, 32, 3), colour) for colour in COLOURS.values()], np.float64)

@@ -32,7 +32,9 @@ def exported(tmp_path_factory):
             variable.assign(generator.normal(0, 3.0, variable.shape))
     names = [c.name for c in task.categories]
     decoder = task.decoder(0.0105)
-    paths = export_detector(model, str(folder), names, decoder, class_ids=[c.id for c in task.categories], tflite=True)
+    paths = export_detector(
+        model, str(folder), names, decoder, class_ids=[c.id for c in task.categories], tflite=True
+    )
     return task, model, paths, folder
 
 
@@ -67,7 +69,9 @@ def test_the_documented_decoder_finds_what_the_saved_model_finds(exported, pictu
     *_, paths, folder = exported
     page = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "docs", "export.md")
     with open(page, encoding="utf-8") as file:
-        programs = [block for block in re.findall(r"```python\n(.*?)```", file.read(), re.S) if "decode(" in block]
+        programs = [
+            block for block in re.findall(r"```python\n(.*?)```", file.read(), re.S) if "decode(" in block
+        ]
     assert len(programs) == 2
     signature = load_serving(paths["saved_model"])
     for path in sorted(pictures.iterdir()):
@@ -78,7 +82,9 @@ def test_the_documented_decoder_finds_what_the_saved_model_finds(exported, pictu
         np.testing.assert_allclose(names["scores"], expected["scores"], atol=1e-5)
         np.testing.assert_allclose(names["boxes"], expected["boxes"], atol=2e-2)
         assert names["classes"].tolist() == expected["classes"].tolist()
-        assert [names["labels"]["class_names"][c].encode() for c in names["classes"]] == expected["class_names"].tolist()
+        assert [names["labels"]["class_names"][c].encode() for c in names["classes"]] == expected[
+            "class_names"
+        ].tolist()
     assert names["labels"]["class_ids"] == [1, 2, 3, 4, 5]
 
 
@@ -112,7 +118,9 @@ def test_keras_file_loads_with_tensorflow_alone(exported, tmp_path):
         "np.save('box.npy', out['box']); np.save('classification.npy', out['classification'])\n"
     )
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True, capture_output=True
+    )
     expected = model({"images": images}, training=False)
     for name in ("box", "classification"):
         np.testing.assert_allclose(np.load(tmp_path / f"{name}.npy"), expected[name], atol=1e-5)
@@ -134,7 +142,9 @@ def test_tflite_agrees(exported):
     interpreter.invoke()
     values = [interpreter.get_tensor(d["index"]) for d in interpreter.get_output_details()]
     boxes = next(v for v in values if v.ndim == 3)
-    expected = task.decoder(0.0105)(model({"images": images}, training=False), model.anchors(), tf.constant([[64.0, 64.0]]))
+    expected = task.decoder(0.0105)(
+        model({"images": images}, training=False), model.anchors(), tf.constant([[64.0, 64.0]])
+    )
     count = int(expected["count"][0])
     assert count > 0
     np.testing.assert_allclose(boxes[0, :count], expected["boxes"][0, :count], atol=0.05)

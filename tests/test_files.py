@@ -29,7 +29,9 @@ def test_no_two_images_share_a_name(names):
     assert len(set(found)) == len(names) and all(name.endswith(".png") for name in found)
 
 
-@pytest.mark.parametrize("name", ("../../../x", "/etc/passwd", "a/../../x", "..\\..\\x", "x/..", "a\0b", "\n"))
+@pytest.mark.parametrize(
+    "name", ("../../../x", "/etc/passwd", "a/../../x", "..\\..\\x", "x/..", "a\0b", "\n")
+)
 def test_no_name_leaves_the_folder(name, tmp_path):
     for names in ([name], [name, "y"]):
         path = os.path.abspath(os.path.join(tmp_path, output_names(names, ".png")[0]))

@@ -29,7 +29,12 @@ def files(tmp_path, monkeypatch):
 
 
 def test_files_are_found_beside_the_file_that_names_them(files):
-    files(deep__a="--alpha=1\n--flagfile=b\n--seed=2", deep__b="--flagfile=more/c", deep__more__c="--alpha=3", b="--alpha=9")
+    files(
+        deep__a="--alpha=1\n--flagfile=b\n--seed=2",
+        deep__b="--flagfile=more/c",
+        deep__more__c="--alpha=3",
+        b="--alpha=9",
+    )
     assert expanded(["--flagfile=deep/a", "--x"]) == ["--alpha=1", "--alpha=3", "--seed=2", "--x"]
     assert expanded(["--flagfile", "deep/b"]) == expanded(["-flagfile=deep/b"]) == ["--alpha=3"]
 
@@ -43,15 +48,29 @@ def test_our_own_files_are_found_from_anywhere(files):
     files()
     quickstart = expanded([f"--flagfile={OWN}/quickstart.cfg"])
     assert "--job=self_train" in quickstart
-    assert expanded(["--flagfile=configs/quickstart.cfg"]) == expanded(["--flagfile=quickstart.cfg"]) == quickstart
+    assert (
+        expanded(["--flagfile=configs/quickstart.cfg"])
+        == expanded(["--flagfile=quickstart.cfg"])
+        == quickstart
+    )
     files(configs__quickstart="")
     with pytest.raises(FlagError):
         expanded(["--flagfile=elsewhere/quickstart.cfg"])
 
 
 def test_what_a_line_may_be(files):
-    files(a="\ufeff# words\n\n  // more words\n --alpha=0.5 \n--labeled_data=coco:a b.json,x\n--nocontrol\n--control\n")
-    assert expanded(["--flagfile=a"]) == ["--alpha=0.5", "--labeled_data=coco:a b.json,x", "--nocontrol", "--control"]
+    files(
+        a=(
+            "\ufeff# words\n\n  // more words\n --alpha=0.5 \n--labeled_data=coco:a "
+            "b.json,x\n--nocontrol\n--control\n"
+        )
+    )
+    assert expanded(["--flagfile=a"]) == [
+        "--alpha=0.5",
+        "--labeled_data=coco:a b.json,x",
+        "--nocontrol",
+        "--control",
+    ]
 
 
 def test_what_is_wrong_is_named_with_its_line(files):
@@ -88,7 +107,11 @@ def test_the_command_says_it_in_a_line(tmp_path):
     command = [sys.executable, os.path.join(ROOT, "main.py"), f"--flagfile={tmp_path}/a.cfg"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1 and done.stdout == ""
-    assert done.stderr.strip().splitlines()[-1].startswith(f"error: {tmp_path}/a.cfg: --flagfile=none.cfg: no such file")
+    assert (
+        done.stderr.strip()
+        .splitlines()[-1]
+        .startswith(f"error: {tmp_path}/a.cfg: --flagfile=none.cfg: no such file")
+    )
     assert "Traceback" not in done.stderr
 
 

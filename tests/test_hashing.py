@@ -1,4 +1,6 @@
-"""Laws of the hashes and of the keyed permutation: bijective, distinct for every seed and epoch, evenly spread."""
+"""Laws of the hashes and of the keyed permutation: bijective, distinct for every seed and epoch, evenly
+spread.
+"""
 
 import numpy as np
 import pytest
@@ -23,7 +25,9 @@ def test_every_order_is_a_permutation(size):
 
 @pytest.mark.parametrize("size", [10, 100, 1_281_167])
 def test_orders_do_not_come_again(size):
-    """10! is 3.6 million: of 2,000 seeds chance alone lets one or two share their first order; epochs never do."""
+    """10! is 3.6 million: of 2,000 seeds chance alone lets one or two share their first order; epochs never
+    do.
+    """
     found = orders(size, [3], range(2000), min(size, 100))
     assert len({row.tobytes() for row in found}) == 2000
     found = orders(size, np.arange(2000), [0], min(size, 100))

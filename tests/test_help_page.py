@@ -24,7 +24,9 @@ def test_every_job_is_named_once():
 def test_the_short_page_has_the_jobs_and_the_flags_that_one_needs():
     text = page("short", "self-train")
     assert all(re.search(rf"^  {name} ", text, re.M) for name, _ in jobs())
-    assert all(f"--{name}" in text for name in NEEDED) and "self-train --flagfile=configs/quickstart.cfg" in text
+    assert (
+        all(f"--{name}" in text for name in NEEDED) and "self-train --flagfile=configs/quickstart.cfg" in text
+    )
     assert "python main.py" not in text and len(text.splitlines()) < 90
 
 
@@ -34,13 +36,21 @@ def test_the_full_page_has_every_flag_with_its_default(monkeypatch):
     for group in GROUPS.values():
         for field in dataclasses.fields(group):
             assert re.search(rf"^  --{field.name}( |$)", text, re.M), field.name
-    assert max(map(len, text.splitlines())) <= 80 + 25 and "[0.9997]" in text  # the decay of the paper's averages
+    assert (
+        max(map(len, text.splitlines())) <= 80 + 25 and "[0.9997]" in text
+    )  # the decay of the paper's averages
     assert "(detection, segmentation, classification, contrastive)" in re.sub(r"\s+", " ", text)
 
 
 @pytest.mark.parametrize(
     "arguments, kind",
-    [((), "short"), (("-h",), "short"), (("--seed=1", "--help"), "short"), (("--helpfull",), "full"), (("--seed=1",), "")],
+    [
+        ((), "short"),
+        (("-h",), "short"),
+        (("--seed=1", "--help"), "short"),
+        (("--helpfull",), "full"),
+        (("--seed=1",), ""),
+    ],
 )
 def test_what_asks_for_help(arguments, kind):
     assert asked_for(arguments) == kind

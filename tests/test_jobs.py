@@ -63,11 +63,18 @@ def test_the_verdict_is_in_the_summary_and_the_flagfile_repeats_the_run(finished
     folder, experiment, _ = finished
     summary = json.load(open(folder / "summary.json"))
     found = summary["verdict"]
-    assert found["metric"] == "AP" and found["images"] == 8 and found["word"] == "not decided" and found["seeds"] == 1
+    assert (
+        found["metric"] == "AP"
+        and found["images"] == 8
+        and found["word"] == "not decided"
+        and found["seeds"] == 1
+    )
     for other in ("teacher", "control"):
         own = found[f"student - {other}"]
         assert own["value"] == pytest.approx(summary["student"]["AP"] - summary[other]["AP"], abs=2e-5)
-        assert own["low"] <= own["value"] <= own["high"] and set(own["per_class"]) <= set(summary["student"]["per_class"])
+        assert own["low"] <= own["value"] <= own["high"] and set(own["per_class"]) <= set(
+            summary["student"]["per_class"]
+        )
     best = max(("teacher", "control", "student"), key=lambda phase: summary[phase]["AP"])
     assert summary[found["best"]]["AP"] == summary[best]["AP"]
     again = experiment_from_flagfile(str(folder / "flags.cfg"))
@@ -78,7 +85,10 @@ def test_every_part_of_the_page_could_be_made(finished):
     folder, _, summary = finished
     text = (folder / "report.html").read_text()
     assert "could not be made" not in text and "NOT DECIDED" in text
-    assert all(part in text for part in ("AP by class", "Pseudo labels", "The same images", "How it was made", "control"))
+    assert all(
+        part in text
+        for part in ("AP by class", "Pseudo labels", "The same images", "How it was made", "control")
+    )
     assert os.path.isfile(summary["pictures"])
 
 
@@ -140,7 +150,11 @@ def test_evaluate_again_gives_the_same_numbers(finished):
     assert again["evaluation"]["coco_stats"] == pytest.approx(summary["student"]["coco_stats"])
     assert again["weights_sha256"] == summary["student"]["weights_sha256"]
     text = (folder / "evaluation" / "report.html").read_text()
-    assert "could not be made" not in text and f"{again['evaluation']['AP']:.3f} [" in text and "The same images" in text
+    assert (
+        "could not be made" not in text
+        and f"{again['evaluation']['AP']:.3f} [" in text
+        and "The same images" in text
+    )
     teacher = rerun(experiment, job="evaluate", checkpoint=summary["teacher"]["checkpoint"])
     assert teacher["weights_sha256"] == summary["teacher"]["weights_sha256"]
 
@@ -151,18 +165,28 @@ def test_evaluate_existing_detections(finished, tmp_path, capsys):
     result = jobs.run(
         experiment_from(
             dict(
-                job="evaluate", model_dir=str(tmp_path), eval_data=f"coco:{files}/ground_truth.json",
+                job="evaluate",
+                model_dir=str(tmp_path),
+                eval_data=f"coco:{files}/ground_truth.json",
                 detections=f"{files}/detections.json",
             )  # fmt: skip
         )
     )
     assert result["evaluation"]["coco_stats"] == pytest.approx(summary["student"]["coco_stats"], abs=1e-12)
     text = (tmp_path / "evaluation" / "report.html").read_text()
-    assert "could not be made" not in text and "Which class is taken for which" in text and "The same images" not in text
+    assert (
+        "could not be made" not in text
+        and "Which class is taken for which" in text
+        and "The same images" not in text
+    )
     assert json.load(open(tmp_path / "summary.json"))["job"] == "evaluate"
     first, head, *rows = capsys.readouterr().out.splitlines()
-    assert json.loads(first)["AP"] == pytest.approx(summary["student"]["AP"], abs=1e-4) and head.split() == ["AP"]
-    assert {row.split()[0]: float(row.split()[1].replace("-", "-1")) for row in rows} == pytest.approx(summary["student"]["per_class"], abs=1e-3)
+    assert json.loads(first)["AP"] == pytest.approx(summary["student"]["AP"], abs=1e-4) and head.split() == [
+        "AP"
+    ]
+    assert {row.split()[0]: float(row.split()[1].replace("-", "-1")) for row in rows} == pytest.approx(
+        summary["student"]["per_class"], abs=1e-3
+    )
 
 
 def test_predict_on_a_folder(finished, tmp_path, capsys):
@@ -185,22 +209,35 @@ def test_predict_on_a_folder(finished, tmp_path, capsys):
         assert x >= 0 and y >= 0 and x + width <= limit[1] + 1e-3 and y + height <= limit[0] + 1e-3
     assert sorted(os.listdir(tmp_path / "out" / "drawn" / "deeper")) == ["0.jpg", "1.jpg"]
     whole = json.load(open(tmp_path / "out" / "coco.json"))
-    assert [image["file_name"] for image in whole["images"]] == ["deeper/0.png", "deeper/1.png"] and len(whole["categories"]) == 5
-    columns = [[(a["image_id"], a["category_id"], a["bbox"], a["score"]) for a in rows] for rows in (whole["annotations"], results)]
+    assert [image["file_name"] for image in whole["images"]] == ["deeper/0.png", "deeper/1.png"] and len(
+        whole["categories"]
+    ) == 5
+    columns = [
+        [(a["image_id"], a["category_id"], a["bbox"], a["score"]) for a in rows]
+        for rows in (whole["annotations"], results)
+    ]
     assert columns[0] == columns[1]
     numbers, names = summary["predictions"], {c["id"]: c["name"] for c in whole["categories"]}
     for name in names.values():
         own = [a["image_id"] for a in whole["annotations"] if names[a["category_id"]] == name]
-        assert (numbers["boxes_per_class"][name], numbers["images_per_class"][name]) == (len(own), len(set(own)))
+        assert (numbers["boxes_per_class"][name], numbers["images_per_class"][name]) == (
+            len(own),
+            len(set(own)),
+        )
     printed = capsys.readouterr().out
-    assert f"2 images, {len(results)} boxes at score >= 0 (--eval_score_threshold)\n" in printed and f"coco.json, detections.json, drawn, images.json in {tmp_path / 'out'}\n" in printed
+    assert (
+        f"2 images, {len(results)} boxes at score >= 0 (--eval_score_threshold)\n" in printed
+        and f"coco.json, detections.json, drawn, images.json in {tmp_path / 'out'}\n" in printed
+    )
     assert sum(summary["skipped_inputs"]["images"].values()) == 1
 
 
 def test_pseudo_label_and_inspect(finished, tmp_path):
     _, experiment, summary = finished
     store = str(tmp_path / "store")
-    made = rerun(experiment, job="pseudo_label", label_store=store, unlabeled_data="scenes:unlabeled,count=10")
+    made = rerun(
+        experiment, job="pseudo_label", label_store=store, unlabeled_data="scenes:unlabeled,count=10"
+    )
     assert made["pseudo_labels"]["images"] == 10
     shown = rerun(
         experiment, job="inspect_labels", label_store=store, unlabeled_data="scenes:unlabeled,count=10",
@@ -218,10 +255,16 @@ def test_export_labels(finished, tmp_path):
     written = json.load(open(tmp_path / "pseudo" / "annotations.json"))
     scores = sorted(a["score"] for a in written["annotations"])
     middle = scores[len(scores) // 2]
-    sure = rerun(experiment, job="export_labels", output=str(tmp_path / "sure"), format="cvat", score_threshold=middle)["exported"]
-    assert len(scores) == every["boxes"] and sure["boxes"] == sum(score >= middle for score in scores) < len(scores)
+    sure = rerun(
+        experiment, job="export_labels", output=str(tmp_path / "sure"), format="cvat", score_threshold=middle
+    )["exported"]
+    assert len(scores) == every["boxes"] and sure["boxes"] == sum(score >= middle for score in scores) < len(
+        scores
+    )
     names = {a["category_id"]: a["score"] for a in written["annotations"]}
-    assert set(names) <= {c["id"] for c in written["categories"]} and all(os.path.isfile(tmp_path / "pseudo" / "images" / i["file_name"]) for i in written["images"])
+    assert set(names) <= {c["id"] for c in written["categories"]} and all(
+        os.path.isfile(tmp_path / "pseudo" / "images" / i["file_name"]) for i in written["images"]
+    )
     with pytest.raises(DataError, match="exists; name a new folder"):
         rerun(experiment, job="export_labels", output=str(tmp_path / "pseudo"))
     with pytest.raises(DataError, match="--output is needed"):
@@ -233,7 +276,9 @@ def test_export_labels(finished, tmp_path):
     tasks = json.load(open(tmp_path / "found" / "tasks.json"))
     labels = [r["value"]["rectanglelabels"][0] for task in tasks for r in task["predictions"][0]["result"]]
     assert found["images"] == 16 and len(labels) == found["boxes"] > 0 and "disc" not in labels
-    human = rerun(experiment, job="export_labels", labels="human", format="yolo", output=str(tmp_path / "human"))["exported"]
+    human = rerun(
+        experiment, job="export_labels", labels="human", format="yolo", output=str(tmp_path / "human")
+    )["exported"]
     source = opening.open_labeled(experiment)[0]
     back = opening.opened(experiment, "labeled", f"yolo:{tmp_path}/human/data.yaml")
     assert human["boxes"] == len(back.annotations.boxes) == len(source.annotations.boxes)
@@ -245,7 +290,11 @@ def test_images_for_review_are_chosen_by_the_network_that_labelled_them(finished
     flags = dict(job="review_labels", review_images=6, output=str(tmp_path / "review"))
     found = rerun(experiment, **flags)["review"]
     assert "views are not compared" not in capsys.readouterr().err and found["images"] == 6
-    reasons = {r for entry in json.load(open(tmp_path / "review" / "review.manifest"))["images"] for r in entry["reasons"]}
+    reasons = {
+        r
+        for entry in json.load(open(tmp_path / "review" / "review.manifest"))["images"]
+        for r in entry["reasons"]
+    }
     assert "views" in reasons and any(reason.startswith("class ") for reason in reasons)
     pool = unlabeled_pool(experiment_from({**experiment.flags(), "reviewed": found["reviewed"]}))
     assert len(pool) == 10
@@ -254,7 +303,11 @@ def test_images_for_review_are_chosen_by_the_network_that_labelled_them(finished
 def test_predictions_are_exported_from_the_threshold_of_their_class_on():
     row = {"scores": np.float32([0.5, 0.5, 0.4]), "classes": np.array([0, 1, 0]), "boxes": np.eye(3, 4)}
     kept = exporting._sure(row, np.float32([0.5, 0.6]))
-    assert kept["scores"].tolist() == [0.5] and kept["classes"].tolist() == [0] and kept["boxes"].tolist() == [[1, 0, 0, 0]]
+    assert (
+        kept["scores"].tolist() == [0.5]
+        and kept["classes"].tolist() == [0]
+        and kept["boxes"].tolist() == [[1, 0, 0, 0]]
+    )
 
 
 def test_rest_is_what_the_fraction_leaves(tmp_path):
@@ -271,14 +324,19 @@ def test_rest_is_what_the_fraction_leaves(tmp_path):
 def test_labeled_ids_from_files(tmp_path):
     (tmp_path / "ids.json").write_text(json.dumps({"labeled": ["train-0-000002.png"], "unlabeled": []}))
     (tmp_path / "ids.txt").write_text("train-0-000004\ntrain-0-000001\n")
-    found = [opening.open_labeled(tiny.experiment(labeled_ids=str(tmp_path / n)))[0].ids.tolist() for n in ("ids.json", "ids.txt")]
+    found = [
+        opening.open_labeled(tiny.experiment(labeled_ids=str(tmp_path / n)))[0].ids.tolist()
+        for n in ("ids.json", "ids.txt")
+    ]
     assert found == [["train-0-000002"], ["train-0-000001", "train-0-000004"]]
     with pytest.raises(DataError, match="not a list of ids"):
         opening.open_labeled(tiny.experiment(labeled_ids=str(tmp_path / "gone.json")))
 
 
 def test_no_usable_box_fails_at_once(tmp_path):
-    empty = tiny.experiment(model_dir=str(tmp_path), labeled_data="scenes:train,count=1", scenes_seed=_empty_seed())
+    empty = tiny.experiment(
+        model_dir=str(tmp_path), labeled_data="scenes:train,count=1", scenes_seed=_empty_seed()
+    )
     with pytest.raises(DataError, match="none of the 1 labelled images has a usable box"):
         jobs.run(empty)
 
@@ -286,12 +344,16 @@ def test_no_usable_box_fails_at_once(tmp_path):
 def _empty_seed():
     from official.data.scenes import draw_scene
 
-    return next(s for s in range(1000) if len(draw_scene(seed=s, split="train", index=0, size=64).classes) == 0)
+    return next(
+        s for s in range(1000) if len(draw_scene(seed=s, split="train", index=0, size=64).classes) == 0
+    )
 
 
 @tiny.without_export()
 def test_a_teacher_that_is_there_is_not_trained_again(finished, tmp_path):
-    """Another student from the same teacher and labels: the teacher's numbers are its own, nothing is labelled again."""
+    """Another student from the same teacher and labels: the teacher's numbers are its own, nothing is
+    labelled again.
+    """
     folder, experiment, summary = finished
     labels = {path: path.stat().st_mtime_ns for path in (folder / "pseudo_labels").glob("labels-*")}
     again = rerun(
@@ -300,15 +362,23 @@ def test_a_teacher_that_is_there_is_not_trained_again(finished, tmp_path):
     )  # fmt: skip
     for name in ("AP", "weights_sha256", "checkpoint"):
         assert again["teacher"][name] == summary["teacher"][name]
-    assert again["teacher"]["steps"] == 0 and again["student"]["weights_sha256"] == summary["student"]["weights_sha256"]
+    assert (
+        again["teacher"]["steps"] == 0
+        and again["student"]["weights_sha256"] == summary["student"]["weights_sha256"]
+    )
     assert len(labels) == 8 and all(path.stat().st_mtime_ns == time for path, time in labels.items())
     assert not os.path.exists(tmp_path / "a" / "teacher" / "checkpoints")
     assert find_checkpoint(str(folder)) == summary["student"]["checkpoint"]
     with pytest.raises(ValueError, match="no such run folder: .*nowhere"):
         rerun(experiment, model_dir=str(tmp_path / "b"), teacher=str(tmp_path / "nowhere"))
-    with pytest.raises(ValueError, match=r"--teacher=.* knows other classes .*\n  class 0: 'disc' \(id 1\) there, 'other' \(id 1\) now"):
+    with pytest.raises(
+        ValueError,
+        match=r"--teacher=.* knows other classes .*\n  class 0: 'disc' \(id 1\) there, 'other' \(id 1\) now",
+    ):
         task = build_task(experiment, [Category(1, "other")])
-        SelfTraining(task, tiny.experiment(model_dir=str(tmp_path / "c"), teacher=str(folder)), None, None, None, None).train_teacher()
+        SelfTraining(
+            task, tiny.experiment(model_dir=str(tmp_path / "c"), teacher=str(folder)), None, None, None, None
+        ).train_teacher()
 
 
 @tiny.without_export()
@@ -319,11 +389,16 @@ def test_a_teacher_may_start_from_a_whole_model(finished, tmp_path):
         experiment, job="train", model_dir=str(tmp_path / "a"), init_checkpoint=str(folder), teacher_steps=1, learning_rate=0.0,
         warmup_steps=0, eval_data="", pictures=0,
     )  # fmt: skip
-    given, found = (load_model(describe(row["checkpoint"]), experiment)[1] for row in (summary["student"], started["teacher"]))
+    given, found = (
+        load_model(describe(row["checkpoint"]), experiment)[1]
+        for row in (summary["student"], started["teacher"])
+    )
     for a, b in zip(given.trainable_variables, found.trainable_variables):
         np.testing.assert_array_equal(a, b)
     with pytest.raises(ValueError, match="no such run folder: .*nowhere"):
-        rerun(experiment, job="train", model_dir=str(tmp_path / "b"), init_checkpoint=str(tmp_path / "nowhere"))
+        rerun(
+            experiment, job="train", model_dir=str(tmp_path / "b"), init_checkpoint=str(tmp_path / "nowhere")
+        )
     assert not os.path.exists(tmp_path / "b" / "run.json")
 
 
@@ -361,7 +436,13 @@ def test_options_are_flags_by_the_same_name():
 
 
 def test_command_line_errors_have_no_traceback(tmp_path):
-    command = [sys.executable, "main.py", "--job=train", "--labeled_data=coco:/nowhere.json", f"--model_dir={tmp_path}"]
+    command = [
+        sys.executable,
+        "main.py",
+        "--job=train",
+        "--labeled_data=coco:/nowhere.json",
+        f"--model_dir={tmp_path}",
+    ]
     found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert found.returncode == 1
     assert "error: no COCO file /nowhere.json" in found.stderr and "Traceback" not in found.stderr
@@ -369,7 +450,9 @@ def test_command_line_errors_have_no_traceback(tmp_path):
 
 @tiny.without_export()
 def test_backbone_weights_from_a_file(finished, tmp_path):
-    """Export, import, start from it: the backbone is the student's, and a missing named file says what to do."""
+    """Export, import, start from it: the backbone is the student's, and a missing named file says what to
+    do.
+    """
     folder, experiment, _ = finished
     imported = rerun(
         experiment, job="import_checkpoint", model_dir=str(tmp_path / "i"), checkpoint=str(folder / "export" / "model.keras"),
@@ -383,7 +466,20 @@ def test_backbone_weights_from_a_file(finished, tmp_path):
     reader = tf.train.load_checkpoint(os.path.join(started["teacher"]["checkpoint"], "state"))
     with np.load(tmp_path / "b0.npz") as file:
         expected = file["stem_conv/kernel"]
-    values = [reader.get_tensor(n) for n, shape in reader.get_variable_to_shape_map().items() if shape == list(expected.shape) and "VARIABLE_VALUE" in n]
+    values = [
+        reader.get_tensor(n)
+        for n, shape in reader.get_variable_to_shape_map().items()
+        if shape == list(expected.shape) and "VARIABLE_VALUE" in n
+    ]
     assert any((value == expected).all() for value in values)
-    with pytest.raises(ValueError, match=r"(?s)no .*efficientnet-b0_imagenet\+\+\.npz.*fetch https.*--download.*--job=import_checkpoint"):
-        rerun(experiment, job="train", model_dir=str(tmp_path / "u"), init="imagenet++", weights_dir=str(tmp_path))
+    with pytest.raises(
+        ValueError,
+        match=r"(?s)no .*efficientnet-b0_imagenet\+\+\.npz.*fetch https.*--download.*--job=import_checkpoint",
+    ):
+        rerun(
+            experiment,
+            job="train",
+            model_dir=str(tmp_path / "u"),
+            init="imagenet++",
+            weights_dir=str(tmp_path),
+        )

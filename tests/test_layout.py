@@ -37,7 +37,11 @@ FLOORS = {
 
 
 def modules():
-    paths = ["main.py"] + [p for d in ("official", "augment", "losses") for p in glob.glob(f"{d}/**/*.py", root_dir=ROOT, recursive=True)]
+    paths = ["main.py"] + [
+        p
+        for d in ("official", "augment", "losses")
+        for p in glob.glob(f"{d}/**/*.py", root_dir=ROOT, recursive=True)
+    ]
     return [p for p in paths if os.path.getsize(os.path.join(ROOT, p))]
 
 
@@ -107,7 +111,9 @@ def test_the_table_of_configs_is_up_to_date():
     import runpy
 
     made = runpy.run_path(os.path.join(ROOT, "configs", "make_readme.py"))["readme"]()
-    assert made == open(os.path.join(ROOT, "configs", "README.md"), encoding="utf-8").read(), "run python configs/make_readme.py"
+    assert made == open(os.path.join(ROOT, "configs", "README.md"), encoding="utf-8").read(), (
+        "run python configs/make_readme.py"
+    )
 
 
 def test_every_option_has_help():
@@ -127,7 +133,18 @@ def test_bazel_packages_cover_the_tree():
     build = open(os.path.join(ROOT, "tests", "BUILD"), encoding="utf-8").read()
     assert 'glob(["**/test_*.py"])' in build
     for path in glob.glob("tests/**/*.py", root_dir=ROOT, recursive=True):
-        if "golden" not in path and os.path.basename(path) not in ("__init__.py", "conftest.py", "tiny.py", "run_pytest.py", "tf1_networks.py", "torch_networks.py", "forked_main.py", "foreign_readers.py", "mutants.py", "pycocotools_oracle.py"):
+        if "golden" not in path and os.path.basename(path) not in (
+            "__init__.py",
+            "conftest.py",
+            "tiny.py",
+            "run_pytest.py",
+            "tf1_networks.py",
+            "torch_networks.py",
+            "forked_main.py",
+            "foreign_readers.py",
+            "mutants.py",
+            "pycocotools_oracle.py",
+        ):
             assert os.path.basename(path).startswith("test_"), f"{path} is no Bazel target"
 
 
@@ -142,7 +159,11 @@ def test_bazel_deps_are_the_imports(path):
             if parts[0] in ("augment", "losses"):
                 label = f"//{parts[0]}"
             elif parts[0] == "official" and len(parts) > 1 and f"official/{parts[1]}" != folder:
-                label = f"//official/{parts[1]}" if os.path.isdir(os.path.join(ROOT, "official", parts[1])) else f"//official:{parts[1]}"
+                label = (
+                    f"//official/{parts[1]}"
+                    if os.path.isdir(os.path.join(ROOT, "official", parts[1]))
+                    else f"//official:{parts[1]}"
+                )
             else:
                 continue
             assert f'"{label}"' in build, f"{module} imports {name}; {path} lacks {label}"

@@ -1,4 +1,6 @@
-"""The notebooks run from top to bottom: their code cells one after the other in one namespace, with small numbers."""
+"""The notebooks run from top to bottom: their code cells one after the other in one namespace, with small
+numbers.
+"""
 
 import glob
 import json
@@ -45,7 +47,9 @@ def run(cells):
 
 @pytest.mark.parametrize("path", sorted(glob.glob(os.path.join(FOLDER, "*.ipynb"))), ids=os.path.basename)
 def test_notebooks_are_of_format_4_without_outputs(path):
-    """What nbformat asks for, a title, and code that is Python; what they printed on somebody's machine is not kept."""
+    """What nbformat asks for, a title, and code that is Python; what they printed on somebody's machine is
+    not kept.
+    """
     content = notebook(path)
     assert (content["nbformat"], content["nbformat_minor"]) == (4, 5) and content["metadata"]["kernelspec"][
         "name"

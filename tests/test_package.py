@@ -36,12 +36,13 @@ def pins(name):
 
 def test_imports_get_the_prefix(setup_file):
     source = (
-        "from official.data import pipeline\nimport os\n\ndef f():\n    from augment import (\n        Policy)\n"
+        "from official.data import pipeline\nimport os\n\ndef f():\n    from augment import (\n        "
+        "Policy)\n"
         "    from augmentations import x\n    from . import y\n    return 'from official import z'\n"
     )
-    assert setup_file["prefixed"](source, "a.py") == source.replace("from official.data", "from self_training.official.data").replace(
-        "from augment import", "from self_training.augment import"
-    )
+    assert setup_file["prefixed"](source, "a.py") == source.replace(
+        "from official.data", "from self_training.official.data"
+    ).replace("from augment import", "from self_training.augment import")
     with pytest.raises(ValueError, match="b.py:2: write `from PACKAGE import NAME`"):
         setup_file["prefixed"]("import os\nimport official.data\n", "b.py")
 
@@ -73,7 +74,8 @@ def test_the_wheel_wants_what_the_requirements_pin(project):
 
 def test_public_names_are_there_and_come_when_they_are_used():
     code = (
-        "import sys, self_training as s; assert 'tensorflow' not in sys.modules; assert set(s.__all__) <= set(dir(s))\n"
+        "import sys, self_training as s; assert 'tensorflow' not in sys.modules; assert set(s.__all__) <= "
+        "set(dir(s))\n"
         "for name in s.__all__: assert getattr(s, name) is not None, name\n"
         "try: s.nothing\nexcept AttributeError as error: assert 'RetinaNet' in str(error)\n"
         "else: raise SystemExit('no error')\n"
@@ -85,10 +87,14 @@ def test_public_names_are_there_and_come_when_they_are_used():
 @pytest.mark.slow
 def test_the_wheel_holds_everything(tmp_path):
     """Needs the network or a package mirror: pip makes an environment with setuptools to build in."""
-    subprocess.run([sys.executable, "-m", "pip", "wheel", "--no-deps", "-q", "-w", tmp_path, ROOT], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--no-deps", "-q", "-w", tmp_path, ROOT], check=True
+    )
     (wheel,) = tmp_path.glob("self_training-*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
-    assert {name.split("/")[0] for name in names if not name.split("/")[0].endswith(".dist-info")} == {"self_training"}
+    assert {name.split("/")[0] for name in names if not name.split("/")[0].endswith(".dist-info")} == {
+        "self_training"
+    }
     for root, _, files in os.walk(ROOT):
         folder = os.path.relpath(root, ROOT)
         if folder.split(os.sep)[0] in ("official", "augment", "losses") and "__pycache__" not in folder:

@@ -1,4 +1,6 @@
-"""The README's program in Keras runs; `python -m tests.test_readme` prints it with small numbers, for `.ci/run`."""
+"""The README's program in Keras runs; `python -m tests.test_readme` prints it with small numbers, for
+`.ci/run`.
+"""
 
 import ast
 import os

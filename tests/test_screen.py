@@ -1,4 +1,6 @@
-"""What a job says while it works: notes on stderr, lines of a log at growing intervals, one bar on a terminal."""
+"""What a job says while it works: notes on stderr, lines of a log at growing intervals, one bar on a
+terminal.
+"""
 
 import io
 import re
@@ -78,7 +80,9 @@ def test_a_log_has_lines_with_the_time_at_growing_intervals(capsys):
     gaps = [b - a for a, b in zip([0.0, *times], times)]
     assert times[:3] == [10.0, 20.0, 30.0] and gaps[-1] == 600.0 and sorted(gaps) == gaps and len(times) < 110
     bar.show(bar.speed(), now=True)
-    line = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d looking: 36000 of 100000 images, 1\.00 images/s, 17 h 47 min left\n"
+    line = (
+        r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d looking: 36000 of 100000 images, 1\.00 images/s, 17 h 47 min left\n"
+    )
     assert re.fullmatch(line, capsys.readouterr().err)
 
 
@@ -139,7 +143,9 @@ def test_a_phase_tells_its_time_without_compilation_and_with_evaluations(capsys)
         assert progress.seconds_left(40) == pytest.approx(60 * 2.0 + (5 - 2) * 15.0)
     assert told == [(30.0, 2.0, 70)]
     text = capsys.readouterr().err
-    assert "teacher: step 1 of 100, loss 2.000, the first step took 30 s\n" in text and text.count("told") == 1
+    assert (
+        "teacher: step 1 of 100, loss 2.000, the first step took 30 s\n" in text and text.count("told") == 1
+    )
     assert "teacher: step 20 of 100, AP 0.250, AP50 0.500, the best so far\n" in text
     assert "teacher: step 40 of 100, loss 1.000, 4.00 images/s, 3 min left, AP 0.250 at step 20\n" in text
 

@@ -107,8 +107,9 @@ def test_other_tasks(task_name):
     assert len(images) == 4
     stand_in = as_network(quantized(model, "int8", images), model)
     assert isinstance(stand_in, StandIn)
-    own, found = next(iter(task.predict(model, source, 0, 1))), next(
-        iter(task.predict(stand_in, source, 0, 1))
+    own, found = (
+        next(iter(task.predict(model, source, 0, 1))),
+        next(iter(task.predict(stand_in, source, 0, 1))),
     )
     assert own.keys() == found.keys()
     np.testing.assert_allclose(own["score"], found["score"], atol=0.2)
@@ -148,7 +149,9 @@ def test_the_job(tmp_path):
     experiment, categories = tiny.experiment(), tiny.scenes_source().categories
     model = build_task(experiment, categories).build_model()
     trained = tiny.teacher_result(tmp_path / "trained", experiment, categories, model)["checkpoint"]
-    flags = dict(tiny.FLAGS, job="export", model_dir=str(tmp_path / "run"), checkpoint=trained, quantize="int8")
+    flags = dict(
+        tiny.FLAGS, job="export", model_dir=str(tmp_path / "run"), checkpoint=trained, quantize="int8"
+    )
     with pytest.raises(UserError, match="needs --tflite"):
         jobs.run(experiment_from(flags))
     summary = jobs.run(experiment_from({**flags, "tflite": True}))

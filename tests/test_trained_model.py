@@ -85,7 +85,9 @@ def test_every_checkpoint_says_what_it_is(finished):
             }
             assert content["averaged"] and content["phase"] == phase and content["step"] == step
             assert content["finished"] == (step == 4) and content["total_steps"] == total - 4 + step
-            assert content["categories"] == [{"id": c.id, "name": c.name} for c in tiny.scenes_source().categories]
+            assert content["categories"] == [
+                {"id": c.id, "name": c.name} for c in tiny.scenes_source().categories
+            ]
             assert describe(path).to_json() == content
 
 
@@ -125,12 +127,16 @@ def test_flags_that_are_not_given_come_from_the_model_and_contradictions_are_sho
     model = describe(find_checkpoint(finished[0]))
     plain = without(finished[1], *NETWORK)
     taken = adopted(plain, model, because="--teacher=x").flags()
-    assert {n: taken[n] for n in NETWORK if n != "weight_average"} == {n: v for n, v in NETWORK.items() if n != "weight_average"}
+    assert {n: taken[n] for n in NETWORK if n != "weight_average"} == {
+        n: v for n, v in NETWORK.items() if n != "weight_average"
+    }
     assert "--anchor_scale=3.0" in capsys.readouterr().err
     given = experiment_from({**finished[1], "anchor_scale": 4.0, "activation": "relu"})
     with pytest.raises(ModelError) as caught:
         adopted(given, model, because="--teacher=x")
-    assert "--anchor_scale: 3.0 there, 4.0 given" in str(caught.value) and "--activation: 'swish'" in str(caught.value)
+    assert "--anchor_scale: 3.0 there, 4.0 given" in str(caught.value) and "--activation: 'swish'" in str(
+        caught.value
+    )
     assert "backbone" not in str(caught.value)
     resized = experiment_from({**finished[1], "image_size": 96})
     assert adopted(resized, model, because="x").model.image_size == 96  # a wish, not a contradiction
@@ -142,19 +148,31 @@ def test_crops_travel_with_a_classifier():
     model = described(made, (Category(1, "a"),), phase="teacher", step=1, steps=1, averaged=False)
     assert model.experiment(tiny.experiment(task="classification")).data.crop_style == "noisy_student"
     given = tiny.experiment(task="classification", crop_style="efficientnet")
-    assert model.experiment(given).data.crop_style == adopted(given, model, because="x").data.crop_style == "efficientnet"
+    assert (
+        model.experiment(given).data.crop_style
+        == adopted(given, model, because="x").data.crop_style
+        == "efficientnet"
+    )
 
 
 # --- the teacher -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "student", (dict(), dict(student_init="scratch", anchor_scale=5.0, activation="relu", input_normalization="imagenet"))
+    "student",
+    (
+        dict(),
+        dict(student_init="scratch", anchor_scale=5.0, activation="relu", input_normalization="imagenet"),
+    ),
 )
 def test_a_teacher_labels_as_the_network_that_it_is(finished, tmp_path, student):
-    """A command that repeats nothing of the network, or is for another one, makes the labels that the run itself made."""
+    """A command that repeats nothing of the network, or is for another one, makes the labels that the run
+    itself made.
+    """
     folder, flags, _ = finished
-    plain = without({**flags, "model_dir": str(tmp_path), "teacher": folder + "/teacher"}, *NETWORK, "image_size")
+    plain = without(
+        {**flags, "model_dir": str(tmp_path), "teacher": folder + "/teacher"}, *NETWORK, "image_size"
+    )
     given = {name: plain.flags()[name] for name in plain.given}
     experiment = settled(experiment_from({**given, **student}))
     assert experiment.model.anchor_scale == student.get("anchor_scale", NETWORK["anchor_scale"])
@@ -171,7 +189,10 @@ def test_a_teacher_labels_as_the_network_that_it_is(finished, tmp_path, student)
 def test_a_store_notices_another_network_with_the_same_weights(copied):
     folder, flags = copied
     path = find_checkpoint(folder + "/teacher")
-    for change, message in (({"anchor_scale": 5.0}, "anchor_scale: 3.0 there, 5.0 now"), ({"activation": "relu"}, "activation")):
+    for change, message in (
+        ({"anchor_scale": 5.0}, "anchor_scale: 3.0 there, 5.0 now"),
+        ({"activation": "relu"}, "activation"),
+    ):
         content = json.load(open(os.path.join(path, "model.json")))
         tiny.edit_checkpoint(path, "model.json", flags={**content["flags"], **change})
         with pytest.raises(LabelError, match=message):
@@ -182,8 +203,15 @@ def test_a_store_notices_another_network_with_the_same_weights(copied):
 def test_another_network_is_refused_before_anything_is_claimed(finished, tmp_path):
     folder, flags, _ = finished
     for flag in ("teacher", "init_checkpoint"):
-        with pytest.raises(ModelError, match=f"--{flag}=.* is another network.*\n  --batch_norm_epsilon: 0.003 there, 0.0001 given"):
-            jobs.run(experiment_from({**flags, "model_dir": str(tmp_path), flag: folder, "batch_norm_epsilon": 1e-4}))
+        with pytest.raises(
+            ModelError,
+            match=f"--{flag}=.* is another network.*\n  --batch_norm_epsilon: 0.003 there, 0.0001 given",
+        ):
+            jobs.run(
+                experiment_from(
+                    {**flags, "model_dir": str(tmp_path), flag: folder, "batch_norm_epsilon": 1e-4}
+                )
+            )
     assert not os.path.exists(tmp_path / "run.json")
 
 
@@ -191,7 +219,9 @@ def test_averages_belong_to_the_checkpoint_and_not_to_the_flags(finished):
     """With or without --weight_average now, a checkpoint gives the weights that its run is evaluated by."""
     folder, flags, _ = finished
     model = find_model(folder, "x")
-    found = [load_model(model, experiment_from({**flags, "weight_average": decay}))[1] for decay in (0.0, 0.9)]
+    found = [
+        load_model(model, experiment_from({**flags, "weight_average": decay}))[1] for decay in (0.0, 0.9)
+    ]
     raw = load_model(dataclasses.replace(model, averaged=False), experiment_from(flags))[1]
     for a, b in zip(*(network.get_weights() for network in found)):
         np.testing.assert_array_equal(a, b)
@@ -206,10 +236,17 @@ def test_a_backbone_to_start_from_is_the_one_that_the_run_is_evaluated_by(finish
     own = {v.name.split(":")[0]: v.numpy() for v in network.backbone.variables}
     assert weights.normalization == "unit" and set(weights.values) == set(own)
     assert all((weights.values[name] == value).all() for name, value in own.items())
-    for place in ("student", f"student/checkpoints/{os.path.basename(find_checkpoint(folder))}"):  # the same by other names
-        again = starting_weights(os.path.join(folder, place), "", model.experiment(experiment_from(flags)).model)
+    for place in (
+        "student",
+        f"student/checkpoints/{os.path.basename(find_checkpoint(folder))}",
+    ):  # the same by other names
+        again = starting_weights(
+            os.path.join(folder, place), "", model.experiment(experiment_from(flags)).model
+        )
         assert again.fingerprint() == weights.fingerprint()
-    teacher = starting_weights(os.path.join(folder, "teacher"), "", model.experiment(experiment_from(flags)).model)
+    teacher = starting_weights(
+        os.path.join(folder, "teacher"), "", model.experiment(experiment_from(flags)).model
+    )
     assert teacher.fingerprint() != weights.fingerprint() and teacher.normalization == "unit"
     (tmp_path / "result.json").write_text('{"accuracy": 0.5}')  # somebody else's: no phase of ours
     assert not is_run(str(tmp_path))
@@ -261,7 +298,13 @@ def coco_run(tmp_path, **overrides):
     }  # fmt: skip
     path = tmp_path / "train.json"
     path.write_text(json.dumps(content))
-    flags = {**tiny.FLAGS, **SHORT, "labeled_data": f"coco:{path},{images}", "job": "train", "model_dir": str(tmp_path / "run")}
+    flags = {
+        **tiny.FLAGS,
+        **SHORT,
+        "labeled_data": f"coco:{path},{images}",
+        "job": "train",
+        "model_dir": str(tmp_path / "run"),
+    }
     return {**flags, "teacher_steps": 1, **overrides}, path, content
 
 
@@ -277,7 +320,10 @@ def test_data_that_changed_between_two_starts_is_refused_with_the_difference(tmp
         assert before == {name: (tmp_path / "run" / name).read_bytes() for name in before}
 
     swapped = [{"id": 1, "name": "dog"}, {"id": 2, "name": "cat"}]
-    refused(r"class 0: 'cat' \(id 1\) there, 'dog' \(id 1\) now\n  class 1: 'dog' \(id 2\) there, 'cat'", categories=swapped)
+    refused(
+        r"class 0: 'cat' \(id 1\) there, 'dog' \(id 1\) now\n  class 1: 'dog' \(id 2\) there, 'cat'",
+        categories=swapped,
+    )
     refused("1 images are gone: 3", images=content["images"][:3], annotations=content["annotations"][:3])
     moved = [{**content["annotations"][0], "bbox": [5, 4, 30, 30]}, *content["annotations"][1:]]
     refused("1 images have another size, file or label: 0", annotations=moved)
@@ -286,7 +332,10 @@ def test_data_that_changed_between_two_starts_is_refused_with_the_difference(tmp
     elsewhere.mkdir()
     shutil.move(tmp_path / "images", elsewhere / "images")
     shutil.move(path, elsewhere / "train.json")
-    again = {**flags, "labeled_data": f"coco:{elsewhere}/train.json,{elsewhere}/images"}  # the same data in another place
+    again = {
+        **flags,
+        "labeled_data": f"coco:{elsewhere}/train.json,{elsewhere}/images",
+    }  # the same data in another place
     assert jobs.run(experiment_from(again))["teacher"]["steps"] == 1
 
 
@@ -305,8 +354,18 @@ def test_jobs_on_a_finished_run_do_not_inherit_the_machine(copied, monkeypatch):
     values(["program", "--job=evaluate", f"--model_dir={folder}", "--threads=2"])
     monkeypatch.setattr(ours.flags, "FLAGS", values)
     found = ours.experiment_from_flags(jobs.USES_RUN)
-    assert found.flags() | machine == {**saved_flags(folder), **machine, "job": "evaluate", "model_dir": folder}
-    assert (found.runtime.tpu, found.runtime.num_devices, found.runtime.strategy, found.runtime.threads) == ("", 0, "auto", 2)
+    assert found.flags() | machine == {
+        **saved_flags(folder),
+        **machine,
+        "job": "evaluate",
+        "model_dir": folder,
+    }
+    assert (found.runtime.tpu, found.runtime.num_devices, found.runtime.strategy, found.runtime.threads) == (
+        "",
+        0,
+        "auto",
+        2,
+    )
     assert found.given == {"job", "model_dir", "threads"} and found.model.anchor_scale == 3.0
 
 
@@ -319,12 +378,19 @@ def test_what_does_not_change_a_finished_phase_does_not_lock_it(copied, capsys):
     shutil.rmtree(os.path.join(folder, "student"))
     teacher = os.stat(os.path.join(folder, "teacher", "result.json")).st_mtime_ns
     labels = os.stat(os.path.join(folder, "pseudo_labels", "manifest.json")).st_mtime_ns
-    with pytest.raises(FlagsDiffer, match=r"--label_scales.*\(labels\)[^$]*--model_dir=NEW --teacher=.*/teacher$"):
+    with pytest.raises(
+        FlagsDiffer, match=r"--label_scales.*\(labels\)[^$]*--model_dir=NEW --teacher=.*/teacher$"
+    ):
         jobs.run(experiment_from({**flags, "label_scales": "1"}))
     with pytest.raises(FlagsDiffer, match=r"--learning_rate: .* now \(teacher, labels\)"):
         jobs.run(experiment_from({**flags, "learning_rate": 1.0}))
-    found = jobs.run(experiment_from({**flags, "alpha": 0.5, "class_thresholds": "disc=0.2", "student_steps": 1}))
-    assert "going on from teacher, labels with --alpha=0.5 --class_thresholds=disc=0.2 --student_steps=1" in capsys.readouterr().err
+    found = jobs.run(
+        experiment_from({**flags, "alpha": 0.5, "class_thresholds": "disc=0.2", "student_steps": 1})
+    )
+    assert (
+        "going on from teacher, labels with --alpha=0.5 --class_thresholds=disc=0.2 --student_steps=1"
+        in capsys.readouterr().err
+    )
     assert found["student"]["steps"] == 1
     assert os.stat(os.path.join(folder, "teacher", "result.json")).st_mtime_ns == teacher
     assert json.load(open(os.path.join(folder, "run.json")))["flags"]["alpha"] == 0.5
@@ -369,7 +435,10 @@ def test_a_run_goes_on_after_it_was_moved_and_by_a_relative_name(finished, tmp_p
     again = jobs.run(experiment_from({**flags, "model_dir": "elsewhere/run"}))
     assert again["student"]["weights_sha256"] == summary["student"]["weights_sha256"]
     assert again["teacher"]["checkpoint"] == "elsewhere/run/teacher/checkpoints/step_00000004"
-    assert json.load(open("elsewhere/run/student/result.json"))["checkpoint"] == "student/checkpoints/step_00000004"
+    assert (
+        json.load(open("elsewhere/run/student/result.json"))["checkpoint"]
+        == "student/checkpoints/step_00000004"
+    )
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert find_model("run", "x").path == "run/student/checkpoints/step_00000004"
 
@@ -408,13 +477,22 @@ def phases(monkeypatch):
 def bare_loop(flags):
     experiment = experiment_from(flags)
     source = tiny.scenes_source()
-    return loops.SelfTraining(build_task(experiment, source.categories), experiment, tf.distribute.get_strategy(), source, source, None)
+    return loops.SelfTraining(
+        build_task(experiment, source.categories),
+        experiment,
+        tf.distribute.get_strategy(),
+        source,
+        source,
+        None,
+    )
 
 
 def test_the_control_is_fair(finished, phases, capsys):
     """Steps of all teachers and the student, the student's augmentation, the schedule stretched over them."""
     folder, flags, summary = finished
-    step = dict(schedule="step", decay_boundaries="2,3", decay_rates="0.1,0.01", teacher_steps=1000, student_steps=6)
+    step = dict(
+        schedule="step", decay_boundaries="2,3", decay_rates="0.1,0.01", teacher_steps=1000, student_steps=6
+    )
     for phase, before in (("teacher", 4), ("student", 8)):
         given = {**flags, **step, "teacher": os.path.join(folder, phase), "student_augment": "s4"}
         bare_loop(given).train_control(summary[phase])
@@ -431,11 +509,21 @@ def test_a_stretched_schedule_is_the_same_curve(schedule):
     from official.training.optimizer import build_optimizer
 
     options = experiment_from(
-        dict(schedule=schedule, decay_boundaries="4,6", decay_rates="0.1,0.01", decay_every=2, decay_factor=0.5, warmup_steps=0, learning_rate=1.0)
+        dict(
+            schedule=schedule,
+            decay_boundaries="4,6",
+            decay_rates="0.1,0.01",
+            decay_every=2,
+            decay_factor=0.5,
+            warmup_steps=0,
+            learning_rate=1.0,
+        )
     ).optimizer
     short, long = build_optimizer(options, 8), build_optimizer(options, 24, stretch=3.0)
     for step in range(24):
-        assert float(long._learning_rate(tf.constant(step))) == float(short._learning_rate(tf.constant(step // 3))), step
+        assert float(long._learning_rate(tf.constant(step))) == float(
+            short._learning_rate(tf.constant(step // 3))
+        ), step
 
 
 def test_a_student_from_scratch_starts_as_the_teacher_did(finished, phases):
@@ -459,13 +547,17 @@ def test_a_jointly_trained_student_starts_with_the_teachers_head(finished, phase
     trainer = _trainer(loop)
     phases.pop()[2](trainer)
     kept = tf.train.load_checkpoint(os.path.join(summary["teacher"]["checkpoint"], "state"))
-    names = [n for n in kept.get_variable_to_shape_map() if n.startswith("joint_model/") and n.endswith("VALUE")]
+    names = [
+        n for n in kept.get_variable_to_shape_map() if n.startswith("joint_model/") and n.endswith("VALUE")
+    ]
     head = next(v for v in trainer.joint_model.trainable_variables if v.name == "predictions/kernel:0")
     assert any(np.array_equal(kept.get_tensor(n), head.numpy()) for n in names)
     expected = load_model(describe(summary["teacher"]["checkpoint"]), loop.experiment)[1].get_weights()
     for a, b in zip(trainer.model.get_weights(), expected):
         np.testing.assert_array_equal(a, b)
-    other = dataclasses.replace(loop.joint, categories=tuple(Category(c.id, c.name + "!") for c in loop.joint.categories))
+    other = dataclasses.replace(
+        loop.joint, categories=tuple(Category(c.id, c.name + "!") for c in loop.joint.categories)
+    )
     loop = dataclasses.replace(loop, joint=other)
     loop.train_student(loop.labeled, summary["teacher"])
     trainer.phase = dataclasses.replace(trainer.phase, joint=other)
@@ -476,7 +568,9 @@ def test_a_jointly_trained_student_starts_with_the_teachers_head(finished, phase
 def _trainer(loop):
     from official.training.trainer import Phase, Trainer
 
-    return Trainer(loop.task, loop.experiment, Phase("student", 1, loop.labeled, joint=loop.joint), loop.strategy)
+    return Trainer(
+        loop.task, loop.experiment, Phase("student", 1, loop.labeled, joint=loop.joint), loop.strategy
+    )
 
 
 def test_a_student_that_has_begun_keeps_its_teacher_and_labels(copied):

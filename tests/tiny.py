@@ -74,7 +74,8 @@ def command_line(**overrides) -> list[str]:
 
 @contextlib.contextmanager
 def without_export():
-    """A context, or a decorator of a test, in which training jobs end without an exported model and without a page: a third of a tiny run.
+    """A context, or a decorator of a test, in which training jobs end without an exported model and without a
+    page: a third of a tiny run.
 
     What a run exports and reports is looked at in test_jobs.py.
     """
@@ -90,13 +91,17 @@ def scenes_source(split: str = "train", count: int = 16, *, task: str = "detecti
 
 
 def teacher_result(folder, of: Experiment, categories, model=None) -> dict:
-    """What `train_teacher` returns of a teacher that was not trained: a described checkpoint, of a model or of none."""
+    """What `train_teacher` returns of a teacher that was not trained: a described checkpoint, of a model or
+    of none.
+    """
     steps = of.training.teacher_steps
     described_as = described(
         of, categories, phase="teacher", step=steps, steps=steps, averaged=False, total_steps=steps,
         origin={"init": of.training.init, "init_checkpoint": ""},
     )  # fmt: skip
-    keeper = Checkpoints(str(folder), {"model": model} if model is not None else {"nothing": tf.Variable(0.0)})
+    keeper = Checkpoints(
+        str(folder), {"model": model} if model is not None else {"nothing": tf.Variable(0.0)}
+    )
     return {"checkpoint": keeper.save(steps, description=described_as.to_json()), "weights_sha256": "t"}
 
 

@@ -17,8 +17,8 @@ SAMPLED = 32  # masks that are read; a digest of every one would read the whole 
 def image_digests(source: Source) -> list[str]:
     """Eight hex digits per image over its size, the length of its file, and its boxes or class.
 
-    Where labels are masks, those of `SAMPLED` images at even distances are read. The pixels of the images are not: a file
-    of the same length and the same size in pixels counts as the same.
+    Where labels are masks, those of `SAMPLED` images at even distances are read. The pixels of the images are
+    not: a file of the same length and the same size in pixels counts as the same.
     """
     masks = _sampled_masks(source)
     return [_digest(source, i, masks.get(i, b"")) for i in range(len(source))]
@@ -48,8 +48,11 @@ def _sampled_masks(source: Source) -> dict[int, bytes]:
 
 
 def difference(
-    there: Sequence[str], now: Sequence[str], digests_there: Sequence[str] = (), digests_now: Sequence[str] = ()
-) -> str:  # fmt: skip
+    there: Sequence[str],
+    now: Sequence[str],
+    digests_there: Sequence[str] = (),
+    digests_now: Sequence[str] = (),
+) -> str:
     """How the images of a data set differ from what they were, "" if they do not.
 
     Args:

@@ -1,4 +1,6 @@
-"""Where the pixels that a file's boxes count in lie in the image that is read: turned by EXIF, or another scale."""
+"""Where the pixels that a file's boxes count in lie in the image that is read: turned by EXIF, or another
+scale.
+"""
 
 from __future__ import annotations
 
@@ -107,9 +109,15 @@ def frame_of(
 
 
 def frames_of(
-    stated: np.ndarray, shown: np.ndarray, orientations: list[int], files: list[str], ids: list[str],
-    report: InputReport, *, scaled: bool,
-) -> tuple[Frames, np.ndarray]:  # fmt: skip
+    stated: np.ndarray,
+    shown: np.ndarray,
+    orientations: list[int],
+    files: list[str],
+    ids: list[str],
+    report: InputReport,
+    *,
+    scaled: bool,
+) -> tuple[Frames, np.ndarray]:
     """Frames of many images, and which of them are usable, bool [images]; the others are reported as skipped.
 
     Args:

@@ -1,4 +1,6 @@
-"""Holds out a share of labelled images for evaluation: by image, every class in proportion, the same at every start."""
+"""Holds out a share of labelled images for evaluation: by image, every class in proportion, the same at every
+start.
+"""
 
 from __future__ import annotations
 
@@ -47,8 +49,8 @@ def class_presence(source: Source) -> np.ndarray:
 def held_out_images(source: Source, fraction: float, seed: int) -> tuple[Source, Source]:
     """Splits labelled images: (those to train on, those held out), each in the order of the source.
 
-    What was cut out of one image stays on one side. The choice depends on the seed, the ids and the classes alone,
-    not on the order of the files or the machine.
+    What was cut out of one image stays on one side. The choice depends on the seed, the ids and the classes
+    alone, not on the order of the files or the machine.
 
     Args:
       fraction: in (0, 1), the share that is held out.
@@ -65,25 +67,26 @@ def held_out_images(source: Source, fraction: float, seed: int) -> tuple[Source,
     out = stratified(presence, ids, fraction, seed)[place]
     if out.all() or not out.any():
         raise DataError(
-            f"--eval_fraction={fraction} of {len(ids)} labelled images leaves {'none to train on' if out.all() else 'none to hold out'}; "
+            f"--eval_fraction={fraction} of {len(ids)} labelled images leaves "
+            f"{'none to train on' if out.all() else 'none to hold out'}; "
             "label more, or name other images with --eval_data"
         )
-    held = dataclasses.replace(
-        source.subset(np.flatnonzero(out)), report=InputReport()
-    )  # what was skipped is said once
+    # What was skipped is said once.
+    held = dataclasses.replace(source.subset(np.flatnonzero(out)), report=InputReport())
     return source.subset(np.flatnonzero(~out)), held
 
 
 def stratified(presence: np.ndarray, ids: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     """Which images are held out, bool [images], so that every class has its share on both sides.
 
-    The rarest class that is left is dealt out first, each of its images to the side that wants more of the class;
-    an image without any class is of a class of its own. A class of a single image stays in training.
+    The rarest class that is left is dealt out first, each of its images to the side that wants more of the
+    class; an image without any class is of a class of its own. A class of a single image stays in training.
 
     Args:
       presence: bool [images, classes]; ids: str [images].
 
-    Source: Sechidis, Tsoumakas, Vlahavas, On the Stratification of Multi-Label Data (2011), algorithm 1, for two parts.
+    Source: Sechidis, Tsoumakas, Vlahavas, On the Stratification of Multi-Label Data (2011), algorithm 1, for
+      two parts.
     """
     keys = [hashlib.sha256(f"holdout:{seed}:{i}".encode()).digest() for i in ids]
     order = sorted(range(len(ids)), key=keys.__getitem__)
@@ -109,10 +112,12 @@ def stratified(presence: np.ndarray, ids: np.ndarray, fraction: float, seed: int
 
 
 def _make_up(side: np.ndarray, labels: np.ndarray, wanted: np.ndarray, count: int) -> None:
-    """Moves images until `count` are on side 1: those whose classes that side lacks most, and no class's last one.
+    """Moves images until `count` are on side 1: those whose classes that side lacks most, and no class's last
+    one.
 
     Args:
-      side: int [images], 0 or 1, changed in place; labels: bool [images, classes]; wanted: [2, classes] of either side.
+      side: int [images], 0 or 1, changed in place; labels: bool [images, classes]; wanted: [2, classes] of
+        either side.
     """
     while (missing := count - int((side == 1).sum())) != 0:
         to = int(missing > 0)
@@ -126,12 +131,16 @@ def _make_up(side: np.ndarray, labels: np.ndarray, wanted: np.ndarray, count: in
 
 
 def half_interval(count: int) -> float:
-    """Half the width of a 95 % interval of a rate near a half that was found in `count` trials (Wilson's interval)."""
+    """Half the width of a 95 % interval of a rate near a half that was found in `count` trials (Wilson's
+    interval).
+    """
     return NORMAL_95 / (2.0 * math.sqrt(count + NORMAL_95**2))
 
 
 def describe(kept: Source, held: Source) -> tuple[list[str], dict[str, Any]]:
-    """What was held out and how sure numbers on it can be: lines to print, and the same for the run folder."""
+    """What was held out and how sure numbers on it can be: lines to print, and the same for the run
+    folder.
+    """
     counts = {name: class_counts(part) for name, part in (("training", kept), ("held_out", held))}
     names = [category.name for category in held.categories]
     objects, images = int(counts["held_out"].sum()), _whole_images(held)
@@ -149,7 +158,8 @@ def describe(kept: Source, held: Source) -> tuple[list[str], dict[str, Any]]:
     if per_image > WIDE:
         needed = math.ceil((NORMAL_95 / (2 * WIDE)) ** 2 - NORMAL_95**2)
         lines.append(
-            f"WARNING: {images} held-out images tell apart only models whose scores differ by about {per_image:.2f} or more; "
+            f"WARNING: {images} held-out images tell apart only models whose scores differ by about "
+            f"{per_image:.2f} or more; "
             f"± {WIDE} takes {needed}. Label more, or raise --eval_fraction (which leaves fewer to train on)"
         )
     for where, text in (

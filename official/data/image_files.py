@@ -33,7 +33,7 @@ from official.data.image_places import (  # noqa: F401
     require_folder,
     safe_join,
     walk,
-)  # fmt: skip
+)
 from official.data.input_report import InputReport
 from official.data.source import Source
 from official.screen import counted
@@ -48,7 +48,9 @@ _KEPT_EVERY = 20_000  # images between two writings of the index
 
 @dataclasses.dataclass(frozen=True)
 class ImageFacts:
-    """Size (height, width) as a viewer shows it, EXIF orientation, whether Pillow reads it, and notes worth counting."""
+    """Size (height, width) as a viewer shows it, EXIF orientation, whether Pillow reads it, and notes worth
+    counting.
+    """
 
     height: int
     width: int
@@ -80,7 +82,8 @@ def inspect_image(path: str | bytes, *, full: bool = True, max_pixels: int = 100
     except Exception as error:  # Pillow raises many kinds for broken files
         if _content(path, len(LFS_POINTER)) == LFS_POINTER:
             return LFS_REASON
-        words = re.sub(r" <_io\.\w+ object at \w+>", "", str(error))  # an address that differs from start to start
+        # An address that differs from start to start.
+        words = re.sub(r" <_io\.\w+ object at \w+>", "", str(error))
         return f"not a readable image ({type(error).__name__}: {words[:80]})"
 
 
@@ -114,14 +117,16 @@ def _facts(image: Image.Image, path: str | bytes, full: bool, max_pixels: int) -
         or by_pillow
         and image.mode not in _PILLOW_MODES
     ):
-        return f"pixels are of a kind that is not supported; convert it to an 8-bit PNG ({image.format} of mode {image.mode})"
+        return (
+            f"pixels are of a kind that is not supported; convert it to an 8-bit PNG ({image.format} of "
+            f"mode {image.mode})"
+        )
     exif = png_exif(image, path) if image.format == "PNG" else image.getexif()
     orientation = exif.get(_EXIF_ORIENTATION, 1)
     orientation = orientation if orientation in range(1, 9) else 1
     if by_pillow:
-        orientation = (
-            1 if image.format == "TIFF" else orientation
-        )  # Pillow gives a TIFF's size upright already
+        # Pillow gives a TIFF's size upright already.
+        orientation = 1 if image.format == "TIFF" else orientation
     reason = _damage(image, path, full, by_pillow)
     if reason:
         return reason
@@ -133,7 +138,10 @@ def _facts(image: Image.Image, path: str | bytes, full: bool, max_pixels: int) -
 def _damage(image: Image.Image, path: str | bytes, full: bool, by_pillow: bool) -> str:
     """Why the pixels cannot be read, "" if they can."""
     if image.format == "BMP" and int.from_bytes(_content(path, 30)[28:], "little") not in (8, 24, 32):
-        return "file is of a kind that TensorFlow does not decode; convert it to PNG (BMP of other than 8, 24 or 32 bits)"
+        return (
+            "file is of a kind that TensorFlow does not decode; convert it to PNG (BMP of other than 8, "
+            "24 or 32 bits)"
+        )
     if not full:
         return "" if _has_end(path, image.format) else "file is truncated"
     if by_pillow:
@@ -144,7 +152,10 @@ def _damage(image: Image.Image, path: str | bytes, full: bool, by_pillow: bool) 
     except tf.errors.InvalidArgumentError as error:
         return f"file is damaged, or of a kind that TensorFlow does not decode ({str(error.message)[:80]})"
     if tuple(shape[:2]) != image.size[::-1]:
-        return f"pixels have another size than the header says ({shape[1]} x {shape[0]}, header {image.size[0]} x {image.size[1]})"
+        return (
+            f"pixels have another size than the header says ({shape[1]} x {shape[0]}, header "
+            f"{image.size[0]} x {image.size[1]})"
+        )
     return ""
 
 
@@ -180,7 +191,9 @@ def inspect_images(
 
     pool = concurrent.futures.ThreadPoolExecutor(max_workers=os.cpu_count() or 1)
     try:
-        found = counted(pool.map(look, missing), "checking images", len(missing), "images", shown=shown and bool(missing))
+        found = counted(
+            pool.map(look, missing), "checking images", len(missing), "images", shown=shown and bool(missing)
+        )
         for number, (i, entry) in enumerate(zip(missing, found), 1):
             known.entries[i] = entry
             if number % _KEPT_EVERY == 0 or number == len(missing):
@@ -211,19 +224,31 @@ def _facts_of(entry: list, made: dict[str, ImageFacts]) -> ImageFacts:
 
 
 def stated_frames(
-    stated: Sequence[tuple[float, float]], facts: Sequence[ImageFacts], paths: Sequence[str], ids: Sequence[str],
-    report: InputReport, *, scaled: bool,
-) -> tuple[Frames, np.ndarray]:  # fmt: skip
-    """`frames_of` image files: what their boxes count in, and which of them fit the (height, width) that is stated."""
+    stated: Sequence[tuple[float, float]],
+    facts: Sequence[ImageFacts],
+    paths: Sequence[str],
+    ids: Sequence[str],
+    report: InputReport,
+    *,
+    scaled: bool,
+) -> tuple[Frames, np.ndarray]:
+    """`frames_of` image files: what their boxes count in, and which of them fit the (height, width) that is
+    stated.
+    """
     sizes = np.array([(fact.height, fact.width) for fact in facts], np.int32).reshape(-1, 2)
     stated = np.array(stated, np.float64).reshape(-1, 2)
     return frames_of(stated, sizes, [fact.orientation for fact in facts], paths, ids, report, scaled=scaled)
 
 
 def file_source(
-    word: str, kept: Sequence[int], ids: Sequence[str], paths: Sequence[str],
-    facts: Sequence[ImageFacts | None], report: InputReport, **more: Any,
-) -> Source:  # fmt: skip
+    word: str,
+    kept: Sequence[int],
+    ids: Sequence[str],
+    paths: Sequence[str],
+    facts: Sequence[ImageFacts | None],
+    report: InputReport,
+    **more: Any,
+) -> Source:
     """A source over image files, without labels.
 
     Args:
@@ -262,7 +287,9 @@ def path_reader(paths: Sequence[str], facts: Sequence[ImageFacts]) -> Callable[[
 
 
 def inspect_stored(encoded: bytes, *, full: bool = True, max_pixels: int = 100_000_000) -> ImageFacts | str:
-    """`inspect_image` of bytes in a record, whose labels are of the stored pixels: EXIF turns nothing there."""
+    """`inspect_image` of bytes in a record, whose labels are of the stored pixels: EXIF turns nothing
+    there.
+    """
     facts = inspect_image(encoded, full=full, max_pixels=max_pixels) if encoded else "record has no image"
     if isinstance(facts, ImageFacts) and facts.orientation >= 5:
         return dataclasses.replace(facts, height=facts.width, width=facts.height, orientation=1)

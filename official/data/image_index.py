@@ -82,4 +82,3 @@ class ImageIndex:
 
 def _coded(entry: Entry, table: dict[str, int]) -> int:
     return table.setdefault(json.dumps(entry), len(table))
-

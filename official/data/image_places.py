@@ -1,4 +1,6 @@
-"""Where the images of a data set are: sorted walks that follow links, and names that must fit one file alone."""
+"""Where the images of a data set are: sorted walks that follow links, and names that must fit one file
+alone.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +13,13 @@ from typing import Iterator, Sequence
 from official.data.input_report import DataError, printable
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".jpe", ".jfif")
-# Folders that hold images of labels, by whole words in their names ("z_masks", "SegmentationClass", "gtFine").
+# Folders that hold images of labels, by whole words in their names ("z_masks", "SegmentationClass",
+# "gtFine").
 _LABEL_WORDS = frozenset(
-    "mask masks seg segs segmentation segmentations segmentationclass segmentationclassaug segmentationobject label labels "
-    "labelled annotated visualization visualizations visualisation visualisations vis viz overlay overlays preview previews "
+    "mask masks seg segs segmentation segmentations segmentationclass segmentationclassaug "
+    "segmentationobject label labels "
+    "labelled annotated visualization visualizations visualisation visualisations vis viz overlay overlays "
+    "preview previews "
     "gt gtfine gtcoarse groundtruth instances panoptic semantic thumbnails thumbs".split()
 )
 
@@ -50,7 +55,8 @@ def safe_join(folder: str, file_name: str) -> str | None:
 
 
 def walk(folder: str, ending: tuple[str, ...] = EXTENSIONS) -> Iterator[str]:
-    """Paths below a folder, relative to it, of files with one of these endings (lower case): sorted, links followed.
+    """Paths below a folder, relative to it, of files with one of these endings (lower case): sorted, links
+    followed.
 
     A link back to a folder that holds it is not followed; hidden folders and files are left out.
     """
@@ -120,8 +126,9 @@ def is_foreign(name: str) -> bool:
 def local_names(name: str) -> list[str]:
     """What a file that a labelling tool names may be called in a folder, the likeliest first.
 
-    Backslashes are folders; of a URL its path counts, percent signs spelled out, of Label Studio's `?d=` what stands there;
-    then the bare name, also without the prefix of an upload. Names that would leave the folder are bare.
+    Backslashes are folders; of a URL its path counts, percent signs spelled out, of Label Studio's `?d=` what
+    stands there; then the bare name, also without the prefix of an upload. Names that would leave the folder
+    are bare.
     """
     found = [name.replace("\\", "/")]
     if is_foreign(name):
@@ -171,7 +178,8 @@ class ImageFinder:
         self._names: dict[str, list[str]] | None = None  # by file name, and by name without its ending
 
     def inside(self, file_name: str) -> str | None:
-        """The path of a name that is relative to the folder, or else the one file below it that ends in that name.
+        """The path of a name that is relative to the folder, or else the one file below it that ends in that
+        name.
 
         Returns:
           A path, of a file that need not exist; None if the name leaves the folder.
@@ -185,7 +193,8 @@ class ImageFinder:
         return self.elsewhere(file_name) or path
 
     def known(self, file_name: str) -> str | None:
-        """The path of an existing image by any of its `local_names`: where the name says, or else anywhere below the folder.
+        """The path of an existing image by any of its `local_names`: where the name says, or else anywhere
+        below the folder.
 
         Raises:
           DataError: two files fit.
@@ -213,7 +222,8 @@ class ImageFinder:
         images = [name for name in found if not holds_labels(name)] or found
         if len(images) > 1:
             raise DataError(
-                f"{self.folder}: {printable(file_name)} may be {displayed(images[0])} or {displayed(images[1])}; say "
+                f"{self.folder}: {printable(file_name)} may be {displayed(images[0])} or "
+                f"{displayed(images[1])}; say "
                 "which in the annotation, by its path below that folder, or name the folder of the images"
             )
         return os.path.join(self.folder, images[0]) if images else None

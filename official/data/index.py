@@ -49,8 +49,8 @@ class Part:
 
     def __init__(self, kind: str, place: str, options: dict[str, Any], *, kept: bool = True):
         """Args:
-          kind: what the columns are, e.g. "records"; options: JSON values that decide them.
-          kept: False: nowhere.
+        kind: what the columns are, e.g. "records"; options: JSON values that decide them.
+        kept: False: nowhere.
         """
         self.options = {"version": VERSION, "kind": kind, "place": place, **options}
         key = json.dumps(self.options, sort_keys=True).encode("utf-8", "surrogateescape")
@@ -85,9 +85,12 @@ def _as_json(value: Any) -> Any:
 
 
 def of_files(
-    kind: str, paths: Sequence[str], options: dict[str, Any],
-    make: Callable[[str, Callable[[int], None]], Columns], what: str,
-) -> list[Columns]:  # fmt: skip
+    kind: str,
+    paths: Sequence[str],
+    options: dict[str, Any],
+    make: Callable[[str, Callable[[int], None]], Columns],
+    what: str,
+) -> list[Columns]:
     """The columns of every file, from the index or made anew, several files at a time.
 
     Args:
@@ -114,7 +117,7 @@ def of_files(
 
 def _in_threads(
     work: Callable[[int, Callable[[int], None]], None], items: Sequence[int], size: int, what: str
-) -> None:  # fmt: skip
+) -> None:
     """Does the work for every item; an error, or an interruption, ends all of it."""
     stop, lock, done = threading.Event(), threading.Lock(), [0]
 

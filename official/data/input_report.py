@@ -95,9 +95,16 @@ class InputReport:
     def _check(self, word: str, what: str, lost: int, total: int, fraction: float) -> None:
         if lost and (lost >= total or lost > fraction * total):
             kinds = [(kind, n) for (thing, kind), n in self._lost.most_common() if thing == what]
-            remedy = "Mend the files" + ("." if lost >= total else ", or allow more with --max_skipped_fraction.")
+            remedy = "Mend the files" + (
+                "." if lost >= total else ", or allow more with --max_skipped_fraction."
+            )
             raise UnusableData(
-                f"{word}: {lost} of {total} {what}s cannot be used: {_kinds(kinds)}. {self._examples(kinds)} {remedy}", self
+                (
+                    f"{word}: {lost} of {total} {what}s cannot be used: {_kinds(kinds)}. "
+                    f"{self._examples(kinds)} "
+                    f"{remedy}"
+                ),
+                self,
             )
 
     def _examples(self, kinds: Sequence[tuple[str, int]]) -> str:
@@ -156,6 +163,8 @@ def shown(values: Iterable[object], limit: int = 5) -> str:
 
 
 def printable(text: str) -> str:
-    """Text without what no terminal or UTF-8 file takes: lone surrogates and control characters spelled out."""
+    """Text without what no terminal or UTF-8 file takes: lone surrogates and control characters spelled
+    out.
+    """
     text = text.encode("utf-8", "backslashreplace").decode()
     return "".join(c if c >= " " and c != "\x7f" else repr(c)[1:-1] for c in text)

@@ -15,7 +15,7 @@ from official.data.sources import ReadOptions, open_source
 
 def load_dataset(
     word: str, labels: str = "boxes", *, bounding_box_format: str = "yxyx", **options: Any
-) -> tf.data.Dataset:  # fmt: skip
+) -> tf.data.Dataset:
     """Images and labels, one at a time, in the order of the source.
 
     Args:

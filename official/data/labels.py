@@ -1,8 +1,9 @@
 """ONE cleaning of labels: from what a file says about objects to what a `Source` holds.
 
-A reader of a format gives `RawObjects`, a row an object, of whatever types stand in the file. `clean_objects` reads
-numbers that are strings, fills in what may be missing, drops what cannot be learnt from or scored against, and counts
-every repair and every loss. Training, evaluation and the scoring of result files share it.
+A reader of a format gives `RawObjects`, a row an object, of whatever types stand in the file. `clean_objects`
+reads numbers that are strings, fills in what may be missing, drops what cannot be learnt from or scored
+against, and counts every repair and every loss. Training, evaluation and the scoring of result files share
+it.
 """
 
 from __future__ import annotations
@@ -97,21 +98,25 @@ def clean_objects(
         _flags(raw.crowd, rows, report, text=raw.text) if crowd == "ignore" else np.zeros(len(rows), bool)
     )
     scores = (
-        np.ones(len(rows))
-        if raw.scores is None
-        else numbers(_at(raw.scores, rows), report, text=raw.text)
+        np.ones(len(rows)) if raw.scores is None else numbers(_at(raw.scores, rows), report, text=raw.text)
     )
     splits = np.concatenate([[0], np.cumsum(np.bincount(image, minlength=len(images.ids)))])
     return Annotations(
-        row_splits=splits.astype(np.int64), boxes=boxes.astype(np.float32), classes=labels[rows].astype(np.int32),
-        crowd=crowds, area=area.astype(np.float32), scores=scores.astype(np.float32),
-    ), rows  # fmt: skip
+        row_splits=splits.astype(np.int64),
+        boxes=boxes.astype(np.float32),
+        classes=labels[rows].astype(np.int32),
+        crowd=crowds,
+        area=area.astype(np.float32),
+        scores=scores.astype(np.float32),
+    ), rows
 
 
 def _keep(
     raw: RawObjects, boxes: np.ndarray, labels: np.ndarray, images: ImageTable, report: InputReport
 ) -> np.ndarray:
-    """Bool [N], which objects can be used; the others are reported once, for the first reason that they have."""
+    """Bool [N], which objects can be used; the others are reported once, for the first reason that they
+    have.
+    """
     usable = raw.images != UNUSABLE
     report.objects += int(usable.sum())
     finite = np.isfinite(boxes).all(axis=1)
@@ -235,7 +240,9 @@ def identifier(value: Any) -> str | None:
 
 
 def file_id(value: Any) -> int | str:
-    """An id as it is written into results for the file that it is from: an integer stays one, text stays text."""
+    """An id as it is written into results for the file that it is from: an integer stays one, text stays
+    text.
+    """
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -298,14 +305,18 @@ def _flags(values: Sequence[Any] | None, rows: np.ndarray, report: InputReport, 
 def note_crowded_classes(
     annotations: Annotations, categories: Sequence[Category], report: InputReport
 ) -> None:
-    """Warns of classes whose objects are (nearly) all marked as crowds: nothing of them would be learnt or scored."""
+    """Warns of classes whose objects are (nearly) all marked as crowds: nothing of them would be learnt or
+    scored.
+    """
     count = np.bincount(annotations.classes, minlength=len(categories))
     crowds = np.bincount(annotations.classes[annotations.crowd], minlength=len(categories))
     for i in np.flatnonzero((count > 0) & (crowds >= CROWD_SHARE * count)):
         report.note(
-            "nearly every object of a class is marked as a crowd (or difficult), which is ignored; --crowd=objects takes "
-            f"them as objects ({categories[i].name}: {crowds[i]} of {count[i]})", "",
-        )  # fmt: skip
+            "nearly every object of a class is marked as a crowd (or difficult), which is ignored; "
+            "--crowd=objects takes "
+            f"them as objects ({categories[i].name}: {crowds[i]} of {count[i]})",
+            "",
+        )
 
 
 def require_objects(word: str, annotations: Annotations) -> None:
@@ -322,6 +333,7 @@ def require_objects(word: str, annotations: Annotations) -> None:
             else "not one object"
         )
         raise DataError(
-            f"{word}: holds {what}: there is nothing to learn or to score; images without objects can be used beside "
+            f"{word}: holds {what}: there is nothing to learn or to score; images without objects can be "
+            f"used beside "
             "others, or as --unlabeled_data"
         )

@@ -30,7 +30,9 @@ class Worker:
 
 
 def permuted(position: tf.Tensor, size: int, seed: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """(epoch, image) of a global position, int64; every epoch is another permutation of `size`; see official/hashing.py."""
+    """(epoch, image) of a global position, int64; every epoch is another permutation of `size`; see
+    official/hashing.py.
+    """
     epoch, offset = position // size, position % size
     return epoch, hashing.permuted(offset, size, seed, epoch)
 
@@ -53,7 +55,9 @@ def example_reader(source: Source) -> Callable[[tf.Tensor], dict[str, tf.Tensor]
     sure_from = None if source.sure_from is None else tf.constant(source.sure_from)
     if columns is not None:
         splits = tf.constant(columns.row_splits)
-        tables = {name: tf.constant(getattr(columns, name)) for name in ("boxes", "classes", "crowd", "scores")}
+        tables = {
+            name: tf.constant(getattr(columns, name)) for name in ("boxes", "classes", "crowd", "scores")
+        }
 
     def read(index):
         example = {"image": source.read_image(index), "index": index}
@@ -75,7 +79,8 @@ def example_reader(source: Source) -> Callable[[tf.Tensor], dict[str, tf.Tensor]
 Preparation = Callable[[dict[str, tf.Tensor], tf.Tensor], dict[str, tf.Tensor]]
 
 
-# Python as it stands: no branch or loop here hangs on a tensor, and AutoGraph would rewrite every function first.
+# Python as it stands: no branch or loop here hangs on a tensor, and AutoGraph would rewrite every function
+# first.
 as_it_is = tf.autograph.experimental.do_not_convert
 
 
@@ -101,7 +106,8 @@ def training_dataset(
       replica_batch_size: examples per element; `batch_size / worker.count` must be a multiple.
       seed, stream: decide order and draws; "human" and "pseudo" streams differ.
       threads: readers; 0 lets tf.data choose.
-      parts: in how many elements a replica gets its batch of a step: first all replicas' first parts, then their second ones.
+      parts: in how many elements a replica gets its batch of a step: first all replicas' first parts, then
+        their second ones.
 
     Returns:
       Batches as in official/data/example.py.
@@ -117,7 +123,9 @@ def training_dataset(
             element, row = place // replica_batch_size, place % replica_batch_size
             place = (element % replicas * parts + element // replicas) * replica_batch_size + row
         epoch, image = permuted(step * batch_size + worker.index * own + place, len(source), key_seed)
-        key = tf.bitcast(tf.stack([hashing.hashed(key_seed, epoch, image, word) for word in (0, 1)]), tf.int32)
+        key = tf.bitcast(
+            tf.stack([hashing.hashed(key_seed, epoch, image, word) for word in (0, 1)]), tf.int32
+        )
         return prepare({**read(image), "step": step}, key)
 
     dataset = tf.data.Dataset.range(np.iinfo(np.int64).max // 2**20)
@@ -125,7 +133,9 @@ def training_dataset(
     return dataset.batch(replica_batch_size, drop_remainder=True).prefetch(4)
 
 
-def placing(augment: Policy, *, image_size: int, max_boxes: int = 100, legacy_resize: bool = False) -> Preparation:
+def placing(
+    augment: Policy, *, image_size: int, max_boxes: int = 100, legacy_resize: bool = False
+) -> Preparation:
     """What dense tasks do to an example: augment, fit into the input, normalise, pad.
 
     Args:

@@ -22,9 +22,14 @@ _KEPT_BYTES = 2**30  # images are kept in memory up to this
 
 
 def open_scenes(
-    split: str = "train", count: int | None = None, *, seed: int = 0, size: int = 160, labeled: bool = True,
+    split: str = "train",
+    count: int | None = None,
+    *,
+    seed: int = 0,
+    size: int = 160,
+    labeled: bool = True,
     masks: bool = False,
-) -> Source:  # fmt: skip
+) -> Source:
     """A source of drawn images.
 
     Args:

@@ -45,8 +45,10 @@ def _boxes(source: Source, rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
             area = columns.area[own]
             row["side"] = _spread(side[own])
             row["small_medium_large"] = [
-                int((area < _SMALL).sum()), int(((area >= _SMALL) & (area < _MEDIUM)).sum()), int((area >= _MEDIUM).sum())
-            ]  # fmt: skip
+                int((area < _SMALL).sum()),
+                int(((area >= _SMALL) & (area < _MEDIUM)).sum()),
+                int((area >= _MEDIUM).sum()),
+            ]
     per_image = np.bincount(images[real], minlength=len(source))
     return {
         "objects": int(real.sum()),
@@ -77,9 +79,10 @@ def table(role: str, found: dict[str, Any]) -> list[str]:
     boxes = "objects_per_image" in found
     if boxes:
         per_image = found["objects_per_image"]
-        lines[
-            0
-        ] += f"; {found['objects']} objects, {per_image.get('50 %', 0):g} in the median image, at most {per_image.get('100 %', 0):g}"
+        lines[0] += (
+            f"; {found['objects']} objects, {per_image.get('50 %', 0):g} in the median image, at most "
+            f"{per_image.get('100 %', 0):g}"
+        )
     lines[0] += f"; {found['images_without_objects']} images without an object"
     width = max(12, *(len(name) + 2 for name in found["classes"]))
     head = f"  {'class':<{width}}{'images':>8}{'objects':>9}"

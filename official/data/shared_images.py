@@ -15,9 +15,9 @@ SAMPLED = 300  # files of a set that are read to compare contents
 def shared_images(these: Source, those: Source) -> tuple[int, list[str]]:
     """How many of `these` are among `those`, at least, and names of some.
 
-    Files count as shared if they are one file (by whatever path or link), or if they are of one length and content;
-    contents are compared of at most `SAMPLED` files, and the count scaled up to all. Scenes, and sources of one word, share
-    the images that have the same id.
+    Files count as shared if they are one file (by whatever path or link), or if they are of one length and
+    content; contents are compared of at most `SAMPLED` files, and the count scaled up to all. Scenes, and
+    sources of one word, share the images that have the same id.
     """
     if these.word == those.word or all(source.word.startswith("scenes") for source in (these, those)):
         known = set(map(str, those.ids))

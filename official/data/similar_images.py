@@ -1,9 +1,10 @@
 """Images that are there twice: the same file, or the same image encoded, scaled or lightly changed again.
 
-Every image is looked at once, shrunk to 16 x 16 grey pixels (JPEGs are decoded at a fraction of their size, which is what
-makes tens of thousands of them a matter of a minute). The signs of the low frequencies of those are a perceptual hash of 63
-bits; images whose hashes differ in few bits are compared by their correlation. All pairs are looked at, as products of
-matrices, so nothing is missed and a thousand frames of one fixed camera cost no more than others.
+Every image is looked at once, shrunk to 16 x 16 grey pixels (JPEGs are decoded at a fraction of their size,
+which is what makes tens of thousands of them a matter of a minute). The signs of the low frequencies of those
+are a perceptual hash of 63 bits; images whose hashes differ in few bits are compared by their correlation.
+All pairs are looked at, as products of matrices, so nothing is missed and a thousand frames of one fixed
+camera cost no more than others.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ class Looks:
 
     Attributes:
       shrunk: uint16 [images, 16, 16], grey values times `LEVELS`.
-      contents: str [images], digest of the file, or of the pixels where there is no file; equal: the same image.
+      contents: str [images], digest of the file, or of the pixels where there is no file; equal: the same
+        image.
     """
 
     shrunk: np.ndarray
@@ -98,7 +100,8 @@ def _shrunk(image: Image.Image) -> np.ndarray:
 def perceptual_hash(shrunk: np.ndarray) -> np.ndarray:
     """Bool [images, 63]: which low frequencies (DCT-II, 8 x 8 without the mean) are above their median.
 
-    Source: the "pHash" of Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions (2010), section 3.2.1.
+    Source: the "pHash" of Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions (2010),
+      section 3.2.1.
     """
     k, n = np.mgrid[0:8, 0:SIDE]
     basis = np.cos(np.pi * k * (2 * n + 1) / (2 * SIDE))
@@ -113,13 +116,15 @@ def first_copies(these: Looks, those: Looks, *, same: bool) -> tuple[np.ndarray,
       same: both are one set, in which an image is no copy of itself: only those before it count.
 
     Returns:
-      Two int64 [these], -1 where there is none; one that is the same image does not count as looking the same.
+      Two int64 [these], -1 where there is none; one that is the same image does not count as looking the
+      same.
     """
     exact = _first_equal(these.contents, those.contents, same)
     near = np.full(len(exact), NONE, np.int64)
     codes = np.unique(np.concatenate([these.contents, those.contents]), return_inverse=True)[1]
-    ours, theirs = _Descriptors.of(these.shrunk, codes[: len(exact)]), _Descriptors.of(
-        those.shrunk, codes[len(exact) :]
+    ours, theirs = (
+        _Descriptors.of(these.shrunk, codes[: len(exact)]),
+        _Descriptors.of(those.shrunk, codes[len(exact) :]),
     )
     for first in range(0, len(exact), _BLOCK):
         last = min(first + _BLOCK, len(exact))
@@ -168,7 +173,9 @@ class _Descriptors:
         return _Descriptors(signs.astype(np.float32), values.astype(np.float32), codes)
 
     def alike(self, rows: slice, others: _Descriptors, columns: slice) -> tuple[np.ndarray, np.ndarray]:
-        """Which of the rows have images with like hashes, int [found]; and which look alike, bool [found, columns]."""
+        """Which of the rows have images with like hashes, int [found]; and which look alike, bool [found,
+        columns].
+        """
         agreeing = self.signs[rows] @ others.signs[columns].T >= BITS - 2 * MOST_BITS
         place = np.flatnonzero(agreeing.any(axis=1))
         if not len(place):

@@ -111,9 +111,11 @@ class Source:
       file_names: str [images], for lists and messages.
       report: what was skipped when it was opened.
       file_ids: object [images], ids as the file has them (integers or text), or None.
-      category_ids: of every class, its id in the file, None for one that the file lacks; None: those of `categories`.
+      category_ids: of every class, its id in the file, None for one that the file lacks; None: those of
+        `categories`.
       frames: what the boxes of the file count in, where that is not the image as read.
-      sure_from: float32 [classes]; in training, boxes of a lower score are neither object nor background. None: all are objects.
+      sure_from: float32 [classes]; in training, boxes of a lower score are neither object nor background.
+        None: all are objects.
       cut_from: str [images], id of the image that each was cut out of; None: each is whole.
     """
 
@@ -217,7 +219,9 @@ class Source:
         return dataclasses.replace(self.with_annotations(moved, tuple(categories)), category_ids=tuple(ids))
 
     def _places(self, categories: Sequence[Category]) -> np.ndarray:
-        """Int32 [classes], where each class is among `categories`; a class without an object may lack there."""
+        """Int32 [classes], where each class is among `categories`; a class without an object may lack
+        there.
+        """
         place = {category.name: i for i, category in enumerate(categories)}
         unknown = {i: c.name for i, c in enumerate(self.categories) if c.name not in place}
         if self.annotations is not None:
@@ -235,7 +239,9 @@ class Source:
         return self.category_ids if self.category_ids is not None else tuple(c.id for c in self.categories)
 
     def coco_image_ids(self) -> list[int | str]:
-        """Ids for COCO files: the file's own, or the ids themselves where they are integers, else 1, 2, ..."""
+        """Ids for COCO files: the file's own, or the ids themselves where they are integers, else 1, 2,
+        ...
+        """
         if self.file_ids is not None:
             return list(self.file_ids)
         if all(i.isdigit() and str(int(i)) == i for i in self.ids):
@@ -253,7 +259,9 @@ class Source:
 
 
 def needs_python(source: Source) -> bool:
-    """Whether images or masks of a source are read by Python code inside the graph, which another machine cannot run."""
+    """Whether images or masks of a source are read by Python code inside the graph, which another machine
+    cannot run.
+    """
     for read in filter(None, (source.read_image, source.read_mask)):
         function = tf.function(read, autograph=False).get_concrete_function(tf.TensorSpec([], tf.int64))
         graph = function.graph.as_graph_def()
@@ -267,7 +275,8 @@ def labeled_subset(source: Source, fraction: float, split_seed: int) -> tuple[So
     """Splits off a fixed share of the images: (labelled, rest).
 
     An image's place is the hash of (split_seed, id), so the choice does not depend on the machine,
-    a library version or the order of the files, and a smaller fraction is part of a larger one. What was cut out of one
+    a library version or the order of the files, and a smaller fraction is part of a larger one. What was cut
+    out of one
     image stays together: the share is then the nearest that does not divide one.
 
     Raises:
@@ -286,7 +295,9 @@ def labeled_subset(source: Source, fraction: float, split_seed: int) -> tuple[So
 
 
 def _between_wholes(wholes: np.ndarray, count: int) -> int:
-    """The number from 1 nearest to `count` after which a row of images, str [images], can be cut without dividing one."""
+    """The number from 1 nearest to `count` after which a row of images, str [images], can be cut without
+    dividing one.
+    """
     borders = np.flatnonzero(np.append(wholes[1:] != wholes[:-1], True)) + 1
     return int(borders[np.argmin(np.abs(borders - count))])
 
@@ -311,7 +322,8 @@ def listed_subset(source: Source, wanted: Sequence[str]) -> tuple[Source, Source
     several = next((name for name in wanted if len(place[str(name)]) > 1), None)
     if several is not None:
         raise DataError(
-            f"{source.word}: {several!r} is the name of {shown(names[i] for i in place[str(several)])}; list ids"
+            f"{source.word}: {several!r} is the name of {shown(names[i] for i in place[str(several)])}; "
+            f"list ids"
         )
     chosen = np.unique([place[str(name)][0] for name in wanted])
     return source.subset(chosen), source.subset(np.setdiff1d(np.arange(len(source)), chosen))

@@ -3,12 +3,13 @@
     scenes[:SPLIT][,count=N]             the embedded data set
     coco:FILE.json[,IMAGE_FOLDER]        COCO annotations (segmentation: rendered to masks)
     voc:FOLDER[,IMAGE_FOLDER][,split=S]  Pascal VOC XML; for segmentation its mask PNGs, with the values below
-        first_pixel=0|1  whether its boxes count pixels from 0 (LabelImg) or 1 (Pascal VOC), where that is not found out
-    yolo:DATA.yaml[,split=S]             YOLO as Ultralytics lays it out: boxes or polygons; `train`, or `val` as --eval_data
-    labelme:FOLDER[,IMAGE_FOLDER]        LabelMe's JSONs, one an image
+        first_pixel=0|1  whether its boxes count pixels from 0 (LabelImg) or 1 (Pascal VOC), where that is not
+        found out
+    yolo:DATA.yaml[,split=S]             YOLO as Ultralytics lays it out: boxes or polygons; `train`, or `val`
+    as --eval_data labelme:FOLDER[,IMAGE_FOLDER]        LabelMe's JSONs, one an image
     cvat:FILE.xml[,IMAGE_FOLDER]         CVAT for images 1.1
-    via:FILE.json[,IMAGE_FOLDER][,attribute=NAME]  VGG Image Annotator 1 and 2; which attribute of a region is its class
-    labelstudio:FILE.json[,IMAGE_FOLDER][,which=predictions]  Label Studio's JSON or JSON-MIN
+    via:FILE.json[,IMAGE_FOLDER][,attribute=NAME]  VGG Image Annotator 1 and 2; which attribute of a region is
+    its class labelstudio:FILE.json[,IMAGE_FOLDER][,which=predictions]  Label Studio's JSON or JSON-MIN
     masks:IMAGES,MASKS[,NAME=VALUE...]   images and mask PNGs of the same names (segmentation):
         classes=FILE     a class name a line, in the order of the indices
         palette=FILE     masks of colours: lines of `r g b name`, a `labelmap.txt`, or `voc`
@@ -18,9 +19,10 @@
     tfrecord:GLOB[+GLOB...]              TF Examples of the original stack
     tfds:BUILDER[/CONFIG][:SPLIT][,feature=NAME]  a prepared TensorFlow Datasets builder
 
-Words that are joined by + are one data set, as in coco:a.json,images+yolo:more/data.yaml, where their classes have the same names
-or are listed by --classes. A comma, equals sign or plus in a path is understood where the path exists, and may be written as \\, \\= \\+.
-Where classes of images are wanted and a word has boxes, every object is cut out as an image.
+Words that are joined by + are one data set, as in coco:a.json,images+yolo:more/data.yaml, where their classes
+have the same names or are listed by --classes. A comma, equals sign or plus in a path is understood where the
+path exists, and may be written as \\, \\= \\+. Where classes of images are wanted and a word has boxes, every
+object is cut out as an image.
 """
 
 from __future__ import annotations
@@ -59,7 +61,9 @@ class ReadOptions:
     full_check: bool = True
     max_image_pixels: int = 100_000_000
     max_skipped_fraction: float = 0.1
-    crowd: str = "ignore"  # what an object marked as a crowd or difficult is: "ignore", or "objects" like others
+    crowd: str = (
+        "ignore"  # what an object marked as a crowd or difficult is: "ignore", or "objects" like others
+    )
     stated_size: str = "check"  # an image of another size than its annotations state: left out, or "scale"
     split: str = "train"  # that is read where a word of named splits says none
     classes_file: str = ""  # file of the classes, in the order that they are to have
@@ -86,7 +90,8 @@ def open_source(word: str, options: ReadOptions = ReadOptions(), *, labeled: boo
       labeled: False for the unlabelled stream: labels that the source has are dropped.
 
     Raises:
-      DataError: unknown kind, malformed word, words whose classes differ, or what the kind's own loader raises.
+      DataError: unknown kind, malformed word, words whose classes differ, or what the kind's own loader
+        raises.
     """
     words = split_word(word)
     with index.kept_in(options.index_dir):
@@ -132,8 +137,8 @@ _ESCAPED = {f"\\{character}": chr(0xE000 + number) for number, character in enum
 
 
 def split_word(word: str) -> list[str]:
-    """KIND:...+KIND:... -> its words. A plus is part of a path where no KIND: follows, or a backslash is before it, or that path
-    exists."""
+    """KIND:...+KIND:... -> its words. A plus is part of a path where no KIND: follows, or a backslash is
+    before it, or that path exists."""
     for written, kept in _ESCAPED.items():
         word = word.replace(written, kept)
     first, *others = re.split(rf"\+(?=(?:{'|'.join(_OPENERS)}):)", word)
@@ -159,8 +164,8 @@ def _goes_on(word: str, more: str) -> bool:
 def parse_word(word: str) -> tuple[str, str, dict[str, str]]:
     """KIND:PLACE[,NAME=VALUE...][,IMAGES] -> (kind, place, values by name).
 
-    A comma, an equals sign or a plus in a path may be written with a backslash before it; one that is part of a path
-    that exists is understood without.
+    A comma, an equals sign or a plus in a path may be written with a backslash before it; one that is part of
+    a path that exists is understood without.
 
     Raises:
       DataError: unknown kind or no place.
@@ -193,7 +198,9 @@ def _is_name(name: str, value: str, whole: str) -> bool:
 
 
 def _joined(parts: list[str]) -> list[str]:
-    """Puts together again what only together is a path that exists: the longest such run from each part on."""
+    """Puts together again what only together is a path that exists: the longest such run from each part
+    on.
+    """
     found = []
     while parts:
         lengths = range(len(parts), 1, -1)
@@ -225,9 +232,13 @@ def _file_checks(options: ReadOptions) -> dict:
 def _scenes(place, named, options, labeled):
     count = named.pop("count", None)
     return open_scenes(
-        place or "train", None if count is None else int(count), seed=options.scenes_seed,
-        size=options.scenes_size, labeled=labeled, masks=options.masks,
-    )  # fmt: skip
+        place or "train",
+        None if count is None else int(count),
+        seed=options.scenes_seed,
+        size=options.scenes_size,
+        labeled=labeled,
+        masks=options.masks,
+    )
 
 
 def _label_rules(options: ReadOptions) -> dict:
@@ -236,22 +247,34 @@ def _label_rules(options: ReadOptions) -> dict:
 
 def _coco(place, named, options, labeled):
     return open_coco(
-        place, named.pop("images", None), masks=options.masks and labeled, labeled=labeled, **_label_rules(options),
+        place,
+        named.pop("images", None),
+        masks=options.masks and labeled,
+        labeled=labeled,
+        **_label_rules(options),
         **_file_checks(options),
-    )  # fmt: skip
+    )
 
 
 def _voc(place, named, options, labeled):
     split = named.pop("split", None)
     if options.masks:
         return open_voc_masks(
-            place, split, mask_folder=named.pop("masks", None), rules=mask_rules(f"voc:{place}", named, place), labeled=labeled,
+            place,
+            split,
+            mask_folder=named.pop("masks", None),
+            rules=mask_rules(f"voc:{place}", named, place),
+            labeled=labeled,
             **_file_checks(options),
-        )  # fmt: skip
+        )
     return open_voc(
-        place, split, image_folder=named.pop("images", None), first_pixel=named.pop("first_pixel", "auto"),
-        **_label_rules(options), **_file_checks(options),
-    )  # fmt: skip
+        place,
+        split,
+        image_folder=named.pop("images", None),
+        first_pixel=named.pop("first_pixel", "auto"),
+        **_label_rules(options),
+        **_file_checks(options),
+    )
 
 
 def _read_rules(options: ReadOptions, labeled: bool) -> ReadRules:
@@ -301,15 +324,25 @@ def _folder(place, named, options, labeled):
 
 def _tfrecord(place, named, options, labeled):
     return open_tfrecords(
-        place, labeled=labeled, masks=options.masks, classes=options.classes, crowd=options.crowd, **_file_checks(options)
+        place,
+        labeled=labeled,
+        masks=options.masks,
+        classes=options.classes,
+        crowd=options.crowd,
+        **_file_checks(options),
     )
 
 
 def _tfds(place, named, options, labeled):
     return open_tfds(
-        place, data_dir=options.data_dir or None, labeled=labeled, label_kind=options.label_kind, crowd=options.crowd,
-        feature=named.pop("feature", ""), **_file_checks(options),
-    )  # fmt: skip
+        place,
+        data_dir=options.data_dir or None,
+        labeled=labeled,
+        label_kind=options.label_kind,
+        crowd=options.crowd,
+        feature=named.pop("feature", ""),
+        **_file_checks(options),
+    )
 
 
 _OPENERS = {

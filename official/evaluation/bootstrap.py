@@ -1,9 +1,10 @@
 """How sure a score, or the difference of two, is: the bootstrap over the evaluation images.
 
-The images are drawn again, as many as there are and with replacement, a thousand times; a score's interval is as wide as 95 % of the
-thousand scores are spread. It lies around the score of the set as it is: AP of drawn sets is higher by itself, because an image
-that is there twice is found twice with the same score. Two models are evaluated on the same draws, so an image that is hard for
-both moves neither. All this covers the choice of the images, not what another seed of the training would change.
+The images are drawn again, as many as there are and with replacement, a thousand times; a score's interval is
+as wide as 95 % of the thousand scores are spread. It lies around the score of the set as it is: AP of drawn
+sets is higher by itself, because an image that is there twice is found twice with the same score. Two models
+are evaluated on the same draws, so an image that is hard for both moves neither. All this covers the choice
+of the images, not what another seed of the training would change.
 
 Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapters 13 (percentiles) and 16.
 """
@@ -20,7 +21,9 @@ from official.evaluation.evaluated import Evaluated
 
 DRAWS = 1000
 FEWEST = 200
-_IMAGES_TIMES_DRAWS = 1_000_000  # above it fewer draws are made: an interval's ends are then rougher, not wider
+_IMAGES_TIMES_DRAWS = (
+    1_000_000  # above it fewer draws are made: an interval's ends are then rougher, not wider
+)
 COVERED = 0.95
 
 
@@ -50,7 +53,8 @@ class Interval:
 
 @dataclasses.dataclass(frozen=True)
 class Scored:
-    """A model's scores on the same draws of images: whole float64 [1 + draws] and by class [1 + draws, classes].
+    """A model's scores on the same draws of images: whole float64 [1 + draws] and by class [1 + draws,
+    classes].
 
     The first row is of the set as it is.
     """

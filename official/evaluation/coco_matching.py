@@ -1,9 +1,10 @@
 """pycocotools' matching of detections with objects, for all images, thresholds and areas at once.
 
-The rules, and what happens in a tie, are those of `pycocotools.cocoeval.COCOeval.evaluateImg`: in the order of the
-scores, every detection takes the object of its class with the highest IoU that is not taken, of equal ones the last;
-an ignored object only if it can take no other one; a crowd as often as one likes. The order matters only within one
-image and class, so the first detection of every group is matched in one NumPy call, then every second one, and so on.
+The rules, and what happens in a tie, are those of `pycocotools.cocoeval.COCOeval.evaluateImg`: in the order
+of the scores, every detection takes the object of its class with the highest IoU that is not taken, of equal
+ones the last; an ignored object only if it can take no other one; a crowd as often as one likes. The order
+matters only within one image and class, so the first detection of every group is matched in one NumPy call,
+then every second one, and so on.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ class Truths:
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """Detections sorted by group, within one by falling score, equal ones in the order of the file; 100 at most.
+    """Detections sorted by group, within one by falling score, equal ones in the order of the file; 100 at
+    most.
 
     Attributes:
       group: int64 [D]; boxes: float64 [D, 4] x, y, width, height; area: float64 [D]; score: float64 [D].
@@ -62,7 +64,9 @@ def outside(area: np.ndarray) -> np.ndarray:
 
 
 def close_pairs(truths: Truths, found: Found) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(detection, object, IoU) of the pairs of a group whose IoU can match at all, by detection, then object."""
+    """(detection, object, IoU) of the pairs of a group whose IoU can match at all, by detection, then
+    object.
+    """
     first = np.searchsorted(truths.group, found.group, "left")
     counts = np.searchsorted(truths.group, found.group, "right") - first
     parts = []
@@ -84,7 +88,8 @@ def _chunks(counts: np.ndarray) -> Iterator[tuple[int, int]]:
 
 
 def box_iou(found: np.ndarray, truths: np.ndarray, crowd: np.ndarray) -> np.ndarray:
-    """float64 [P] of pairs of boxes [P, 4] x, y, width, height; over the detection alone where the object is a crowd.
+    """float64 [P] of pairs of boxes [P, 4] x, y, width, height; over the detection alone where the object is
+    a crowd.
 
     The operations and their order are `bbIou`'s of pycocotools' maskApi.c, so the last digit is the same.
     """
@@ -117,7 +122,9 @@ def match(
         able = free & (iou[:, None] >= IOU_THRESHOLDS)[:, :, None]
         starts = np.flatnonzero(np.diff(d, prepend=-1))
         # Pairs are in rising order of what decides within a detection, so the best is the last that is able.
-        worth = np.where(able, np.arange(1, len(d) + 1)[:, None, None] + np.where(ignore[g], 0, len(d))[:, None, :], 0)
+        worth = np.where(
+            able, np.arange(1, len(d) + 1)[:, None, None] + np.where(ignore[g], 0, len(d))[:, None, :], 0
+        )
         best = np.maximum.reduceat(worth, starts, axis=0)
         row, t, a = np.nonzero(best)
         pair = (best[row, t, a] - 1) % len(d)
@@ -129,7 +136,8 @@ def match(
 
 
 def _rounds(found: Found, pairs) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Pairs of the detections that are first in their group, then of the second, ...; those without a pair left out.
+    """Pairs of the detections that are first in their group, then of the second, ...; those without a pair
+    left out.
 
     Within a detection the IoU rises, and of equal ones the object's number.
     """

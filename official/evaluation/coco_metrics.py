@@ -33,12 +33,19 @@ def results(source: Source, detections: Sequence[dict[str, np.ndarray]]) -> list
     found, category_ids = [], source.own_category_ids()
     for i, (image_id, objects) in enumerate(zip(source.coco_image_ids(), detections)):
         if not (np.isfinite(objects["boxes"]).all() and np.isfinite(objects["scores"]).all()):
-            raise DataError(f"{source.name_of(i)}: the model's boxes or scores are not numbers; its weights are spoiled")
+            raise DataError(
+                f"{source.name_of(i)}: the model's boxes or scores are not numbers; its weights are spoiled"
+            )
         boxes, _ = in_file(source, i, objects["boxes"])
         columns = (to_xywh(boxes), *(np.asarray(objects[name]).tolist() for name in ("scores", "classes")))
         for box, score, label in zip(*columns):
             if category_ids[label] is not None:
-                result = {"image_id": image_id, "category_id": category_ids[label], "bbox": box, "score": score}
+                result = {
+                    "image_id": image_id,
+                    "category_id": category_ids[label],
+                    "bbox": box,
+                    "score": score,
+                }
                 found.append(result)
     return found
 
@@ -60,19 +67,30 @@ def evaluate_detections(
 
 
 def evaluate_files(
-    ground_truth: str, detections: str, iou_type: str = "bbox", *, max_skipped_fraction: float = 1.0, crowd: str = "ignore",
+    ground_truth: str,
+    detections: str,
+    iou_type: str = "bbox",
+    *,
+    max_skipped_fraction: float = 1.0,
+    crowd: str = "ignore",
     reports: dict[str, InputReport] | None = None,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Scores an existing COCO results file; see `read_files`."""
     options = {"max_skipped_fraction": max_skipped_fraction, "crowd": crowd, "reports": reports}
     return score(*read_files(ground_truth, detections, iou_type, **options), iou_type)
 
 
 def read_files(
-    ground_truth: str, detections: str, iou_type: str = "bbox", *, max_skipped_fraction: float = 1.0, crowd: str = "ignore",
+    ground_truth: str,
+    detections: str,
+    iou_type: str = "bbox",
+    *,
+    max_skipped_fraction: float = 1.0,
+    crowd: str = "ignore",
     reports: dict[str, InputReport] | None = None,
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:  # fmt: skip
-    """Ground truth and results of an existing COCO results file, cleaned, as `score` takes them; images are not needed.
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Ground truth and results of an existing COCO results file, cleaned, as `score` takes them; images are
+    not needed.
 
     Args:
       max_skipped_fraction: objects of either file that may be unusable; all of them is always an error.
@@ -93,7 +111,9 @@ def read_files(
     return truth, found
 
 
-def score(ground_truth: dict[str, Any], found: list[dict[str, Any]], iou_type: str = "bbox") -> dict[str, Any]:
+def score(
+    ground_truth: dict[str, Any], found: list[dict[str, Any]], iou_type: str = "bbox"
+) -> dict[str, Any]:
     """COCO metrics of a results list.
 
     Returns:

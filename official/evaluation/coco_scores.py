@@ -1,7 +1,8 @@
-"""COCO's precision and recall over columns of objects and detections, in NumPy; pycocotools' numbers, much sooner.
+"""COCO's precision and recall over columns of objects and detections, in NumPy; pycocotools' numbers, much
+sooner.
 
-Files' dictionaries become columns, `coco_matching` matches them, and the curves are drawn per class. Every sum, order
-and tie is that of `pycocotools.cocoeval`, which the tests hold this against.
+Files' dictionaries become columns, `coco_matching` matches them, and the curves are drawn per class. Every
+sum, order and tie is that of `pycocotools.cocoeval`, which the tests hold this against.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from official.evaluation.coco_matching import (
     close_pairs,
     match,
     outside,
-)  # fmt: skip
+)
 
 ALL, SMALL, MEDIUM, LARGE = range(len(AREAS))
 
@@ -45,7 +46,11 @@ class Curves:
     def stats(self) -> list[float]:
         """The twelve numbers in pycocotools' order."""
         at_50, at_75 = (np.flatnonzero(np.isclose(IOU_THRESHOLDS, t)) for t in (0.5, 0.75))
-        precisions = [self.precision[..., ALL], self.precision[at_50, ..., ALL], self.precision[at_75, ..., ALL]]
+        precisions = [
+            self.precision[..., ALL],
+            self.precision[at_50, ..., ALL],
+            self.precision[at_75, ..., ALL],
+        ]
         precisions += [self.precision[..., area] for area in (SMALL, MEDIUM, LARGE)]
         recalls = [self.recall[:, :, ALL, m] for m in range(len(MAX_DETECTIONS))]
         recalls += [self.recall[:, :, area, -1] for area in (SMALL, MEDIUM, LARGE)]
@@ -93,7 +98,8 @@ def matches(ground_truth: dict[str, Any], found: Sequence[dict[str, Any]], iou_t
     """Which detections of a COCO results list are right; arguments are left as they are.
 
     Args:
-      ground_truth: a COCO dict; "area" and "iscrowd" of every annotation decide, an "ignore" does not (as pycocotools).
+      ground_truth: a COCO dict; "area" and "iscrowd" of every annotation decide, an "ignore" does not (as
+        pycocotools).
       found: results with "bbox" or, for `iou_type` "segm", "segmentation".
 
     Raises:
@@ -105,7 +111,9 @@ def matches(ground_truth: dict[str, Any], found: Sequence[dict[str, Any]], iou_t
     classes = {i: n for n, i in enumerate(class_ids)}
     unknown = {result["image_id"] for result in found} - set(images)
     if unknown:
-        raise DataError(f"results of images that the ground truth does not have: {sorted(map(str, unknown))[:5]}")
+        raise DataError(
+            f"results of images that the ground truth does not have: {sorted(map(str, unknown))[:5]}"
+        )
     objects, groups = _by_group(ground_truth["annotations"], images, classes)
     results, result_groups = _by_group(found, images, classes)
     codes = None
@@ -114,12 +122,18 @@ def matches(ground_truth: dict[str, Any], found: Sequence[dict[str, Any]], iou_t
         codes = [_encoded(a["segmentation"], sizes[a["image_id"]]) for a in objects]
     truths = _truths(objects, groups)
     detections, codes_found = _detections(results, result_groups, masks=iou_type == "segm")
-    pairs = close_pairs(truths, detections) if codes is None else _mask_pairs(truths, codes, detections, codes_found)
+    pairs = (
+        close_pairs(truths, detections)
+        if codes is None
+        else _mask_pairs(truths, codes, detections, codes_found)
+    )
     return Matched(truths, detections, *match(truths, detections, pairs), image_ids, class_ids)
 
 
 def _by_group(records: Sequence[dict], images: dict, classes: dict) -> tuple[list[dict], np.ndarray]:
-    """The records of known images and classes, by group and then in their order; and the groups, int64 [N]."""
+    """The records of known images and classes, by group and then in their order; and the groups, int64
+    [N].
+    """
     image = np.fromiter((images.get(r["image_id"], -1) for r in records), np.int64, len(records))
     label = np.fromiter((classes.get(r["category_id"], -1) for r in records), np.int64, len(records))
     groups = np.where((image < 0) | (label < 0), -1, label * len(images) + image)
@@ -154,10 +168,16 @@ def _encoded(segmentation: Any, size: tuple[int, int] | None) -> dict[str, Any]:
     """A run-length code of a polygon, of plain or of packed run lengths."""
     if isinstance(segmentation, list):
         return mask_api.merge(mask_api.frPyObjects(segmentation, *size))
-    return mask_api.frPyObjects(segmentation, *size) if isinstance(segmentation["counts"], list) else segmentation
+    return (
+        mask_api.frPyObjects(segmentation, *size)
+        if isinstance(segmentation["counts"], list)
+        else segmentation
+    )
 
 
-def _mask_pairs(truths: Truths, codes: list[dict], found: Found, codes_found: list[dict]) -> tuple[np.ndarray, ...]:
+def _mask_pairs(
+    truths: Truths, codes: list[dict], found: Found, codes_found: list[dict]
+) -> tuple[np.ndarray, ...]:
     """`close_pairs` of masks."""
     parts = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
     for group in np.intersect1d(truths.group, found.group):
@@ -196,11 +216,13 @@ def _precisions(hit: np.ndarray, counted: np.ndarray, objects: int) -> np.ndarra
     """Precision at the recalls of `RECALLS`, float64 [thresholds, recalls].
 
     Args:
-      hit, counted: bool [thresholds, detections by falling score], true positives and all that are not ignored.
+      hit, counted: bool [thresholds, detections by falling score], true positives and all that are not
+        ignored.
     """
     true, both = np.cumsum(hit, axis=1, dtype=np.float64), np.cumsum(counted, axis=1, dtype=np.float64)
     precision = true / (both + np.spacing(1))
     precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    precision = np.concatenate([precision, np.zeros((len(hit), 1))], axis=1)  # of a recall that is never reached
+    # Of a recall that is never reached.
+    precision = np.concatenate([precision, np.zeros((len(hit), 1))], axis=1)
     place = np.stack([np.searchsorted(recall, RECALLS, side="left") for recall in true / objects])
     return np.take_along_axis(precision, place, axis=1)

@@ -1,4 +1,6 @@
-"""Which classes a detector takes for which: every object and every sure box, matched without regard to the class."""
+"""Which classes a detector takes for which: every object and every sure box, matched without regard to the
+class.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +15,9 @@ IOU = 0.5
 def box_confusion(evaluated: EvaluatedBoxes, least_score: float) -> np.ndarray:
     """Counts int64 [classes + 1, classes + 1]: rows are true classes, columns what they are called.
 
-    The last row is of boxes on no object, the last column of objects without a box. By falling score a box takes
-    the free object of any class that it overlaps most, from IoU 0.5 on. Crowds, and boxes that pycocotools ignores, are left out.
+    The last row is of boxes on no object, the last column of objects without a box. By falling score a box
+    takes the free object of any class that it overlaps most, from IoU 0.5 on. Crowds, and boxes that
+    pycocotools ignores, are left out.
 
     Args:
       least_score: boxes from it on.
@@ -24,8 +27,14 @@ def box_confusion(evaluated: EvaluatedBoxes, least_score: float) -> np.ndarray:
     counts = np.zeros((classes + 1, classes + 1), np.int64)
     objects = np.flatnonzero(~truths.crowd)
     boxes = np.flatnonzero((found.score >= least_score) & ~evaluated.matched.ignored[:, 0, 0])
-    objects, boxes = (rows[np.argsort(group[rows] % images, kind="stable")] for rows, group in ((objects, truths.group), (boxes, found.group)))
-    splits = [np.searchsorted(group[rows] % images, np.arange(images + 1)) for rows, group in ((objects, truths.group), (boxes, found.group))]
+    objects, boxes = (
+        rows[np.argsort(group[rows] % images, kind="stable")]
+        for rows, group in ((objects, truths.group), (boxes, found.group))
+    )
+    splits = [
+        np.searchsorted(group[rows] % images, np.arange(images + 1))
+        for rows, group in ((objects, truths.group), (boxes, found.group))
+    ]
     for i in range(images):
         own, called = objects[splits[0][i] : splits[0][i + 1]], boxes[splits[1][i] : splits[1][i + 1]]
         called = called[np.argsort(-found.score[called], kind="stable")]
@@ -38,7 +47,9 @@ def box_confusion(evaluated: EvaluatedBoxes, least_score: float) -> np.ndarray:
 
 
 def _pairs(boxes: np.ndarray, objects: np.ndarray) -> np.ndarray:
-    """int [B], the object of every box in their order, -1 for none; boxes [B, 4] and [G, 4] x, y, width, height."""
+    """int [B], the object of every box in their order, -1 for none; boxes [B, 4] and [G, 4] x, y, width,
+    height.
+    """
     found = np.full(len(boxes), -1)
     if not len(boxes) or not len(objects):
         return found

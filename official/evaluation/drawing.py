@@ -12,11 +12,25 @@ from PIL import Image, ImageDraw, ImageFont
 from official.data.formats.mask_palettes import voc_color
 from official.files import whole_file
 
-# Okabe and Ito's colours, the bright ones first, then Paul Tol's muted ones: colour-blind people tell them apart.
+# Okabe and Ito's colours, the bright ones first, then Paul Tol's muted ones: colour-blind people tell them
+# apart.
 _COLOURS = (
-    (230, 159, 0), (86, 180, 233), (240, 228, 66), (204, 121, 167), (0, 158, 115), (213, 94, 0), (0, 114, 178),
-    (221, 204, 119), (136, 204, 238), (170, 68, 153), (153, 153, 51), (68, 170, 153), (136, 34, 85), (51, 34, 136), (17, 119, 51),
-)  # fmt: skip
+    (230, 159, 0),
+    (86, 180, 233),
+    (240, 228, 66),
+    (204, 121, 167),
+    (0, 158, 115),
+    (213, 94, 0),
+    (0, 114, 178),
+    (221, 204, 119),
+    (136, 204, 238),
+    (170, 68, 153),
+    (153, 153, 51),
+    (68, 170, 153),
+    (136, 34, 85),
+    (51, 34, 136),
+    (17, 119, 51),
+)
 MOST_LABELS = 20  # texts in one image
 LABELS_IN_A_CROWD = 5  # where there are more boxes than that; the surest have them
 MOST_IN_LEGEND = 30
@@ -47,7 +61,12 @@ def _font(letters: int) -> ImageFont.FreeTypeFont:
 
 
 def draw_boxes(
-    image: np.ndarray, objects: dict[str, np.ndarray], names: Sequence[str], *, scores: bool = True, most_labels: int | None = None
+    image: np.ndarray,
+    objects: dict[str, np.ndarray],
+    names: Sequence[str],
+    *,
+    scores: bool = True,
+    most_labels: int | None = None,
 ) -> np.ndarray:
     """Draws boxes, and class names where there is room for them: inside the image and beside each other.
 
@@ -58,7 +77,8 @@ def draw_boxes(
       objects: "boxes" [N, 4] yxyx pixels, "classes" [N], optionally "scores" [N].
       names: of the classes.
       scores: writes them behind the names.
-      most_labels: boxes that get a text, the surest first; None: 20, and 5 where there are more boxes than that.
+      most_labels: boxes that get a text, the surest first; None: 20, and 5 where there are more boxes than
+        that.
 
     Returns:
       uint8 [H, W, 3].
@@ -66,10 +86,18 @@ def draw_boxes(
     canvas = Image.fromarray(np.asarray(image))
     pen = ImageDraw.Draw(canvas)
     known = objects.get("scores")
-    order = np.arange(len(objects["classes"])) if known is None else np.argsort(-np.asarray(known), kind="stable")
+    order = (
+        np.arange(len(objects["classes"])) if known is None else np.argsort(-np.asarray(known), kind="stable")
+    )
     width = max(1, round(min(canvas.size) / 220))
     for i in order[::-1]:  # the surest above
-        _draw_box(pen, objects["boxes"][i], class_color(int(objects["classes"][i])), width, edged=min(canvas.size) >= 100)
+        _draw_box(
+            pen,
+            objects["boxes"][i],
+            class_color(int(objects["classes"][i])),
+            width,
+            edged=min(canvas.size) >= 100,
+        )
     taken: list[tuple[float, float, float, float]] = []
     font = _font(max(10, round(min(canvas.size) / 26)))  # still legible when the image is shown small
     if most_labels is None:
@@ -91,10 +119,17 @@ def _draw_box(pen: ImageDraw.ImageDraw, box: np.ndarray, color: Color, width: in
 
 
 def _write_label(
-    pen: ImageDraw.ImageDraw, size: tuple[int, int], box: np.ndarray, text: str, color: Color, font: ImageFont.FreeTypeFont,
+    pen: ImageDraw.ImageDraw,
+    size: tuple[int, int],
+    box: np.ndarray,
+    text: str,
+    color: Color,
+    font: ImageFont.FreeTypeFont,
     taken: list[tuple[float, float, float, float]],
-) -> None:  # fmt: skip
-    """Writes a text at the first free place at its box, and notes that in `taken`; nothing where all are taken."""
+) -> None:
+    """Writes a text at the first free place at its box, and notes that in `taken`; nothing where all are
+    taken.
+    """
     left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
     place = free_place(box, (right - left + 4, bottom - top + 4), size, taken)
     if place is not None:
@@ -105,9 +140,13 @@ def _write_label(
 
 
 def free_place(
-    box: np.ndarray, text: tuple[float, float], size: tuple[int, int], taken: Sequence[tuple[float, float, float, float]]
+    box: np.ndarray,
+    text: tuple[float, float],
+    size: tuple[int, int],
+    taken: Sequence[tuple[float, float, float, float]],
 ) -> tuple[float, float, float, float] | None:
-    """Where at a box a text covers no other one: above it, below it or inside; moved into the image. None: nowhere.
+    """Where at a box a text covers no other one: above it, below it or inside; moved into the image. None:
+    nowhere.
 
     Args:
       box: yxyx pixels. text: its width and height. size: width and height of the image.
@@ -115,7 +154,14 @@ def free_place(
     """
     y1, x1, y2, x2 = (float(v) for v in box)
     width, height = text
-    corners = ((x1, y1 - height), (x2 - width, y1 - height), (x1, y2), (x2 - width, y2), (x1 + 1, y1 + 1), (x2 - width - 1, y2 - height - 1))
+    corners = (
+        (x1, y1 - height),
+        (x2 - width, y1 - height),
+        (x1, y2),
+        (x2 - width, y2),
+        (x1 + 1, y1 + 1),
+        (x2 - width - 1, y2 - height - 1),
+    )
     for x, y in corners:
         x, y = max(0.0, min(x, size[0] - width)), max(0.0, min(y, size[1] - height))
         if not any(x < t[2] and t[0] < x + width and y < t[3] and t[1] < y + height for t in taken):
@@ -137,7 +183,8 @@ VOC_PALETTE = [value for label in range(256) for value in voc_color(label)]
 
 
 def draw_mask(image: np.ndarray, mask: np.ndarray, *, opacity: float = 0.55) -> np.ndarray:
-    """Lays a class map over an image; ignored pixels are hatched, class 0 shows the image, the rim of a class its colour alone.
+    """Lays a class map over an image; ignored pixels are hatched, class 0 shows the image, the rim of a class
+    its colour alone.
 
     Args:
       image: uint8 [H, W, 3].
@@ -150,7 +197,9 @@ def draw_mask(image: np.ndarray, mask: np.ndarray, *, opacity: float = 0.55) -> 
     if mask.shape != (height, width):
         mask = np.asarray(Image.fromarray(mask).resize((width, height), Image.NEAREST))
     tables = _laid_over(opacity)
-    shown = np.stack([tables[channel][mask.astype(np.int32) * 256 + image[..., channel]] for channel in range(3)], axis=-1)
+    shown = np.stack(
+        [tables[channel][mask.astype(np.int32) * 256 + image[..., channel]] for channel in range(3)], axis=-1
+    )
     y, x = np.ogrid[0:height, 0:width]
     shown[(mask == 255) & ((x + y) % 6 < 2)] = 235
     rim = _rim(mask, max(1, round(min(height, width) / 300)))
@@ -159,7 +208,9 @@ def draw_mask(image: np.ndarray, mask: np.ndarray, *, opacity: float = 0.55) -> 
 
 
 def _rim(mask: np.ndarray, width: int) -> np.ndarray:
-    """bool [H, W]: pixels of a class (neither 0 nor ignored) within so many pixels, along rows or columns, of another value."""
+    """bool [H, W]: pixels of a class (neither 0 nor ignored) within so many pixels, along rows or columns, of
+    another value.
+    """
     found = np.zeros(mask.shape, bool)
     for step in range(1, width + 1):
         for a, b in ((mask[step:], mask[:-step]), (mask[:, step:], mask[:, :-step])):
@@ -177,7 +228,9 @@ def _class_colors() -> np.ndarray:
 
 
 def with_legend(picture: np.ndarray, entries: Sequence[tuple[str, Color]], letters: int = 0) -> np.ndarray:
-    """A image uint8 [H, W, 3] with names in their colours below it, in as many lines as that takes; of the same width."""
+    """A image uint8 [H, W, 3] with names in their colours below it, in as many lines as that takes; of the
+    same width.
+    """
     entries = list(entries)[:MOST_IN_LEGEND]
     if not entries:
         return picture
@@ -202,7 +255,11 @@ def with_legend(picture: np.ndarray, entries: Sequence[tuple[str, Color]], lette
 def draw_caption(image: np.ndarray, text: str, label: int) -> np.ndarray:
     """Writes a text in the colour of a class at the top left. uint8 [H, W, 3]."""
     canvas = Image.fromarray(np.asarray(image))
-    pen, font, color = ImageDraw.Draw(canvas), _font(max(10, round(min(canvas.size) / 22))), class_color(label)
+    pen, font, color = (
+        ImageDraw.Draw(canvas),
+        _font(max(10, round(min(canvas.size) / 22))),
+        class_color(label),
+    )
     pen.rectangle(pen.textbbox((2, 1), text, font=font), fill=color)
     pen.text((2, 1), text, fill=_against(color), font=font)
     return np.asarray(canvas)
@@ -224,17 +281,30 @@ def draw_confusion(matrix: np.ndarray, names: Sequence[str], *, cell: int = 26) 
             share = float(shares[i, j])
             left, top = margin + j * cell, margin + i * cell
             shade = int(255 * (1 - share))
-            pen.rectangle((left, top, left + cell - 1, top + cell - 1), fill=(shade, shade, 255 if share else 250))
+            pen.rectangle(
+                (left, top, left + cell - 1, top + cell - 1), fill=(shade, shade, 255 if share else 250)
+            )
             if share >= 0.005:
-                pen.text((left + 3, top + 6), f"{100 * share:.0f}", fill=(255, 255, 255) if share > 0.5 else (0, 0, 0), font=font)
+                pen.text(
+                    (left + 3, top + 6),
+                    f"{100 * share:.0f}",
+                    fill=(255, 255, 255) if share > 0.5 else (0, 0, 0),
+                    font=font,
+                )
     return np.asarray(canvas)
 
 
 def sheet(
-    pictures: Sequence[np.ndarray], *, columns: int = 4, cell: int = 256, captions: Sequence[str] = (),
+    pictures: Sequence[np.ndarray],
+    *,
+    columns: int = 4,
+    cell: int = 256,
+    captions: Sequence[str] = (),
     legend: Sequence[tuple[str, Color]] = (),
-) -> np.ndarray:  # fmt: skip
-    """Pictures in a grid, each fitted into a cell, with a caption above it, cut to the cell, and a legend below all. uint8 [H, W, 3]."""
+) -> np.ndarray:
+    """Pictures in a grid, each fitted into a cell, with a caption above it, cut to the cell, and a legend
+    below all. uint8 [H, W, 3].
+    """
     shown = [_fitted(picture, cell) for picture in pictures]
     rows = max(1, -(-len(shown) // columns))
     bar, height = (17 if captions else 0), max((image.height for image in shown), default=cell)
@@ -244,12 +314,16 @@ def sheet(
         left, top = (i % columns) * cell, (i // columns) * (height + bar)
         canvas.paste(image, (left, top + bar))
         if captions:
-            pen.text((left + 2, top + 1), _cut(captions[i], cell - 4, pen, font), fill=(255, 255, 255), font=font)
+            pen.text(
+                (left + 2, top + 1), _cut(captions[i], cell - 4, pen, font), fill=(255, 255, 255), font=font
+            )
     return with_legend(np.asarray(canvas), legend, 14)
 
 
 def _cut(text: str, width: int, pen: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont) -> str:
-    """A text that is at most so many pixels long; the middle is left out, because names differ at their ends."""
+    """A text that is at most so many pixels long; the middle is left out, because names differ at their
+    ends.
+    """
     if pen.textlength(text, font=font) <= width:
         return text
     for kept in range(len(text) - 1, 1, -1):

@@ -1,8 +1,10 @@
-"""What an evaluation found, image by image: its score under any weighting of the images, and the score of each image.
+"""What an evaluation found, image by image: its score under any weighting of the images, and the score of
+each image.
 
-The bootstrap (`official/evaluation/bootstrap.py`) needs the score of thousands of re-drawn sets of images. An image that is
-drawn twice has the weight 2, one that is not drawn 0, so nothing is matched again: AP comes from the matches of
-pycocotools' rules, mIoU from one row of pixel counts per image, top-1 from hits. With all weights 1 the scores are the evaluation's own.
+The bootstrap (`official/evaluation/bootstrap.py`) needs the score of thousands of re-drawn sets of images. An
+image that is drawn twice has the weight 2, one that is not drawn 0, so nothing is matched again: AP comes
+from the matches of pycocotools' rules, mIoU from one row of pixel counts per image, top-1 from hits. With all
+weights 1 the scores are the evaluation's own.
 """
 
 from __future__ import annotations
@@ -60,7 +62,9 @@ class Evaluated:
 
 @dataclasses.dataclass(frozen=True)
 class _ClassMatches:
-    """The detections of one class by falling score: whose image, bool [D, thresholds] whether right and whether counted."""
+    """The detections of one class by falling score: whose image, bool [D, thresholds] whether right and
+    whether counted.
+    """
 
     image: np.ndarray
     hit: np.ndarray
@@ -102,17 +106,24 @@ class EvaluatedBoxes(Evaluated):
             return 2 * true / (2 * true + wrong + missed)
 
     def counts(self, least_score: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """int64 [images] each: boxes from this score on that are right (IoU 0.5), that are wrong, and objects missed."""
+        """int64 [images] each: boxes from this score on that are right (IoU 0.5), that are wrong, and objects
+        missed.
+        """
         found, images = self.matched.found, len(self.ids)
         sure = found.score >= least_score
-        hit, counted = self.matched.matched[:, 0, ALL] & ~self.matched.ignored[:, 0, ALL], ~self.matched.ignored[:, 0, ALL]
+        hit, counted = (
+            self.matched.matched[:, 0, ALL] & ~self.matched.ignored[:, 0, ALL],
+            ~self.matched.ignored[:, 0, ALL],
+        )
         image = found.group % images
         true = np.bincount(image[sure & hit], minlength=images)
         wrong = np.bincount(image[sure & counted & ~hit], minlength=images)
         return true, wrong, self.objects.sum(axis=0) - true
 
     def best_score(self) -> float:
-        """The score from which on boxes have the highest F1 at IoU 0.5 over the whole set; 1 where nothing is found."""
+        """The score from which on boxes have the highest F1 at IoU 0.5 over the whole set; 1 where nothing is
+        found.
+        """
         hit, ignored = self.matched.matched[:, 0, ALL], self.matched.ignored[:, 0, ALL]
         order = np.argsort(-self.matched.found.score[~ignored], kind="stable")
         if not len(order):
@@ -133,8 +144,9 @@ def _class_matches(m: Matched, k: int, images: int) -> _ClassMatches:
 def _average_precision(found: _ClassMatches, weights: np.ndarray, objects: np.ndarray) -> np.ndarray:
     """AP of a class in weighted sets of images, float64 [sets]; nan where there is no object.
 
-    A curve only rises at detections that are right, so precision and recall are needed there alone. Detections of equal
-    score in one image keep their order when that image is drawn twice; of no others does the order matter.
+    A curve only rises at detections that are right, so precision and recall are needed there alone.
+    Detections of equal score in one image keep their order when that image is drawn twice; of no others does
+    the order matter.
 
     Args:
       weights: int [sets, images]; objects: int [sets], of the class.
@@ -158,7 +170,9 @@ def _average_precision(found: _ClassMatches, weights: np.ndarray, objects: np.nd
 
 
 def _recalls_reached(recall: np.ndarray) -> np.ndarray:
-    """How many of COCO's 101 recalls are at most `recall`: `searchsorted(RECALLS, recall, "right")`, without the search."""
+    """How many of COCO's 101 recalls are at most `recall`: `searchsorted(RECALLS, recall, "right")`, without
+    the search.
+    """
     nearest = np.rint(recall * (len(RECALLS) - 1))
     return nearest + (RECALLS.take(nearest.astype(np.intp)) <= recall)
 
@@ -224,22 +238,33 @@ class EvaluatedClasses(Evaluated):
 def _mean_of_known(values: np.ndarray) -> np.ndarray:
     """Mean over the last axis of what is not nan; nan where nothing is left."""
     known = np.isfinite(values)
-    return np.where(known.any(axis=-1), np.where(known, values, 0.0).sum(axis=-1) / np.maximum(known.sum(axis=-1), 1), np.nan)
+    return np.where(
+        known.any(axis=-1),
+        np.where(known, values, 0.0).sum(axis=-1) / np.maximum(known.sum(axis=-1), 1),
+        np.nan,
+    )
 
 
 # --- files ----------------------------------------------------------------------------------------
 
 
-def write_per_image(folder: str, ids: Sequence[str], class_names: Sequence[str], **columns: np.ndarray) -> None:
+def write_per_image(
+    folder: str, ids: Sequence[str], class_names: Sequence[str], **columns: np.ndarray
+) -> None:
     """Keeps what `EvaluatedMasks` or `EvaluatedClasses` are made of beside an evaluation's metrics."""
     os.makedirs(folder, exist_ok=True)
-    text = {"ids": np.array([str(i) for i in ids], np.str_), "class_names": np.array(list(class_names), np.str_)}
+    text = {
+        "ids": np.array([str(i) for i in ids], np.str_),
+        "class_names": np.array(list(class_names), np.str_),
+    }
     with whole_file(os.path.join(folder, PER_IMAGE), flush=False) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **text, **columns)
 
 
 def read_evaluated(folder: str) -> Evaluated | None:
-    """What an evaluation left in its folder; None where there is nothing of single images (contrastive, earlier versions)."""
+    """What an evaluation left in its folder; None where there is nothing of single images (contrastive,
+    earlier versions).
+    """
     truth, found = (os.path.join(folder, f"{name}.json") for name in ("ground_truth", "detections"))
     if os.path.isfile(truth) and os.path.isfile(found):
         return EvaluatedBoxes(_json(truth), _json(found))
@@ -249,7 +274,11 @@ def read_evaluated(folder: str) -> Evaluated | None:
     with np.load(path, allow_pickle=False) as file:
         columns = {name: file[name] for name in file.files}
     ids, names = (columns.pop(name).tolist() for name in ("ids", "class_names"))
-    return EvaluatedClasses(ids, names, **columns) if "labels" in columns else EvaluatedMasks(ids, names, **columns)
+    return (
+        EvaluatedClasses(ids, names, **columns)
+        if "labels" in columns
+        else EvaluatedMasks(ids, names, **columns)
+    )
 
 
 def _json(path: str) -> Any:

@@ -25,10 +25,14 @@ def draw_gallery(source: Source, folder: str, seed: int = 0) -> list[str]:
     """
     example, names = _telling_example(source)
     operations, captions = [], []
-    for name in [n for n in ops.OPERATIONS if n not in ("Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY")]:
+    for name in [
+        n for n in ops.OPERATIONS if n not in ("Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY")
+    ]:
         for number, level in enumerate(LEVELS):
             probability = 3.0 if name in ops.DECIDES_ITSELF else 1.0  # every box
-            found = ops.apply(example, name, level=level, key=tf.constant([seed, number]), probability=probability)
+            found = ops.apply(
+                example, name, level=level, key=tf.constant([seed, number]), probability=probability
+            )
             operations.append(_drawn(found, names))
             captions.append(f"{name} {level:g}")
     policies, policy_captions = [], []
@@ -40,8 +44,14 @@ def draw_gallery(source: Source, folder: str, seed: int = 0) -> list[str]:
             policies.append(_drawn({**found, "image": tf.cast(found["image"], tf.uint8)}, names))
             policy_captions.append(f"{name} #{k}")
     return [
-        write_png(os.path.join(folder, "augment_operations.png"), sheet(operations, columns=6, cell=300, captions=captions)),
-        write_png(os.path.join(folder, "augment_policies.png"), sheet(policies, columns=4, cell=420, captions=policy_captions)),
+        write_png(
+            os.path.join(folder, "augment_operations.png"),
+            sheet(operations, columns=6, cell=300, captions=captions),
+        ),
+        write_png(
+            os.path.join(folder, "augment_policies.png"),
+            sheet(policies, columns=4, cell=420, captions=policy_captions),
+        ),
     ]
 
 
@@ -72,4 +82,6 @@ def _drawn(example: dict, names: list[str]) -> np.ndarray:
     picture = draw_mask(example["image"].numpy(), example["mask"].numpy(), opacity=0.45)
     if "boxes" not in example:
         return picture
-    return draw_boxes(picture, {name: example[name].numpy() for name in ("boxes", "classes")}, [""] * len(names))
+    return draw_boxes(
+        picture, {name: example[name].numpy() for name in ("boxes", "classes")}, [""] * len(names)
+    )

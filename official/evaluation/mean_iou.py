@@ -55,5 +55,7 @@ class ConfusionMatrix:
         return {
             "mIoU": float(iou[seen].mean()) if seen.any() else 0.0,
             "pixel_accuracy": float(hits.sum() / max(1, self.counts.sum())),
-            "per_class": {name: float(value) if count else -1.0 for name, value, count in zip(names, iou, true)},
+            "per_class": {
+                name: float(value) if count else -1.0 for name, value, count in zip(names, iou, true)
+            },
         }

@@ -25,7 +25,8 @@ def write_maps(folder: str, maps: list[bytes]) -> None:
     with whole_file(os.path.join(folder, MAPS), flush=False) as temporary:
         with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
             for i, png in enumerate(maps):
-                archive.writestr(zipfile.ZipInfo(f"{i}.png"), png)  # without the time: the same maps are the same file
+                # Without the time: the same maps are the same file.
+                archive.writestr(zipfile.ZipInfo(f"{i}.png"), png)
 
 
 def read_map(folder: str, index: int) -> np.ndarray | None:

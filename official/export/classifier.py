@@ -26,7 +26,9 @@ class ClassificationServing(Placing):
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
     def from_bytes(self, image_bytes):
         """JPEG, PNG, GIF or BMP bytes [B]; see `_result`."""
-        crops = tf.map_fn(lambda e: self._crop(image_files.decode(e)), image_bytes, fn_output_signature=tf.float32)
+        crops = tf.map_fn(
+            lambda e: self._crop(image_files.decode(e)), image_bytes, fn_output_signature=tf.float32
+        )
         return self._result(crops)
 
     @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")])
@@ -35,7 +37,9 @@ class ClassificationServing(Placing):
         return self._result(tf.map_fn(self._crop, images, fn_output_signature=tf.float32))
 
     def _crop(self, image):
-        return normalize(centre_crop(image, self.size, style=self.crop_style, legacy_resize=self.legacy_resize))
+        return normalize(
+            centre_crop(image, self.size, style=self.crop_style, legacy_resize=self.legacy_resize)
+        )
 
     def _result(self, images):
         """probabilities float32 [B, C], classes int32 [B], scores [B], class_names string [B]."""
@@ -50,16 +54,24 @@ class ClassificationServing(Placing):
 
 
 def export_classifier(
-    model: keras.Model, folder: str, class_names: Sequence[str], *, class_ids: Sequence[int] = (),
-    crop_style: str = "efficientnet", legacy_resize: bool = False, tflite: bool = False,
-) -> dict[str, str]:  # fmt: skip
+    model: keras.Model,
+    folder: str,
+    class_names: Sequence[str],
+    *,
+    class_ids: Sequence[int] = (),
+    crop_style: str = "efficientnet",
+    legacy_resize: bool = False,
+    tflite: bool = False,
+) -> dict[str, str]:
     """Writes `model.keras`, `saved_model/`, `labels.json` and, if asked, `model.tflite` (logits)."""
     serving = ClassificationServing(model, class_names, crop_style, legacy_resize)
     place = f"the centre crop ({crop_style}'s)"
     outputs = "logits: float32 [batch, classes]"
     paths = write_export(serving, folder, model, class_names, outputs, class_ids=class_ids, place=place)
     if tflite:
-        paths["tflite"] = write_tflite(folder, tflite_bytes(serving, lambda images: serving.network(images, training=False)))
+        paths["tflite"] = write_tflite(
+            folder, tflite_bytes(serving, lambda images: serving.network(images, training=False))
+        )
     return paths
 
 

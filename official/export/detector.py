@@ -17,7 +17,9 @@ from official.models.retinanet import RetinaNet
 class DetectionServing(Placing):
     """The SavedModel of a detector: encoded images in, boxes in pixels of those images out."""
 
-    def __init__(self, model: RetinaNet, decoder: DetectionDecoder, class_names: Sequence[str], legacy_resize: bool):
+    def __init__(
+        self, model: RetinaNet, decoder: DetectionDecoder, class_names: Sequence[str], legacy_resize: bool
+    ):
         super().__init__(model, class_names, legacy_resize)
         self.decoder = decoder
         self.levels = [tf.constant(level.numpy()) for level in model.anchors()]
@@ -56,20 +58,31 @@ class DetectionServing(Placing):
 
 
 def export_detector(
-    model: RetinaNet, folder: str, class_names: Sequence[str], decoder: DetectionDecoder,
-    *, class_ids: Sequence[int] = (), legacy_resize: bool = False, tflite: bool = False,
-) -> dict[str, str]:  # fmt: skip
+    model: RetinaNet,
+    folder: str,
+    class_names: Sequence[str],
+    decoder: DetectionDecoder,
+    *,
+    class_ids: Sequence[int] = (),
+    legacy_resize: bool = False,
+    tflite: bool = False,
+) -> dict[str, str]:
     """Writes `model.keras`, `saved_model/`, `labels.json` and, if asked, `model.tflite`.
 
     Returns:
       The paths by kind. A TFLite conversion that the ops do not allow raises what the converter says.
     """
     serving = DetectionServing(model, decoder, class_names, legacy_resize)
-    outputs = "box: float32 [batch, anchors, 4], (dy, dx, dh, dw); classification: float32 [batch, anchors, classes], logits"
+    outputs = (
+        "box: float32 [batch, anchors, 4], (dy, dx, dh, dw); classification: float32 [batch, anchors, "
+        "classes], logits"
+    )
     more = {"detection": _decoding(model, decoder)}
     paths = write_export(serving, folder, model, class_names, outputs, class_ids=class_ids, more=more)
     if tflite:
-        paths["tflite"] = write_tflite(folder, tflite_bytes(serving, lambda images: detect_one(serving, images)))
+        paths["tflite"] = write_tflite(
+            folder, tflite_bytes(serving, lambda images: detect_one(serving, images))
+        )
     return paths
 
 
@@ -83,14 +96,20 @@ def _decoding(model: RetinaNet, decoder: DetectionDecoder) -> dict[str, Any]:
         "anchor_scale": config["anchor_scale"],
         "scales": [2 ** (k / config["num_scales"]) for k in range(config["num_scales"])],
         "aspect_ratios": list(ASPECT_RATIOS),
-        "anchors": "side anchor_scale * stride * scale; height side / sqrt(ratio), width side * sqrt(ratio); centre"
+        "anchors": "side anchor_scale * stride * scale; height side / sqrt(ratio), width side * sqrt(ratio); "
+        "centre"
         " (row + 0.5, column + 0.5) * stride, in pixels of the input; order level, row, column, scale, ratio",
-        "box_coding": "centre = anchor centre + (dy, dx) * anchor size; size = anchor size * exp(min((dh, dw), max_log_scale))",
+        "box_coding": (
+            "centre = anchor centre + (dy, dx) * anchor size; size = anchor size * exp(min((dh, "
+            "dw), max_log_scale))"
+        ),
         "max_log_scale": MAX_LOG_SCALE,
         "score": "sigmoid(logit)",
         "score_threshold": decoder.score_threshold,
         "candidates_per_level": decoder.top_k,
-        "nms": "per class" if decoder.soft_nms_sigma <= 0 else "per class, Gaussian Soft-NMS: score * exp(-iou^2 / (2 sigma))",
+        "nms": "per class"
+        if decoder.soft_nms_sigma <= 0
+        else "per class, Gaussian Soft-NMS: score * exp(-iou^2 / (2 sigma))",
         "nms_iou_threshold": decoder.nms_iou_threshold,
         "soft_nms_sigma": decoder.soft_nms_sigma,
         "max_detections": decoder.max_detections,

@@ -41,15 +41,22 @@ class SegmentationServing(Placing):
 
 
 def export_segmenter(
-    model: keras.Model, folder: str, class_names: Sequence[str], *, class_ids: Sequence[int] = (),
-    legacy_resize: bool = False, tflite: bool = False,
-) -> dict[str, str]:  # fmt: skip
+    model: keras.Model,
+    folder: str,
+    class_names: Sequence[str],
+    *,
+    class_ids: Sequence[int] = (),
+    legacy_resize: bool = False,
+    tflite: bool = False,
+) -> dict[str, str]:
     """Writes `model.keras`, `saved_model/`, `labels.json` and, if asked, `model.tflite` (logits)."""
     serving = SegmentationServing(model, class_names, legacy_resize)
     outputs = "logits: float32 [batch, size / 4, size / 4, classes]"
     paths = write_export(serving, folder, model, class_names, outputs, class_ids=class_ids)
     if tflite:
-        paths["tflite"] = write_tflite(folder, tflite_bytes(serving, lambda images: serving.network(images, training=False)))
+        paths["tflite"] = write_tflite(
+            folder, tflite_bytes(serving, lambda images: serving.network(images, training=False))
+        )
     return paths
 
 

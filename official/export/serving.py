@@ -1,4 +1,5 @@
-"""What the exports of all tasks share: `.keras`, a SavedModel from the bytes of an image to its result, TFLite.
+"""What the exports of all tasks share: `.keras`, a SavedModel from the bytes of an image to its result,
+TFLite.
 
 The SavedModel holds everything (resizing, decoding, post-processing, class names) and needs no code at all.
 """
@@ -30,18 +31,29 @@ class Placing(tf.Module):
     def _place(self, image):
         """(input float32 [S, S, 3], extent [2], scale and image size [4])."""
         placed = resize_and_crop(
-            {"image": image}, None, output_size=self.size, normalization=NORMALIZATION, legacy_resize=self.legacy_resize
+            {"image": image},
+            None,
+            output_size=self.size,
+            normalization=NORMALIZATION,
+            legacy_resize=self.legacy_resize,
         )
         size = tf.cast(tf.shape(image)[:2], tf.float32)
         return placed["image"], placed["extent"], tf.concat([placed["scale"], size], 0)
 
 
 def write_export(
-    serving: Placing, folder: str, model: keras.Model, class_names: Sequence[str], outputs: str, *,
-    class_ids: Sequence[int] = (), place: str = "the image at the top left, zeros below and right of it",
+    serving: Placing,
+    folder: str,
+    model: keras.Model,
+    class_names: Sequence[str],
+    outputs: str,
+    *,
+    class_ids: Sequence[int] = (),
+    place: str = "the image at the top left, zeros below and right of it",
     more: Mapping[str, Any] | None = None,
-) -> dict[str, str]:  # fmt: skip
-    """Writes `model.keras`, `saved_model/` and `labels.json`, which says all that one needs to use `model.keras` alone.
+) -> dict[str, str]:
+    """Writes `model.keras`, `saved_model/` and `labels.json`, which says all that one needs to use
+    `model.keras` alone.
 
     Args:
       outputs: the network's raw outputs, in words.
@@ -64,7 +76,11 @@ def write_export(
         "mean": IMAGENET_MEAN,
         "std": IMAGENET_STD,
         "input": f'"images": float32 [batch, size, size, 3] RGB, (pixels / 255 - mean) / std, {place}',
-        "resize": f"bilinear, {'as TF1: no half-pixel centers' if serving.legacy_resize else 'half-pixel centers'}, no antialiasing",
+        "resize": (
+            f"bilinear, "
+            f"{'as TF1: no half-pixel centers' if serving.legacy_resize else 'half-pixel centers'}, no "
+            f"antialiasing"
+        ),
         "outputs": outputs,
         **(more or {}),
     }

@@ -15,7 +15,7 @@ from official.models.layers import (
     SyncBatchNormalization,
     UpsampleBilinear,
     UpsampleNearest,
-)  # fmt: skip
+)
 
 keras = tf.keras
 

@@ -1,26 +1,27 @@
 """The jobs: what `--job` names, each a list of steps that ends with `summary.json`.
 
-    self_train       teacher -> pseudo labels -> student (-> control), evaluation, export
-    train            the teacher alone (task=contrastive: the pre-training)
-    control          the control of a run alone, beside the process that trains the rest
-    linear_eval      a linear classifier on the frozen features of --init
-    compare_pretraining  one task from random, pre-trained and jointly trained weights: a table
-    pseudo_label     label a source with a trained model
-    inspect_labels   numbers, a sheet of images and a COCO JSON of a label store
-    review_labels    the images worth a person's minute, with their pseudo labels, for a labelling tool
-    evaluate         score a model, or an existing COCO results file
-    predict          detect on a folder of images
-    export           .keras, SavedModel, TFLite
-    import_checkpoint  somebody's backbone weights as a file for --init, or a whole released network as a run
-    classify_check   top-1 and top-5 of imported weights with their own head: is the import right?
-    model_stats      parameters and multiply-adds
-    check_data       before a run: what is there, what does not fit, what is there twice, how long it takes
-    gallery          one sheet of every augmentation
-    write_scenes     the embedded data set as files in COCO format
-    write_tfrecords  any source as TFRecord shards
-    study            the runs of a study file over seeds, shared where they can be, and a report
-    report           tables, figures and a page of runs that exist, grouped by what they differ in
-    export_labels    pseudo labels, predictions or human labels, with their images, for COCO, YOLO and labelling tools
+self_train       teacher -> pseudo labels -> student (-> control), evaluation, export
+train            the teacher alone (task=contrastive: the pre-training)
+control          the control of a run alone, beside the process that trains the rest
+linear_eval      a linear classifier on the frozen features of --init
+compare_pretraining  one task from random, pre-trained and jointly trained weights: a table
+pseudo_label     label a source with a trained model
+inspect_labels   numbers, a sheet of images and a COCO JSON of a label store
+review_labels    the images worth a person's minute, with their pseudo labels, for a labelling tool
+evaluate         score a model, or an existing COCO results file
+predict          detect on a folder of images
+export           .keras, SavedModel, TFLite
+import_checkpoint  somebody's backbone weights as a file for --init, or a whole released network as a run
+classify_check   top-1 and top-5 of imported weights with their own head: is the import right?
+model_stats      parameters and multiply-adds
+check_data       before a run: what is there, what does not fit, what is there twice, how long it takes
+gallery          one sheet of every augmentation
+write_scenes     the embedded data set as files in COCO format
+write_tfrecords  any source as TFRecord shards
+study            the runs of a study file over seeds, shared where they can be, and a report
+report           tables, figures and a page of runs that exist, grouped by what they differ in
+export_labels    pseudo labels, predictions or human labels, with their images, for COCO, YOLO and labelling
+tools
 """
 
 from __future__ import annotations
@@ -66,7 +67,15 @@ JOBS: dict[str, Callable[[Experiment], dict[str, Any]]] = {
     "report": report,
 }
 # Jobs that use a finished run: flags that are not given are those of the run folder.
-USES_RUN = ("pseudo_label", "inspect_labels", "review_labels", "evaluate", "predict", "export", "export_labels")
+USES_RUN = (
+    "pseudo_label",
+    "inspect_labels",
+    "review_labels",
+    "evaluate",
+    "predict",
+    "export",
+    "export_labels",
+)
 # Jobs that --dry_run says the plan of.
 REHEARSED = ("self_train", "train")
 # Jobs that have the run folder to themselves.

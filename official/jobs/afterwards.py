@@ -90,7 +90,9 @@ def _ended(ending: Ending, summary: Mapping[str, Any]) -> Ended:
         task=loop.task,
         results=ending.results,
         evaluated=ending.evaluated,
-        folders={phase: evaluation_folder(ending.run, phase, ending.results[phase]) for phase in ending.evaluated},
+        folders={
+            phase: evaluation_folder(ending.run, phase, ending.results[phase]) for phase in ending.evaluated
+        },
         logs={phase: os.path.join(ending.run, phase) for phase in ending.results},
         evaluation=loop.evaluation,
         labeled=loop.labeled,
@@ -115,10 +117,15 @@ def _more_notes(ending: Ending) -> dict[str, Any]:
 
 
 def report_evaluation(
-    folder: RunFolder, task: Task, summary: Mapping[str, Any], *, source: Source | None = None,
+    folder: RunFolder,
+    task: Task,
+    summary: Mapping[str, Any],
+    *,
+    source: Source | None = None,
     evaluated: Callable[[], Evaluated | None] | None = None,
-) -> str:  # fmt: skip
-    """Writes `evaluation/report.html` of one evaluated model; returns the line that says where, or why there is none.
+) -> str:
+    """Writes `evaluation/report.html` of one evaluated model; returns the line that says where, or why there
+    is none.
 
     Args:
       summary: of job=evaluate. source: the evaluation images, None where there are only files.
@@ -172,17 +179,25 @@ def flag_lines(experiment: Experiment) -> list[str]:
 
 
 def changed(experiment: Experiment) -> dict[str, tuple[Any, Any]]:
-    """Flags that differ from their defaults, but for --model_dir and what `auto` was found to be: {name: (value, default)}."""
+    """Flags that differ from their defaults, but for --model_dir and what `auto` was found to be: {name:
+    (value, default)}.
+    """
     defaults, found = Experiment().flags(), ("input_normalization", "resnet_pool")
     left_out = {"model_dir", *(name for name in found if name not in experiment.given)}
-    return {n: (v, defaults[n]) for n, v in experiment.flags().items() if v != defaults[n] and n not in left_out}
+    return {
+        n: (v, defaults[n]) for n, v in experiment.flags().items() if v != defaults[n] and n not in left_out
+    }
 
 
-def beside_each_other(folder: str, loop: SelfTraining, summary: Mapping[str, Any], new: bool, most: int = 8) -> str | None:
-    """One sheet: human labels and what every phase found in the same evaluation images, as their evaluations left it.
+def beside_each_other(
+    folder: str, loop: SelfTraining, summary: Mapping[str, Any], new: bool, most: int = 8
+) -> str | None:
+    """One sheet: human labels and what every phase found in the same evaluation images, as their evaluations
+    left it.
 
     Args:
-      folder: of the run. loop, summary: of its last round. new: whether the student is; a sheet of an older one is kept.
+      folder: of the run. loop, summary: of its last round. new: whether the student is; a sheet of an older
+        one is kept.
 
     Returns:
       Its path; None without evaluation data, or where nothing was left (said).
@@ -194,11 +209,17 @@ def beside_each_other(folder: str, loop: SelfTraining, summary: Mapping[str, Any
     try:
         results = {phase: summary[phase] for phase in PHASES if phase in summary}
         least = loop.experiment.pseudo_labels.drawn_from
-        found = {p: Predictions(evaluated, evaluation_folder(run, p, results[p]), source, least) for p, evaluated in evaluated_phases(run, results).items()}
+        found = {
+            p: Predictions(evaluated, evaluation_folder(run, p, results[p]), source, least)
+            for p, evaluated in evaluated_phases(run, results).items()
+        }
         pictures, captions = [], []
         for i in range(min(most, len(source))):
             image = source.read_image(tf.constant(i, tf.int64)).numpy()
-            columns = {"human": task.human_labels(source, i), **{p: found[p].of(i) for p in results if p in found}}
+            columns = {
+                "human": task.human_labels(source, i),
+                **{p: found[p].of(i) for p in results if p in found},
+            }
             columns = {name: objects for name, objects in columns.items() if objects is not None}
             pictures += [task.draw(image, objects) for objects in columns.values()]
             captions += [f"{source.short_name(i)}: human", *list(columns)[1:]]
@@ -212,12 +233,20 @@ def beside_each_other(folder: str, loop: SelfTraining, summary: Mapping[str, Any
 def evaluation_folder(run: str, phase: str, result: Mapping[str, Any]) -> str:
     """Where a phase's evaluation is: in its own folder, or in that of the run that its weights are from."""
     own = os.path.join(run, phase, "evaluation")
-    return own if os.path.isdir(own) else os.path.join(os.path.dirname(os.path.dirname(result["checkpoint"])), "evaluation")
+    return (
+        own
+        if os.path.isdir(own)
+        else os.path.join(os.path.dirname(os.path.dirname(result["checkpoint"])), "evaluation")
+    )
 
 
 def evaluated_phases(run: str, summary: Mapping[str, Any]) -> dict[str, Evaluated]:
     """What the evaluation of every phase found, image by image, where that is known."""
-    found = {phase: read_evaluated(evaluation_folder(run, phase, summary[phase])) for phase in PHASES if phase in summary}
+    found = {
+        phase: read_evaluated(evaluation_folder(run, phase, summary[phase]))
+        for phase in PHASES
+        if phase in summary
+    }
     return {phase: evaluated for phase, evaluated in found.items() if evaluated is not None}
 
 
@@ -253,7 +282,9 @@ def _label_counts(loop: SelfTraining) -> dict[str, int]:
 
 
 def _one_sided_classes(loop: SelfTraining) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(classes that only the evaluation data shows, those that only the labelled data shows); masks are not read for it."""
+    """(classes that only the evaluation data shows, those that only the labelled data shows); masks are not
+    read for it.
+    """
     if loop.labeled.read_mask is not None:
         return (), ()
     own, evaluated = (np.asarray(class_counts(source)) for source in (loop.labeled, loop.evaluation))

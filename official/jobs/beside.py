@@ -1,7 +1,8 @@
 """The control in a process of its own beside teacher, labels and student: they need nothing of each other.
 
-The process is `--job=control` with the flags of the run. It ends when the one that started it ends, however that came:
-asked by SIGTERM (it saves and the same command goes on), or killed with it. What it writes lies below `control/`.
+The process is `--job=control` with the flags of the run. It ends when the one that started it ends, however
+that came: asked by SIGTERM (it saves and the same command goes on), or killed with it. What it writes lies
+below `control/`.
 """
 
 from __future__ import annotations
@@ -45,9 +46,13 @@ class Beside:
         if self.needed:
             note("control: begins in a process of its own, beside teacher, labels and student")
             self._process = subprocess.Popen(
-                command_of(self.experiment), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                start_new_session=True, env=_environment(),  # Ctrl-C comes to us alone, and we tell it
-            )  # fmt: skip
+                command_of(self.experiment),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env=_environment(),  # Ctrl-C comes to us alone, and we tell it
+            )
             self._reader = threading.Thread(target=self._read, name="control", daemon=True)
             self._reader.start()
         return self
@@ -70,7 +75,10 @@ class Beside:
         if code:
             ended = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
             said = "\n".join(f"  {line}" for line in self._lines)
-            raise UserError(f"control: its process {ended}. The same command goes on from its last checkpoint. It said:\n{said}")
+            raise UserError(
+                f"control: its process {ended}. The same command goes on from its last checkpoint. It "
+                f"said:\n{said}"
+            )
 
     def _read(self) -> None:
         """Passes on what the process says; it speaks as in a log (official/screen.py)."""
@@ -98,10 +106,13 @@ def command_of(experiment: Experiment) -> list[str]:
 
 
 def computing_threads(runtime: Runtime) -> int:
-    """Threads that a process computes with: --compute_threads, or with --parallel_phases half of the cores; 0: TensorFlow's choice."""
+    """Threads that a process computes with: --compute_threads, or with --parallel_phases half of the cores;
+    0: TensorFlow's choice.
+    """
     if runtime.compute_threads or not runtime.parallel_phases:
         return runtime.compute_threads
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS has none
+    # MacOS has none.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // 2)
 
 
@@ -119,10 +130,14 @@ def share_machine(runtime: Runtime) -> None:
     if not runtime.parallel_phases:
         return
     if runtime.tpu or runtime.strategy == "multi_worker" or "TF_CONFIG" in os.environ:
-        raise FlagError("--parallel_phases: not on a TPU and not with several workers, whose devices one process holds")
+        raise FlagError(
+            "--parallel_phases: not on a TPU and not with several workers, whose devices one process holds"
+        )
     devices = tf.config.list_physical_devices("GPU")
     if len(devices) == 1:
-        raise FlagError("--parallel_phases: this machine has one GPU; two are needed (or none: then the cores are shared)")
+        raise FlagError(
+            "--parallel_phases: this machine has one GPU; two are needed (or none: then the cores are shared)"
+        )
     if devices:
         with _before_anything("--parallel_phases"):
             tf.config.set_visible_devices(devices[: len(devices) // 2], "GPU")
@@ -145,7 +160,9 @@ def _environment() -> dict[str, str]:
 
 
 def end_with_parent() -> None:
-    """In the process beside: dies when the one that started it dies; nothing that it writes is ever half there."""
+    """In the process beside: dies when the one that started it dies; nothing that it writes is ever half
+    there.
+    """
     if PARENT not in os.environ:
         return
     with contextlib.suppress(OSError, AttributeError):

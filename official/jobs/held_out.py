@@ -1,4 +1,6 @@
-"""What a run says and records about the images that it evaluates on: what was held out, and who has seen it before."""
+"""What a run says and records about the images that it evaluates on: what was held out, and who has seen it
+before.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ def note_held_out(folder: RunFolder, experiment: Experiment, kept: Source, held:
 
 
 def warn_of_seen_images(experiment: Experiment, evaluation: Source) -> list[str]:
-    """Prints, and returns, a warning for every starting point that was trained on images that this run evaluates on."""
+    """Prints, and returns, a warning for every starting point that was trained on images that this run
+    evaluates on.
+    """
     now, found = None, []
     for flag in _STARTS:
         run = _run_around(getattr(experiment.training, flag))
@@ -43,7 +47,8 @@ def warn_of_seen_images(experiment: Experiment, evaluation: Source) -> list[str]
         seen = len(now & set(zip(*there)))
         if seen:
             found.append(
-                f"--{flag}={getattr(experiment.training, flag)} was trained on {seen} of the {len(evaluation)} images that "
+                f"--{flag}={getattr(experiment.training, flag)} was trained on {seen} of the "
+                f"{len(evaluation)} images that "
                 "are evaluated on here: its scores, and those of what starts from it, are too good"
             )
     for line in found:

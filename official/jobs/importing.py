@@ -37,7 +37,8 @@ def import_checkpoint(experiment: Experiment) -> dict[str, Any]:
     handover = experiment.handover
     if not handover.checkpoint or (handover.output and not handover.output.endswith(".npz")):
         raise DataError(
-            "job=import_checkpoint needs --checkpoint=FILE, and --output=FILE.npz or, for a whole network, none"
+            "job=import_checkpoint needs --checkpoint=FILE, and --output=FILE.npz or, for a whole "
+            "network, none"
         )
     return _import_backbone(experiment) if handover.output else _import_network(experiment)
 

@@ -25,7 +25,9 @@ def write_scenes_job(experiment: Experiment) -> dict[str, Any]:
 
 
 def write_tfrecords_job(experiment: Experiment) -> dict[str, Any]:
-    """Writes --labeled_data as TFRecord shards, with boxes, masks or classes as --task wants them; or --unlabeled_data without labels."""
+    """Writes --labeled_data as TFRecord shards, with boxes, masks or classes as --task wants them; or
+    --unlabeled_data without labels.
+    """
     folder, data = RunFolder(experiment), experiment.data
     role = "labeled" if data.labeled_data or data.unlabeled_data == "rest" else "unlabeled"
     source = opened(experiment, role, data.labeled_data or data.unlabeled_data, labeled=role == "labeled")
@@ -33,7 +35,10 @@ def write_tfrecords_job(experiment: Experiment) -> dict[str, Any]:
     paths = write_tfrecords(source, prefix, experiment.handover.output_shards)
     print(f"{len(source)} images in {len(paths)} files: {prefix}-*")
     if source.annotations is not None and any(category.id <= 0 for category in source.categories):
-        warn("a category has the id 0, which the original stack takes for background; this program reads it as a class")
+        warn(
+            "a category has the id 0, which the original stack takes for background; this program reads it "
+            "as a class"
+        )
     return folder.summarize({"written": paths, "skipped_inputs": {role: dict(source.report.counts)}})
 
 

@@ -24,7 +24,7 @@ from official.jobs.opening import (
     open_model,
     timed,
     trained_model,
-)  # fmt: skip
+)
 from official.jobs.quantizing import quantize
 from official.jobs.reviewed import unlabeled_pool
 from official.models.statistics import model_statistics
@@ -51,7 +51,9 @@ def pseudo_label(experiment: Experiment) -> dict[str, Any]:
     source = unlabeled_pool(experiment)
     if not experiment.pseudo_labels.label_store:  # a store elsewhere may be of other images than the run's
         folder.note_source("unlabeled", source)
-    loop = SelfTraining(build_task(experiment, teacher.categories), experiment, strategy, source, source, None)
+    loop = SelfTraining(
+        build_task(experiment, teacher.categories), experiment, strategy, source, source, None
+    )
     with timed(folder, "pseudo_label"):
         if experiment.pseudo_labels.engine == "beam":
             manifest = _by_beam(experiment, teacher.path, loop.label_store().folder)
@@ -67,14 +69,18 @@ def pseudo_label(experiment: Experiment) -> dict[str, Any]:
     else:
         numbers = {**loop.read_labels()[1], **numbers}
         print(f"labels: {loop.label_store().folder}: {numbers}")
-    return folder.summarize({"pseudo_labels": numbers, "skipped_inputs": {"unlabeled": dict(source.report.counts)}})
+    return folder.summarize(
+        {"pseudo_labels": numbers, "skipped_inputs": {"unlabeled": dict(source.report.counts)}}
+    )
 
 
 def _by_beam(experiment: Experiment, teacher_path: str, folder: str) -> dict[str, Any] | None:
     try:
         from official.jobs.beam_labels import label_with_beam
     except ImportError as error:
-        raise FlagError(f"--engine=beam needs Apache Beam: pip install -r requirements-beam.txt ({error})") from error
+        raise FlagError(
+            f"--engine=beam needs Apache Beam: pip install -r requirements-beam.txt ({error})"
+        ) from error
     return label_with_beam(experiment, os.path.abspath(teacher_path), os.path.abspath(folder))
 
 
@@ -132,25 +138,40 @@ def _evaluate_files(experiment: Experiment) -> dict[str, Any]:
     handover, reports = experiment.handover, {}
     with listing(folder.path, reports):
         truth, found = coco_metrics.read_files(
-            parse_word(experiment.data.eval_data)[1], handover.detections, handover.iou_type,
-            max_skipped_fraction=experiment.data.max_skipped_fraction, crowd=experiment.data.crowd, reports=reports,
-        )  # fmt: skip
+            parse_word(experiment.data.eval_data)[1],
+            handover.detections,
+            handover.iou_type,
+            max_skipped_fraction=experiment.data.max_skipped_fraction,
+            crowd=experiment.data.crowd,
+            reports=reports,
+        )
     metrics = coco_metrics.score(truth, found, handover.iou_type)
     print(_scores(metrics, coco_metrics.STATS[:6]))
     skipped = {role: dict(report.counts) for role, report in reports.items()}
     summary = folder.summarize({"evaluation": metrics, "skipped_inputs": skipped})
-    task = DetectionTask(experiment, tuple(Category(c["id"], str(c.get("name", c["id"]))) for c in truth["categories"]))
-    note(report_evaluation(folder, task, summary, evaluated=lambda: EvaluatedBoxes(truth, found, handover.iou_type)))
+    task = DetectionTask(
+        experiment, tuple(Category(c["id"], str(c.get("name", c["id"]))) for c in truth["categories"])
+    )
+    note(
+        report_evaluation(
+            folder, task, summary, evaluated=lambda: EvaluatedBoxes(truth, found, handover.iou_type)
+        )
+    )
     return summary
 
 
 def _scores(metrics: Mapping[str, Any], names: Sequence[str]) -> str:
-    """An evaluation as text: a line of JSON, and the first metric of every class ("-": no such object was there)."""
+    """An evaluation as text: a line of JSON, and the first metric of every class ("-": no such object was
+    there).
+    """
     lines = [json.dumps({name: round(metrics[name], 4) for name in names})]
     per_class = metrics.get("per_class", {})
     width = max(map(len, per_class), default=0)
     lines += [f"{'':<{width}}  {names[0]}"] if per_class else []
-    return "\n".join(lines + [f"{name:<{width}}  {'-' if value < 0 else f'{value:.3f}'}" for name, value in per_class.items()])
+    return "\n".join(
+        lines
+        + [f"{name:<{width}}  {'-' if value < 0 else f'{value:.3f}'}" for name, value in per_class.items()]
+    )
 
 
 def _found(images: int, numbers: Mapping[str, Any], output: str, threshold: float) -> str:
@@ -158,11 +179,16 @@ def _found(images: int, numbers: Mapping[str, Any], output: str, threshold: floa
     tables = {name: values for name, values in numbers.items() if isinstance(values, dict)}
     names = list(next(iter(tables.values()), {}))
     width = max(map(len, names), default=0)
-    lines = [f"{images} images" + "".join(f", {value} {name}" for name, value in numbers.items() if name not in tables)]
+    lines = [
+        f"{images} images"
+        + "".join(f", {value} {name}" for name, value in numbers.items() if name not in tables)
+    ]
     lines[0] += f" at score >= {threshold:g} (--eval_score_threshold)" if "boxes" in numbers else ""
     heads = [name.removesuffix("_per_class") for name in tables]
     lines.append(f"{'':<{width}}" + "".join(f"{head:>10}" for head in heads))
-    lines += [f"{name:<{width}}" + "".join(f"{values[name]:>10}" for values in tables.values()) for name in names]
+    lines += [
+        f"{name:<{width}}" + "".join(f"{values[name]:>10}" for values in tables.values()) for name in names
+    ]
     return "\n".join([*lines, f"{', '.join(sorted(os.listdir(output)))} in {output}"])
 
 
@@ -179,7 +205,9 @@ def predict(experiment: Experiment) -> dict[str, Any]:
         numbers = task.write_predictions(source, found, output)
     print(_found(len(source), numbers, output, task.experiment.decoding.eval_score_threshold))
     content = {"images": len(source), **numbers, "output": output, "checkpoint": trained.path}
-    return folder.summarize({"predictions": content, "skipped_inputs": {"images": dict(source.report.counts)}})
+    return folder.summarize(
+        {"predictions": content, "skipped_inputs": {"images": dict(source.report.counts)}}
+    )
 
 
 def export(experiment: Experiment) -> dict[str, Any]:
@@ -197,7 +225,9 @@ def export(experiment: Experiment) -> dict[str, Any]:
 
 
 def model_stats(experiment: Experiment) -> dict[str, Any]:
-    """Prints parameters and multiply-adds of the network that the flags describe; nothing needs to be trained."""
+    """Prints parameters and multiply-adds of the network that the flags describe; nothing needs to be
+    trained.
+    """
     folder = RunFolder(experiment)
     set_up_runtime(experiment.runtime)
     try:
@@ -212,6 +242,7 @@ def model_stats(experiment: Experiment) -> dict[str, Any]:
         unused = f" ({whole / 1e6:.2f} M with EfficientNet's unused classification head, as the paper counts)"
     print(
         f"{experiment.model.backbone}, {len(categories)} classes, {experiment.model.image_size} px: "
-        f"{found['parameters'] / 1e6:.2f} M trainable parameters{unused}, {found['multiply_adds'] / 1e9:.1f} B multiply-adds"
+        f"{found['parameters'] / 1e6:.2f} M trainable parameters{unused}, {found['multiply_adds'] / 1e9:.1f} "
+        f"B multiply-adds"
     )
     return folder.summarize({"model": found})

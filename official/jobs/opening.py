@@ -72,7 +72,9 @@ def alone_in_folder(runtime: Runtime) -> Iterator[None]:
 
 
 def _classes_file(experiment: Experiment) -> str:
-    """--classes; of a run folder that is used elsewhere, without the file that it was trained with, the model knows them."""
+    """--classes; of a run folder that is used elsewhere, without the file that it was trained with, the model
+    knows them.
+    """
     path = experiment.handover.classes
     return path if "classes" in experiment.given or os.path.isfile(path) else ""
 
@@ -96,7 +98,14 @@ def listing(folder: str, reports: dict[str, InputReport]) -> Iterator[None]:
     for role, report in reports.items():
         if report.counts:
             place = os.path.join(folder, "data", f"{role}_skipped.json") if folder else ""
-            note("\n".join([*report.lines(role), f"{role}: {_left_out(report)}" + (f", all are listed in {place}" if place else "")]))
+            note(
+                "\n".join(
+                    [
+                        *report.lines(role),
+                        f"{role}: {_left_out(report)}" + (f", all are listed in {place}" if place else ""),
+                    ]
+                )
+            )
             if place:
                 write_json(place, report.content(role))
 
@@ -110,7 +119,7 @@ def _left_out(report: InputReport) -> str:
 
 def opened(
     experiment: Experiment, role: str, word: str, *, labeled: bool = True, label_kind: str = ""
-) -> Source:  # fmt: skip
+) -> Source:
     """Opens a source for a job: says what was repaired or skipped, and lists it in the run folder.
 
     Args:
@@ -127,8 +136,10 @@ def opened(
         reports[role] = source.report
     if remote_hosts(experiment.runtime) and needs_python(source):
         raise DataError(
-            f"{word}: its images or masks are read by Python, which the hosts of --tpu={experiment.runtime.tpu} cannot run; write "
-            "it with --job=write_tfrecords --output=gs://BUCKET/FOLDER, and give tfrecord:gs://BUCKET/FOLDER/data-* (docs/tpu.md)"
+            f"{word}: its images or masks are read by Python, which the hosts of "
+            f"--tpu={experiment.runtime.tpu} cannot run; write "
+            "it with --job=write_tfrecords --output=gs://BUCKET/FOLDER, and give "
+            "tfrecord:gs://BUCKET/FOLDER/data-* (docs/tpu.md)"
         )
     return source
 
@@ -148,14 +159,17 @@ def open_images(experiment: Experiment, folder: RunFolder) -> Source:
 
 
 def open_labeled(experiment: Experiment) -> tuple[Source, Source, Source | None]:
-    """The labelled images to train on, the rest of --labeled_data, and what --eval_fraction holds out of the labelled ones.
+    """The labelled images to train on, the rest of --labeled_data, and what --eval_fraction holds out of the
+    labelled ones.
 
     Raises:
       DataError: see `open_source`; both --eval_data and --eval_fraction.
     """
     data = experiment.data
     if data.eval_data and data.eval_fraction:
-        raise DataError(f"--eval_data={data.eval_data} and --eval_fraction={data.eval_fraction}: give one of them")
+        raise DataError(
+            f"--eval_data={data.eval_data} and --eval_fraction={data.eval_fraction}: give one of them"
+        )
     if not data.labeled_data:
         raise DataError("--labeled_data is needed, for example coco:train.json,images or scenes")
     source = opened(experiment, "labeled", data.labeled_data)
@@ -179,7 +193,9 @@ def open_training(experiment: Experiment) -> tuple[Source, Source | None, Source
     if TASKS[experiment.model.task].needs_labels or data.labeled_data:
         return open_labeled(experiment)
     if data.unlabeled_data == "rest":
-        raise DataError(f"--task={experiment.model.task} needs images: --unlabeled_data=folder:…, or --labeled_data")
+        raise DataError(
+            f"--task={experiment.model.task} needs images: --unlabeled_data=folder:…, or --labeled_data"
+        )
     if data.eval_fraction:
         raise DataError("--eval_fraction holds out labelled images: it needs --labeled_data")
     return opened(experiment, "unlabeled", data.unlabeled_data, labeled=False), None, None
@@ -193,11 +209,15 @@ def open_joint(experiment: Experiment) -> Source | None:
     """
     word, weight = experiment.data.joint_data, experiment.loss.joint_weight
     if bool(word) != (weight > 0.0):
-        raise DataError(f"joint training needs both --joint_data and --joint_weight; they are {word!r} and {weight}")
+        raise DataError(
+            f"joint training needs both --joint_data and --joint_weight; they are {word!r} and {weight}"
+        )
     if not word:
         return None
     if TASKS[experiment.model.task].whole_images:
-        raise DataError(f"--joint_data is for detection and segmentation, not for --task={experiment.model.task}")
+        raise DataError(
+            f"--joint_data is for detection and segmentation, not for --task={experiment.model.task}"
+        )
     return opened(experiment, "joint", word, label_kind="classes")
 
 
@@ -225,7 +245,9 @@ def open_eval(experiment: Experiment, task: Task, held_out: Source | None = None
     """
     data = experiment.data
     if data.eval_data:
-        source = opened(experiment, "eval", data.eval_data, labeled=task.needs_labels or bool(task.categories))
+        source = opened(
+            experiment, "eval", data.eval_data, labeled=task.needs_labels or bool(task.categories)
+        )
     elif data.eval_fraction:
         source = held_out or _held_out_again(experiment)
     else:
@@ -239,13 +261,15 @@ def _held_out_again(experiment: Experiment) -> Source:
     """What a finished run held out.
 
     Raises:
-      DataError: --labeled_data is not what it was: another part would be held out, which the model was trained on.
+      DataError: --labeled_data is not what it was: another part would be held out, which the model was
+        trained on.
     """
     held_out = open_labeled(experiment)[2]
     path = os.path.join(experiment.runtime.model_dir, "data", "eval_ids.json")
     if os.path.isfile(path) and read_json(path) != [str(i) for i in held_out.ids]:
         raise DataError(
-            f"--labeled_data={experiment.data.labeled_data} is not what it was when {experiment.runtime.model_dir} held out a part of "
+            f"--labeled_data={experiment.data.labeled_data} is not what it was when "
+            f"{experiment.runtime.model_dir} held out a part of "
             f"it ({path} lists that part); evaluate with --eval_fraction=0 --eval_data=…"
         )
     return held_out
@@ -276,7 +300,7 @@ def trained_model(experiment: Experiment, phase: str = "") -> TrainedModel:
 
 def open_model(
     experiment: Experiment, *, all_devices: bool = True
-) -> tuple[RunFolder, Task, tf.keras.Model, TrainedModel]:  # fmt: skip
+) -> tuple[RunFolder, Task, tf.keras.Model, TrainedModel]:
     """The run folder, the task and the network of the trained model, and its description.
 
     Args:

@@ -1,4 +1,6 @@
-"""What is known before a training job begins: its data opened, its plan, what is missing, and with --recipe=auto its flags."""
+"""What is known before a training job begins: its data opened, its plan, what is missing, and with
+--recipe=auto its flags.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,8 @@ class Opened:
     """The data of a training job; None for what it does not have.
 
     Attributes:
-      labeled, unlabeled, evaluation, joint: what is trained on, labelled, evaluated on, and classified beside.
+      labeled, unlabeled, evaluation, joint: what is trained on, labelled, evaluated on, and classified
+        beside.
       held_out: the part of the labelled data that --eval_fraction took for `evaluation`.
     """
 
@@ -52,7 +55,12 @@ class Opened:
 
     def counts(self) -> dict[str, int]:
         """Images by role."""
-        roles = {"labeled": self.labeled, "unlabeled": self.unlabeled, "eval": self.evaluation, "joint": self.joint}
+        roles = {
+            "labeled": self.labeled,
+            "unlabeled": self.unlabeled,
+            "eval": self.evaluation,
+            "joint": self.joint,
+        }
         return {role: len(source) for role, source in roles.items() if source is not None}
 
 
@@ -74,15 +82,23 @@ def run_plan(experiment: Experiment, data: Opened | None) -> RunPlan:
     """The plan of a training job; data that is not here: without its numbers."""
     run = experiment.runtime.model_dir
     done = [name for name in (TEACHER, STUDENT, CONTROL) if run and read_result(os.path.join(run, name))]
-    return RunPlan(experiment, data.counts() if data else {}, done=[*done, LABELS] if STUDENT in done else done)
+    return RunPlan(
+        experiment, data.counts() if data else {}, done=[*done, LABELS] if STUDENT in done else done
+    )
 
 
 def plan_text(plan: RunPlan, experiment: Experiment, machine: Machine, data: Opened | None) -> str:
     """The plan, on which machine, when the time will be known, and what is missing."""
     lines = [f"plan, on {machine}:", *plan.lines()]
     if any(part.steps and part.name not in plan.done for part in plan.parts):
-        lines.append("  before the first step of a phase its graph is built; twenty steps later the time of the phase and of the run is told")
-    lines += [f"missing: {line}" for line in [*memory_words(experiment, machine), *(missing(experiment, data) if data else [])]]
+        lines.append(
+            "  before the first step of a phase its graph is built; twenty steps later the time of the phase "
+            "and of the run is told"
+        )
+    lines += [
+        f"missing: {line}"
+        for line in [*memory_words(experiment, machine), *(missing(experiment, data) if data else [])]
+    ]
     return "\n".join(lines)
 
 
@@ -91,12 +107,18 @@ def memory_words(experiment: Experiment, machine: Machine) -> list[str]:
     name = experiment.model.backbone
     if not machine.gpus or name not in MEMBERS:
         return []
-    each = gigabytes_per_image(name, experiment.model.image_size, 4 if experiment.runtime.precision == "float32" else 2)
+    each = gigabytes_per_image(
+        name, experiment.model.image_size, 4 if experiment.runtime.precision == "float32" else 2
+    )
     held = sum(_streams(experiment).values()) / machine.gpus
     if held * each <= machine.gpu_memory:
         return []
-    return [f"memory: {held:g} images on a GPU need about {held * each:.0f} GB of its {machine.gpu_memory}; about "
-            f"{max(1, int(0.9 * machine.gpu_memory / each))} fit: a smaller --batch_size and --pseudo_batch_size (and --learning_rate in proportion)"]  # fmt: skip
+    return [
+        f"memory: {held:g} images on a GPU need about {held * each:.0f} GB of its {machine.gpu_memory}; "
+        f"about "
+        f"{max(1, int(0.9 * machine.gpu_memory / each))} fit: a smaller --batch_size and --pseudo_batch_size "
+        f"(and --learning_rate in proportion)"
+    ]
 
 
 def _streams(experiment: Experiment) -> dict[str, int]:
@@ -110,17 +132,35 @@ def missing(experiment: Experiment, data: Opened) -> list[str]:
     if not TASKS[experiment.model.task].needs_labels:
         return found
     if data.evaluation is None:
-        found.append("evaluation data: nothing will say how good the result is; --eval_fraction=0.2 holds out a fifth of the labelled images")
+        found.append(
+            "evaluation data: nothing will say how good the result is; --eval_fraction=0.2 holds out a fifth "
+            "of the labelled images"
+        )
     elif len(data.evaluation) < FEW_EVALUATED:
-        found.append(f"evaluation images: there are {len(data.evaluation)}, on which a small difference cannot be told from chance")
+        found.append(
+            f"evaluation images: there are {len(data.evaluation)}, on which a small difference cannot be "
+            f"told from chance"
+        )
     if len(data.labeled) < FEW_LABELED:
-        found.append(f"labels: {len(data.labeled)} labelled images teach very little; --job=review_labels chooses which to label next")
+        found.append(
+            f"labels: {len(data.labeled)} labelled images teach very little; --job=review_labels chooses "
+            f"which to label next"
+        )
     if data.unlabeled is not None and len(data.unlabeled) < FEW_UNLABELED * len(data.labeled):
-        found.append(f"unlabelled images: {len(data.unlabeled)} beside {len(data.labeled)} labelled ones add little")
+        found.append(
+            f"unlabelled images: {len(data.unlabeled)} beside {len(data.labeled)} labelled ones add little"
+        )
     if data.unlabeled is not None and not options.control:
         found.append("a control: nothing will say whether the pseudo labels helped; --control trains it")
-    if options.init == "random" and not (options.init_checkpoint or options.teacher) and len(data.labeled) < 2000:
-        found.append(f"weights to start from: {len(data.labeled)} images teach a random network little; --init=imagenet")
+    if (
+        options.init == "random"
+        and not (options.init_checkpoint or options.teacher)
+        and len(data.labeled) < 2000
+    ):
+        found.append(
+            f"weights to start from: {len(data.labeled)} images teach a random network little; "
+            f"--init=imagenet"
+        )
     return found
 
 
@@ -128,9 +168,11 @@ def missing(experiment: Experiment, data: Opened) -> list[str]:
 
 
 def rehearse(experiment: Experiment) -> dict[str, Any]:
-    """--dry_run of a training job: checks the flags, opens the data, prints what would be done; writes and trains nothing.
+    """--dry_run of a training job: checks the flags, opens the data, prints what would be done; writes and
+    trains nothing.
 
-    What is not on this machine, data or weights, is said, and the plan made without it: it may be for another machine.
+    What is not on this machine, data or weights, is said, and the plan made without it: it may be for another
+    machine.
     """
     options, machine = experiment.runtime, machine_of(experiment.runtime.machine)
     whole, absent = options.job == "self_train", []
@@ -173,18 +215,29 @@ def check_shares(experiment: Experiment, machine: Machine) -> None:
     devices, flags = max(1, experiment.runtime.num_devices or machine.gpus), experiment.flags()
     for name in ("batch_size", "pseudo_batch_size", "teacher_batch_size"):
         if flags[name] % devices:
-            raise FlagError(f"--{name}={flags[name]}: choose a multiple of {devices}, the number of devices that share it")
+            raise FlagError(
+                f"--{name}={flags[name]}: choose a multiple of {devices}, the number of devices that share it"
+            )
 
 
 def _hours(plan: RunPlan, experiment: Experiment, machine: Machine, data: Opened | None) -> dict[str, float]:
     teraflops, devices = experiment.handover.teraflops, max(1, machine.gpus)
     if not teraflops:
         return {}
-    categories = data.labeled.categories if data and data.labeled.categories else paper_categories(experiment.model.task)
+    categories = (
+        data.labeled.categories
+        if data and data.labeled.categories
+        else paper_categories(experiment.model.task)
+    )
     model = build_task(experiment, categories).build_model()
-    found = plan.accelerator_hours(model_statistics(model, experiment.model.image_size)["multiply_adds"], teraflops, devices)
+    found = plan.accelerator_hours(
+        model_statistics(model, experiment.model.image_size)["multiply_adds"], teraflops, devices
+    )
     each = ", ".join(f"{name} {hours:,.1f}" for name, hours in found.items())
-    print(f"at {teraflops:g} teraflops on each of {devices} devices: at least {sum(found.values()):,.1f} hours ({each})")
+    print(
+        f"at {teraflops:g} teraflops on each of {devices} devices: at least {sum(found.values()):,.1f} hours "
+        f"({each})"
+    )
     return found
 
 
@@ -208,12 +261,14 @@ class Prepared:
 
 
 def with_recipe(experiment: Experiment, *, unlabeled: bool, keep_lists: bool = True) -> Prepared:
-    """The experiment with the flags of --recipe=auto, and the data that was opened for it; as it is without that flag.
+    """The experiment with the flags of --recipe=auto, and the data that was opened for it; as it is without
+    that flag.
 
     A run that has begun keeps what was chosen for it, on whatever machine it goes on.
 
     Raises:
-      FlagError: a task without a recipe, or a machine that is not described; UserError: data that cannot be opened.
+      FlagError: a task without a recipe, or a machine that is not described; UserError: data that cannot be
+        opened.
     """
     if experiment.runtime.recipe == "none":
         return Prepared(experiment)
@@ -221,14 +276,22 @@ def with_recipe(experiment: Experiment, *, unlabeled: bool, keep_lists: bool = T
     if saved:
         return Prepared(experiment.with_flags(_open_flags(experiment, saved)))
     machine = machine_of(experiment.runtime.machine)
-    held = {} if experiment.data.eval_data or "eval_fraction" in experiment.given else {"eval_fraction": EVAL_FRACTION}
+    held = (
+        {}
+        if experiment.data.eval_data or "eval_fraction" in experiment.given
+        else {"eval_fraction": EVAL_FRACTION}
+    )
     experiment = experiment.with_flags(held)
     data = open_all(experiment if keep_lists else without_folder(experiment), unlabeled=unlabeled)
     facts = facts_of(experiment, data)
     choices = recipe(experiment.model.task, machine, facts)
     given = {name: value for name, value in experiment.flags().items() if name in experiment.given}
     text = lines(choices, given, machine, facts)
-    text += ["# no --eval_data: so much of the labelled images is held out", f"--eval_fraction={EVAL_FRACTION}"] if held else []
+    text += (
+        ["# no --eval_data: so much of the labelled images is held out", f"--eval_fraction={EVAL_FRACTION}"]
+        if held
+        else []
+    )
     note("\n".join(text))
     chosen = _open_flags(experiment, {**{choice.flag: choice.value for choice in choices}, **held})
     return Prepared(experiment.with_flags(chosen), data, chosen, tuple(text))
@@ -249,11 +312,15 @@ def facts_of(experiment: Experiment, data: Opened) -> Facts:
             scales |= {} if scale == experiment.model.anchor_scale else {size: scale}
     unlabeled = len(data.unlabeled) if data.unlabeled is not None else 0
     options = experiment.training
-    weights = frozenset(name for name in MEMBERS if options.download or is_here("imagenet", options.weights_dir, name))
+    weights = frozenset(
+        name for name in MEMBERS if options.download or is_here("imagenet", options.weights_dir, name)
+    )
     return Facts(len(data.labeled), unlabeled, len(data.labeled.categories), side, recall, scales, weights)
 
 
-def _best_scale(experiment: Experiment, boxes: np.ndarray, sizes: np.ndarray, size: int) -> tuple[float, float]:
+def _best_scale(
+    experiment: Experiment, boxes: np.ndarray, sizes: np.ndarray, size: int
+) -> tuple[float, float]:
     """The --anchor_scale for an input size, and the share of boxes that have a good anchor with it.
 
     That of the flags, unless another one is worth it; of those that are as good the nearest to it.
@@ -263,6 +330,9 @@ def _best_scale(experiment: Experiment, boxes: np.ndarray, sizes: np.ndarray, si
     if there >= GOOD_RECALL or "anchor_scale" in experiment.given:
         return flags.anchor_scale, there
     near = sorted(SCALES, key=lambda scale: abs(np.log(scale / flags.anchor_scale)))
-    tried = {scale: round(possible_recall(boxes, sizes, dataclasses.replace(flags, anchor_scale=scale), iou), 4) for scale in near}
+    tried = {
+        scale: round(possible_recall(boxes, sizes, dataclasses.replace(flags, anchor_scale=scale), iou), 4)
+        for scale in near
+    }
     best = next(scale for scale in near if tried[scale] >= max(tried.values()) - AS_GOOD)
     return (best, tried[best]) if tried[best] >= there + WORTHWHILE else (flags.anchor_scale, there)

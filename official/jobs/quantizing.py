@@ -32,7 +32,9 @@ def quantize(task: Task, model: tf.keras.Model, folder: str) -> dict[str, Any]:
     kind = task.experiment.handover.quantize
     source = open_eval(task.experiment, task)
     if source is None:
-        raise DataError(f"--quantize={kind} calibrates and evaluates on evaluation data: --eval_data is needed")
+        raise DataError(
+            f"--quantize={kind} calibrates and evaluates on evaluation data: --eval_data is needed"
+        )
     images = calibration_images(task.predict, model, source, CALIBRATION_IMAGES if kind == "int8" else 0)
     content = quantized(model, kind, images)
     paths = write_quantized(model, folder, kind, content)

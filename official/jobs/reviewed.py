@@ -17,7 +17,8 @@ def with_reviewed(
 ) -> tuple[Source, Source | None]:
     """The labelled images with those of --reviewed, and the unlabelled ones (None: not opened) without them.
 
-    An image without a box is a negative one, whoever emptied it; one that nobody changed counts as labelled by a person.
+    An image without a box is a negative one, whoever emptied it; one that nobody changed counts as labelled
+    by a person.
 
     Raises:
       DataError: see `open_source`; other classes; no unlabelled image is left.
@@ -33,7 +34,9 @@ def with_reviewed(
 
 
 def unlabeled_pool(experiment: Experiment) -> Source:
-    """The unlabelled images of a run: what --unlabeled_data says, without those that people have labelled since."""
+    """The unlabelled images of a run: what --unlabeled_data says, without those that people have labelled
+    since.
+    """
     whole = experiment.data.unlabeled_data == "rest" or experiment.data.reviewed
     labeled, rest, _ = open_labeled(experiment) if whole else (None, None, None)
     pool = open_unlabeled(experiment, rest)
@@ -49,6 +52,7 @@ def _without(pool: Source, reviewed: Source) -> Source:
     left = np.setdiff1d(np.arange(len(pool)), places[places >= 0])
     if not len(left):
         raise DataError(
-            "--reviewed: every unlabelled image has been labelled by people: there is none to pseudo-label; use --job=train"
+            "--reviewed: every unlabelled image has been labelled by people: there is none to pseudo-label; "
+            "use --job=train"
         )
     return pool.subset(left) if len(left) < len(pool) else pool

@@ -1,4 +1,6 @@
-"""Settles what a run's starting weights decide, before anything is claimed: network, scale of the pixels, first weights."""
+"""Settles what a run's starting weights decide, before anything is claimed: network, scale of the pixels,
+first weights.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,12 @@ _SETTLED = (*DECIDING, *DECODING, "image_size", "init", "init_checkpoint")
 
 
 def settled(experiment: Experiment) -> Experiment:
-    """The experiment with what its starting weights decide: network flags that were not given, the scale of the pixels.
+    """The experiment with what its starting weights decide: network flags that were not given, the scale of
+    the pixels.
 
-    --teacher decides the network of a student that starts from it, and what the control starts from; --init_checkpoint
-    the whole network; --init=RUN the size of the backbone. A run folder that has begun has settled it already.
+    --teacher decides the network of a student that starts from it, and what the control starts from;
+    --init_checkpoint the whole network; --init=RUN the size of the backbone. A run folder that has begun has
+    settled it already.
 
     Raises:
       ValueError: nothing trained there, or another network than the flags that were given describe.
@@ -47,14 +51,24 @@ def _settled_by_teacher(experiment: Experiment, teacher: TrainedModel) -> Experi
     if options.student_init == "teacher":
         remedy = ", or start the student elsewhere (--student_init=scratch)"
         experiment = adopted(experiment, teacher, because=f"--teacher={options.teacher}", remedy=remedy)
-    same = {n: teacher.origin[n] for n in ("init", "init_checkpoint") if _open(experiment, n) and n in teacher.origin}
+    same = {
+        n: teacher.origin[n]
+        for n in ("init", "init_checkpoint")
+        if _open(experiment, n) and n in teacher.origin
+    }
     return experiment.with_flags(same if options.control else {})
 
 
 def _with_needs(experiment: Experiment, saved: Mapping[str, Any]) -> Experiment:
-    """With the scale of the pixels and the padding that the starting weights want, where a flag leaves it open."""
+    """With the scale of the pixels and the padding that the starting weights want, where a flag leaves it
+    open.
+    """
     flags, options = experiment.flags(), experiment.training
-    needs = {name: saved.get(name, "auto") for name in ("input_normalization", "resnet_pool") if flags[name] == "auto"}
+    needs = {
+        name: saved.get(name, "auto")
+        for name in ("input_normalization", "resnet_pool")
+        if flags[name] == "auto"
+    }
     if "auto" in needs.values():
         found = as_built(flags)
         if options.init != "random" and not options.init_checkpoint:

@@ -22,9 +22,11 @@ from official.tasks.registry import build_task, paper_categories
 
 
 def study(experiment: Experiment) -> dict[str, Any]:
-    """Runs what is missing of --study, --workers at a time, and writes the report into <model_dir>/<name of the study>.
+    """Runs what is missing of --study, --workers at a time, and writes the report into <model_dir>/<name of
+    the study>.
 
-    The runs lie in <model_dir>/runs, so studies with the same --model_dir share those that they have in common.
+    The runs lie in <model_dir>/runs, so studies with the same --model_dir share those that they have in
+    common.
 
     Raises:
       FlagError: no --study, or no --model_dir.
@@ -51,12 +53,16 @@ def study(experiment: Experiment) -> dict[str, Any]:
     print(f"report    {path}")
     if failed:
         lines = [f"  {key}: {reason.splitlines()[-1]}" for key, reason in failed.items()]
-        raise UserError(f"{len(failed)} of {len(planned.runs)} runs are missing; the same command tries them again:\n" + "\n".join(lines))
+        raise UserError(
+            f"{len(failed)} of {len(planned.runs)} runs are missing; the same command tries them again:\n"
+            + "\n".join(lines)
+        )
     return {"runs": len(planned.runs), "finished": len(planned.runs), "report": path}
 
 
 def report(experiment: Experiment) -> dict[str, Any]:
-    """Writes tables, figures and report.html of the runs that --runs names into --output, or else --model_dir.
+    """Writes tables, figures and report.html of the runs that --runs names into --output, or else
+    --model_dir.
 
     Raises:
       FlagError: no --runs, or no place to write to.
@@ -64,7 +70,9 @@ def report(experiment: Experiment) -> dict[str, Any]:
     options = experiment.handover
     place = options.output or experiment.runtime.model_dir
     if not options.runs or not place:
-        raise FlagError("--job=report needs --runs='PATTERN' of run folders and --output=FOLDER for the report")
+        raise FlagError(
+            "--job=report needs --runs='PATTERN' of run folders and --output=FOLDER for the report"
+        )
     results = gathered(options.runs)
     path = write_report(results, place)
     print(f"{markdown(results)}\nreport    {path}")
@@ -104,24 +112,34 @@ def outline(described: Study, planned: Plan, root: str, count: int) -> Sequence[
     ledger = workers.Ledger(root, planned)
     missing = ledger.missing()
     lines = [f"study: {described.title}"]
-    lines.append(f"{len(described.cells)} cells, {len(described.seeds)} seeds: {len(planned.runs)} runs, {len(planned.runs) - len(missing)} finished")
+    lines.append(
+        f"{len(described.cells)} cells, {len(described.seeds)} seeds: {len(planned.runs)} runs, "
+        f"{len(planned.runs) - len(missing)} finished"
+    )
     for kind in ("supervised", "control", "labels", "student"):
         own = [run for run in planned.runs.values() if run.kind == kind]
         if own:
             steps = sum(run.steps for run in own)
             finished = sum(run.key not in missing for run in own)
-            lines.append(f"  {kind:<11}{len(own):>4} runs, {finished:>4} finished" + (f", {steps:>10,} steps" if steps else ""))
+            lines.append(
+                f"  {kind:<11}{len(own):>4} runs, {finished:>4} finished"
+                + (f", {steps:>10,} steps" if steps else "")
+            )
     left, unknown = remaining(planned, ledger, count)
     if missing:
-        lines.append(f"time left: {words(left)} with {count} workers" + (f", and {unknown} runs of kinds that have not been timed yet" if unknown else ""))
+        lines.append(
+            f"time left: {words(left)} with {count} workers"
+            + (f", and {unknown} runs of kinds that have not been timed yet" if unknown else "")
+        )
     return lines
 
 
 def accelerator_hours(planned: Plan, root: str, teraflops: float) -> list[str]:
-    """How long the training steps of the missing runs take on one accelerator: operations of the network over throughput.
+    """How long the training steps of the missing runs take on one accelerator: operations of the network over
+    throughput.
 
-    A multiply-add is two operations, and a step of training is three forward passes. Labelling, evaluation and the input
-    pipeline are not counted, so this is the least that it takes.
+    A multiply-add is two operations, and a step of training is three forward passes. Labelling, evaluation
+    and the input pipeline are not counted, so this is the least that it takes.
 
     Args:
       teraflops: 10^12 operations per second that the accelerator sustains on such networks, not its peak.
@@ -136,10 +154,16 @@ def accelerator_hours(planned: Plan, root: str, teraflops: float) -> list[str]:
             model = build_task(experiment, paper_categories(network.task)).build_model()
             networks[network] = model_statistics(model, network.image_size)["multiply_adds"]
         images = run.steps * _images_per_step(experiment, run.kind)
-        seconds[run.kind] = seconds.get(run.kind, 0.0) + images * networks[network] * 2 * 3 / (teraflops * 1e12)
+        seconds[run.kind] = seconds.get(run.kind, 0.0) + images * networks[network] * 2 * 3 / (
+            teraflops * 1e12
+        )
     lines = [f"  {kind:<11}{value / 3600:12,.1f} hours of an accelerator" for kind, value in seconds.items()]
     total = sum(seconds.values()) / 3600
-    return [f"at {teraflops:g} teraflops, of training alone:", *lines, f"  {'together':<11}{total:12,.1f} hours of an accelerator"]
+    return [
+        f"at {teraflops:g} teraflops, of training alone:",
+        *lines,
+        f"  {'together':<11}{total:12,.1f} hours of an accelerator",
+    ]
 
 
 def _images_per_step(experiment: Experiment, kind: str) -> int:
@@ -150,7 +174,9 @@ def _images_per_step(experiment: Experiment, kind: str) -> int:
 
 
 def remaining(planned: Plan, ledger: workers.Ledger, count: int) -> tuple[float, int]:
-    """(seconds that the missing runs of timed kinds take, how many missing runs are of a kind without a finished one)."""
+    """(seconds that the missing runs of timed kinds take, how many missing runs are of a kind without a
+    finished one).
+    """
     timed: dict[str, list[float]] = {}
     missing = [planned.runs[key] for key in ledger.missing()]
     for key, found in ledger.results().items():

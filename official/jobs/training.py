@@ -37,9 +37,14 @@ from official.training.run_phase import read_result
 
 
 def _open_loop(
-    prepared: Prepared, experiment: Experiment, folder: RunFolder, strategy: tf.distribute.Strategy, *, unlabeled: bool,
+    prepared: Prepared,
+    experiment: Experiment,
+    folder: RunFolder,
+    strategy: tf.distribute.Strategy,
+    *,
+    unlabeled: bool,
     beside: bool = False,
-) -> SelfTraining:  # fmt: skip
+) -> SelfTraining:
     """Opens the data of a run and notes them in its folder, and says what will be done.
 
     Args:
@@ -51,7 +56,13 @@ def _open_loop(
     folder.check()
     with timed(folder, "open_data"):
         data = prepared.data or open_all(experiment, unlabeled=unlabeled)
-        labeled, pool, evaluation, joint, held_out = data.labeled, data.unlabeled, data.evaluation, data.joint, data.held_out
+        labeled, pool, evaluation, joint, held_out = (
+            data.labeled,
+            data.unlabeled,
+            data.evaluation,
+            data.joint,
+            data.held_out,
+        )
         task = build_task(experiment, labeled.categories)
     if labeled.annotations is not None and labeled.annotations.counts().sum() == 0:
         raise DataError(f"{labeled.word}: none of the {len(labeled)} labelled images has a usable box")
@@ -65,19 +76,33 @@ def _open_loop(
     folder.claim(chief=is_chief(strategy))
     if is_chief(strategy):
         folder.note_categories(labeled.categories)
-        for role, source in (("labeled", labeled), ("unlabeled", pool), ("eval", evaluation), ("joint", joint)):
+        for role, source in (
+            ("labeled", labeled),
+            ("unlabeled", pool),
+            ("eval", evaluation),
+            ("joint", joint),
+        ):
             if source is not None:
                 folder.note_source(role, source)
         if held_out is not None:
             note_held_out(folder, experiment, labeled, held_out)
         if evaluation is not None:
             warn_of_seen_images(experiment, evaluation)
-        keep_warnings(folder.path, quick_checks(experiment, {"labeled": labeled, "unlabeled": pool, "eval": evaluation}))
+        keep_warnings(
+            folder.path, quick_checks(experiment, {"labeled": labeled, "unlabeled": pool, "eval": evaluation})
+        )
     note(
         f"training: {len(labeled)} images{_amount(labeled)}"
         + (f"; unlabelled: {len(pool)} images" if pool else "")
         + (f"; evaluation: {len(evaluation)} images" if evaluation else "")
-        + (f"; joint: {len(joint)} images of {len(joint.categories)} classes, weight {experiment.loss.joint_weight}" if joint else "")
+        + (
+            (
+                f"; joint: {len(joint)} images of {len(joint.categories)} classes, weight "
+                f"{experiment.loss.joint_weight}"
+            )
+            if joint
+            else ""
+        )
     )
     if is_chief(strategy):
         note(plan_text(plan, experiment, machine_of(experiment.runtime.machine), data))
@@ -100,7 +125,9 @@ def self_train(experiment: Experiment) -> dict[str, Any]:
     given, experiment = prepared.experiment, settled(prepared.experiment)
     folder = RunFolder(experiment)
     if not TASKS[experiment.model.task].needs_labels:
-        raise DataError(f"job=self_train makes pseudo labels; --task={experiment.model.task} has none: use --job=train")
+        raise DataError(
+            f"job=self_train makes pseudo labels; --task={experiment.model.task} has none: use --job=train"
+        )
     loop = _open_loop(prepared, experiment, folder, strategy, unlabeled=True)
     summary: dict[str, Any] = {"skipped_inputs": _skipped(loop)}
     last, rounds = loop, []
@@ -124,7 +151,9 @@ def self_train(experiment: Experiment) -> dict[str, Any]:
 
 
 def _chain(loop: SelfTraining, folder: RunFolder, given: Experiment) -> dict[str, Any]:
-    """All phases of one round, in order, the control beside them if --parallel_phases is given; their results by name."""
+    """All phases of one round, in order, the control beside them if --parallel_phases is given; their results
+    by name.
+    """
     found: dict[str, Any] = {}
     control = loop.experiment.training.control
     with Beside(given, needed=control and not loop.finished("control")) as beside:
@@ -144,7 +173,8 @@ def _chain(loop: SelfTraining, folder: RunFolder, given: Experiment) -> dict[str
 
 
 def control(experiment: Experiment) -> dict[str, Any]:
-    """The control of a run alone, beside the process that trains the rest: `--parallel_phases` starts it, or somebody.
+    """The control of a run alone, beside the process that trains the rest: `--parallel_phases` starts it, or
+    somebody.
 
     Raises:
       UserError: no run in --model_dir yet.
@@ -157,19 +187,29 @@ def control(experiment: Experiment) -> dict[str, Any]:
     experiment = settled(prepared.experiment)
     folder = RunFolder(experiment)
     if not saved_flags(folder.path):
-        raise UserError(f"job=control trains the control of a run, and {folder.path} holds none: start the run first, with these flags")
+        raise UserError(
+            f"job=control trains the control of a run, and {folder.path} holds none: start the run first, "
+            f"with these flags"
+        )
     with control_alone(folder.path):
         loop = _open_loop(prepared, experiment, folder, strategy, unlabeled=False, beside=True)
         return {"control": loop.train_control(*_as_long_as(experiment))}
 
 
 def _as_long_as(experiment: Experiment) -> tuple[dict[str, Any], ...]:
-    """The results that decide how long the control is: none, unless --patience may have ended teacher or student early."""
+    """The results that decide how long the control is: none, unless --patience may have ended teacher or
+    student early.
+    """
     if not experiment.training.patience:
         return ()
-    done = tuple(read_result(os.path.join(experiment.runtime.model_dir, name)) for name in ("teacher", "student"))
+    done = tuple(
+        read_result(os.path.join(experiment.runtime.model_dir, name)) for name in ("teacher", "student")
+    )
     if not all(done):
-        raise UserError("job=control with --patience: the control takes as many steps as teacher and student, which are not finished")
+        raise UserError(
+            "job=control with --patience: the control takes as many steps as teacher and student, which are "
+            "not finished"
+        )
     return done
 
 
@@ -218,7 +258,7 @@ def linear_eval(experiment: Experiment) -> dict[str, Any]:
 
 def _end_of_training(
     folder: RunFolder, loop: SelfTraining, summary: dict[str, Any], last_round: SelfTraining | None = None
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     phases = [name for name in ("teacher", "control", "student") if name in summary]
     chains = summary.get("rounds", [summary])
     for name in phases:  # a start that was killed could not note its own
@@ -228,7 +268,9 @@ def _end_of_training(
         return summary
     if loop.evaluation is not None:
         last = summary[phases[-1]]
-        summary["evaluation"] = {name: last[name] for name in ("coco_stats", *loop.task.metrics) if name in last}
+        summary["evaluation"] = {
+            name: last[name] for name in ("coco_stats", *loop.task.metrics) if name in last
+        }
     else:
         note("no --eval_data and no --eval_fraction: nothing has been evaluated")
     ending = conclude(folder, last_round or loop, summary)
@@ -261,7 +303,9 @@ def table(summary: dict[str, Any], metrics: Sequence[str]) -> str:
                 lines.append(f"{called:<11}{values}{row['steps']:8d}{row['seconds']:9.0f}")
     for number, chain in enumerate(chains, 1):
         prefix = f"round {number}: " if len(chains) > 1 else ""
-        lines += [prefix + line for line in [*_ending_lines(chain), *_label_lines(chain.get("pseudo_labels", {}))]]
+        lines += [
+            prefix + line for line in [*_ending_lines(chain), *_label_lines(chain.get("pseudo_labels", {}))]
+        ]
     for name, path in {**summary.get("export", {}), "pictures": summary.get("pictures")}.items():
         if path:
             lines.append(f"{name:<12} {path}")
@@ -281,18 +325,28 @@ def _ending_lines(chain: dict[str, Any]) -> list[str]:
     for name in ("teacher", "control", "student"):
         row = chain.get(name, {})
         if "planned_steps" in row:
-            lines.append(f"{name}: ended after {row['steps']} of {row['planned_steps']} steps, as it no longer gained (--patience)")
+            lines.append(
+                f"{name}: ended after {row['steps']} of {row['planned_steps']} steps, as it no longer gained "
+                f"(--patience)"
+            )
         if "taken" in row:
             taken.append(f"{name} step {row['taken']['step']} of {row['steps']}")
     if taken:
-        lines.append(f"the best evaluated checkpoint of each goes on ({', '.join(taken)}): chosen on the evaluation data, so these scores are too good (--take=best)")
+        lines.append(
+            f"the best evaluated checkpoint of each goes on ({', '.join(taken)}): chosen on the evaluation "
+            f"data, so these scores are too good (--take=best)"
+        )
     return lines
 
 
 def _label_lines(labels: dict[str, Any]) -> list[str]:
     """What the pseudo labels in use are, as text."""
     lines = []
-    at = "the thresholds that were chosen" if labels.get("threshold") == AUTO else f"score >= {labels.get('threshold')}"
+    at = (
+        "the thresholds that were chosen"
+        if labels.get("threshold") == AUTO
+        else f"score >= {labels.get('threshold')}"
+    )
     if "boxes" in labels:
         lines.append(
             f"pseudo labels: {labels['boxes']} boxes at {at} "

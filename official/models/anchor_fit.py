@@ -1,7 +1,10 @@
-"""How well anchors fit the boxes of a data set: the best recall that the matching leaves possible, and flags that raise it.
+"""How well anchors fit the boxes of a data set: the best recall that the matching leaves possible, and flags
+that raise it.
 
-A box that no anchor overlaps by --match_iou still claims its best anchor in training, but learns from that one alone, whose
-shape is another: it is found late or never. The share of boxes that do have such an anchor is the best possible recall.
+A box that no anchor overlaps by --match_iou still claims its best anchor in training, but learns from that
+one alone, whose
+shape is another: it is found late or never. The share of boxes that do have such an anchor is the best
+possible recall.
 """
 
 from __future__ import annotations
@@ -56,8 +59,8 @@ def in_network(boxes: np.ndarray, sizes: np.ndarray, image_size: int) -> np.ndar
 def best_iou(boxes: np.ndarray, flags: AnchorFlags) -> np.ndarray:
     """The highest overlap of every box with any anchor, float32 [N].
 
-    Of the anchors of one level and shape the one whose centre is nearest, along either axis, overlaps a box most, so
-    one anchor per level and shape is looked at.
+    Of the anchors of one level and shape the one whose centre is nearest, along either axis, overlaps a box
+    most, so one anchor per level and shape is looked at.
 
     Args:
       boxes: float32 [N, 4] yxyx pixels of the network's input.
@@ -106,7 +109,8 @@ def possible_recall(
 
 
 def taught(boxes: np.ndarray, flags: AnchorFlags, match_iou: float = 0.5) -> np.ndarray:
-    """Bool [N], which boxes of ONE image the training's matching gives an anchor; a box may lose all to its neighbours.
+    """Bool [N], which boxes of ONE image the training's matching gives an anchor; a box may lose all to its
+    neighbours.
 
     Args:
       boxes: float32 [N, 4] yxyx pixels of the network's input, N >= 1.
@@ -125,7 +129,8 @@ def proposals(
       boxes: float [N, 4] yxyx pixels of the images; sizes: int [N, 2], (height, width) of each box's image.
 
     Returns:
-      "recall", and for "anchor_scale" and "image_size", where another value is worth it, {"value", "recall"}: each alone.
+      "recall", and for "anchor_scale" and "image_size", where another value is worth it, {"value", "recall"}:
+      each alone.
     """
 
     def recall(**changed):

@@ -121,8 +121,9 @@ def decode_boxes(codes: tf.Tensor, anchors: tf.Tensor, *, legacy: bool = False) 
 
     Args:
       codes: float32 [..., 4]; anchors: float32 [..., 4].
-      legacy: decodes as the original does, with a convention that its encoder does not have: a box's sides are its
-        corners' differences plus one pixel, so anchors are taken a pixel longer and the far corner a pixel nearer.
+      legacy: decodes as the original does, with a convention that its encoder does not have: a box's sides
+        are its corners' differences plus one pixel, so anchors are taken a pixel longer and the far corner a
+        pixel nearer.
 
     Returns:
       float32 [..., 4] yxyx pixels.
@@ -147,7 +148,9 @@ def without_padding(boxes: tf.Tensor, classes: tf.Tensor) -> tuple[tf.Tensor, tf
 
 
 def one_row_more(boxes: tf.Tensor, classes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Boxes [B, M, 4] and classes [B, M] with a row of padding if there may be none, as `encode_targets` wants."""
+    """Boxes [B, M, 4] and classes [B, M] with a row of padding if there may be none, as `encode_targets`
+    wants.
+    """
     if boxes.shape[1]:
         return boxes, classes
     padded = tf.pad(boxes, [[0, 0], [0, 1], [0, 0]], constant_values=-1.0)
@@ -155,9 +158,14 @@ def one_row_more(boxes: tf.Tensor, classes: tf.Tensor) -> tuple[tf.Tensor, tf.Te
 
 
 def encode_targets(
-    boxes: tf.Tensor, classes: tf.Tensor, anchors: tf.Tensor, threshold: float = 0.5, *, ignoring: bool = False,
+    boxes: tf.Tensor,
+    classes: tf.Tensor,
+    anchors: tf.Tensor,
+    threshold: float = 0.5,
+    *,
+    ignoring: bool = False,
     static: bool = True,
-) -> dict[str, tf.Tensor]:  # fmt: skip
+) -> dict[str, tf.Tensor]:
     """Turns boxes into static-shaped targets for every anchor.
 
     Args:
@@ -166,8 +174,8 @@ def encode_targets(
       classes: int32 [B, M], -1 for padding, -2 for boxes that may be objects or not.
       anchors: float32 [A, 4].
       threshold: the IoU from which an anchor is positive.
-      ignoring: whether there are boxes of class -2: an anchor that one of them would make positive, and that is so
-        for no other, is ignored. Without it they are left out.
+      ignoring: whether there are boxes of class -2: an anchor that one of them would make positive, and that
+        is so for no other, is ignored. Without it they are left out.
       static: matches the padding too, which changes nothing but time: XLA and TPUs want static shapes.
 
     Returns:

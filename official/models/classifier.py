@@ -1,8 +1,8 @@
 """Heads on a backbone for whole images: a classifier, and SimCLR's projection.
 
 The classifier of an EfficientNet has its published top (1x1 convolution to 1280 channels, batch norm,
-swish; EfficientNet-Lite's: ReLU6) and layer names of `keras.applications`; a ResNet's is pooled as it is. Nothing here has
-boxes or maps, so keras-cv's `ImageClassifier` would fit but for its batch norm and dropout.
+swish; EfficientNet-Lite's: ReLU6) and layer names of `keras.applications`; a ResNet's is pooled as it is.
+Nothing here has boxes or maps, so keras-cv's `ImageClassifier` would fit but for its batch norm and dropout.
 
 Source: tensorflow/tpu models/official/efficientnet/efficientnet_model.py:595-635;
 google-research/simclr model_util.py:157-213.
@@ -58,9 +58,15 @@ class Classifier(_OnBackbone):
     """Input {"images": float [B, S, S, 3]} normalised; output {"logits": float32 [B, classes]}."""
 
     def __init__(
-        self, backbone: keras.Model, num_classes: int, *, image_size: int, dropout: float = 0.0, linear_probe: bool = False,
+        self,
+        backbone: keras.Model,
+        num_classes: int,
+        *,
+        image_size: int,
+        dropout: float = 0.0,
+        linear_probe: bool = False,
         **kwargs,
-    ):  # fmt: skip
+    ):
         """Builds the functional graph.
 
         Args:
@@ -80,8 +86,14 @@ class Classifier(_OnBackbone):
         x = keras.layers.GlobalAveragePooling2D(name="avg_pool", dtype="float32")(x)
         if dropout and not linear_probe:
             x = Dropout(dropout, name="top_dropout", dtype="float32")(x)
-        start = "zeros" if linear_probe else keras.initializers.VarianceScaling(1.0 / 3.0, mode="fan_out", distribution="uniform")
-        logits = keras.layers.Dense(num_classes, kernel_initializer=start, name="predictions", dtype="float32")(x)
+        start = (
+            "zeros"
+            if linear_probe
+            else keras.initializers.VarianceScaling(1.0 / 3.0, mode="fan_out", distribution="uniform")
+        )
+        logits = keras.layers.Dense(
+            num_classes, kernel_initializer=start, name="predictions", dtype="float32"
+        )(x)
         super().__init__(inputs={"images": images}, outputs={"logits": logits}, **kwargs)
         self._remember(arguments)
         if linear_probe:
@@ -92,7 +104,7 @@ def _efficientnet_top(x, config: dict):
     filters = top_filters(config["width"], config["lite"])
     x = keras.layers.Conv2D(
         filters, 1, padding="same", use_bias=False, kernel_initializer=fan_out_normal(), name="top_conv"
-    )(x)  # fmt: skip
+    )(x)
     momentum, epsilon = config["batch_norm_momentum"], config["batch_norm_epsilon"]
     x = SyncBatchNormalization(momentum=momentum, epsilon=epsilon, name="top_bn")(x)
     return activation(config["lite"], "top_activation")(x)
@@ -108,9 +120,16 @@ class ContrastiveModel(_OnBackbone):
     """
 
     def __init__(
-        self, backbone: keras.Model, *, image_size: int, projection_layers: int = 3, projection_dim: int = 128,
-        num_classes: int = 0, batch_norm_momentum: float = 0.9, **kwargs,
-    ):  # fmt: skip
+        self,
+        backbone: keras.Model,
+        *,
+        image_size: int,
+        projection_layers: int = 3,
+        projection_dim: int = 128,
+        num_classes: int = 0,
+        batch_norm_momentum: float = 0.9,
+        **kwargs,
+    ):
         """Builds the functional graph.
 
         Args:
@@ -130,17 +149,23 @@ class ContrastiveModel(_OnBackbone):
         for number in range(projection_layers):
             last = number == projection_layers - 1
             x = keras.layers.Dense(
-                projection_dim if last else features.shape[-1], use_bias=False, dtype="float32",
-                kernel_initializer=keras.initializers.RandomNormal(0.0, 0.01), name=f"projection_{number}",
-            )(x)  # fmt: skip
+                projection_dim if last else features.shape[-1],
+                use_bias=False,
+                dtype="float32",
+                kernel_initializer=keras.initializers.RandomNormal(0.0, 0.01),
+                name=f"projection_{number}",
+            )(x)
             x = _norm_of_rows(x, f"projection_{number}_bn", batch_norm_momentum, center=not last)
             if not last:
                 x = keras.layers.Activation("relu", name=f"projection_{number}_relu", dtype="float32")(x)
         outputs = {"projections": _PairUp(name="pair_up", dtype="float32")(x)}
         if num_classes:
             probe = keras.layers.Dense(
-                num_classes, kernel_initializer=keras.initializers.RandomNormal(0.0, 0.01), name="head_supervised", dtype="float32"
-            )(tf.stop_gradient(features))  # fmt: skip
+                num_classes,
+                kernel_initializer=keras.initializers.RandomNormal(0.0, 0.01),
+                name="head_supervised",
+                dtype="float32",
+            )(tf.stop_gradient(features))
             outputs["probe"] = _PairUp(name="pair_up_probe", dtype="float32")(probe)
         super().__init__(inputs={"images": images}, outputs=outputs, **kwargs)
         self._remember(arguments)

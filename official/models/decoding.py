@@ -4,8 +4,9 @@ keras-cv's decoder runs a padded NMS over every anchor of every image, which cos
 pixels; here only the best candidates of each level reach the NMS. The same code serves labelling,
 evaluation and export.
 
-TensorFlow's op of (Soft-)NMS has no kernel under XLA, and the one that has (NonMaxSuppressionV4) knows no Soft-NMS and
-compares all candidates with all. On TPUs the same greedy choice is therefore made by a loop of plain operations, see `static`.
+TensorFlow's op of (Soft-)NMS has no kernel under XLA, and the one that has (NonMaxSuppressionV4) knows no
+Soft-NMS and compares all candidates with all. On TPUs the same greedy choice is therefore made by a loop of
+plain operations, see `static`.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ class DetectionDecoder:
         paper (Bodla et al. 2017) it is exp(-iou^2 / sigma): 0.3 here is 0.6 there.
       max_detections: per image (original: 100).
       top_k: candidates per level before NMS, over all classes.
-      legacy_size: above 0, boxes are decoded as in the original (`decode_boxes`) and cut off at legacy_size - 1,
-        the last pixel of the network's input; it must be the side of that.
-      static: suppresses by operations that XLA has, of static shapes, in place of TensorFlow's op, for TPUs: the same boxes in
-        the same order, by max_detections steps over all candidates.
+      legacy_size: above 0, boxes are decoded as in the original (`decode_boxes`) and cut off at legacy_size -
+        1, the last pixel of the network's input; it must be the side of that.
+      static: suppresses by operations that XLA has, of static shapes, in place of TensorFlow's op, for TPUs:
+        the same boxes in the same order, by max_detections steps over all candidates.
       bounding_box_format: of the boxes returned; keras-cv asks its decoders for it.
     """
 
@@ -65,7 +66,9 @@ class DetectionDecoder:
             found = self._suppress_by_steps(*candidates)
         else:
             found = tf.map_fn(
-                lambda image: self._suppress(*image), candidates, fn_output_signature=(tf.float32, tf.float32, tf.int32, tf.int32)
+                lambda image: self._suppress(*image),
+                candidates,
+                fn_output_signature=(tf.float32, tf.float32, tf.int32, tf.int32),
             )
         return dict(zip(("boxes", "scores", "classes", "count"), found))
 
@@ -106,7 +109,9 @@ class DetectionDecoder:
         scores, flat = tf.math.top_k(pairs, min(self.top_k, pairs.shape[1]))
         anchor_index = tf.gather(kept, flat // num_classes, batch_dims=1)
         boxes = decode_boxes(
-            tf.gather(codes, anchor_index, batch_dims=1), tf.gather(anchors, anchor_index), legacy=self.legacy_size > 0
+            tf.gather(codes, anchor_index, batch_dims=1),
+            tf.gather(anchors, anchor_index),
+            legacy=self.legacy_size > 0,
         )
         return boxes, scores, flat % num_classes
 
@@ -130,11 +135,12 @@ class DetectionDecoder:
             count,
         )
 
-
     def _suppress_by_steps(self, boxes, scores, classes):
-        """`_suppress` of a batch, boxes [B, K, 4]: each step takes the best candidate left, the first of equals, and weakens
-        or removes those that it covers."""
-        shifted = boxes + tf.cast(classes, tf.float32)[..., None] * (tf.reduce_max(boxes, axis=[1, 2], keepdims=True) + 1.0)
+        """`_suppress` of a batch, boxes [B, K, 4]: each step takes the best candidate left, the first of
+        equals, and weakens or removes those that it covers."""
+        shifted = boxes + tf.cast(classes, tf.float32)[..., None] * (
+            tf.reduce_max(boxes, axis=[1, 2], keepdims=True) + 1.0
+        )
         places, rows = tf.range(boxes.shape[1])[None], tf.range(self.max_detections)[None]
 
         def step(number, left, picked, kept):
@@ -142,12 +148,24 @@ class DetectionDecoder:
             score = tf.gather(left, best, batch_dims=1)
             iou = _iou(tf.gather(shifted, best, batch_dims=1)[:, None], shifted)
             left = self._weakened(left, iou)
-            left = tf.where(places == best[:, None], _GONE, tf.where(left > self.score_threshold, left, _GONE))
+            left = tf.where(
+                places == best[:, None], _GONE, tf.where(left > self.score_threshold, left, _GONE)
+            )
             here = rows == number
-            return number + 1, left, tf.where(here, best[:, None], picked), tf.where(here, score[:, None], kept)
+            return (
+                number + 1,
+                left,
+                tf.where(here, best[:, None], picked),
+                tf.where(here, score[:, None], kept),
+            )
 
         nothing = tf.zeros_like(scores[:, :1]) + tf.zeros([self.max_detections])
-        first = (0, tf.where(scores > self.score_threshold, scores, _GONE), tf.cast(nothing, tf.int32), nothing)
+        first = (
+            0,
+            tf.where(scores > self.score_threshold, scores, _GONE),
+            tf.cast(nothing, tf.int32),
+            nothing,
+        )
         found = tf.while_loop(lambda number, *_: number < self.max_detections, step, first)
         picked, kept = found[2:]
         real = kept > self.score_threshold
@@ -169,7 +187,9 @@ _GONE = -1.0  # the score of a candidate that has been taken or suppressed
 
 
 def _iou(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
-    """Intersection over union as TensorFlow's NMS computes it, yxyx [..., 4] with corners in order; 0 where one is empty."""
+    """Intersection over union as TensorFlow's NMS computes it, yxyx [..., 4] with corners in order; 0 where
+    one is empty.
+    """
     sides = tf.maximum(tf.minimum(a[..., 2:], b[..., 2:]) - tf.maximum(a[..., :2], b[..., :2]), 0.0)
     common = sides[..., 0] * sides[..., 1]
     areas = [(x[..., 2] - x[..., 0]) * (x[..., 3] - x[..., 1]) for x in (a, b)]

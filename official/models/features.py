@@ -12,7 +12,9 @@ keras = tf.keras
 
 
 def check_size(image_size: int, max_level: int, flag: str = "image_size") -> None:
-    """Raises FlagError, which names the flag, unless the image side is a multiple of the coarsest level's stride."""
+    """Raises FlagError, which names the flag, unless the image side is a multiple of the coarsest level's
+    stride.
+    """
     stride = 2**max_level
     if image_size % stride:
         raise FlagError(
@@ -26,8 +28,11 @@ def is_pyramid(backbone: keras.Model) -> bool:
     return getattr(backbone, "is_pyramid", False)
 
 
-def backbone_features(backbone: keras.Model, images: tf.Tensor, min_level: int, max_level: int) -> dict[int, tf.Tensor]:
-    """Calls the backbone on `images` and returns its features by level, up to level 5, or up to `max_level` of a pyramid.
+def backbone_features(
+    backbone: keras.Model, images: tf.Tensor, min_level: int, max_level: int
+) -> dict[int, tf.Tensor]:
+    """Calls the backbone on `images` and returns its features by level, up to level 5, or up to `max_level`
+    of a pyramid.
 
     Raises:
       ValueError: the backbone lacks a level.

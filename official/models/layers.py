@@ -52,7 +52,11 @@ class SyncBatchNormalization(keras.layers.BatchNormalization):
         outputs, mean, corrected = tf.compat.v1.nn.fused_batch_norm(
             inputs, gamma, beta, epsilon=self.epsilon, is_training=True
         )
-        count = math.prod(inputs.shape[:-1]) if inputs.shape.is_fully_defined() else tf.size(inputs) // inputs.shape[-1]
+        count = (
+            math.prod(inputs.shape[:-1])
+            if inputs.shape.is_fully_defined()
+            else tf.size(inputs) // inputs.shape[-1]
+        )
         count = tf.cast(count, tf.float32)
         return outputs, mean, corrected * ((count - 1.0) / tf.maximum(count, 1.0))
 
@@ -93,7 +97,9 @@ Move = Tuple[tf.Variable, tf.Tensor, float]
 
 @contextlib.contextmanager
 def statistics_noted() -> Iterator[list[Move]]:
-    """While active, batch norm's moving statistics stay as they are; gives what they would be moved by, for `move_statistics`."""
+    """While active, batch norm's moving statistics stay as they are; gives what they would be moved by, for
+    `move_statistics`.
+    """
     _step.statistics_waiting = waiting = []
     try:
         yield waiting
@@ -110,7 +116,9 @@ def move_statistics(waiting: list[Move]) -> None:
 
 
 def _move_statistics(moves: list[tuple[tf.Variable, tf.Tensor, float]]) -> None:
-    """moving -= (1 - momentum) (moving - value) for each (moving [C], value [C], momentum), but where that is not finite."""
+    """moving -= (1 - momentum) (moving - value) for each (moving [C], value [C], momentum), but where that is
+    not finite.
+    """
     sizes = [moving.shape[0] for moving, _, _ in moves]
     before = tf.concat([moving.read_value() for moving, _, _ in moves], axis=0)
     values = tf.stop_gradient(tf.concat([tf.cast(value, moving.dtype) for moving, value, _ in moves], axis=0))
@@ -133,7 +141,9 @@ class UpsampleNearest(keras.layers.Layer):
         channels = inputs.shape[-1]
         wide = tf.broadcast_to(inputs[:, :, None, :, None, :], [batch, height, 2, width, 2, channels])
         doubled = tf.reshape(wide, [batch, 2 * height, 2 * width, channels])
-        return tf.ensure_shape(doubled, [inputs.shape[0], *(s and 2 * s for s in inputs.shape[1:3]), channels])
+        return tf.ensure_shape(
+            doubled, [inputs.shape[0], *(s and 2 * s for s in inputs.shape[1:3]), channels]
+        )
 
 
 def _sides(x: tf.Tensor) -> list:
@@ -144,7 +154,8 @@ def _sides(x: tf.Tensor) -> list:
 
 @keras.saving.register_keras_serializable("self_training")
 class UpsampleBilinear(keras.layers.Layer):
-    """Enlarges height and width by a whole factor, bilinearly with half-pixel centres; float in, float32 inside.
+    """Enlarges height and width by a whole factor, bilinearly with half-pixel centres; float in, float32
+    inside.
 
     Stock `UpSampling2D` resizes in the compute dtype, and its gradient (ResizeBilinearGrad) has no
     kernel for reduced precision on every device.
@@ -169,10 +180,11 @@ class UpsampleBilinear(keras.layers.Layer):
 
 
 def legacy_upsample(x: tf.Tensor, factor: int, name: str) -> tf.Tensor:
-    """Enlarges a Keras tensor [B, H, W, C] by a power of two with TF1's bilinear kernel, out of layers that have a stock twin.
+    """Enlarges a Keras tensor [B, H, W, C] by a power of two with TF1's bilinear kernel, out of layers that
+    have a stock twin.
 
-    Repetition, then the mean of as many pixels from each one on, with the last row and column there twice: at q f + r
-    that is (1 - r / f) x[q] + r / f x[q + 1], as without half-pixel centres.
+    Repetition, then the mean of as many pixels from each one on, with the last row and column there twice: at
+    q f + r that is (1 - r / f) x[q] + r / f x[q + 1], as without half-pixel centres.
     """
     x = keras.layers.Concatenate(axis=1, name=f"{name}_last_row")([x, x[:, -1:]])
     x = keras.layers.Concatenate(axis=2, name=f"{name}_last_column")([x, x[:, :, -1:]])
@@ -185,9 +197,11 @@ def legacy_upsample(x: tf.Tensor, factor: int, name: str) -> tf.Tensor:
 
 @keras.saving.register_keras_serializable("self_training")
 class Swish(keras.layers.Layer):
-    """x sigmoid(x), element by element; its gradient in two passes over memory less than TensorFlow's, in float32.
+    """x sigmoid(x), element by element; its gradient in two passes over memory less than TensorFlow's, in
+    float32.
 
-    A CPU has no vector code for a sigmoid of bfloat16, and one of what it does have takes three times as long.
+    A CPU has no vector code for a sigmoid of bfloat16, and one of what it does have takes three times as
+    long.
     """
 
     def call(self, inputs):
@@ -196,7 +210,9 @@ class Swish(keras.layers.Layer):
             y = x * tf.sigmoid(x)
 
             def gradient(upstream):
-                with tf.control_dependencies([upstream]):  # computed again where it is needed, so as not to be kept
+                with tf.control_dependencies(
+                    [upstream]
+                ):  # computed again where it is needed, so as not to be kept
                     chance = tf.sigmoid(tf.cast(x, tf.float32))
                 slope = chance + tf.cast(y, tf.float32) * (1.0 - chance)
                 return tf.cast(slope, x.dtype) * upstream
@@ -210,7 +226,8 @@ class Swish(keras.layers.Layer):
 class DepthwiseConv2D(keras.layers.DepthwiseConv2D):
     """Stock, without bias or activation; on a CPU the gradients of bfloat16 are computed in float32.
 
-    The kernels of bfloat16 take twice (of the weights) and seven times (of the input) as long there as those of float32.
+    The kernels of bfloat16 take twice (of the weights) and seven times (of the input) as long there as those
+    of float32.
     """
 
     def call(self, inputs):
@@ -256,7 +273,8 @@ class _Keys:
         self._words, self._made = words, {}
 
     def __call__(self) -> tuple[tf.Tensor, tf.Tensor]:
-        graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()  # another's tensors are out of reach
+        # Another's tensors are out of reach.
+        graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
         if graph not in self._made:
             self._made[graph] = (hashed(0, *self._words), hashed(1, *self._words))
         return self._made[graph]
@@ -267,7 +285,8 @@ def step_randomness(words: Sequence[int | tf.Tensor], slots: tf.Tensor, total: i
     """While active, `StochasticDepth` and `Dropout` draw as a pure function of (words, layer, view, slot).
 
     Args:
-      words: integers that name the draws, usually the run's seed, the step and the stream; hashed, never added.
+      words: integers that name the draws, usually the run's seed, the step and the stream; hashed, never
+        added.
       slots: int32 [batch], the place of each example of this replica in the global joint batch.
       total: the number of examples in the global joint batch.
     """
@@ -290,14 +309,17 @@ def _uniform(examples: int | tf.Tensor, shape: list[int], index: int) -> tf.Tens
 
 
 def _of_layer(keys: tuple[tf.Tensor, tf.Tensor], index: int, view: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """The step's keys for one view of one layer; the layer is hashed in Python, which keeps the step's graph small."""
+    """The step's keys for one view of one layer; the layer is hashed in Python, which keeps the step's graph
+    small.
+    """
     name = named_seed(index, view)
     halves = (name % 2**32, name // 2**32)
     return tuple(tf.bitwise.bitwise_xor(key, tf.constant(half, tf.uint32)) for key, half in zip(keys, halves))
 
 
 def hashed_uniform(keys: tuple[tf.Tensor, tf.Tensor], shape: list[int]) -> tf.Tensor:
-    """Float32 draws in [0, 1), a pure function of (keys, position) with the same bits on every device and under XLA.
+    """Float32 draws in [0, 1), a pure function of (keys, position) with the same bits on every device and
+    under XLA.
 
     TensorFlow's own stateless Philox gives other numbers when XLA compiles it. This is a counter
     through the finaliser of MurmurHash3, once per key; with two of them no stream is a shifted other one.

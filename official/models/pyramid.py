@@ -44,7 +44,15 @@ NAS_FPN_CELL = (
 class PyramidBuilder:
     """Makes pyramids out of backbone features by level."""
 
-    def __init__(self, *, filters: int, momentum: float, epsilon: float, separable: bool = False, activation: str = "relu"):
+    def __init__(
+        self,
+        *,
+        filters: int,
+        momentum: float,
+        epsilon: float,
+        separable: bool = False,
+        activation: str = "relu",
+    ):
         """Args: filters: of every map. separable: depthwise-separable convolutions in NAS-FPN."""
         self.filters, self.momentum, self.epsilon = filters, momentum, epsilon
         self.separable, self.activation = separable, activation
@@ -87,10 +95,14 @@ class PyramidBuilder:
         Source: tensorflow/tpu .../architecture/nasfpn.py.
         """
         if sorted(features) != [3, 4, 5]:
-            raise FlagError(f"NAS-FPN merges levels 3 to 7; it needs backbone levels 3, 4, 5, not {sorted(features)}")
+            raise FlagError(
+                f"NAS-FPN merges levels 3 to 7; it needs backbone levels 3, 4, 5, not {sorted(features)}"
+            )
         maps = {level: self._resampled_width(x, level) for level, x in features.items()}
         for level in (6, 7):
-            maps[level] = keras.layers.MaxPool2D(2, 2, padding="same", name=f"nas_pool_{level}")(maps[level - 1])
+            maps[level] = keras.layers.MaxPool2D(2, 2, padding="same", name=f"nas_pool_{level}")(
+                maps[level - 1]
+            )
         for repeat in range(repeats):
             maps = self._cell(maps, f"nas_{repeat}")
         return maps

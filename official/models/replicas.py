@@ -8,7 +8,9 @@ import tensorflow as tf
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """What every program of evaluation and labelling is compiled by; on TPUs XLA compiles what the strategy runs inside."""
+    """What every program of evaluation and labelling is compiled by; on TPUs XLA compiles what the strategy
+    runs inside.
+    """
     return tf.function(function, reduce_retracing=True, autograph=False)
 
 
@@ -43,7 +45,9 @@ def spread(model: tf.keras.Model, function: Callable[..., Any]) -> Callable[...,
             return tuple(tensor[first : first + share] for tensor in filled)
 
         found = on_replicas(strategy.experimental_distribute_values_from_function(part))
-        return tf.nest.map_structure(lambda v: tf.concat(strategy.experimental_local_results(v), axis=0)[:count], found)
+        return tf.nest.map_structure(
+            lambda v: tf.concat(strategy.experimental_local_results(v), axis=0)[:count], found
+        )
 
     return run
 

@@ -103,7 +103,7 @@ class RetinaNet(keras_cv.models.RetinaNet):
             "classification": build.head(
                 pyramid, "classification", head_convs, head_filters, anchors_per_cell, num_classes, prior
             ),
-        }  # fmt: skip
+        }
         # Past keras-cv's own __init__, which builds the stock pieces.
         super(keras_cv.models.RetinaNet, self).__init__(inputs={"images": images}, outputs=outputs, **kwargs)
         self.backbone = backbone
@@ -258,10 +258,11 @@ class RetinaNet(keras_cv.models.RetinaNet):
         classes = targets["class_targets"]
         weights = {"box": classes >= 0, "classification": classes != IGNORED}
         return super(keras_cv.models.RetinaNet, self).compute_loss(
-            x=x, y={"box": targets["box_targets"], "classification": tf.one_hot(classes, self.num_classes)},
+            x=x,
+            y={"box": targets["box_targets"], "classification": tf.one_hot(classes, self.num_classes)},
             y_pred=y_pred,
             sample_weight={name: tf.cast(w, tf.float32) / (count + 1.0) for name, w in weights.items()},
-        )  # fmt: skip
+        )
 
     def compute_metrics(self, x, y, y_pred, sample_weight):
         """Means of the losses."""
@@ -336,9 +337,13 @@ class _Builder(PyramidBuilder):
             for i in range(convs)
         ]
         predictor = keras.layers.Conv2D(
-            anchors_per_cell * values, 3, padding="same", kernel_initializer=_normal(1e-5),
-            bias_initializer=bias_initializer, name=f"{name}_predictor",
-        )  # fmt: skip
+            anchors_per_cell * values,
+            3,
+            padding="same",
+            kernel_initializer=_normal(1e-5),
+            bias_initializer=bias_initializer,
+            name=f"{name}_predictor",
+        )
         flat = []
         for level, x in pyramid.items():
             for i, layer in enumerate(tower):

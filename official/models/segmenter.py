@@ -64,13 +64,18 @@ class Segmenter(keras.Model):
         check_size(image_size, 7 if pyramid == "nas_fpn" and not is_pyramid(backbone) else max_level)
         arguments = {k: v for k, v in locals().items() if k not in ("self", "kwargs", "__class__")}
         build = PyramidBuilder(
-            filters=fpn_filters, momentum=batch_norm_momentum, epsilon=batch_norm_epsilon,
-            separable=separable, activation=activation,
-        )  # fmt: skip
+            filters=fpn_filters,
+            momentum=batch_norm_momentum,
+            epsilon=batch_norm_epsilon,
+            separable=separable,
+            activation=activation,
+        )
         images = keras.Input((None, None, 3), name="images")
         features = backbone_features(backbone, images, 3, max_level)
         maps = _pyramid(build, features, backbone, pyramid, pyramid_repeats, max_level)
-        raised = [_enlarged(x, 2 ** (level - 2), legacy_resize, f"fusion_up_{level}") for level, x in maps.items()]
+        raised = [
+            _enlarged(x, 2 ** (level - 2), legacy_resize, f"fusion_up_{level}") for level, x in maps.items()
+        ]
         x = keras.layers.Add(name="fusion_sum")(raised) if len(raised) > 1 else raised[0]
         x = _conv(_head(build, x, head_convs), num_classes, 1, "classifier")
         logits = keras.layers.Activation("linear", dtype="float32", name="logits")(x)
@@ -97,7 +102,9 @@ class Segmenter(keras.Model):
         return cls(**{**config, "backbone": backbone})
 
 
-def _pyramid(build: PyramidBuilder, features: dict, backbone: keras.Model, pyramid: str, repeats: int, max_level: int) -> dict:
+def _pyramid(
+    build: PyramidBuilder, features: dict, backbone: keras.Model, pyramid: str, repeats: int, max_level: int
+) -> dict:
     """The maps by level that are fused."""
     if is_pyramid(backbone):
         return features
@@ -118,7 +125,11 @@ def _head(build: PyramidBuilder, x: tf.Tensor, convs: int) -> tf.Tensor:
 
 def _conv(x: tf.Tensor, filters: int, kernel: int, name: str) -> tf.Tensor:
     return keras.layers.Conv2D(
-        filters, kernel, padding="same", kernel_initializer=keras.initializers.RandomNormal(0.0, 0.01), name=name
+        filters,
+        kernel,
+        padding="same",
+        kernel_initializer=keras.initializers.RandomNormal(0.0, 0.01),
+        name=name,
     )(x)
 
 

@@ -43,11 +43,13 @@ def _head_parameters(backbone: keras.Model) -> int:
 def activation_bytes(model: keras.Model, image_size: int) -> int:
     """Bytes that a training step keeps of one image until its backward pass: the least that it takes.
 
-    Counted are the outputs of convolutions (batch norm's gradient reads them) and of batch norm (the activation's
-    gradient does). Losses, gradients and what is on its way come on top.
+    Counted are the outputs of convolutions (batch norm's gradient reads them) and of batch norm (the
+    activation's gradient does). Losses, gradients and what is on its way come on top.
     """
     kept = ("Conv2D", "DepthwiseConv2dNative", "FusedBatchNormV3")
-    outputs = [op.outputs[0] for op in _operations(_graph(model, image_size, training=True)) if op.type in kept]
+    outputs = [
+        op.outputs[0] for op in _operations(_graph(model, image_size, training=True)) if op.type in kept
+    ]
     return sum(int(np.prod(output.shape)) * output.dtype.size for output in outputs)
 
 

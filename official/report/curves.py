@@ -14,7 +14,8 @@ _LONGEST = 50_000  # bytes of a record with numbers; images are longer, and are 
 
 
 def read_curves(folder: str) -> dict[str, Curve]:
-    """Every scalar by its tag, (step, value) by rising step; of a step that was taken again after a restart the later value.
+    """Every scalar by its tag, (step, value) by rising step; of a step that was taken again after a restart
+    the later value.
 
     Args:
       folder: <model_dir>/<phase>/logs; nothing there gives {}.

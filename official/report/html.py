@@ -1,4 +1,6 @@
-"""One HTML page that needs no other file and no network, readable on a phone: for studies and for single runs."""
+"""One HTML page that needs no other file and no network, readable on a phone: for studies and for single
+runs.
+"""
 
 from __future__ import annotations
 
@@ -72,12 +74,23 @@ class Page:
         """Commands or other lines to copy."""
         self.raw(f"<pre>{escape(text)}</pre>")
 
-    def table(self, head: Sequence[str], rows: Sequence[Sequence[str]], kinds: dict[tuple[int, int], str] | None = None) -> None:
+    def table(
+        self,
+        head: Sequence[str],
+        rows: Sequence[Sequence[str]],
+        kinds: dict[tuple[int, int], str] | None = None,
+    ) -> None:
         """A table; `kinds` gives cells (row, column) a class of the style."""
         kinds = kinds or {}
-        self.raw("<div class='wide'><table><thead><tr>" + "".join(f"<th>{escape(cell)}</th>" for cell in head) + "</tr></thead><tbody>")
+        self.raw(
+            "<div class='wide'><table><thead><tr>"
+            + "".join(f"<th>{escape(cell)}</th>" for cell in head)
+            + "</tr></thead><tbody>"
+        )
         for r, row in enumerate(rows):
-            cells = "".join(f"<td{_kind(kinds.get((r, c), ''))}>{escape(cell)}</td>" for c, cell in enumerate(row))
+            cells = "".join(
+                f"<td{_kind(kinds.get((r, c), ''))}>{escape(cell)}</td>" for c, cell in enumerate(row)
+            )
             self.raw(f"<tr>{cells}</tr>")
         self.raw("</tbody></table></div>")
 
@@ -90,7 +103,10 @@ class Page:
         self.raw(f"<div class='row' style='max-width:{15.5 * len(pictures):g}rem'>")
         for picture, caption in pictures:
             source = _data(jpeg(picture, most), "jpeg")
-            self.raw(f"<figure><img loading='lazy' alt='{escape(caption)}' src='{source}'><figcaption>{escape(caption)}</figcaption></figure>")
+            self.raw(
+                f"<figure><img loading='lazy' alt='{escape(caption)}' "
+                f"src='{source}'><figcaption>{escape(caption)}</figcaption></figure>"
+            )
         self.raw("</div>")
 
     def legend(self, colors: Sequence[tuple[str, tuple[int, int, int]]]) -> None:
@@ -108,7 +124,8 @@ class Page:
         """The whole page."""
         return (
             f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{escape(self.title)}</title>"
-            f"<meta name='viewport' content='width=device-width, initial-scale=1'><style>{_STYLE}</style></head>"
+            f"<meta name='viewport' content='width=device-width, "
+            f"initial-scale=1'><style>{_STYLE}</style></head>"
             f"<body>{self.out.getvalue()}</body></html>\n"
         )
 

@@ -1,4 +1,6 @@
-"""What a run's pseudo labels are like, beside those of people: for the verdict, and for the report's histograms."""
+"""What a run's pseudo labels are like, beside those of people: for the verdict, and for the report's
+histograms.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ class StoredBoxes:
     """The stored pseudo boxes of all images.
 
     Attributes:
-      images: how many. image, classes: int32 [boxes]; scores: float32 [boxes]; used: bool [boxes], those at the thresholds.
+      images: how many. image, classes: int32 [boxes]; scores: float32 [boxes]; used: bool [boxes], those at
+        the thresholds.
       sides: float32 [boxes], square root of a box' share of its image.
     """
 
@@ -39,8 +42,18 @@ def stored_boxes(experiment: Experiment, store: LabelStore) -> StoredBoxes:
     images, parts = 0, []
     for part in batches(store.shard_paths()):
         size = part.sizes[part.image].astype(np.float32)
-        sides = np.sqrt(np.prod(part.boxes[:, 2:] - part.boxes[:, :2], axis=1) / np.maximum(size[:, 0] * size[:, 1], 1))
-        parts.append(((part.image + images).astype(np.int32), part.classes, part.scores, part.scores >= limits[part.classes], sides))
+        sides = np.sqrt(
+            np.prod(part.boxes[:, 2:] - part.boxes[:, :2], axis=1) / np.maximum(size[:, 0] * size[:, 1], 1)
+        )
+        parts.append(
+            (
+                (part.image + images).astype(np.int32),
+                part.classes,
+                part.scores,
+                part.scores >= limits[part.classes],
+                sides,
+            )
+        )
         images += len(part.ids)
     columns = [np.concatenate(column) for column in zip(*parts)] if parts else [np.zeros(0, int)] * 5
     return StoredBoxes(images, *columns)
@@ -50,7 +63,9 @@ def human_sides(source: Source) -> np.ndarray:
     """As `StoredBoxes.sides`, of the labels of people that are no crowds."""
     objects = source.annotations
     image = np.repeat(np.arange(len(source)), objects.counts())
-    area = np.prod(objects.boxes[:, 2:] - objects.boxes[:, :2], axis=1) / np.prod(source.sizes[image].astype(np.float32), axis=1)
+    area = np.prod(objects.boxes[:, 2:] - objects.boxes[:, :2], axis=1) / np.prod(
+        source.sizes[image].astype(np.float32), axis=1
+    )
     return np.sqrt(np.maximum(area, 0.0))[~objects.crowd]
 
 
@@ -80,7 +95,11 @@ def other_facts(experiment: Experiment, labeled: Source, numbers: dict[str, Any]
     """Of masks and classes, from what a run's summary says of its labels."""
     names = [category.name for category in labeled.categories]
     counts = numbers.get("pixels_per_class", numbers.get("per_class", {}))
-    used = numbers["labelled_pixels"] if "labelled_pixels" in numbers else numbers["pictures"] / max(1, numbers["images"])
+    used = (
+        numbers["labelled_pixels"]
+        if "labelled_pixels" in numbers
+        else numbers["pictures"] / max(1, numbers["images"])
+    )
     per_class = np.array([counts.get(name, 1) for name in names])
     human = class_counts(labeled) if labeled.image_classes is not None else np.ones(len(names), int)
     threshold = str(experiment.pseudo_labels.score_threshold)

@@ -23,13 +23,30 @@ def picture_rows(out: Page, ended: Any) -> None:
     """
     if ended.evaluation is None or not ended.evaluated or ended.experiment.runtime.pictures == 0:
         return
-    models = {n: Predictions(ended.evaluated[n], ended.folders[n], ended.evaluation) for n in ORDER if n in ended.evaluated}
-    quality = {name: of_source(evaluated, models[name], len(ended.evaluation)) for name, evaluated in ended.evaluated.items()}
+    models = {
+        n: Predictions(ended.evaluated[n], ended.folders[n], ended.evaluation)
+        for n in ORDER
+        if n in ended.evaluated
+    }
+    quality = {
+        name: of_source(evaluated, models[name], len(ended.evaluation))
+        for name, evaluated in ended.evaluated.items()
+    }
     found = chosen(quality, among=next(iter(models.values())).index)
     out.heading("The same images, by people and by every model")
-    metric = {"boxes": "F1 of the boxes", "masks": "mIoU of the image", "classes": "right or wrong"}[ended.task.label_kind]
+    metric = {"boxes": "F1 of the boxes", "masks": "mIoU of the image", "classes": "right or wrong"}[
+        ended.task.label_kind
+    ]
     sure = [f"{n} ≥ {m.least_score:.2f}" for n, m in models.items() if hasattr(m, "least_score")]
-    out.text(f"Under each picture: {metric}." + (f" Boxes are drawn from the score on where a model's F1 is highest: {', '.join(sure)}." if sure else ""), "note")
+    out.text(
+        f"Under each picture: {metric}."
+        + (
+            f" Boxes are drawn from the score on where a model's F1 is highest: {', '.join(sure)}."
+            if sure
+            else ""
+        ),
+        "note",
+    )
     colors = ended.task.legend()
     if colors:
         out.legend(colors)
@@ -41,7 +58,9 @@ def picture_rows(out: Page, ended: Any) -> None:
 
 
 def of_source(evaluated: Evaluated, predictions: Predictions, images: int) -> np.ndarray:
-    """float64 [images], `Evaluated.by_image` in the order of the source; nan for images that were not evaluated."""
+    """float64 [images], `Evaluated.by_image` in the order of the source; nan for images that were not
+    evaluated.
+    """
     found = np.full(images, np.nan)
     found[predictions.index] = evaluated.by_image()
     return found
@@ -49,7 +68,7 @@ def of_source(evaluated: Evaluated, predictions: Predictions, images: int) -> np
 
 def chosen(
     quality: dict[str, np.ndarray], per_kind: int = PER_KIND, seed: int = 0, among: np.ndarray | None = None
-) -> dict[str, np.ndarray]:  # fmt: skip
+) -> dict[str, np.ndarray]:
     """Which images are shown under which title; none twice.
 
     Args:
@@ -60,7 +79,10 @@ def chosen(
     taken: list[int] = []
     if {"student", other} <= set(quality):
         gain = quality["student"] - quality[other]
-        kinds = {f"Best gains (student against {other})": gain, f"Worst losses (student against {other})": -gain}
+        kinds = {
+            f"Best gains (student against {other})": gain,
+            f"Worst losses (student against {other})": -gain,
+        }
     else:
         own = next(iter(quality.values()))
         kinds = {"Worst": 1.0 - own, "Best": own}
@@ -72,11 +94,17 @@ def chosen(
         found[title] = np.array(own, np.int64)
     rest = np.setdiff1d(np.arange(len(next(iter(quality.values())))) if among is None else among, taken)
     number = min(len(rest), per_kind)
-    found["Random"] = np.sort(np.random.default_rng(seed).choice(rest, number, replace=False)) if number else np.zeros(0, np.int64)
+    found["Random"] = (
+        np.sort(np.random.default_rng(seed).choice(rest, number, replace=False))
+        if number
+        else np.zeros(0, np.int64)
+    )
     return found
 
 
-def _row(ended: Any, models: dict[str, Predictions], quality: dict[str, np.ndarray], index: int) -> Iterator[tuple[np.ndarray, str]]:
+def _row(
+    ended: Any, models: dict[str, Predictions], quality: dict[str, np.ndarray], index: int
+) -> Iterator[tuple[np.ndarray, str]]:
     source, task = ended.evaluation, ended.task
     image = source.read_image(tf.constant(index, tf.int64)).numpy()
     yield task.draw(image, task.human_labels(source, index)), f"{source.short_name(index)}: human"

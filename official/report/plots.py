@@ -1,4 +1,6 @@
-"""Drawings of a page as SVG: colours that colour-blind people tell apart, the same bytes for the same numbers."""
+"""Drawings of a page as SVG: colours that colour-blind people tell apart, the same bytes for the same
+numbers.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,13 @@ import numpy as np
 # Okabe and Ito's colours.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKS = "osD^vP*"
-PHASE_COLOURS = {"teacher": COLOURS[0], "control": COLOURS[4], "student": COLOURS[1], "human": COLOURS[6], "model": COLOURS[0]}
+PHASE_COLOURS = {
+    "teacher": COLOURS[0],
+    "control": COLOURS[4],
+    "student": COLOURS[1],
+    "human": COLOURS[6],
+    "model": COLOURS[0],
+}
 _MOST_CLASSES = 30  # in a confusion matrix
 _MOST_POINTS = 300  # of a line
 
@@ -46,9 +54,14 @@ def saved(figure: Any, kind: str = "svg") -> bytes:
 
 
 def lines(
-    curves: Mapping[str, Sequence[tuple[float, float]]], *, title: str, x: str, y: str, log: bool = False,
+    curves: Mapping[str, Sequence[tuple[float, float]]],
+    *,
+    title: str,
+    x: str,
+    y: str,
+    log: bool = False,
     limits: tuple[float, float] | None = None,
-) -> bytes:  # fmt: skip
+) -> bytes:
     """Curves by name over one axis; names of phases have their own colours."""
     with canvas(title=title) as (figure, axes):
         for k, (name, points) in enumerate(curves.items()):
@@ -75,9 +88,15 @@ def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]
 
 
 def histogram(
-    values: Mapping[str, np.ndarray], *, title: str, x: str, bins: np.ndarray, share: bool = False, at: float | None = None,
+    values: Mapping[str, np.ndarray],
+    *,
+    title: str,
+    x: str,
+    bins: np.ndarray,
+    share: bool = False,
+    at: float | None = None,
     log: bool = False,
-) -> bytes:  # fmt: skip
+) -> bytes:
     """Outlined histograms over the same bins.
 
     Args:
@@ -88,7 +107,15 @@ def histogram(
             counts = np.histogram(column, bins)[0].astype(np.float64)
             counts = counts / max(1, len(column)) if share else counts
             color = PHASE_COLOURS.get(name, COLOURS[k % len(COLOURS)])
-            axes.stairs(counts, bins, label=f"{name} ({len(column):,})", color=color, fill=k == 0, alpha=0.45 if k == 0 else 1, linewidth=1.5)
+            axes.stairs(
+                counts,
+                bins,
+                label=f"{name} ({len(column):,})",
+                color=color,
+                fill=k == 0,
+                alpha=0.45 if k == 0 else 1,
+                linewidth=1.5,
+            )
         if at is not None:
             axes.axvline(at, color="0.3", linestyle=":", label=f"threshold {at:g}")
         if log:
@@ -112,7 +139,9 @@ def counted(counts: np.ndarray, *, title: str, x: str, y: str, at: float | None 
 
 
 def confusion(matrix: np.ndarray, rows: Sequence[str], columns: Sequence[str], *, title: str) -> bytes:
-    """Shares of every row as a heat map, with numbers where they are legible; the rows with most entries where there are many."""
+    """Shares of every row as a heat map, with numbers where they are legible; the rows with most entries
+    where there are many.
+    """
     matrix = np.asarray(matrix, np.float64)
     if len(rows) > _MOST_CLASSES:
         kept = np.sort(np.argsort(-matrix.sum(axis=1), kind="stable")[:_MOST_CLASSES])
@@ -132,12 +161,16 @@ def confusion(matrix: np.ndarray, rows: Sequence[str], columns: Sequence[str], *
         if len(columns) <= 20:
             for i, j in zip(*np.nonzero(shares >= 0.005)):
                 color = "white" if shares[i, j] > 0.55 else "black"
-                axes.text(j, i, f"{100 * shares[i, j]:.0f}", ha="center", va="center", fontsize=7, color=color)
+                axes.text(
+                    j, i, f"{100 * shares[i, j]:.0f}", ha="center", va="center", fontsize=7, color=color
+                )
         return saved(figure)
 
 
 def intervals(rows: Sequence[tuple[str, float, float, float]], *, title: str, x: str) -> bytes:
-    """Numbers with their intervals below each other, a line at zero: (name, value, low, high), nan for no interval."""
+    """Numbers with their intervals below each other, a line at zero: (name, value, low, high), nan for no
+    interval.
+    """
     with canvas(4.8, 1.1 + 0.26 * len(rows), title) as (figure, axes):
         axes.grid(axis="x", alpha=0.3)
         axes.grid(False, axis="y")

@@ -35,11 +35,14 @@ class Predictions:
         else:
             ids = [str(i) for i in source.ids]
         places = {image_id: i for i, image_id in enumerate(ids)}
-        self.index = np.array([places[i] for i in evaluated.ids], np.int64)  # in the source, of the evaluated's images
+        # In the source, of the evaluated's images.
+        self.index = np.array([places[i] for i in evaluated.ids], np.int64)
         self.place = {int(i): k for k, i in enumerate(self.index)}
 
     def of(self, index: int) -> dict[str, Any] | None:
-        """The objects of an image of the source as `Task.draw` takes them; None where nothing was kept of it."""
+        """The objects of an image of the source as `Task.draw` takes them; None where nothing was kept of
+        it.
+        """
         if isinstance(self.evaluated, EvaluatedClasses):
             place = self.place.get(index)
             return None if place is None else {"class": int(self.evaluated.predicted[place])}
@@ -51,7 +54,7 @@ class Predictions:
         boxes = np.stack([y, x, y + h, x + w], axis=1)
         if self.source.frames is not None:
             boxes = self.source.frames.to_image(boxes, np.full(len(boxes), index))
-        classes, scores = (np.array([row[k] for row in rows], dtype) for k, dtype in ((1, np.int32), (2, np.float32)))
+        classes, scores = (
+            np.array([row[k] for row in rows], dtype) for k, dtype in ((1, np.int32), (2, np.float32))
+        )
         return {"boxes": boxes.astype(np.float32), "classes": classes, "scores": scores}
-
-

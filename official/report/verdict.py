@@ -1,8 +1,9 @@
 """Whether self-training helped, how sure that is, why, what is best and what to do next; from numbers alone.
 
-The student is compared with the fair control where there is one, else with its teacher (which had fewer steps, and that is
-said). It *helped* if the whole 95 % interval of the difference is above zero, *hurt* if it is below, and is *not decided* otherwise.
-Reasons are given only where the numbers show them, each with the command that would do something about it.
+The student is compared with the fair control where there is one, else with its teacher (which had fewer
+steps, and that is said). It *helped* if the whole 95 % interval of the difference is above zero, *hurt* if it
+is below, and is *not decided* otherwise. Reasons are given only where the numbers show them, each with the
+command that would do something about it.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ HARDLY = 0.2  # share of the whole score below which a class is hardly learned
 
 @dataclasses.dataclass(frozen=True)
 class Reason:
-    """Something that the numbers show, and the flags or the job that would change it ("" where none would)."""
+    """Something that the numbers show, and the flags or the job that would change it ("" where none
+    would).
+    """
 
     text: str
     flags: str = ""
@@ -68,10 +71,12 @@ class Facts:
     """What a verdict is made of.
 
     Attributes:
-      metric: the number that decides. scores: of every phase, by name, in the order teacher, control, student.
+      metric: the number that decides. scores: of every phase, by name, in the order teacher, control,
+        student.
       evaluated: of the phases whose evaluation says something of single images.
       labels: None without a student.
-      unlabelled_classes: evaluated, but no image to learn them from. unevaluated_classes: labelled, but not in the evaluation set.
+      unlabelled_classes: evaluated, but no image to learn them from. unevaluated_classes: labelled, but not
+        in the evaluation set.
       label_counts: labels of people by class; {} where that is not known.
       control_curve: (step, score) of the control's evaluations. steps: of every phase.
     """
@@ -93,7 +98,8 @@ class Verdict:
 
     Attributes:
       word: HELPED, HURT, UNDECIDED, or "" where there is no student.
-      scores: of every phase. by_class: of every phase, by class. differences: ("student", "control") and so on -> whole, by class.
+      scores: of every phase. by_class: of every phase, by class. differences: ("student", "control") and so
+        on -> whole, by class.
       images: that it was evaluated on; 0: not known.
     """
 
@@ -113,15 +119,27 @@ class Verdict:
 
     def to_json(self) -> dict[str, Any]:
         """What `summary.json` holds."""
+
         def named(found: Mapping[str, Interval]) -> dict[str, Any]:
             return {name: value.to_json() for name, value in found.items()}
 
-        scores = {phase: {**value.to_json(), "per_class": named(self.by_class.get(phase, {}))} for phase, value in self.scores.items()}
+        scores = {
+            phase: {**value.to_json(), "per_class": named(self.by_class.get(phase, {}))}
+            for phase, value in self.scores.items()
+        }
         return {
-            "metric": self.metric, "word": self.word, "best": self.best, "images": self.images, "seeds": 1, "scores": scores,
-            **{f"{a} - {b}": {**whole.to_json(), "per_class": named(of)} for (a, b), (whole, of) in self.differences.items()},
+            "metric": self.metric,
+            "word": self.word,
+            "best": self.best,
+            "images": self.images,
+            "seeds": 1,
+            "scores": scores,
+            **{
+                f"{a} - {b}": {**whole.to_json(), "per_class": named(of)}
+                for (a, b), (whole, of) in self.differences.items()
+            },
             "reasons": [dataclasses.asdict(reason) for reason in self.reasons],
-        }  # fmt: skip
+        }
 
 
 def decide(facts: Facts) -> Verdict:
@@ -130,8 +148,13 @@ def decide(facts: Facts) -> Verdict:
     names = next(iter(facts.evaluated.values())).class_names if models else []
     images = len(next(iter(facts.evaluated.values())).ids) if models else 0
     nothing = math.nan
-    scores = {p: bootstrap.interval(models[p].whole) if p in models else Interval(v, nothing, nothing) for p, v in facts.scores.items()}
-    by_class = {p: {n: bootstrap.interval(m.by_class[:, k]) for k, n in enumerate(names)} for p, m in models.items()}
+    scores = {
+        p: bootstrap.interval(models[p].whole) if p in models else Interval(v, nothing, nothing)
+        for p, v in facts.scores.items()
+    }
+    by_class = {
+        p: {n: bootstrap.interval(m.by_class[:, k]) for k, n in enumerate(names)} for p, m in models.items()
+    }
     differences = {
         ("student", other): _difference(facts, models, other, names)
         for other in ("control", "teacher")
@@ -149,7 +172,9 @@ def _best(scores: Mapping[str, float]) -> str:
     return max(scores, key=lambda phase: scores[phase]) if scores else ""
 
 
-def _difference(facts: Facts, models: Mapping[str, Scored], other: str, names: list[str]) -> tuple[Interval, dict[str, Interval]]:
+def _difference(
+    facts: Facts, models: Mapping[str, Scored], other: str, names: list[str]
+) -> tuple[Interval, dict[str, Interval]]:
     if {"student", other} <= set(models):
         return bootstrap.difference(models["student"], models[other], names)
     return Interval(facts.scores["student"] - facts.scores[other], math.nan, math.nan), {}
@@ -172,13 +197,26 @@ def reasons(facts: Facts) -> list[Reason]:
         weak = _weak_teacher(facts)
         found += [*weak, *_odd_labels(facts.labels), *([] if weak else _weak_classes(facts))]
     if facts.unlabelled_classes:
-        found.append(Reason(f"no training image shows {_listed(facts.unlabelled_classes)}, which the evaluation data has: label some"))
+        found.append(
+            Reason(
+                f"no training image shows {_listed(facts.unlabelled_classes)}, which the evaluation data "
+                f"has: label some"
+            )
+        )
     if facts.unevaluated_classes:
-        found.append(Reason(f"the evaluation data has no {_listed(facts.unevaluated_classes)}: these classes are not evaluated"))
+        found.append(
+            Reason(
+                f"the evaluation data has no {_listed(facts.unevaluated_classes)}: these classes are not "
+                f"evaluated"
+            )
+        )
     gained = rising(facts.control_curve)
     if gained > STILL_RISING:
         steps = 2 * facts.steps.get("teacher", 0)
-        text = f"the control still improves ({gained:+.0%} in its last fifth): teacher and control are not trained out"
+        text = (
+            f"the control still improves ({gained:+.0%} in its last fifth): teacher and control are not "
+            f"trained out"
+        )
         found.append(Reason(text, f"--teacher_steps={steps}" if steps else ""))
     return found
 
@@ -190,12 +228,17 @@ def _weak_teacher(facts: Facts) -> list[Reason]:
     if not score < level:
         return []
     steps = 2 * facts.steps.get("teacher", 0)
-    text = f"the teacher is too weak to label: {facts.metric} {score:.3f}, below {level:.3f}{why}; most of its labels are wrong"
+    text = (
+        f"the teacher is too weak to label: {facts.metric} {score:.3f}, below {level:.3f}{why}; most of "
+        f"its labels are wrong"
+    )
     return [Reason(text, f"--teacher_steps={steps}" if steps else "")]
 
 
 def weak_level(facts: Facts) -> float:
-    """The score below which a teacher's labels are not worth learning: 0.05 AP, else what a constant answer scores."""
+    """The score below which a teacher's labels are not worth learning: 0.05 AP, else what a constant answer
+    scores.
+    """
     evaluated = facts.evaluated.get("teacher")
     if facts.metric == "AP":
         return WEAK_AP
@@ -210,27 +253,52 @@ def weak_level(facts: Facts) -> float:
 def _odd_labels(labels: LabelFacts) -> list[Reason]:
     found, human = [], labels.human_boxes
     beside = f"; people drew {human:.1f}" if human is not None else ""
-    keeping = f"--score_threshold={labels.matching:.3f}" if labels.matching is not None else "--score_threshold=auto"
-    would = f" (from {labels.matching:.3f} on there would be as many as people draw)" if labels.matching is not None else ""
+    keeping = (
+        f"--score_threshold={labels.matching:.3f}"
+        if labels.matching is not None
+        else "--score_threshold=auto"
+    )
+    would = (
+        f" (from {labels.matching:.3f} on there would be as many as people draw)"
+        if labels.matching is not None
+        else ""
+    )
     if labels.full > 0.5:
-        found.append(Reason(
-            f"the pseudo labels are saturated: {labels.full:.0%} of the images have about {labels.max_detections} boxes, which is "
-            f"--max_detections{beside}. The threshold {labels.threshold} lets everything through{would}", keeping, "labels",
-        ))  # fmt: skip
+        found.append(
+            Reason(
+                f"the pseudo labels are saturated: {labels.full:.0%} of the images have about "
+                f"{labels.max_detections} boxes, which is "
+                f"--max_detections{beside}. The threshold {labels.threshold} lets everything through{would}",
+                keeping,
+                "labels",
+            )
+        )
     elif labels.boxes is not None and human and labels.boxes > TOO_MANY * human:
-        text = f"{labels.boxes:.1f} pseudo boxes an image{beside}: the threshold {labels.threshold} keeps too many{would}"
+        text = (
+            f"{labels.boxes:.1f} pseudo boxes an image{beside}: the threshold {labels.threshold} keeps "
+            f"too many{would}"
+        )
         found.append(Reason(text, keeping, "labels"))
     elif labels.boxes is not None and human and labels.boxes < TOO_FEW * human:
-        text = f"{labels.boxes:.2f} pseudo boxes an image{beside}: what the threshold {labels.threshold} leaves out is taught as background{would}"
+        text = (
+            f"{labels.boxes:.2f} pseudo boxes an image{beside}: what the threshold {labels.threshold} "
+            f"leaves out is taught as background{would}"
+        )
         found.append(Reason(text, keeping, "labels"))
     elif labels.boxes is not None and human and labels.boxes_where_any > TOO_MANY * human:
-        text = f"{labels.used:.0%} of the images have pseudo boxes, {labels.boxes_where_any:.1f} each{beside}: most are wrong"
+        text = (
+            f"{labels.used:.0%} of the images have pseudo boxes, {labels.boxes_where_any:.1f} "
+            f"each{beside}: most are wrong"
+        )
         found.append(Reason(text))
     elif labels.boxes is None and labels.used < TOO_FEW:
         text = f"only {labels.used:.0%} is labelled at the threshold {labels.threshold}"
         found.append(Reason(text, "--score_threshold=0.3", "labels"))
     if labels.empty_classes:
-        text = f"no pseudo label of {_listed(labels.empty_classes)}: the teacher is never sure of it. Label more of it"
+        text = (
+            f"no pseudo label of {_listed(labels.empty_classes)}: the teacher is never sure of it. Label "
+            f"more of it"
+        )
         found.append(Reason(text, job="review_labels"))
     return found
 
@@ -244,12 +312,16 @@ def _weak_classes(facts: Facts) -> list[Reason]:
     weak = [name for name, value in zip(evaluated.class_names, by_class) if value < HARDLY * whole]
     if not weak:
         return []
-    said = [f"{name} ({facts.label_counts[name]} labels)" if name in facts.label_counts else name for name in weak]
+    said = [
+        f"{name} ({facts.label_counts[name]} labels)" if name in facts.label_counts else name for name in weak
+    ]
     return [Reason(f"hardly learned: {_listed(said)}. Label more of it", job="review_labels")]
 
 
 def rising(curve: Sequence[tuple[int, float]]) -> float:
-    """Share of its last score that a curve gained in the last fifth of its steps; 0 where it is too short to say."""
+    """Share of its last score that a curve gained in the last fifth of its steps; 0 where it is too short to
+    say.
+    """
     points = sorted(dict(curve).items())
     if len(points) < 3 or points[-1][1] <= 0.0:
         return 0.0
@@ -264,13 +336,20 @@ def _listed(names: Sequence[str], most: int = 6) -> str:
 
 # --- words ----------------------------------------------------------------------------------------
 
-_SAID = {HELPED: "self-training HELPED", HURT: "self-training HURT", UNDECIDED: "NOT DECIDED whether self-training helped"}
+_SAID = {
+    HELPED: "self-training HELPED",
+    HURT: "self-training HURT",
+    UNDECIDED: "NOT DECIDED whether self-training helped",
+}
 
 
 def headline(verdict: Verdict) -> str:
     """One line."""
     if not verdict.word:
-        parts = [f"{phase} {verdict.metric} {value.text()}".removeprefix("model ") for phase, value in verdict.scores.items()]
+        parts = [
+            f"{phase} {verdict.metric} {value.text()}".removeprefix("model ")
+            for phase, value in verdict.scores.items()
+        ]
         return ", ".join(parts) + (f" on {verdict.images} images" if verdict.images else "")
     value = verdict.differences["student", verdict.against][0]
     return f"{_SAID[verdict.word]}: student less {verdict.against} {value.text(signed=True)} {verdict.metric}"
@@ -280,7 +359,11 @@ def how_sure(verdict: Verdict) -> str:
     """What the interval is, and is not."""
     if not verdict.images:
         return "no interval: the evaluation says nothing of single images (it was made by an earlier version)"
-    few = f"; fewer than {FEWEST_IMAGES} images decide nothing" if verdict.word and verdict.images < FEWEST_IMAGES else ""
+    few = (
+        f"; fewer than {FEWEST_IMAGES} images decide nothing"
+        if verdict.word and verdict.images < FEWEST_IMAGES
+        else ""
+    )
     seed = "; one seed, another would move it too" if verdict.word else ""
     return f"95 % interval of a bootstrap over {verdict.images} evaluation images{few}{seed}"
 
@@ -319,7 +402,10 @@ def export_lines(verdict: Verdict, commands: Commands) -> list[str]:
     surely = value is not None and value[0].sign < 0 and verdict.images >= FEWEST_IMAGES
     text = "is better" if surely else "scored higher, which may be chance"
     return [
-        f"  export/ holds the student ({verdict.metric} {student:.3f}). The {verdict.best} {text} ({best:.3f}); to export it:",
+        (
+            f"  export/ holds the student ({verdict.metric} {student:.3f}). The {verdict.best} {text} "
+            f"({best:.3f}); to export it:"
+        ),
         f"    {commands.export(verdict.best)}",
     ]
 
@@ -340,7 +426,9 @@ class Commands:
 
     def next(self, verdict: Verdict) -> list[str]:
         """What the reasons of a verdict ask for, each once."""
-        return list(dict.fromkeys(self.of(reason) for reason in verdict.reasons if reason.flags or reason.job))
+        return list(
+            dict.fromkeys(self.of(reason) for reason in verdict.reasons if reason.flags or reason.job)
+        )
 
     def of(self, reason: Reason) -> str:
         """The run again with what a reason asks for, or its job on this one."""
@@ -354,4 +442,7 @@ class Commands:
 
     def export(self, phase: str) -> str:
         """A phase's model in the place of the student's."""
-        return f"python main.py --job=export --model_dir={quote(self.run)} --checkpoint={quote(f'{self.run}/{phase}')}"
+        return (
+            f"python main.py --job=export --model_dir={quote(self.run)} "
+            f"--checkpoint={quote(f'{self.run}/{phase}')}"
+        )

@@ -42,15 +42,21 @@ def describe(store: LabelStore, limits: np.ndarray) -> str:
         cells = [*(counts[i] // unit), counts[i].sum() // unit, empty[i]]
         lines.append(f"{shown:>8}" + "".join(f"{c:>{width}}" for c in cells))
     manifest = store.manifest()
-    lines.append(f"{kind.noun} of {images} images, labelled by {manifest['teacher_sha256'][:12]} from {manifest['data']}")
+    lines.append(
+        f"{kind.noun} of {images} images, labelled by {manifest['teacher_sha256'][:12]} from "
+        f"{manifest['data']}"
+    )
     return "\n".join(lines)
 
 
-def draw_sheet(store: LabelStore, source: Source, task: Task, threshold: float, limits: np.ndarray) -> np.ndarray:
+def draw_sheet(
+    store: LabelStore, source: Source, task: Task, threshold: float, limits: np.ndarray
+) -> np.ndarray:
     """The surest images, those in between, and those with the least. uint8 [H, W, 3].
 
     Args:
-      threshold: of classes without one of their own, which ranks the images; limits: float32 [classes], what is drawn.
+      threshold: of classes without one of their own, which ranks the images; limits: float32 [classes], what
+        is drawn.
     """
     kind = store.kind()
     best = np.array([kind.sureness(row, threshold) for row in store.rows()])

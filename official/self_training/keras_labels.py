@@ -29,7 +29,7 @@ _BUCKETS = 2**62
 
 def pseudo_label(
     model: SelfTrainingModel, images: Any, score_threshold: float | Mapping[str, float] = 0.5
-) -> tf.data.Dataset:  # fmt: skip
+) -> tf.data.Dataset:
     """Labels every image once, with the functions that label for the command line.
 
     Args:
@@ -42,8 +42,10 @@ def pseudo_label(
 
     Returns:
       A dataset of dicts, an image each: "images" as they came and, by task,
-        "bounding_boxes"      {"boxes" float32 [M, 4] in the model's `bounding_box_format`, "classes" int32 [M],
-                              "confidence" float32 [M]}; rows of -1 beyond an image's own, M is the most of all
+        "bounding_boxes"      {"boxes" float32 [M, 4] in the model's `bounding_box_format`, "classes" int32
+        [M],
+                              "confidence" float32 [M]}; rows of -1 beyond an image's own, M is the most of
+                              all
         "segmentation_masks"  uint8 [H, W]
         "labels"              int32 []; images that are below the threshold are left out
 

@@ -15,8 +15,11 @@ RECORDS_AT_ONCE = 4096
 _CORNERS = tuple(f"image/object/bbox/{name}" for name in ("ymin", "xmin", "ymax", "xmax"))
 _CLASS, _SCORE = "image/object/class/label", "image/object/score"
 _WHOLE = {
-    "image/source_id": tf.string, "image/filename": tf.string, "image/height": tf.int64, "image/width": tf.int64,
-}  # fmt: skip
+    "image/source_id": tf.string,
+    "image/filename": tf.string,
+    "image/height": tf.int64,
+    "image/width": tf.int64,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +63,9 @@ def batches(paths: Sequence[str]) -> Iterator[BoxColumns]:
     Raises:
       ValueError: a record with more of one thing about a box than of another.
     """
-    ragged = {name: tf.io.RaggedFeature(tf.float32, row_splits_dtype=tf.int64) for name in (*_CORNERS, _SCORE)}
+    ragged = {
+        name: tf.io.RaggedFeature(tf.float32, row_splits_dtype=tf.int64) for name in (*_CORNERS, _SCORE)
+    }
     ragged[_CLASS] = tf.io.RaggedFeature(tf.int64, row_splits_dtype=tf.int64)
     spec = {**ragged, **{name: tf.io.FixedLenFeature([], dtype) for name, dtype in _WHOLE.items()}}
     records = tf.data.TFRecordDataset(list(paths), buffer_size=1 << 20)
@@ -91,14 +96,19 @@ def _columns(found: dict[str, Any]) -> BoxColumns:
 def joined(parts: Sequence[BoxColumns]) -> BoxColumns:
     """One after the other; file names, which nobody needs of all, are left out."""
     starts = np.cumsum([0, *(len(part.ids) for part in parts)])
-    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in ("ids", "boxes", "scores", "classes")}
+    columns = {
+        name: np.concatenate([getattr(part, name) for part in parts])
+        for name in ("ids", "boxes", "scores", "classes")
+    }
     image = np.concatenate([part.image + start for part, start in zip(parts, starts)])
     sizes = np.concatenate([part.sizes for part in parts])
     return BoxColumns(file_names=np.zeros(0, bytes), sizes=sizes, image=image, **columns)
 
 
 def places(ids: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Where in `ids` (bytes [N], all different) every one of `wanted` (text [M]) is; int64 [M], -1 where it is not."""
+    """Where in `ids` (bytes [N], all different) every one of `wanted` (text [M]) is; int64 [M], -1 where it
+    is not.
+    """
     wanted = np.char.encode(np.asarray(wanted, str), "utf-8") if len(wanted) else np.zeros(0, bytes)
     if np.array_equal(ids, wanted):
         return np.arange(len(ids))

@@ -25,7 +25,7 @@ from official.data.formats.tfrecord import (
     encode_example,
     record_reader,
     records,
-)  # fmt: skip
+)
 from official.data.source import Annotations, DataError, Source
 from official.evaluation.drawing import VOC_PALETTE
 from official.experiment import PseudoLabels
@@ -121,11 +121,18 @@ class BoxLabels(_Labels):
         return {name: row[name][sure] for name in ("boxes", "classes", "scores")}
 
     def read(
-        self, store, source: Source, limits: np.ndarray, probabilities: bool = False, ignore_above: float = 1.0
+        self,
+        store,
+        source: Source,
+        limits: np.ndarray,
+        probabilities: bool = False,
+        ignore_above: float = 1.0,
     ) -> tuple[Source, np.ndarray, dict[str, Any]]:
         """(the source with its labels, whether each image has any, numbers for the summary)."""
         lowest = np.minimum(limits, np.float32(ignore_above)) if ignore_above < 1.0 else limits
-        stored = joined([part.where(part.scores >= lowest[part.classes]) for part in batches(store.shard_paths())])
+        stored = joined(
+            [part.where(part.scores >= lowest[part.classes]) for part in batches(store.shard_paths())]
+        )
         annotations, counts = _of_source(stored, source, limits, store.folder)
         labelled = source.with_annotations(annotations, store.categories())
         numbers = {"images_with_boxes": int((counts > 0).sum()), "boxes": int(counts.sum())}
@@ -207,13 +214,28 @@ class MaskLabels(_Labels):
 
     def at(self, row: dict[str, Any], limits: np.ndarray) -> dict[str, np.ndarray]:
         """The class map with unsure pixels ignored."""
-        return {"mask": np.where(row["score"] >= stored_limit(limits)[row["mask"]], row["mask"], 255).astype(np.uint8)}
+        return {
+            "mask": np.where(row["score"] >= stored_limit(limits)[row["mask"]], row["mask"], 255).astype(
+                np.uint8
+            )
+        }
 
     def read(
-        self, store, source: Source, limits: np.ndarray, probabilities: bool = False, ignore_above: float = 1.0
+        self,
+        store,
+        source: Source,
+        limits: np.ndarray,
+        probabilities: bool = False,
+        ignore_above: float = 1.0,
     ) -> tuple[Source, np.ndarray, dict[str, Any]]:
         """(the source with its masks, whether each image has a sure pixel, numbers for the summary)."""
-        stored, found, sure, pixels, sure_pixels = stored_limit(limits), {}, {}, 0, np.zeros(len(limits), np.int64)
+        stored, found, sure, pixels, sure_pixels = (
+            stored_limit(limits),
+            {},
+            {},
+            0,
+            np.zeros(len(limits), np.int64),
+        )
         paths = store.shard_paths()
         for number, path in enumerate(paths):
             for offset, record in records(path):
@@ -226,12 +248,17 @@ class MaskLabels(_Labels):
         read_record = record_reader(Places.of(paths, [found[i] for i in source.ids]))
         any_sure = np.array([sure[i] for i in source.ids])
         labelled = source.with_masks(_mask_reader(read_record, source.sizes, stored), store.categories())
-        numbers = {"images_with_labels": int(any_sure.sum()), "labelled_pixels": round(int(sure_pixels.sum()) / max(1, pixels), 4)}
+        numbers = {
+            "images_with_labels": int(any_sure.sum()),
+            "labelled_pixels": round(int(sure_pixels.sum()) / max(1, pixels), 4),
+        }
         numbers["pixels_per_class"] = {c.name: int(n) for c, n in zip(store.categories(), sure_pixels)}
         return labelled, any_sure, numbers
 
     def export(self, store, folder: str, limits: np.ndarray) -> str:
-        """Writes palette PNGs of the images' own sizes and names, as VOC tools read them; returns the folder."""
+        """Writes palette PNGs of the images' own sizes and names, as VOC tools read them; returns the
+        folder.
+        """
         out = os.path.join(folder, "pseudo_masks")
         for row, name in zip(store.rows(), output_names(store.names(), ".png")):
             mask = enlarge_nearest(self.at(row, limits)["mask"], row["size"])
@@ -255,7 +282,9 @@ class ClassLabels(_Labels):
         feature[CLASS_KEY].int64_list.value.append(int(row["class"]) + 1)
         feature[CLASS_NAME_KEY].bytes_list.value.append(names[row["class"]].encode())
         feature[CLASS_SCORE_KEY].float_list.value.append(float(row["score"]))
-        feature[PROBABILITIES_KEY].float_list.value.extend(np.asarray(row["probabilities"], np.float32).tolist())
+        feature[PROBABILITIES_KEY].float_list.value.extend(
+            np.asarray(row["probabilities"], np.float32).tolist()
+        )
         return example
 
     def counts(self, row: dict[str, Any], classes: int) -> dict[str, Any]:
@@ -285,13 +314,18 @@ class ClassLabels(_Labels):
         return row["score"]
 
     def at(self, row: dict[str, Any], limits: np.ndarray) -> dict[str, Any]:
-        """"class" and "score", -1 below the limit, and "classes": none or one."""
+        """ "class" and "score", -1 below the limit, and "classes": none or one."""
         sure = row["score"] >= limits[row["class"]]
         label = row["class"] if sure else -1
         return {"class": label, "score": row["score"], "classes": np.array([label] if sure else [], np.int64)}
 
     def read(
-        self, store, source: Source, limits: np.ndarray, probabilities: bool = False, ignore_above: float = 1.0
+        self,
+        store,
+        source: Source,
+        limits: np.ndarray,
+        probabilities: bool = False,
+        ignore_above: float = 1.0,
     ) -> tuple[Source, np.ndarray, dict[str, Any]]:
         """(the source with a class or -1 per image, the scores of the sure ones, numbers for the summary)."""
         place = {str(image_id): i for i, image_id in enumerate(source.ids)}
@@ -309,7 +343,10 @@ class ClassLabels(_Labels):
                 soft[i] = row["probabilities"]
         _refuse_missing(store.folder, [i for i in source.ids if i not in seen])
         counts = np.bincount(classes[classes >= 0], minlength=len(limits))
-        numbers = {"pictures": int(counts.sum()), "per_class": {c.name: int(n) for c, n in zip(store.categories(), counts)}}
+        numbers = {
+            "pictures": int(counts.sum()),
+            "per_class": {c.name: int(n) for c, n in zip(store.categories(), counts)},
+        }
         return source.with_classes(classes, store.categories(), soft), surety, numbers
 
     def chosen(self, source: Source, surety: np.ndarray, options: PseudoLabels) -> np.ndarray:
@@ -333,7 +370,13 @@ class ClassLabels(_Labels):
         for row in store.rows():
             label = self.at(row, limits)["class"]
             if label >= 0:
-                rows.append({"file_name": row["file_name"] or row["id"], "class": names[label], "score": round(row["score"], 6)})
+                rows.append(
+                    {
+                        "file_name": row["file_name"] or row["id"],
+                        "class": names[label],
+                        "score": round(row["score"], 6),
+                    }
+                )
         path = os.path.join(folder, "pseudo_classes.json")
         write_json(path, rows)
         return path
@@ -348,7 +391,9 @@ def record_name(record: bytes) -> str:
     return row["file_name"] or row["id"]
 
 
-def _of_source(stored: BoxColumns, source: Source, limits: np.ndarray, folder: str) -> tuple[Annotations, np.ndarray]:
+def _of_source(
+    stored: BoxColumns, source: Source, limits: np.ndarray, folder: str
+) -> tuple[Annotations, np.ndarray]:
     """(stored boxes in the order of the source's images, how many of each image reach the limits).
 
     Those that reach them are an image's first, because boxes beyond --max_boxes are left out.

@@ -2,8 +2,9 @@
 
 A shard holds the labels of a fixed range of images, as TF Examples in the layout of the original
 stack, without the pixels; official/self_training/label_kinds.py says how. Everything above a low
-floor is kept with its score, so thresholds are applied on reading. A shard, then its small JSON (count, checksum, histograms), appear by rename; a shard
-without its JSON does not exist. The manifest is written when all shards are there.
+floor is kept with its score, so thresholds are applied on reading. A shard, then its small JSON (count,
+checksum, histograms), appear by rename; a shard without its JSON does not exist. The manifest is written when
+all shards are there.
 """
 
 from __future__ import annotations
@@ -77,7 +78,9 @@ class LabelStore:
         if not plan:
             raise LabelError(f"{self.folder} is not a label store: it has no {PLAN}")
         if plan["format_version"] != FORMAT_VERSION:
-            raise LabelError(f"{self.folder} has format {plan['format_version']}; this code reads {FORMAT_VERSION}")
+            raise LabelError(
+                f"{self.folder} has format {plan['format_version']}; this code reads {FORMAT_VERSION}"
+            )
         return plan
 
     def shard_path(self, shard: int) -> str:
@@ -152,7 +155,9 @@ class LabelStore:
         for shard, meta in enumerate(manifest["shards"]):
             path = self.shard_path(shard)
             if not os.path.isfile(path) or _checksum(path) != meta["sha256"]:
-                raise LabelError(f"{path} is missing or damaged; remove its .json and run --job=pseudo_label again")
+                raise LabelError(
+                    f"{path} is missing or damaged; remove its .json and run --job=pseudo_label again"
+                )
         return manifest
 
     def fingerprint(self) -> str:
@@ -182,7 +187,7 @@ class LabelStore:
 
     def limits(
         self, threshold: float | np.ndarray, class_thresholds: dict[str, float] | None = None
-    ) -> np.ndarray:  # fmt: skip
+    ) -> np.ndarray:
         """The threshold of every class; `class_thresholds` overrides it by name.
 
         Raises:
@@ -191,15 +196,20 @@ class LabelStore:
         return limits_of(self.categories(), threshold, class_thresholds)
 
     def read(
-        self, source: Source, threshold: float | np.ndarray, class_thresholds: dict[str, float] | None = None,
-        *, probabilities: bool = False, ignore_above: float = 1.0,
+        self,
+        source: Source,
+        threshold: float | np.ndarray,
+        class_thresholds: dict[str, float] | None = None,
+        *,
+        probabilities: bool = False,
+        ignore_above: float = 1.0,
     ) -> tuple[Source, np.ndarray, dict[str, Any]]:
         """The unlabelled source with its pseudo labels at a threshold.
 
         Args:
           source: the images that were labelled.
-          threshold: labels with score >= threshold are used, float32 [classes] or one for all; `class_thresholds`
-            overrides it by name.
+          threshold: labels with score >= threshold are used, float32 [classes] or one for all;
+            `class_thresholds` overrides it by name.
           probabilities: also reads soft labels (classes of images).
           ignore_above: boxes from this score to the threshold are kept too, see `Source.sure_from`.
 
@@ -216,8 +226,12 @@ class LabelStore:
             raise LabelError(self.explain_nothing(threshold))
         return labelled, any_label, numbers
 
-    def export(self, folder: str, threshold: float | np.ndarray, class_thresholds: dict[str, float] | None = None) -> str:
-        """Writes the labels at the thresholds (see `limits`) in a form that other tools open; returns the path."""
+    def export(
+        self, folder: str, threshold: float | np.ndarray, class_thresholds: dict[str, float] | None = None
+    ) -> str:
+        """Writes the labels at the thresholds (see `limits`) in a form that other tools open; returns the
+        path.
+        """
         os.makedirs(folder, exist_ok=True)
         return self.kind().export(self, folder, self.limits(threshold, class_thresholds))
 
@@ -235,8 +249,14 @@ class LabelStore:
             if value > 0.0:
                 lines.append(f"a threshold of {value:.3f} would keep a {what} in {share:.0%} of the images")
             else:
-                lines.append(f"no threshold would keep a {what} in {share:.0%} of the images: none stored in so many")
-        remedy = ", or lower --score_threshold" if best[0] > 0.0 else f" (none is stored at all: --score_floor={self.plan()['flags']['score_floor']})"
+                lines.append(
+                    f"no threshold would keep a {what} in {share:.0%} of the images: none stored in so many"
+                )
+        remedy = (
+            ", or lower --score_threshold"
+            if best[0] > 0.0
+            else f" (none is stored at all: --score_floor={self.plan()['flags']['score_floor']})"
+        )
         lines.append(f"Train the teacher longer{remedy}.")
         return "\n".join(lines)
 
@@ -253,8 +273,10 @@ def _checksum_of(path: str, *as_it_is: int) -> str:
 
 
 def limits_of(
-    categories: Sequence[Category], threshold: float | np.ndarray, class_thresholds: dict[str, float] | None = None
-) -> np.ndarray:  # fmt: skip
+    categories: Sequence[Category],
+    threshold: float | np.ndarray,
+    class_thresholds: dict[str, float] | None = None,
+) -> np.ndarray:
     """Float32 [classes]: `threshold`, of all classes or one each; `class_thresholds` overrides it by name.
 
     Raises:
@@ -264,7 +286,9 @@ def limits_of(
     for name, value in (class_thresholds or {}).items():
         matches = [i for i, c in enumerate(categories) if c.name == name]
         if not matches:
-            raise LabelError(f"class_thresholds names {name!r}; the classes are {[c.name for c in categories]}")
+            raise LabelError(
+                f"class_thresholds names {name!r}; the classes are {[c.name for c in categories]}"
+            )
         limits[matches[0]] = value
     return limits
 
@@ -272,8 +296,8 @@ def limits_of(
 def _plan_differences(there: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """What makes labels others, flag by flag.
 
-    Where the images are ("data") may change, their ids say which they are. What an earlier version did not note is
-    taken as it is now.
+    Where the images are ("data") may change, their ids say which they are. What an earlier version did not
+    note is taken as it is now.
     """
     found = {}
     for name in sorted({*there, *now} - {"data"}):

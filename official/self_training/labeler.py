@@ -18,10 +18,20 @@ from official.training.stopping import StopRequest
 
 # Flags that decide what a label is, so that a store made with others is refused.
 DECISIVE_OPTIONS = (
-    "score_floor", "nms_iou", "soft_nms_sigma", "max_detections", "pre_nms_top_k", "image_size",
-    "legacy_resize", "legacy_decoding", "precision", "label_shard_size", "label_scales", "label_flip",
+    "score_floor",
+    "nms_iou",
+    "soft_nms_sigma",
+    "max_detections",
+    "pre_nms_top_k",
+    "image_size",
+    "legacy_resize",
+    "legacy_decoding",
+    "precision",
+    "label_shard_size",
+    "label_scales",
+    "label_flip",
     "label_temperature",
-)  # fmt: skip
+)
 
 
 def label_source(
@@ -79,8 +89,12 @@ def shard_count(source: Source, experiment: Experiment) -> int:
 
 
 def plan_of(
-    task: Task, source: Source, experiment: Experiment, teacher_sha256: str, network: dict[str, Any] | None = None
-) -> dict[str, Any]:  # fmt: skip
+    task: Task,
+    source: Source,
+    experiment: Experiment,
+    teacher_sha256: str,
+    network: dict[str, Any] | None = None,
+) -> dict[str, Any]:
     """What makes the labels; see `LabelStore.start` and, of the arguments, `label_source`."""
     flags = experiment.flags()
     return {
@@ -97,9 +111,14 @@ def plan_of(
 
 
 def label_shard(
-    task: Task, model: tf.keras.Model, source: Source, store: LabelStore, experiment: Experiment, shard: int,
+    task: Task,
+    model: tf.keras.Model,
+    source: Source,
+    store: LabelStore,
+    experiment: Experiment,
+    shard: int,
     labelled: Callable[[], None] = lambda: None,
-) -> None:  # fmt: skip
+) -> None:
     """Writes the labels of one shard; calls `labelled` after every image."""
     rows = _rows(task, model, source, shard, experiment.pseudo_labels.label_shard_size, labelled)
     store.write_shard(shard, rows, [category.name for category in task.categories])

@@ -7,15 +7,18 @@
 
 Every phase leaves its result in its folder, so a run that is started again skips what is done.
 
-What makes the control *fair*: it differs from the student in one thing, it sees no pseudo label. It is the same
-network from the same first weights as the teacher (--init, --init_checkpoint), trained
-  - as many steps as went into the student: the teacher's own, those of the teachers before it included (also of a
-    --teacher that was trained elsewhere), plus the student's;
+What makes the control *fair*: it differs from the student in one thing, it sees no pseudo label. It is the
+same network from the same first weights as the teacher (--init, --init_checkpoint), trained
+  - as many steps as went into the student: the teacher's own, those of the teachers before it included (also
+    of a --teacher that was trained elsewhere), plus the student's;
   - with the student's augmentation (--student_augment), the teacher's batch size and learning rate;
-  - on the teacher's schedule stretched over those steps: --decay_boundaries and --decay_every, which are meant for the
-    teacher's steps, are multiplied by all steps / teacher's steps (a cosine has no step of its own to stretch).
-Where --patience ends teacher or student early, the control takes as many steps as they took, and is not ended early
-itself: it sees the evaluation data no more often than they did. With --take=best each of the three takes its own best.
+  - on the teacher's schedule stretched over those steps: --decay_boundaries and --decay_every, which are
+    meant for the teacher's steps, are multiplied by all steps / teacher's steps (a cosine has no step of its
+    own to stretch).
+Where --patience ends teacher or student early, the control takes as many steps as they took, and is not ended
+early
+itself: it sees the evaluation data no more often than they did. With --take=best each of the three takes its
+own best.
 """
 
 from __future__ import annotations
@@ -66,7 +69,9 @@ class SelfTraining:
     plan: RunPlan | None = None  # says how long it takes
 
     def train_teacher(self) -> dict[str, Any]:
-        """Trains on labels alone, from `--init_checkpoint` or what `--init` says; or takes and evaluates `--teacher`."""
+        """Trains on labels alone, from `--init_checkpoint` or what `--init` says; or takes and evaluates
+        `--teacher`.
+        """
         options = self.experiment.training
         if options.teacher:
             return self._given_teacher(find_model(options.teacher, "--teacher"))
@@ -86,12 +91,17 @@ class SelfTraining:
         with evaluation_scope(self.strategy):
             task, model = load_model(teacher, self.experiment)
         result = {"steps": 0, "seconds": 0.0, "images_seen": 0, "skipped_steps": 0}
-        result |= {"checkpoint": os.path.abspath(teacher.path), "weights_sha256": weights_sha256(model.variables)}
+        result |= {
+            "checkpoint": os.path.abspath(teacher.path),
+            "weights_sha256": weights_sha256(model.variables),
+        }
         chief = is_chief(self.strategy)
         if self.evaluation is not None:
             with naming_unreadable(self.evaluation):
                 place = os.path.join(folder, "evaluation")
-                metrics = evaluate_together(self.strategy, task, model, self.evaluation, place, "evaluating teacher")
+                metrics = evaluate_together(
+                    self.strategy, task, model, self.evaluation, place, "evaluating teacher"
+                )
             result.update(kept_metrics(task, metrics))
         return write_result(folder, result, chief=chief)
 
@@ -105,23 +115,32 @@ class SelfTraining:
         """Trains on labels alone, as the module says.
 
         Args:
-          teacher_result: what `train_teacher` returned; None: the teacher is --teacher, or is being trained beside.
+          teacher_result: what `train_teacher` returned; None: the teacher is --teacher, or is being trained
+            beside.
           student_result: what `train_student` returned; None: it takes all its steps.
         """
         options = self.experiment.training
         start, origin = self._start("control")
         teacher_steps, teacher_origin = options.teacher_steps, origin
         if teacher_result or options.teacher:
-            path = teacher_result["checkpoint"] if teacher_result else find_model(options.teacher, "--teacher").path
+            path = (
+                teacher_result["checkpoint"]
+                if teacher_result
+                else find_model(options.teacher, "--teacher").path
+            )
             teacher_steps, teacher_origin = describe(path).total_steps, describe(path).origin
-        own = 0 if options.teacher else (teacher_result or {}).get("steps", 0)  # all that it took, whichever checkpoint goes on
+        # All that it took, whichever checkpoint goes on.
+        own = 0 if options.teacher else (teacher_result or {}).get("steps", 0)
         if own and teacher_steps:
             teacher_steps += own - describe(path).step
         before = teacher_steps or options.teacher_steps
         steps = before + (student_result or {}).get("steps", options.student_steps)
         planned = before + (options.teacher_steps - own if own else 0)
         if not teacher_steps:
-            note(f"control: how long the teacher was trained is not known; --teacher_steps={before} stands for it")
+            note(
+                f"control: how long the teacher was trained is not known; --teacher_steps={before} stands "
+                f"for it"
+            )
         phase = self._supervised("control", steps, stretch=steps / planned, may_end=False)
         there = {name: teacher_origin.get(name, origin[name]) for name in origin}
         if there != origin:
@@ -145,7 +164,10 @@ class SelfTraining:
             task, model = load_model(teacher, self.experiment)
         sha256 = weights_sha256(model.variables)
         options = task.experiment.pseudo_labels
-        share = {"shard_index": options.shard_index * workers + worker, "num_shards": options.num_shards * workers}
+        share = {
+            "shard_index": options.shard_index * workers + worker,
+            "num_shards": options.num_shards * workers,
+        }
         mine = task.experiment.with_flags(share)
         manifest = label_source(task, model, self.unlabeled, store, mine, sha256, teacher.deciding())
         if manifest is None and workers > 1:
@@ -159,7 +181,11 @@ class SelfTraining:
         chief = is_chief(self.strategy)
         threshold, by_class = thresholds.settle(self.experiment, self.labeled, store, chief=chief)
         pseudo, surety, found = store.read(
-            self.unlabeled, threshold, by_class, probabilities=options.soft_labels, ignore_above=options.ignore_above
+            self.unlabeled,
+            threshold,
+            by_class,
+            probabilities=options.soft_labels,
+            ignore_above=options.ignore_above,
         )
         numbers = {
             "images": len(pseudo),
@@ -176,7 +202,9 @@ class SelfTraining:
         return pseudo, numbers
 
     def train_student(self, pseudo: Source, teacher_result: dict[str, Any]) -> dict[str, Any]:
-        """Trains on human and pseudo labels together, from the teacher (what `train_teacher` returned) by default."""
+        """Trains on human and pseudo labels together, from the teacher (what `train_teacher` returned) by
+        default.
+        """
         options, teacher = self.experiment.training, describe(teacher_result["checkpoint"])
         if options.student_init == "teacher":
             start, origin = functools.partial(_from_teacher, teacher), teacher.origin
@@ -184,9 +212,14 @@ class SelfTraining:
             init = "" if options.student_init == "scratch" else options.student_init
             start, origin = self._start("student", init)
         phase = Phase(
-            "student", options.student_steps, self.labeled, pseudo, joint=self.joint,
-            learning_rate=self.experiment.optimizer.student_learning_rate, earlier_steps=teacher.total_steps or None,
-        )  # fmt: skip
+            "student",
+            options.student_steps,
+            self.labeled,
+            pseudo,
+            joint=self.joint,
+            learning_rate=self.experiment.optimizer.student_learning_rate,
+            earlier_steps=teacher.total_steps or None,
+        )
         made_from = {"teacher": teacher_result["weights_sha256"], "labels": self.label_store().fingerprint()}
         origin = {**origin, "student_init": options.student_init, MADE_FROM: made_from}
         return self._as_student()._run(phase, start, origin)
@@ -194,7 +227,9 @@ class SelfTraining:
     def _as_student(self) -> SelfTraining:
         """The same run with the student's augmentation."""
         experiment = student_options(self.experiment)
-        return dataclasses.replace(self, experiment=experiment, task=build_task(experiment, self.task.categories))
+        return dataclasses.replace(
+            self, experiment=experiment, task=build_task(experiment, self.task.categories)
+        )
 
     def label_store(self) -> LabelStore:
         """The store that this run writes and reads."""
@@ -203,7 +238,9 @@ class SelfTraining:
 
     def _run(self, phase: Phase, initialize: Callable | None, origin: dict[str, Any]) -> dict[str, Any]:
         told = functools.partial(self.plan.measured, phase.name) if self.plan is not None else None
-        return PhaseRun(self.task, self.experiment, phase, self.evaluation, self.strategy, initialize, origin, told).run()
+        return PhaseRun(
+            self.task, self.experiment, phase, self.evaluation, self.strategy, initialize, origin, told
+        ).run()
 
     def _start(self, phase: str, init: str = "") -> tuple[Callable[[Trainer], None] | None, dict[str, Any]]:
         """What gives a new trainer its first weights (None: they stay random), and what to call it.
@@ -242,7 +279,8 @@ def _from_teacher(teacher: TrainedModel, trainer: Trainer) -> None:
         classes = tuple(category.name for category in trainer.phase.joint.categories)
         if classes != teacher.joint_classes:
             raise ModelError(
-                f"{teacher.path} was trained jointly on the classes {teacher.joint_classes}, --joint_data has {classes}"
+                f"{teacher.path} was trained jointly on the classes {teacher.joint_classes}, --joint_data "
+                f"has {classes}"
             )
         fill_joint_head(teacher, trainer.joint_model)
     fill_model(teacher, trainer.model)

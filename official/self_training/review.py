@@ -1,15 +1,17 @@
-"""Pseudo labels for people to correct: which images are worth a minute, written with their labels, and found again after.
+"""Pseudo labels for people to correct: which images are worth a minute, written with their labels, and found
+again after.
 
 An image is worth it for one of these reasons, each a number that is higher the more a person would change:
 
-    uncertain   labels in use or nearly, times how likely each is wrong by its score: the expected number of wrong ones
-    classes     boxes of different classes on one spot, by the score of the second best
+    uncertain   labels in use or nearly, times how likely each is wrong by its score: the expected number of
+    wrong ones classes     boxes of different classes on one spot, by the score of the second best
     views       labels of the mirrored and of the smaller image that those in use do not agree with
     empty       no label in use, and many that nearly were: the expected number of objects that are missed
 
-Of masks there is the first alone: the share of pixels that are not sure. Of classes of images `uncertain` is the chance that
-the class is wrong, `classes` the probability of the second best, `views` how many views have another class. Half of the images are shared out to these reasons, half to the classes (the most uncertain images of each), so that a class
-that is everywhere does not take all.
+Of masks there is the first alone: the share of pixels that are not sure. Of classes of images `uncertain` is
+the chance that the class is wrong, `classes` the probability of the second best, `views` how many views have
+another class. Half of the images are shared out to these reasons, half to the classes (the most uncertain
+images of each), so that a class that is everywhere does not take all.
 """
 
 from __future__ import annotations
@@ -49,7 +51,8 @@ def worth(rows: Iterable[dict[str, Any]], limits: np.ndarray) -> Worth:
     """What a label store's boxes say by themselves.
 
     Args:
-      rows: as `LabelStore.rows`, with "boxes", "scores" and "classes"; limits: float32 [classes], thresholds in use.
+      rows: as `LabelStore.rows`, with "boxes", "scores" and "classes"; limits: float32 [classes], thresholds
+        in use.
     """
     reasons: dict[str, list[float]] = {"uncertain": [], "classes": [], "empty": []}
     by_class = []
@@ -81,7 +84,9 @@ def unsure_shares(row: dict[str, Any], limits: np.ndarray) -> np.ndarray:
 
 
 def worth_of_masks(shares: Sequence[np.ndarray]) -> Worth:
-    """The same of a label store's masks: images are as uncertain as their share of pixels that are not in use."""
+    """The same of a label store's masks: images are as uncertain as their share of pixels that are not in
+    use.
+    """
     table = np.array(shares, np.float64)
     return Worth({"uncertain": table.sum(axis=1)}, table)
 
@@ -114,7 +119,9 @@ def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def disagreement(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> float:
-    """How many labels of two views have no partner of their class on their spot; each is a partner once, best first."""
+    """How many labels of two views have no partner of their class on their spot; each is a partner once, best
+    first.
+    """
     overlap, same_class = iou(one["boxes"], other["boxes"]), one["classes"][:, None] == other["classes"][None]
     overlap, pairs = np.where(same_class & (overlap >= SAME_SPOT), overlap, 0.0), 0
     while overlap.size and overlap.max() > 0.0:
@@ -145,7 +152,8 @@ def candidates(found: Worth, count: int) -> np.ndarray:
 
 
 def choose(found: Worth, count: int, names: Sequence[str]) -> dict[int, list[str]]:
-    """Images and why they were chosen, at most `count`: reasons and classes take turns, each its best image that is left.
+    """Images and why they were chosen, at most `count`: reasons and classes take turns, each its best image
+    that is left.
 
     Args:
       names: of the classes.
@@ -180,7 +188,8 @@ def _turns(columns: Sequence[tuple[str, np.ndarray]]) -> list[tuple[str, list[in
 def places_in(images: Source, pool: Source) -> np.ndarray:
     """Where in `pool` each image is, int64, -1 where it is not there.
 
-    By the list that job=review_labels wrote beside the images; or it is the same file, or a file of the same content.
+    By the list that job=review_labels wrote beside the images; or it is the same file, or a file of the same
+    content.
     """
     ids = {str(image_id): i for i, image_id in enumerate(pool.ids)}
     listed = _Listed()
@@ -194,7 +203,9 @@ def places_in(images: Source, pool: Source) -> np.ndarray:
 
 
 def review_changes(reviewed: Source) -> str:
-    """How many images people changed and emptied, where the labels that they were given are known; for a message."""
+    """How many images people changed and emptied, where the labels that they were given are known; for a
+    message.
+    """
     listed, same, emptied, known = _Listed(), 0, 0, 0
     for i in range(len(reviewed)) if reviewed.image_classes is not None else ():
         before = listed.class_of(_name(reviewed, i))

@@ -1,12 +1,13 @@
-"""A student that teaches the next one: the chain of phases run several times, each round in a folder of its own.
+"""A student that teaches the next one: the chain of phases run several times, each round in a folder of its
+own.
 
     <model_dir>/            round 1, as a run of one round
     <model_dir>/round_2/    round 2: its teacher is round 1's student, which labels the unlabelled images anew
     <model_dir>/round_3/    ...
 
-A round is a run folder like any other: `--job=inspect_labels --model_dir=RUN/round_2` looks at its labels. It is known by its
-flags and its teacher, so a start that was killed goes on in the round that it was in, and more --rounds continue a run
-that is finished.
+A round is a run folder like any other: `--job=inspect_labels --model_dir=RUN/round_2` looks at its labels. It
+is known by its flags and its teacher, so a start that was killed goes on in the round that it was in, and
+more --rounds continue a run that is finished.
 """
 
 from __future__ import annotations
@@ -74,5 +75,7 @@ def _hand_on(experiment: Experiment) -> None:
 
 
 def joined_summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
-    """The summary of a run from those of its rounds: the last one's, and all of them as "rounds" if there are several."""
+    """The summary of a run from those of its rounds: the last one's, and all of them as "rounds" if there are
+    several.
+    """
     return dict(rounds[-1]) if len(rounds) == 1 else {**rounds[-1], "rounds": rounds}

@@ -1,12 +1,15 @@
 """Which pseudo labels are used: one threshold, one per class that a person chose, or `auto`.
 
-auto, for boxes: a class's threshold is the score at which the unlabelled images have, on average, as many pseudo boxes
-of the class as people drew on the labelled ones, times `--label_density`. A detector that learned from few images is
-unsure of what it finds: with the paper's 0.5 its student would be told that most objects are background. It needs no
-image that the teacher did not see, and assumes that labelled and unlabelled images show the same things.
-The thresholds and their curve (boxes per image at every threshold) are written to `thresholds.json` of the run.
+auto, for boxes: a class's threshold is the score at which the unlabelled images have, on average, as many
+pseudo boxes of the class as people drew on the labelled ones, times `--label_density`. A detector that
+learned from few images is
+unsure of what it finds: with the paper's 0.5 its student would be told that most objects are background. It
+needs no image that the teacher did not see, and assumes that labelled and unlabelled images show the same
+things. The thresholds and their curve (boxes per image at every threshold) are written to `thresholds.json`
+of the run.
 
-Idea: label distribution matching, Chen et al., "Label Matching Semi-Supervised Object Detection", CVPR 2022, section 3.2.
+Idea: label distribution matching, Chen et al., "Label Matching Semi-Supervised Object Detection", CVPR 2022,
+section 3.2.
 """
 
 from __future__ import annotations
@@ -29,7 +32,9 @@ CURVE = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.7, 0.8, 0
 NOTHING = 1.0  # no sigmoid reaches it in a float32 that is not exactly 1
 
 
-def in_use(experiment: Experiment, categories: Sequence[Category]) -> tuple[float | np.ndarray, dict[str, float]]:
+def in_use(
+    experiment: Experiment, categories: Sequence[Category]
+) -> tuple[float | np.ndarray, dict[str, float]]:
     """(a threshold or float32 [classes], thresholds by class name), for `limits_of` and `LabelStore`.
 
     Raises:
@@ -44,7 +49,9 @@ def _base(options: PseudoLabels, folder: str, categories: Sequence[Category]) ->
         return options.score_threshold
     path = os.path.join(folder, FILE)
     if not os.path.isfile(path):
-        raise LabelError(f"--score_threshold=auto: no {path}; it is written when the student begins. Give a number here")
+        raise LabelError(
+            f"--score_threshold=auto: no {path}; it is written when the student begins. Give a number here"
+        )
     classes = read_json(path)["classes"]
     missing = [c.name for c in categories if c.name not in classes]
     if missing:
@@ -65,9 +72,17 @@ def settle(
     if options.score_threshold != AUTO:
         return options.score_threshold, by_class
     if store.kind().name != "boxes":
-        raise LabelError(f"--score_threshold=auto counts boxes; {store.folder} holds {store.kind().name}: give a number")
+        raise LabelError(
+            f"--score_threshold=auto counts boxes; {store.folder} holds {store.kind().name}: give a number"
+        )
     scores = scores_by_class(store, len(labeled.categories))
-    found = matched(labeled, scores, store.manifest()["images"], options.label_density, store.plan()["flags"]["score_floor"])
+    found = matched(
+        labeled,
+        scores,
+        store.manifest()["images"],
+        options.label_density,
+        store.plan()["flags"]["score_floor"],
+    )
     if chief:
         write_json(os.path.join(experiment.runtime.model_dir, FILE), found)
         note("\n".join(lines(found)))
@@ -86,7 +101,7 @@ def scores_by_class(store: LabelStore, classes: int) -> list[np.ndarray]:
 
 def matched(
     labeled: Source, scores: Sequence[np.ndarray], images: int, density: float, floor: float
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """What `thresholds.json` holds.
 
     Args:
@@ -114,11 +129,14 @@ def matched(
 
 def lines(found: dict[str, Any]) -> list[str]:
     """The thresholds as text, and which classes have too few boxes."""
-    text = ["thresholds (auto): " + ", ".join(f"{n} {c['threshold']:.3f}" for n, c in found["classes"].items())]
+    text = [
+        "thresholds (auto): " + ", ".join(f"{n} {c['threshold']:.3f}" for n, c in found["classes"].items())
+    ]
     short = {n: c for n, c in found["classes"].items() if c["used"] < c["wanted"]}
     for name, row in short.items():
         text.append(
-            f"WARNING: {name}: {row['used']} pseudo boxes are stored where people would draw about {row['wanted']}; "
+            f"WARNING: {name}: {row['used']} pseudo boxes are stored where people would draw about "
+            f"{row['wanted']}; "
             "lower --score_floor (and label again), or train the teacher longer"
         )
     return text

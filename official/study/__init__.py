@@ -1,1 +1,3 @@
-"""Experiments of many runs: what they are (spec), the runs they share (plan), who runs them (workers), what came out (results)."""
+"""Experiments of many runs: what they are (spec), the runs they share (plan), who runs them (workers), what
+came out (results).
+"""

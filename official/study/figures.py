@@ -13,8 +13,9 @@ def draw(results: Results, figure: Mapping[str, Any]) -> dict[str, bytes]:
     """A figure of the study as {"svg": ..., "png": ...}.
 
     Args:
-      figure: see official/study/spec.py: "x" and "lines" name axes; "kind" is lines or bars; with "minus" every line is the paired difference to that
-        one, else the results themselves; with "paper" the paper's numbers are drawn hollow.
+      figure: see official/study/spec.py: "x" and "lines" name axes; "kind" is lines or bars; with "minus"
+        every line is the paired difference to that one, else the results themselves; with "paper" the paper's
+        numbers are drawn hollow.
     """
     study, x_axis, line_axis = results.study, figure["x"], figure["lines"]
     minus = figure.get("minus")
@@ -32,7 +33,8 @@ def draw(results: Results, figure: Mapping[str, Any]) -> dict[str, bytes]:
         axes.set_ylabel(f"{unit}, difference to {minus}" if minus else unit)
         if minus:
             axes.axhline(0.0, color="0.5", linewidth=0.8)
-        drawn.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)  # over no line and no bar
+        # Over no line and no bar.
+        drawn.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
         return {kind: saved(drawn, kind) for kind in ("svg", "png")}
 
 
@@ -57,9 +59,15 @@ def _mean_of(results: Results, cells: list[str]) -> Estimate:
 def _bars(axes: Any, points: list[tuple[int, Estimate]], name: str, k: int, bars: int) -> None:
     drawn, width = [(i, e) for i, e in points if math.isfinite(e.mean)], 0.8 / bars
     axes.bar(
-        [i + width * (k - (bars - 1) / 2) for i, _ in drawn], [e.mean for _, e in drawn], width, label=name,
-        yerr=_whiskers(drawn), color=COLOURS[k % len(COLOURS)], capsize=3, ecolor="0.25",
-    )  # fmt: skip
+        [i + width * (k - (bars - 1) / 2) for i, _ in drawn],
+        [e.mean for _, e in drawn],
+        width,
+        label=name,
+        yerr=_whiskers(drawn),
+        color=COLOURS[k % len(COLOURS)],
+        capsize=3,
+        ecolor="0.25",
+    )
 
 
 def _whiskers(drawn: list[tuple[int, Estimate]]) -> list[list[float]]:
@@ -72,21 +80,39 @@ def _line(axes: Any, points: list[tuple[int, Estimate]], name: str, k: int, line
     drawn = [(i, e) for i, e in points if math.isfinite(e.mean)]
     shift = 0.08 * (k - (lines - 1) / 2)  # intervals do not hide each other
     axes.errorbar(
-        [i + shift for i, _ in drawn], [e.mean for _, e in drawn], yerr=_whiskers(drawn), label=name,
-        color=COLOURS[k % len(COLOURS)], marker=MARKS[k % len(MARKS)], markersize=5, capsize=3, linewidth=1.4,
-    )  # fmt: skip
+        [i + shift for i, _ in drawn],
+        [e.mean for _, e in drawn],
+        yerr=_whiskers(drawn),
+        label=name,
+        color=COLOURS[k % len(COLOURS)],
+        marker=MARKS[k % len(MARKS)],
+        markersize=5,
+        capsize=3,
+        linewidth=1.4,
+    )
 
 
-def _paper_line(axes: Any, results: Results, what: tuple[str, list[str], str, str, str | None], k: int) -> None:
+def _paper_line(
+    axes: Any, results: Results, what: tuple[str, list[str], str, str, str | None], k: int
+) -> None:
     x_axis, values, line_axis, name, minus = what
     points = []
     for i, x in enumerate(values):
-        numbers = [[results.study.cell(c).paper for c in _names(results, {x_axis: x, line_axis: n})] for n in (name, minus) if n]
+        numbers = [
+            [results.study.cell(c).paper for c in _names(results, {x_axis: x, line_axis: n})]
+            for n in (name, minus)
+            if n
+        ]
         if all(numbers) and all(v is not None for row in numbers for v in row):
             means = [sum(row) / len(row) for row in numbers]
             points.append((i, means[0] - means[1] if minus else means[0]))
     if points:
         axes.plot(
-            *zip(*points), label=f"{name}, the paper", color=COLOURS[k % len(COLOURS)], marker=MARKS[k % len(MARKS)],
-            markerfacecolor="white", linestyle=":", linewidth=1.0,
-        )  # fmt: skip
+            *zip(*points),
+            label=f"{name}, the paper",
+            color=COLOURS[k % len(COLOURS)],
+            marker=MARKS[k % len(MARKS)],
+            markerfacecolor="white",
+            linestyle=":",
+            linewidth=1.0,
+        )

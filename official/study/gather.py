@@ -1,4 +1,6 @@
-"""A study made of runs that exist: what they differ in becomes its axis, teacher, control and student the other."""
+"""A study made of runs that exist: what they differ in becomes its axis, teacher, control and student the
+other.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,8 @@ _SHOWN, _FITS = 60, 16  # letters of a value, and of a name under a figure
 def gathered(pattern: str) -> Results:
     """The results of the run folders that a pattern names, e.g. `runs/seeds/*`.
 
-    Runs that differ in --seed alone are one row. Two runs with the same flags and the same seed are an error, and so are
-    runs of tasks with other metrics.
+    Runs that differ in --seed alone are one row. Two runs with the same flags and the same seed are an error,
+    and so are runs of tasks with other metrics.
 
     Raises:
       StudyError: no finished run, or runs that cannot stand in one table.
@@ -34,7 +36,10 @@ def gathered(pattern: str) -> Results:
             if phase in summary:
                 place = (f"{name}/{phase}", flags["seed"])
                 if place in found:
-                    raise StudyError(f"--runs={pattern}: {path} and {found[place]['path']} have the same flags and the same seed")
+                    raise StudyError(
+                        f"--runs={pattern}: {path} and {found[place]['path']} have the same flags and the "
+                        f"same seed"
+                    )
                 found[place] = {"result": summary[phase], "path": path}
     return Results(_study(pattern, runs, names, found, text), found)
 
@@ -52,7 +57,9 @@ def _runs(pattern: str) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
             runs.append((path, {**Experiment().flags(), **saved["flags"]}, summary))
     if not runs:
         words = f" ({skipped[0]})" if skipped else ""
-        raise StudyError(f"--runs={pattern}: no finished run there{words}; name run folders, e.g. --runs='runs/seeds/*'")
+        raise StudyError(
+            f"--runs={pattern}: no finished run there{words}; name run folders, e.g. --runs='runs/seeds/*'"
+        )
     return runs
 
 
@@ -66,8 +73,12 @@ def _summary(path: str) -> dict[str, Any]:
 
 
 def _rows(flags: list[Mapping[str, Any]]) -> list[str]:
-    """What tells each run from the others: its values of the flags that differ; auto became one of the others' values."""
-    names = [n for n in flags[0] if n not in _NO_DIFFERENCE and len({own.get(n) for own in flags} - {"auto"}) > 1]
+    """What tells each run from the others: its values of the flags that differ; auto became one of the
+    others' values.
+    """
+    names = [
+        n for n in flags[0] if n not in _NO_DIFFERENCE and len({own.get(n) for own in flags} - {"auto"}) > 1
+    ]
     if not names:
         return ["all runs"] * len(flags)
     return [", ".join(f"{n}={_short(own.get(n))}" for n in names).replace("/", "∕") for own in flags]
@@ -79,7 +90,9 @@ def _short_names(names: list[str]) -> tuple[list[str], str]:
     if max(map(len, rows)) <= _FITS:
         return names, ""
     letters = dict(zip(rows, map(_letters, range(len(rows)))))
-    return [letters[name] for name in names], "; ".join(f"{letter}: {name}" for name, letter in letters.items())
+    return [letters[name] for name in names], "; ".join(
+        f"{letter}: {name}" for name, letter in letters.items()
+    )
 
 
 def _letters(number: int) -> str:
@@ -95,20 +108,29 @@ def _short(value: Any) -> str:
 
 def _study(
     pattern: str, runs: list, names: list[str], found: Mapping[tuple[str, int], Any], text: str
-) -> Study:  # fmt: skip
+) -> Study:
     tasks = {flags["task"] for _, flags, _ in runs}
     if len(tasks) > 1:
-        raise StudyError(f"--runs={pattern}: runs of several tasks ({', '.join(sorted(tasks))}) have no number in common")
+        raise StudyError(
+            f"--runs={pattern}: runs of several tasks ({', '.join(sorted(tasks))}) have no number in common"
+        )
     rows = list(dict.fromkeys(names))
     phases = [phase for phase in PHASES if any(cell.endswith(f"/{phase}") for cell, _ in found)]
     pairs = [["student", other] for other in ("teacher", "control") if {"student", other} <= set(phases)]
-    cells = tuple(
-        Cell({"run": row, "phase": phase}, {}, phase) for row in rows for phase in phases
-    )
+    cells = tuple(Cell({"run": row, "phase": phase}, {}, phase) for row in rows for phase in phases)
     table = {"title": "Results", "rows": "run", "columns": "phase", "differences": pairs}
     figure = {"title": "Results", "x": "run", "lines": "phase", "kind": "bars"}
     return Study(
-        path=pattern, title=f"{len(runs)} runs: {pattern}", text=text, base="", flags={}, runs={},
-        seeds=tuple(sorted({flags["seed"] for _, flags, _ in runs})), axes={"run": rows, "phase": phases}, cells=cells,
-        tables=(table,), figures=(figure,) if len(rows) > 1 else (), claims=(),
-    )  # fmt: skip
+        path=pattern,
+        title=f"{len(runs)} runs: {pattern}",
+        text=text,
+        base="",
+        flags={},
+        runs={},
+        seeds=tuple(sorted({flags["seed"] for _, flags, _ in runs})),
+        axes={"run": rows, "phase": phases},
+        cells=cells,
+        tables=(table,),
+        figures=(figure,) if len(rows) > 1 else (),
+        claims=(),
+    )

@@ -1,9 +1,9 @@
 """The runs that a study is made of, each once however many cells need it.
 
-A cell's supervised run is the teacher of its self-trained one; one store of labels serves every student of a teacher;
-one pre-training serves all that start from it. A run is known by the flags that its phases depend on (the table of
-official/training/phases.py) and by the runs that it starts from, so two cells that differ in nothing that matters to a
-run share it, and a study that is changed keeps what is still true.
+A cell's supervised run is the teacher of its self-trained one; one store of labels serves every student of a
+teacher; one pre-training serves all that start from it. A run is known by the flags that its phases depend on
+(the table of official/training/phases.py) and by the runs that it starts from, so two cells that differ in
+nothing that matters to a run share it, and a study that is changed keeps what is still true.
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """All runs of a study, in an order in which each comes after what it needs, and which cell each result is of."""
+    """All runs of a study, in an order in which each comes after what it needs, and which cell each result is
+    of.
+    """
 
     runs: Mapping[str, Run]
     results: Mapping[tuple[str, int], str]  # (cell, seed) -> key
@@ -97,12 +99,16 @@ class _Planner:
 
     def _student(self, experiment: Experiment, places: dict[str, tuple[str, str]], teacher: Run) -> Run:
         labels = self._add("labels", experiment, {"checkpoint": (teacher.key, "")}, LABELS)
-        started = ("student_init", "init") if experiment.training.student_init == "scratch" else ("student_init",)
+        started = (
+            ("student_init", "init") if experiment.training.student_init == "scratch" else ("student_init",)
+        )
         places = {name: place for name, place in places.items() if name in started}
         places |= {"teacher": (teacher.key, TEACHER), "label_store": (labels.key, "pseudo_labels")}
         return self._add("student", experiment, places, STUDENT)
 
-    def _opened(self, flags: Mapping[str, Any], seed: int, where: str) -> tuple[dict[str, Any], dict[str, tuple[str, str]]]:
+    def _opened(
+        self, flags: Mapping[str, Any], seed: int, where: str
+    ) -> tuple[dict[str, Any], dict[str, tuple[str, str]]]:
         """(flags that are values, flags that name the folder of another run)."""
         values, places = {}, {}
         for name, value in flags.items():
@@ -111,19 +117,32 @@ class _Planner:
                 continue
             wanted = value[1:]
             if wanted not in self.study.runs:
-                raise StudyError(f"{self.study.path}: {where}: {name}: no run {wanted!r}; there are {sorted(self.study.runs)}")
+                raise StudyError(
+                    f"{self.study.path}: {where}: {name}: no run {wanted!r}; there are "
+                    f"{sorted(self.study.runs)}"
+                )
             run = self.study.runs[wanted]
             found = self._learner(run["learner"], run["base"], run["flags"], seed, wanted)
             places[name] = (found.key, found.phase)
         return values, places
 
-    def _add(self, kind: str, experiment: Experiment, places: Mapping[str, tuple[str, str]], phase: str) -> Run:
+    def _add(
+        self, kind: str, experiment: Experiment, places: Mapping[str, tuple[str, str]], phase: str
+    ) -> Run:
         flags = _flags_of(experiment, kind)
         # A run that others start from is known by what decides it, not by where it lies.
-        decisive = {name: value for name, value in flags.items() if name not in NOT_FINGERPRINTED and name not in places}
-        text = json.dumps([kind, decisive, {name: list(place) for name, place in sorted(places.items())}], sort_keys=True)
+        decisive = {
+            name: value
+            for name, value in flags.items()
+            if name not in NOT_FINGERPRINTED and name not in places
+        }
+        text = json.dumps(
+            [kind, decisive, {name: list(place) for name, place in sorted(places.items())}], sort_keys=True
+        )
         key = f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
-        steps = {LABELS: 0, STUDENT: experiment.training.student_steps}.get(phase, experiment.training.teacher_steps)
+        steps = {LABELS: 0, STUDENT: experiment.training.student_steps}.get(
+            phase, experiment.training.teacher_steps
+        )
         if key not in self.runs:
             self.runs[key] = Run(key, kind, flags, dict(places), phase, steps, self._title)
         return self.runs[key]
@@ -131,14 +150,20 @@ class _Planner:
 
 _JOBS = {"supervised": "train", "control": "train", "labels": "pseudo_label", "student": "self_train"}
 _PHASES = {"supervised": TEACHER, "control": TEACHER, "labels": LABELS, "student": STUDENT}
-_LEFT_OUT = frozenset(("model_dir", "label_store", "teacher", "checkpoint", "study", "workers", "runs", "dry_run", "teraflops"))
+_LEFT_OUT = frozenset(
+    ("model_dir", "label_store", "teacher", "checkpoint", "study", "workers", "runs", "dry_run", "teraflops")
+)
 
 
 def _flags_of(experiment: Experiment, kind: str) -> dict[str, Any]:
-    """The flags of a run of that kind that are not the defaults and that it depends on, or that decide no number."""
+    """The flags of a run of that kind that are not the defaults and that it depends on, or that decide no
+    number.
+    """
     defaults, phase, found = Experiment().flags(), _PHASES[kind], {"job": _JOBS[kind]}
     for name, value in experiment.flags().items():
-        matters = name in NOT_FINGERPRINTED or phase in depending(name) or (kind == "labels" and name in _READ)
+        matters = (
+            name in NOT_FINGERPRINTED or phase in depending(name) or (kind == "labels" and name in _READ)
+        )
         if value != defaults[name] and matters and name not in (*_LEFT_OUT, "job"):
             found[name] = value
     return found
@@ -154,7 +179,10 @@ def _control(experiment: Experiment) -> Experiment:
       StudyError: --patience, with which it would have to know how long teacher and student were.
     """
     if experiment.training.patience:
-        raise StudyError("patience and a control do not go together in a study: it takes as many steps as teacher and student, which are runs of their own")
+        raise StudyError(
+            "patience and a control do not go together in a study: it takes as many steps as teacher and "
+            "student, which are runs of their own"
+        )
     options, optimizer = experiment.training, experiment.optimizer
     both = options.teacher_steps + options.student_steps
     stretch = both / options.teacher_steps
@@ -165,7 +193,10 @@ def _control(experiment: Experiment) -> Experiment:
 
 def flagfile(run: Run, root: str) -> str:
     """The text of the flagfile that repeats a run of the study whose folder is `root`."""
-    places = {name: os.path.join(root, RUNS, key, RUN, below).rstrip("/") for name, (key, below) in run.places.items()}
+    places = {
+        name: os.path.join(root, RUNS, key, RUN, below).rstrip("/")
+        for name, (key, below) in run.places.items()
+    }
     flags = {**run.flags, **places}
     head = f"# {run.title}: {run.kind}. Repeat it by: python main.py --flagfile=THIS --model_dir=RUN"
     return "\n".join([head, *as_arguments(flags)]) + "\n"

@@ -1,4 +1,6 @@
-"""What a study leaves for people and programs: study.json, results.csv, figures, report.md and one self-contained report.html."""
+"""What a study leaves for people and programs: study.json, results.csv, figures, report.md and one
+self-contained report.html.
+"""
 
 from __future__ import annotations
 
@@ -71,15 +73,20 @@ def tables(results: Results) -> list[tuple[str, list[str], list[list[str]]]]:
     """(title, head, rows) of the study's tables, then of its claims; cells as text."""
     found = [_table(results, table) for table in results.study.tables]
     claims = [
-        [c["id"], c["text"], interval(c["difference"]), str(len(c["difference"].values)), c["verdict"]] for c in results.claims()
+        [c["id"], c["text"], interval(c["difference"]), str(len(c["difference"].values)), c["verdict"]]
+        for c in results.claims()
     ]
     if claims:
-        found.append(("Claims of the paper", ["", "claim", "difference, 95 % interval", "seeds", "here"], claims))
+        found.append(
+            ("Claims of the paper", ["", "claim", "difference, 95 % interval", "seeds", "here"], claims)
+        )
     return found
 
 
 def _table(results: Results, table: Mapping[str, Any]) -> tuple[str, list[str], list[list[str]]]:
-    """The table's rows and columns for every combination of the other axes, and paired differences at the end."""
+    """The table's rows and columns for every combination of the other axes, and paired differences at the
+    end.
+    """
     study, row_axis, column_axis = results.study, table["rows"], table["columns"]
     others = [axis for axis in study.axes if axis not in (row_axis, column_axis)]
     pairs = [tuple(pair) for pair in table.get("differences", ())]
@@ -88,10 +95,17 @@ def _table(results: Results, table: Mapping[str, Any]) -> tuple[str, list[str], 
     rows = []
     combinations = dict.fromkeys(tuple(c.values[a] for a in (*others, row_axis)) for c in study.cells)
     for values in combinations:
-        names = {c.values[column_axis]: c for c in study.cells if tuple(c.values[a] for a in (*others, row_axis)) == values}
+        names = {
+            c.values[column_axis]: c
+            for c in study.cells
+            if tuple(c.values[a] for a in (*others, row_axis)) == values
+        }
         cells = [_cell(results, names.get(column)) for column in columns]
         differences = [
-            interval(results.difference([names[a].name], [names[b].name])) if a in names and b in names else "–" for a, b in pairs
+            interval(results.difference([names[a].name], [names[b].name]))
+            if a in names and b in names
+            else "–"
+            for a, b in pairs
         ]
         rows.append([" / ".join(values), *cells, *differences])
     return table.get("title", study.title), head, rows
@@ -107,21 +121,37 @@ def _cell(results: Results, cell: Any) -> str:
 def _notes(results: Results, notes: Sequence[str]) -> list[str]:
     done, total = results.finished()
     study = results.study
-    lines = [f"{done} of {total} results ({len(study.cells)} cells, seeds {', '.join(map(str, study.seeds))})."]
+    lines = [
+        f"{done} of {total} results ({len(study.cells)} cells, seeds {', '.join(map(str, study.seeds))})."
+    ]
     times = f" times {study.scale:g}" if study.scale != 1.0 else ""
-    lines.append(f"{results.metric}{times}: mean ± standard deviation over the seeds; the paper's number in brackets where it has one.")
-    lines.append("Differences are paired by seed, with Student's 95 % interval. A claim holds if its interval is above zero, does not "
-                 "hold if it is below, and is undecided at this scale otherwise.")  # fmt: skip
+    lines.append(
+        f"{results.metric}{times}: mean ± standard deviation over the seeds; the paper's number in brackets "
+        f"where it has one."
+    )
+    lines.append(
+        "Differences are paired by seed, with Student's 95 % interval. A claim holds if its interval is "
+        "above zero, does not "
+        "hold if it is below, and is undecided at this scale otherwise."
+    )
     return [*lines, *notes]
 
 
 def markdown(results: Results, notes: Sequence[str] = ()) -> str:
     """The report as Markdown."""
-    parts = [f"# {results.study.title}", results.study.text, "\n".join(f"- {line}" for line in _notes(results, notes))]
+    parts = [
+        f"# {results.study.title}",
+        results.study.text,
+        "\n".join(f"- {line}" for line in _notes(results, notes)),
+    ]
     for number_, figure in enumerate(results.study.figures, 1):
         parts.append(f"![{figure.get('title', '')}](figure_{number_}.svg)")
     for title, head, rows in tables(results):
-        lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *(f"| {' | '.join(row)} |" for row in rows)]
+        lines = [
+            f"| {' | '.join(head)} |",
+            f"|{'---|' * len(head)}",
+            *(f"| {' | '.join(row)} |" for row in rows),
+        ]
         parts.append(f"## {title}\n\n" + "\n".join(lines))
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -134,7 +164,11 @@ def page(results: Results, figures: Sequence[tuple[str, bytes]], notes: Sequence
         found.svg(svg, text)
     for text, head, rows in tables(results):
         found.heading(text)
-        found.table(head, rows, {(r, c): _kind(cell, head[c]) for r, row in enumerate(rows) for c, cell in enumerate(row)})
+        found.table(
+            head,
+            rows,
+            {(r, c): _kind(cell, head[c]) for r, row in enumerate(rows) for c, cell in enumerate(row)},
+        )
     found.heading("How to read this")
     found.bullets(_notes(results, notes), "note")
     return found.html()

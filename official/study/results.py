@@ -1,9 +1,11 @@
-"""What the runs of a study found: means over seeds, paired differences with intervals, and the claims that they decide.
+"""What the runs of a study found: means over seeds, paired differences with intervals, and the claims that
+they decide.
 
-Differences are paired: both sides of one have the same seed, that is the same first weights (where they start from none),
-order of the data and draws. Intervals are Student's t over the seeds. A claim is the mean of the cells under `plus` less
-that of those under `minus`, again seed by seed, and the rule was here before the runs were: it holds if the whole 95 %
-interval is above zero, does not hold if it is below, and is undecided at this scale otherwise.
+Differences are paired: both sides of one have the same seed, that is the same first weights (where they start
+from none), order of the data and draws. Intervals are Student's t over the seeds. A claim is the mean of the
+cells under `plus` less that of those under `minus`, again seed by seed, and the rule was here before the runs
+were: it holds if the whole 95 % interval is above zero, does not hold if it is below, and is undecided at
+this scale otherwise.
 """
 
 from __future__ import annotations
@@ -21,9 +23,37 @@ from official.study.workers import Ledger
 HOLDS, FAILS, UNDECIDED, UNKNOWN = "holds", "does not hold", "undecided at this scale", "not run yet"
 # Student's t, two-sided 95 %, for 1..30 degrees of freedom.
 _T = (
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
-    2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
-)  # fmt: skip
+    12.706,
+    4.303,
+    3.182,
+    2.776,
+    2.571,
+    2.447,
+    2.365,
+    2.306,
+    2.262,
+    2.228,
+    2.201,
+    2.179,
+    2.160,
+    2.145,
+    2.131,
+    2.120,
+    2.110,
+    2.101,
+    2.093,
+    2.086,
+    2.080,
+    2.074,
+    2.069,
+    2.064,
+    2.060,
+    2.056,
+    2.052,
+    2.048,
+    2.045,
+    2.042,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,9 +98,13 @@ class Results:
     """The finished results of a study, in the paper's unit."""
 
     def __init__(self, study: Study, found: Mapping[tuple[str, int], Mapping[str, Any] | None]):
-        """Args: found: (cell, seed) -> a run's "result", its metrics by name; None, or nothing, if it is not finished."""
+        """Args: found: (cell, seed) -> a run's "result", its metrics by name; None, or nothing, if it is not
+        finished.
+        """
         self.study = study
-        self.found = {(cell.name, seed): found.get((cell.name, seed)) for cell in study.cells for seed in study.seeds}
+        self.found = {
+            (cell.name, seed): found.get((cell.name, seed)) for cell in study.cells for seed in study.seeds
+        }
         self.metric = study.metric or _first_metric(self.found.values())
 
     @staticmethod
@@ -81,14 +115,20 @@ class Results:
     def values(self, cell: str) -> dict[int, float]:
         """Seed -> result of a cell."""
         rows = {seed: self.found.get((cell, seed)) for seed in self.study.seeds}
-        return {s: float(r["result"][self.metric]) * self.study.scale for s, r in rows.items() if r and self.metric in r["result"]}
+        return {
+            s: float(r["result"][self.metric]) * self.study.scale
+            for s, r in rows.items()
+            if r and self.metric in r["result"]
+        }
 
     def cell(self, cell: str) -> Estimate:
         """The result of a cell."""
         return estimate(self.values(cell))
 
     def difference(self, plus: Sequence[str], minus: Sequence[str]) -> Estimate:
-        """Mean of the cells `plus` less that of the cells `minus`, of the seeds for which all are finished."""
+        """Mean of the cells `plus` less that of the cells `minus`, of the seeds for which all are
+        finished.
+        """
         sides = [[self.values(name) for name in names] for names in (plus, minus)]
         seeds = [s for s in self.study.seeds if all(s in values for side in sides for values in side)]
         means = [{s: float(np.mean([values[s] for values in side])) for s in seeds} for side in sides]
@@ -115,16 +155,23 @@ class Results:
         claims = [{**claim, "difference": claim["difference"].to_json()} for claim in self.claims()]
         done, total = self.finished()
         return {
-            "title": self.study.title, "metric": self.metric, "scale": self.study.scale, "finished": done, "of": total,
-            "cells": cells, "claims": claims,
-        }  # fmt: skip
+            "title": self.study.title,
+            "metric": self.metric,
+            "scale": self.study.scale,
+            "finished": done,
+            "of": total,
+            "cells": cells,
+            "claims": claims,
+        }
 
     def rows(self) -> Iterable[dict[str, Any]]:
         """One row per cell and seed, for the CSV."""
         for cell in self.study.cells:
             for seed in self.study.seeds:
                 row = self.found[cell.name, seed]
-                numbers = {k: v for k, v in row["result"].items() if isinstance(v, (int, float))} if row else {}
+                numbers = (
+                    {k: v for k, v in row["result"].items() if isinstance(v, (int, float))} if row else {}
+                )
                 yield {**cell.values, "learner": cell.learner, "seed": seed, **numbers}
 
 

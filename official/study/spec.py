@@ -15,15 +15,18 @@
         pre-trained: {init: "@pretrained"}
         self-training: {learner: student}
     skip: [{augment: S1, method: self-training}]
-    cells: {S4/random: {base: ../coco_s4.cfg, teacher_steps: 9000}}   # what a cell alone changes, its flagfile with it
+    cells: {S4/random: {base: ../coco_s4.cfg, teacher_steps: 9000}}   # what a cell alone changes, its
+      flagfile with it
     paper: {S4/self-training: 42.6}    # the paper's number of a cell, its values in the order of the axes
     tables: [{rows: augment, columns: method, differences: [[self-training, random]]}]
     figures: [{title: ..., x: augment, lines: method, minus: random, paper: true, kind: lines}]
     claims:
-      - {id: F4, text: Self-training helps at every augmentation, plus: [S4/self-training], minus: [S4/random]}
+      - {id: F4, text: Self-training helps at every augmentation, plus: [S4/self-training], minus:
+      [S4/random]}
 
-`learner` says which run of a cell counts: `supervised` (labels alone, the default), `student` (self-trained from the
-supervised run of the same flags), or `control` (labels alone, as many steps as teacher and student together).
+`learner` says which run of a cell counts: `supervised` (labels alone, the default), `student` (self-trained
+from the supervised run of the same flags), or `control` (labels alone, as many steps as teacher and student
+together).
 """
 
 from __future__ import annotations
@@ -40,8 +43,33 @@ from official.experiment import Experiment
 from official.flagfiles import OWN
 
 LEARNERS = ("supervised", "student", "control")
-_KEYS = {"title", "text", "base", "flags", "seeds", "runs", "axes", "skip", "cells", "paper", "tables", "figures", "claims", "metric", "vary", "scale"}
-_MANAGED = ("job", "model_dir", "seed", "teacher", "label_store", "control", "rounds")  # a study decides these
+_KEYS = {
+    "title",
+    "text",
+    "base",
+    "flags",
+    "seeds",
+    "runs",
+    "axes",
+    "skip",
+    "cells",
+    "paper",
+    "tables",
+    "figures",
+    "claims",
+    "metric",
+    "vary",
+    "scale",
+}
+_MANAGED = (
+    "job",
+    "model_dir",
+    "seed",
+    "teacher",
+    "label_store",
+    "control",
+    "rounds",
+)  # a study decides these
 
 
 class StudyError(FlagError):
@@ -78,7 +106,8 @@ class Study:
 
     Attributes:
       path: of the file; name: without folder and ending.
-      vary: flags that take the seed's number, `seed` and, where a study draws other labels per seed, `split_seed`.
+      vary: flags that take the seed's number, `seed` and, where a study draws other labels per seed,
+        `split_seed`.
       metric: which of the results is shown; empty: the task's first.
       scale: multiplies the results so that they are in the paper's unit.
     """
@@ -137,7 +166,9 @@ def read_study(path: str) -> Study:
         seeds=_seeds(path, content.get("seeds", [0, 1, 2])),
         runs=_runs(path, content.get("runs") or {}),
         axes={name: tuple(values) for name, values in axes.items()},
-        cells=_cells(path, axes, content.get("skip") or [], content.get("paper") or {}, content.get("cells") or {}),
+        cells=_cells(
+            path, axes, content.get("skip") or [], content.get("paper") or {}, content.get("cells") or {}
+        ),
         tables=tuple(content.get("tables") or ()),
         figures=tuple(content.get("figures") or ()),
         claims=tuple(content.get("claims") or ()),
@@ -155,7 +186,9 @@ def _found(path: str) -> str:
     for place in (path, *([own] if not head or head.endswith("studies") else [])):
         if os.path.isfile(place):
             return os.path.abspath(place)
-    raise StudyError(f"--study={path}: no such file; studies that come with the program: {', '.join(_shipped())}")
+    raise StudyError(
+        f"--study={path}: no such file; studies that come with the program: {', '.join(_shipped())}"
+    )
 
 
 def _shipped() -> list[str]:
@@ -215,14 +248,19 @@ def _axes(path: str, found: Any) -> dict[str, dict[str, dict[str, Any]]]:
         if not isinstance(values, Mapping) or not values:
             raise StudyError(f"{path}: axes: {name}: names its values, each with the flags that it changes")
         axes[str(name)] = {
-            str(value): _flags(path, f"axes: {name}: {value}", flags or {}, ("learner",)) for value, flags in values.items()
+            str(value): _flags(path, f"axes: {name}: {value}", flags or {}, ("learner",))
+            for value, flags in values.items()
         }
     return axes
 
 
 def _cells(
-    path: str, axes: dict, skip: Sequence[Mapping[str, str]], paper: Mapping[str, float], own: Mapping[str, Any]
-) -> tuple[Cell, ...]:  # fmt: skip
+    path: str,
+    axes: dict,
+    skip: Sequence[Mapping[str, str]],
+    paper: Mapping[str, float],
+    own: Mapping[str, Any],
+) -> tuple[Cell, ...]:
     for entry in skip:
         for axis, value in entry.items():
             if value not in axes.get(axis, ()):
@@ -245,7 +283,9 @@ def _cells(
     for what, names in (("paper", paper), ("cells", own)):
         unknown = set(map(str, names)) - {cell.name for cell in cells}
         if unknown:
-            raise StudyError(f"{path}: {what}: no cells {sorted(unknown)}; there are {', '.join(c.name for c in cells)}")
+            raise StudyError(
+                f"{path}: {what}: no cells {sorted(unknown)}; there are {', '.join(c.name for c in cells)}"
+            )
     return tuple(cells)
 
 
@@ -254,7 +294,9 @@ def _check_shown(study: Study) -> None:
         _known(study.path, "tables", table, {"title", "rows", "columns", "differences"})
         for axis in (table.get("rows"), table.get("columns")):
             if axis not in study.axes:
-                raise StudyError(f"{study.path}: tables: {axis!r} is no axis; the axes are {', '.join(study.axes)}")
+                raise StudyError(
+                    f"{study.path}: tables: {axis!r} is no axis; the axes are {', '.join(study.axes)}"
+                )
         for pair in table.get("differences", ()):
             if len(pair) != 2 or not set(pair) <= set(study.axes[table["columns"]]):
                 raise StudyError(f"{study.path}: tables: differences: {pair} are not two of the columns")
@@ -262,14 +304,20 @@ def _check_shown(study: Study) -> None:
         _known(study.path, "figures", figure, {"title", "x", "lines", "minus", "kind", "paper"})
         for axis in (figure.get("x"), figure.get("lines")):
             if axis not in study.axes:
-                raise StudyError(f"{study.path}: figures: {axis!r} is no axis; the axes are {', '.join(study.axes)}")
+                raise StudyError(
+                    f"{study.path}: figures: {axis!r} is no axis; the axes are {', '.join(study.axes)}"
+                )
         if figure.get("kind", "lines") not in ("lines", "bars"):
             raise StudyError(f"{study.path}: figures: kind: {figure['kind']!r} is neither lines nor bars")
         if figure.get("minus") is not None and figure["minus"] not in study.axes[figure["lines"]]:
-            raise StudyError(f"{study.path}: figures: minus: {figure['minus']!r} is not a value of {figure['lines']}")
+            raise StudyError(
+                f"{study.path}: figures: minus: {figure['minus']!r} is not a value of {figure['lines']}"
+            )
     for claim in study.claims:
         _known(study.path, "claims", claim, {"id", "text", "plus", "minus"})
         if not claim.get("plus") or len(claim["plus"]) != len(claim.get("minus", ())):
-            raise StudyError(f"{study.path}: claims: {claim.get('id')}: as many cells under plus as under minus")
+            raise StudyError(
+                f"{study.path}: claims: {claim.get('id')}: as many cells under plus as under minus"
+            )
         for name in [*claim["plus"], *claim["minus"]]:
             study.cell(name)

@@ -1,8 +1,9 @@
 """Runs the runs of a study: several processes here, and other machines that share the folder.
 
-Every run is a process of its own, `main.py --flagfile=…/flags.cfg --model_dir=…/run`, so it is what a person would have started,
-and it goes on where it was if it was killed. Who works on a run holds `claim.lock` in its folder (official/lock.py: a dead
-holder's is taken over). A run that failed leaves `failed.json` with the end of its log; those that do not need it go on.
+Every run is a process of its own, `main.py --flagfile=…/flags.cfg --model_dir=…/run`, so it is what a person
+would have started, and it goes on where it was if it was killed. Who works on a run holds `claim.lock` in its
+folder (official/lock.py: a dead holder's is taken over). A run that failed leaves `failed.json` with the end
+of its log; those that do not need it go on.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ def folder(root: str, key: str) -> str:
 
 
 def result(root: str, key: str) -> dict[str, Any] | None:
-    """What a finished run found: "seconds", "phase" and its metrics; None if its folder is not there or not finished."""
+    """What a finished run found: "seconds", "phase" and its metrics; None if its folder is not there or not
+    finished.
+    """
     path = os.path.join(folder(root, key), DONE)
     return read_json(path) if os.path.isfile(path) else None
 
@@ -53,9 +56,9 @@ def result(root: str, key: str) -> dict[str, Any] | None:
 class Ledger:
     """What is known of the runs of a plan.
 
-    A finished run keeps its result in its folder, and every report keeps those of its study in `<root>/<study>/runs.json`. The
-    folders may be gone (they are large), or the file may have come from another machine: such a result counts, and the run
-    is made again only if another one starts from it.
+    A finished run keeps its result in its folder, and every report keeps those of its study in
+    `<root>/<study>/runs.json`. The folders may be gone (they are large), or the file may have come from
+    another machine: such a result counts, and the run is made again only if another one starts from it.
     """
 
     def __init__(self, root: str, plan: Plan):
@@ -94,8 +97,16 @@ class Ledger:
         return len(self._plan.runs) - len(self.missing())
 
 
-def work(root: str, plan: Plan, workers: int, *, say: Callable[[str], None] = print, after: Callable[[], None] = lambda: None) -> dict[str, str]:
-    """Runs what is missing, `workers` at a time; returns key -> reason of those that failed or could not begin.
+def work(
+    root: str,
+    plan: Plan,
+    workers: int,
+    *,
+    say: Callable[[str], None] = print,
+    after: Callable[[], None] = lambda: None,
+) -> dict[str, str]:
+    """Runs what is missing, `workers` at a time; returns key -> reason of those that failed or could not
+    begin.
 
     Args:
       say: takes a line whenever a run begins or ends.
@@ -111,7 +122,9 @@ def work(root: str, plan: Plan, workers: int, *, say: Callable[[str], None] = pr
 class _Pool:
     """The processes of this machine."""
 
-    def __init__(self, root: str, plan: Plan, workers: int, say: Callable[[str], None], after: Callable[[], None]):
+    def __init__(
+        self, root: str, plan: Plan, workers: int, say: Callable[[str], None], after: Callable[[], None]
+    ):
         self.root, self.plan, self.say, self.after = root, plan, say, after
         self.ledger = Ledger(root, plan)
         self.workers, self.working = workers, []  # type: int, list[_Working]
@@ -124,12 +137,23 @@ class _Pool:
             while not stop.signal_number:
                 self._collect()
                 done, missing = self.ledger.trained(), self.ledger.missing()
-                waiting = [run for key, run in self.plan.runs.items() if key in missing and key not in self._busy()]
+                waiting = [
+                    run for key, run in self.plan.runs.items() if key in missing and key not in self._busy()
+                ]
                 blocked = {run.key: self._blocker(run) for run in waiting if self._blocker(run)}
-                ready = [r for r in waiting if r.key not in blocked and r.key not in self.failed and done.issuperset(r.needs)]
+                ready = [
+                    r
+                    for r in waiting
+                    if r.key not in blocked and r.key not in self.failed and done.issuperset(r.needs)
+                ]
                 self._begin(ready)
-                if not self.working and not any(r.key not in blocked and r.key not in self.failed for r in waiting):
-                    return {**self.failed, **{key: f"needs {why}, which failed" for key, why in blocked.items()}}
+                if not self.working and not any(
+                    r.key not in blocked and r.key not in self.failed for r in waiting
+                ):
+                    return {
+                        **self.failed,
+                        **{key: f"needs {why}, which failed" for key, why in blocked.items()},
+                    }
                 time.sleep(POLL_SECONDS)
             self._end_all()
             words = "stopped: the runs at work have saved; the same command goes on from what is done"
@@ -175,14 +199,26 @@ class _Pool:
         place = folder(self.root, run.key)
         with contextlib.suppress(FileNotFoundError):
             os.remove(os.path.join(place, FAILED))
-        with whole_file(os.path.join(place, FLAGFILE)) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        with (
+            whole_file(os.path.join(place, FLAGFILE)) as temporary,
+            open(temporary, "w", encoding="utf-8") as file,
+        ):
             file.write(flagfile(run, self.root))
-        command = [*own_command(), f"--flagfile={os.path.join(place, FLAGFILE)}", f"--model_dir={os.path.join(place, RUN)}"]
+        command = [
+            *own_command(),
+            f"--flagfile={os.path.join(place, FLAGFILE)}",
+            f"--model_dir={os.path.join(place, RUN)}",
+        ]
         with open(os.path.join(place, LOG), "ab") as log:
             return subprocess.Popen(
-                command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=self._environment(),
-                start_new_session=True, preexec_fn=_with_parent,  # Ctrl-C comes to us alone; we tell the others
-            )  # fmt: skip
+                command,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                env=self._environment(),
+                start_new_session=True,
+                preexec_fn=_with_parent,  # Ctrl-C comes to us alone; we tell the others
+            )
 
     def _environment(self) -> dict[str, str]:
         """One core per process, where there are as many processes as cores: small networks run best so."""
@@ -210,7 +246,9 @@ class _Pool:
         found = _summary(place, run) if code == 0 else None
         if found is None:
             reason = _reason(place, code)
-            write_json(os.path.join(place, FAILED), {"code": code, "reason": reason, "log": os.path.join(place, LOG)})
+            write_json(
+                os.path.join(place, FAILED), {"code": code, "reason": reason, "log": os.path.join(place, LOG)}
+            )
             self.failed[run.key] = reason
             self.say(f"FAILED    {run.key}: {reason.splitlines()[-1] if reason else f'code {code}'}")
             return
@@ -226,15 +264,20 @@ class _Pool:
             working.stack.close()
         self.working.clear()
 
+
 def _with_parent() -> None:
-    """In a child, before it starts: if the parent is killed, the kernel tells it to save and end (on Linux)."""
+    """In a child, before it starts: if the parent is killed, the kernel tells it to save and end (on
+    Linux).
+    """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def own_command() -> list[str]:
     """How this program was started, without its flags."""
-    main = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))), "main.py")
+    main = os.path.join(
+        os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))), "main.py"
+    )
     return [sys.executable, main]
 
 
@@ -249,7 +292,13 @@ def _summary(place: str, run: Run) -> dict[str, Any] | None:
     if content is None:
         return None
     more = {"pseudo_labels": summary["pseudo_labels"]} if "pseudo_labels" in summary else {}
-    return {"phase": run.phase, "result": content, "seconds": summary["seconds"], "versions": summary["versions"], **more}
+    return {
+        "phase": run.phase,
+        "result": content,
+        "seconds": summary["seconds"],
+        "versions": summary["versions"],
+        **more,
+    }
 
 
 def _reason(place: str, code: int) -> str:

@@ -46,7 +46,9 @@ def image_augmentation(experiment: Experiment) -> ImagePolicy:
     options = experiment.augment
     preset = PRESETS[options.augment]
     layers = max(0, options.randaugment_layers or preset.randaugment_layers)
-    learned = {"none": ""}.get(options.autoaugment, options.autoaugment or ("imagenet" if preset.autoaugment else ""))
+    learned = {"none": ""}.get(
+        options.autoaugment, options.autoaugment or ("imagenet" if preset.autoaugment else "")
+    )
     return ImagePolicy(
         crop=options.augment != "none",
         smallest_area=options.smallest_crop,
@@ -61,19 +63,32 @@ def image_augmentation(experiment: Experiment) -> ImagePolicy:
 
 
 def crop_style(experiment: Experiment) -> str:
-    """--crop_style, with `auto` resolved: SimCLR's for its pre-training and linear evaluation, else EfficientNet's."""
+    """--crop_style, with `auto` resolved: SimCLR's for its pre-training and linear evaluation, else
+    EfficientNet's.
+    """
     if experiment.data.crop_style != "auto":
         return experiment.data.crop_style
-    return "simclr" if experiment.model.task == "contrastive" or experiment.model.linear_probe else "efficientnet"
+    return (
+        "simclr"
+        if experiment.model.task == "contrastive" or experiment.model.linear_probe
+        else "efficientnet"
+    )
 
 
 def student_options(experiment: Experiment) -> Experiment:
-    """The experiment as the student sees it: --student_augment in place of the preset and what was changed in it."""
+    """The experiment as the student sees it: --student_augment in place of the preset and what was changed in
+    it.
+    """
     preset = experiment.augment.student_augment
     if not preset:
         return experiment
     augment = dataclasses.replace(
-        experiment.augment, augment=preset, jitter_min=0.0, jitter_max=0.0, autoaugment="", randaugment_layers=0
+        experiment.augment,
+        augment=preset,
+        jitter_min=0.0,
+        jitter_max=0.0,
+        autoaugment="",
+        randaugment_layers=0,
     )
     return dataclasses.replace(experiment, augment=augment)
 

@@ -1,4 +1,6 @@
-"""Classification of whole images: supervised pre-training, Noisy Student, and the third stream of joint training."""
+"""Classification of whole images: supervised pre-training, Noisy Student, and the third stream of joint
+training.
+"""
 
 from __future__ import annotations
 
@@ -83,9 +85,11 @@ class ClassificationTask(Task):
 
     def loss_sums(self, outputs: Tensors, targets: Tensors) -> Tensors:
         loss = class_cross_entropy(
-            outputs["logits"], targets["labels"], probabilities=targets.get("probabilities"),
+            outputs["logits"],
+            targets["labels"],
+            probabilities=targets.get("probabilities"),
             label_smoothing=self.experiment.loss.label_smoothing,
-        )  # fmt: skip
+        )
         return {"class_loss": tf.reduce_sum(loss)}
 
     # --- in Keras' `fit`, `evaluate` and `predict` ------------------------------------------------
@@ -99,7 +103,9 @@ class ClassificationTask(Task):
         return {"images": images, **keras_data.class_labels(data["labels"], len(self.categories))}
 
     def found(self, network: Classifier, images: tf.Tensor, box_format: str) -> Tensors:
-        """"classes" int32 [B], "confidence" float32 [B] and "probabilities" float32 [B, C] on the centre crop."""
+        """ "classes" int32 [B], "confidence" float32 [B] and "probabilities" float32 [B, C] on the centre
+        crop.
+        """
         crops = tf.map_fn(self._centre, keras_data.pixels(images), fn_output_signature=tf.float32)
         probabilities = tf.nn.softmax(network({"images": crops}, training=False)["logits"])
         return {
@@ -121,9 +127,13 @@ class ClassificationTask(Task):
     def _logits(self, model: Classifier, source: Source, first: int, last: int) -> Iterator[np.ndarray]:
         """Logits [C] of images first..last - 1, centre-cropped, in order."""
         dataset = pipeline.inference_dataset(
-            source, prepare=lambda example: {"images": self._centre(example["image"])}, batch_size=self.experiment.decoding.eval_batch_size, first=first, last=last,
+            source,
+            prepare=lambda example: {"images": self._centre(example["image"])},
+            batch_size=self.experiment.decoding.eval_batch_size,
+            first=first,
+            last=last,
             threads=self.experiment.runtime.threads,
-        )  # fmt: skip
+        )
         run = logits_function(model)
         for batch in dataset:
             for row, index in zip(run(batch["images"]).numpy(), batch["index"].numpy()):
@@ -153,14 +163,20 @@ class ClassificationTask(Task):
             "confusion_matrix": matrix.counts.tolist(),
         }
         write_json(os.path.join(output_dir, "metrics.json"), {**metrics, "classes": self.class_names})
-        write_per_image(output_dir, source.ids[known], self.class_names, labels=labels, predicted=logits.argmax(axis=1))
+        write_per_image(
+            output_dir, source.ids[known], self.class_names, labels=labels, predicted=logits.argmax(axis=1)
+        )
         return metrics
 
-    def predict(self, model: Classifier, source: Source, first: int, last: int) -> Iterator[dict[str, np.ndarray]]:
+    def predict(
+        self, model: Classifier, source: Source, first: int, last: int
+    ) -> Iterator[dict[str, np.ndarray]]:
         """Yields "class" (index), "score" and "probabilities" float32 [C]."""
         return (self._evaluated(row, 1.0) for row in self._logits(model, source, first, last))
 
-    def label(self, model: Classifier, source: Source, first: int, last: int) -> Iterator[dict[str, np.ndarray]]:
+    def label(
+        self, model: Classifier, source: Source, first: int, last: int
+    ) -> Iterator[dict[str, np.ndarray]]:
         """As `predict`, with the probabilities softened by --label_temperature; class and score are not."""
         temperature = self.experiment.pseudo_labels.label_temperature
         return (self._evaluated(row, temperature) for row in self._logits(model, source, first, last))
@@ -177,8 +193,14 @@ class ClassificationTask(Task):
         for i, objects in enumerate(found):
             order = np.argsort(-objects["probabilities"])[:5]
             likeliest = {self.class_names[k]: round(float(objects["probabilities"][k]), 6) for k in order}
-            rows.append({"file_name": str(source.ids[i]), "class": self.class_names[objects["class"]],
-                         "score": round(objects["score"], 6), "likeliest": likeliest})  # fmt: skip
+            rows.append(
+                {
+                    "file_name": str(source.ids[i]),
+                    "class": self.class_names[objects["class"]],
+                    "score": round(objects["score"], 6),
+                    "likeliest": likeliest,
+                }
+            )
             image = source.read_image(tf.constant(i, tf.int64)).numpy()
             drawing.write_jpeg(os.path.join(output, "drawn", names[i]), self.draw(image, objects))
             counts[objects["class"]] += 1
@@ -189,9 +211,14 @@ class ClassificationTask(Task):
     def export(self, model: Classifier, folder: str) -> dict[str, str]:
         data, handover = self.experiment.data, self.experiment.handover
         return export_classifier(
-            model, folder, self.class_names, class_ids=[category.id for category in self.categories],
-            crop_style=self.crop_style, legacy_resize=data.legacy_resize, tflite=handover.tflite,
-        )  # fmt: skip
+            model,
+            folder,
+            self.class_names,
+            class_ids=[category.id for category in self.categories],
+            crop_style=self.crop_style,
+            legacy_resize=data.legacy_resize,
+            tflite=handover.tflite,
+        )
 
     # --- images ---------------------------------------------------------------------------------
 

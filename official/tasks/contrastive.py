@@ -36,7 +36,10 @@ from official.tasks.augmentation import crop_style
 from official.tasks.task import Checks, Columns, Task, Tensors
 
 _EVALUATION = named_seed("contrastive evaluation")
-_NO_LABELS = "task=contrastive learns features and finds no classes; train a task with --init=<this run folder>, or evaluate it with --job=linear_eval"
+_NO_LABELS = (
+    "task=contrastive learns features and finds no classes; train a task with --init=<this run "
+    "folder>, or evaluate it with --job=linear_eval"
+)
 
 
 class ContrastiveTask(Task):
@@ -57,9 +60,12 @@ class ContrastiveTask(Task):
         self.metrics = ("contrast_accuracy", *(("probe_top1",) if categories else ()))
         options = experiment.augment
         self.views = ViewPolicy(
-            strength=options.color_strength, blur=options.blur, blur_per_picture=options.blur_per_picture,
-            smallest_area=options.smallest_crop, legacy_resize=experiment.data.legacy_resize,
-        )  # fmt: skip
+            strength=options.color_strength,
+            blur=options.blur,
+            blur_per_picture=options.blur_per_picture,
+            smallest_area=options.smallest_crop,
+            legacy_resize=experiment.data.legacy_resize,
+        )
 
     @classmethod
     def check(cls, experiment: Experiment) -> Checks:
@@ -81,7 +87,9 @@ class ContrastiveTask(Task):
     def _two_views(self, image: tf.Tensor, key: tf.Tensor, *batch: int | tf.Tensor) -> tf.Tensor:
         """Float32 [S, S, 6], normalised; `batch` are integers that name the draws which a batch shares."""
         views = []
-        for number, own in enumerate(tf.unstack(tf.random.experimental.stateless_split(key, 2, alg="philox"))):
+        for number, own in enumerate(
+            tf.unstack(tf.random.experimental.stateless_split(key, 2, alg="philox"))
+        ):
             view = self.views.view(image, own, hashed_key(number, *batch), self.experiment.model.image_size)
             views.append(normalize(255.0 * view))
         return tf.concat(views, axis=-1)
@@ -91,7 +99,11 @@ class ContrastiveTask(Task):
 
         def prepare(example, key):
             views = self._two_views(example["image"], key, seed, example["step"])
-            return {"images": views, "index": example["index"], "class": example.get("class", tf.constant(-1))}
+            return {
+                "images": views,
+                "index": example["index"],
+                "class": example.get("class", tf.constant(-1)),
+            }
 
         return prepare
 
@@ -109,14 +121,21 @@ class ContrastiveTask(Task):
         loss, _ = nt_xent(first, second, temperature=self.experiment.loss.temperature)
         sums = {"contrastive_loss": tf.reduce_sum(loss)}
         if "probe" in outputs:
-            both = [class_cross_entropy(logits, targets["labels"]) for logits in tf.unstack(outputs["probe"], axis=1)]
+            both = [
+                class_cross_entropy(logits, targets["labels"])
+                for logits in tf.unstack(outputs["probe"], axis=1)
+            ]
             sums["probe_loss"] = 0.5 * tf.reduce_sum(tf.add_n(both))
         return sums
 
     # --- on a trained model -----------------------------------------------------------------------
 
-    def look(self, model: ContrastiveModel, source: Source, first: int, last: int, progress: str = "") -> Columns:
-        """Counts [1] of all: "seen" and "known" images, "hits" among the views of a batch, "right" classes."""
+    def look(
+        self, model: ContrastiveModel, source: Source, first: int, last: int, progress: str = ""
+    ) -> Columns:
+        """Counts [1] of all: "seen" and "known" images, "hits" among the views of a batch, "right"
+        classes.
+        """
         size, legacy_resize = self.experiment.model.image_size, self.experiment.data.legacy_resize
 
         def prepare(example):
@@ -127,9 +146,13 @@ class ContrastiveTask(Task):
             return {"images": views, "centres": tf.concat([normalize(centre)] * 2, axis=-1)}
 
         dataset = pipeline.inference_dataset(
-            source, prepare=prepare, batch_size=self.experiment.decoding.eval_batch_size, first=first, last=last,
+            source,
+            prepare=prepare,
+            batch_size=self.experiment.decoding.eval_batch_size,
+            first=first,
+            last=last,
             threads=self.experiment.runtime.threads,
-        )  # fmt: skip
+        )
         hits, right, known, seen = 0.0, 0, 0, 0
         run = spread(model, lambda images: model({"images": images}, training=False))
         batches = -(-(last - first) // self.experiment.decoding.eval_batch_size)
@@ -138,18 +161,31 @@ class ContrastiveTask(Task):
             real = index >= 0
             one, other = tf.unstack(run(batch["images"])["projections"], axis=1)
             # A batch that was filled up is evaluated without the filling.
-            found = nt_xent(one[: real.sum()], other[: real.sum()], temperature=self.experiment.loss.temperature)[1]
+            found = nt_xent(
+                one[: real.sum()], other[: real.sum()], temperature=self.experiment.loss.temperature
+            )[1]
             hits, seen = hits + float(tf.reduce_sum(found)), seen + int(real.sum())
             if self.categories and source.image_classes is not None:
                 labels = source.image_classes[index[real]]
                 guesses = run(batch["centres"])["probe"][:, 0].numpy()[real].argmax(axis=1)
-                right, known = right + int(((guesses == labels) & (labels >= 0)).sum()), known + int((labels >= 0).sum())
-        return {name: np.array([value]) for name, value in dict(hits=hits, seen=seen, right=right, known=known).items()}
+                right, known = (
+                    right + int(((guesses == labels) & (labels >= 0)).sum()),
+                    known + int((labels >= 0).sum()),
+                )
+        return {
+            name: np.array([value])
+            for name, value in dict(hits=hits, seen=seen, right=right, known=known).items()
+        }
 
     def score(self, source: Source, seen: Columns, output_dir: str) -> dict:
-        """How often a view is nearest to its own other view of those of a batch, and the online linear evaluation's top-1."""
+        """How often a view is nearest to its own other view of those of a batch, and the online linear
+        evaluation's top-1.
+        """
         totals = {name: column.sum().item() for name, column in seen.items()}
-        metrics = {"contrast_accuracy": totals["hits"] / max(1, totals["seen"]), "contrast_batch": self.experiment.decoding.eval_batch_size}
+        metrics = {
+            "contrast_accuracy": totals["hits"] / max(1, totals["seen"]),
+            "contrast_batch": self.experiment.decoding.eval_batch_size,
+        }
         if totals["known"]:
             metrics["probe_top1"] = totals["right"] / totals["known"]
         write_json(os.path.join(output_dir, "metrics.json"), metrics)
@@ -190,4 +226,7 @@ class ContrastiveTask(Task):
 
 def _check_whole(experiment: Experiment) -> None:
     if experiment.training.accumulate > 1:
-        raise FlagError("--accumulate: a contrastive loss compares all images of a batch with each other, so it cannot be passed in parts")
+        raise FlagError(
+            "--accumulate: a contrastive loss compares all images of a batch with each other, so it cannot "
+            "be passed in parts"
+        )

@@ -37,7 +37,10 @@ class DetectionTask(Task):
     network = RetinaNet
     paper_classes = 90
     has_anchors = True
-    original_flags = {"legacy_resize": "resizes as TF1 did", "legacy_decoding": "decodes boxes with the original's +1"}
+    original_flags = {
+        "legacy_resize": "resizes as TF1 did",
+        "legacy_decoding": "decodes boxes with the original's +1",
+    }
     label_kind = "boxes"
     keras_label = "bounding_boxes"
     metrics = ("AP", "AP50", "AP75", "APs", "APm", "APl")
@@ -54,8 +57,11 @@ class DetectionTask(Task):
 
     @classmethod
     def recommended(cls, *, gpu: bool, large: bool) -> list[Recommended]:
-        small = [("fpn_filters", 64, "a quarter of the paper's, for CPUs"), ("head_filters", 64, "likewise"),
-                 ("head_convs", 2, "half of the paper's, for CPUs")]  # fmt: skip
+        small = [
+            ("fpn_filters", 64, "a quarter of the paper's, for CPUs"),
+            ("head_filters", 64, "likewise"),
+            ("head_convs", 2, "half of the paper's, for CPUs"),
+        ]
         auto = [("score_threshold", "auto", "as many pseudo boxes of a class per image as people draw")]
         return ([] if gpu else small) + ([] if large else auto)
 
@@ -100,7 +106,10 @@ class DetectionTask(Task):
     def preparation(self) -> pipeline.Preparation:
         data = self.experiment.data
         return pipeline.placing(
-            self.augment, image_size=self.experiment.model.image_size, max_boxes=data.max_boxes, legacy_resize=data.legacy_resize
+            self.augment,
+            image_size=self.experiment.model.image_size,
+            max_boxes=data.max_boxes,
+            legacy_resize=data.legacy_resize,
         )
 
     @functools.cached_property
@@ -119,9 +128,13 @@ class DetectionTask(Task):
         flat = tf.concat(self.anchors, axis=0)
         options, runtime = self.experiment, self.experiment.runtime
         return encode_targets(
-            batch["boxes"], batch["classes"], flat, options.loss.match_iou,
-            ignoring=options.pseudo_labels.ignore_above < 1.0, static=runtime.xla or bool(runtime.tpu),
-        )  # fmt: skip
+            batch["boxes"],
+            batch["classes"],
+            flat,
+            options.loss.match_iou,
+            ignoring=options.pseudo_labels.ignore_above < 1.0,
+            static=runtime.xla or bool(runtime.tpu),
+        )
 
     def count(self, targets: Tensors) -> tf.Tensor:
         return tf.reduce_sum(targets["positives"])
@@ -152,15 +165,23 @@ class DetectionTask(Task):
             raise keras_data.missing("bounding_boxes", data)
         images = keras_data.network_images(data["images"], self.experiment.model.image_size)
         boxes, classes = keras_data.dense_boxes(
-            data["bounding_boxes"], images, box_format, classes=len(self.categories), max_boxes=self.experiment.data.max_boxes
+            data["bounding_boxes"],
+            images,
+            box_format,
+            classes=len(self.categories),
+            max_boxes=self.experiment.data.max_boxes,
         )
         return {"images": images, "boxes": boxes, "classes": classes}
 
     def found(self, network: RetinaNet, images: tf.Tensor, box_format: str) -> Tensors:
-        """"boxes" float32 [B, D, 4] in pixels of the images, "classes" int32, "confidence" [B, D], "num_detections" [B]."""
+        """ "boxes" float32 [B, D, 4] in pixels of the images, "classes" int32, "confidence" [B, D],
+        "num_detections" [B].
+        """
         fitted = keras_data.fitted(self._fitting(), images)
         decoder = self.decoder(self.experiment.decoding.eval_score_threshold)
-        found = decoder(network({"images": fitted["images"]}, training=False), network.anchors(), fitted["extent"])
+        found = decoder(
+            network({"images": fitted["images"]}, training=False), network.anchors(), fitted["extent"]
+        )
         boxes = found["boxes"] / tf.tile(fitted["scale"], [1, 2])[:, None]
         size = tf.shape(images)[1:3]
         boxes = tf.clip_by_value(boxes, 0.0, tf.cast(tf.tile(size, [2]), tf.float32))
@@ -211,23 +232,32 @@ class DetectionTask(Task):
                     yield _in_picture(found, i, scale[i], source.sizes[index])
 
     def _fitting(self):
-        return pipeline.fitting(self.experiment.model.image_size, legacy_resize=self.experiment.data.legacy_resize)
+        return pipeline.fitting(
+            self.experiment.model.image_size, legacy_resize=self.experiment.data.legacy_resize
+        )
 
-    def label(self, model: RetinaNet, source: Source, first: int, last: int) -> Iterator[dict[str, np.ndarray]]:
+    def label(
+        self, model: RetinaNet, source: Source, first: int, last: int
+    ) -> Iterator[dict[str, np.ndarray]]:
         return self.predictions(model, source, first, last, self.experiment.pseudo_labels.score_floor)
 
-    def predict(self, model: RetinaNet, source: Source, first: int, last: int) -> Iterator[dict[str, np.ndarray]]:
+    def predict(
+        self, model: RetinaNet, source: Source, first: int, last: int
+    ) -> Iterator[dict[str, np.ndarray]]:
         return self.predictions(model, source, first, last, self.experiment.decoding.eval_score_threshold)
 
     def write_predictions(self, source: Source, found: Iterable[dict], output: str) -> dict[str, Any]:
-        """`detections.json` (COCO results), `images.json` (what its ids mean), both in one `coco.json` with the classes, and `drawn/`.
+        """`detections.json` (COCO results), `images.json` (what its ids mean), both in one `coco.json` with
+        the classes, and `drawn/`.
 
         File names in `coco.json` are relative to the folder of images, boxes have scores.
         """
         kept, names = [], output_names(source.ids, ".jpg")
         for i, objects in enumerate(found):
             image = source.read_image(tf.constant(i, tf.int64)).numpy()
-            drawing.write_jpeg(os.path.join(output, "drawn", names[i]), self.draw_with_legend(image, self.shown(objects)))
+            drawing.write_jpeg(
+                os.path.join(output, "drawn", names[i]), self.draw_with_legend(image, self.shown(objects))
+            )
             kept.append(objects)
         results = coco_metrics.results(source, kept)
         images = [{"id": i, "file_name": str(n)} for i, n in zip(source.coco_image_ids(), source.ids)]
@@ -236,8 +266,14 @@ class DetectionTask(Task):
         for name, content in (("detections", results), ("images", images), ("coco", coco)):
             write_json(os.path.join(output, f"{name}.json"), content, compact=True)
         columns = labelled.annotations
-        places = np.unique(np.stack([np.repeat(np.arange(len(source)), columns.counts()), columns.classes]), axis=1)[1]
-        return {"boxes": len(results), "boxes_per_class": self._per_class(columns.classes), "images_per_class": self._per_class(places)}
+        places = np.unique(
+            np.stack([np.repeat(np.arange(len(source)), columns.counts()), columns.classes]), axis=1
+        )[1]
+        return {
+            "boxes": len(results),
+            "boxes_per_class": self._per_class(columns.classes),
+            "images_per_class": self._per_class(places),
+        }
 
     def _per_class(self, classes: np.ndarray) -> dict[str, int]:
         counts = np.bincount(classes.astype(int), minlength=len(self.categories))
@@ -260,8 +296,14 @@ class DetectionTask(Task):
         if progress:
             found = counted(found, progress, last - first, "images")
         kept = list(found)
-        empty = {"boxes": np.zeros((0, 4), np.float32), "scores": np.zeros(0, np.float32), "classes": np.zeros(0, np.int32)}
-        columns = {name: np.concatenate([none, *(objects[name] for objects in kept)]) for name, none in empty.items()}
+        empty = {
+            "boxes": np.zeros((0, 4), np.float32),
+            "scores": np.zeros(0, np.float32),
+            "classes": np.zeros(0, np.int32),
+        }
+        columns = {
+            name: np.concatenate([none, *(objects[name] for objects in kept)]) for name, none in empty.items()
+        }
         return {**columns, "count": np.array([len(objects["scores"]) for objects in kept], np.int64)}
 
     def score(self, source: Source, seen: Columns, output_dir: str) -> dict:
@@ -276,9 +318,15 @@ class DetectionTask(Task):
 
     def legend(self, objects: Sequence[dict] | None = None) -> list[tuple[str, drawing.Color]]:
         """The classes of crowds, in which not every box has its name."""
-        if objects is not None and all(len(found.get("classes", ())) <= drawing.MOST_LABELS for found in objects):
+        if objects is not None and all(
+            len(found.get("classes", ())) <= drawing.MOST_LABELS for found in objects
+        ):
             return []
-        drawn = range(len(self.categories)) if objects is None else np.unique(np.concatenate([o["classes"] for o in objects if len(o)]))
+        drawn = (
+            range(len(self.categories))
+            if objects is None
+            else np.unique(np.concatenate([o["classes"] for o in objects if len(o)]))
+        )
         return [(self.categories[int(k)].name, drawing.class_color(int(k))) for k in drawn]
 
     def shown(self, objects: dict) -> dict:

@@ -32,7 +32,8 @@ def network_images(images: tf.Tensor | tf.RaggedTensor, size: int) -> tf.Tensor:
     ):
         raise ValueError(
             f"images of shape {images.shape}, the network is trained on batches [B, {size}, {size}, 3]: map "
-            f"augment.policy(..., size={size}), or a layer that resizes images and labels together, over the dataset, then batch it"
+            f"augment.policy(..., size={size}), or a layer that resizes images and labels together, over the "
+            f"dataset, then batch it"
         )
     return normalize(checked_range(images))
 

@@ -67,8 +67,15 @@ class SegmentationTask(Task):
     def recommended(cls, *, gpu: bool, large: bool) -> list[Recommended]:
         epsilon = [("batch_norm_epsilon", 1e-3, "the segmenter's")]
         if not gpu:
-            return [("fpn_filters", 64, "a quarter of the paper's, for CPUs"), ("pyramid_repeats", 1, "the paper's 7, for CPUs"), *epsilon]
-        fewer = [("pyramid_repeats", 3, "the paper repeats it 7 times, for more images"), ("fpn_filters", 128, "likewise")]
+            return [
+                ("fpn_filters", 64, "a quarter of the paper's, for CPUs"),
+                ("pyramid_repeats", 1, "the paper's 7, for CPUs"),
+                *epsilon,
+            ]
+        fewer = [
+            ("pyramid_repeats", 3, "the paper repeats it 7 times, for more images"),
+            ("fpn_filters", 128, "likewise"),
+        ]
         return ([] if large else fewer) + epsilon
 
     # --- training ---------------------------------------------------------------------------------
@@ -94,7 +101,9 @@ class SegmentationTask(Task):
 
     def preparation(self) -> pipeline.Preparation:
         legacy = self.experiment.data.legacy_resize
-        return pipeline.placing(self.augment, image_size=self.experiment.model.image_size, legacy_resize=legacy)
+        return pipeline.placing(
+            self.augment, image_size=self.experiment.model.image_size, legacy_resize=legacy
+        )
 
     def encode(self, batch: Tensors) -> Tensors:
         if self.experiment.loss.mask_resize == "logits":
@@ -126,14 +135,20 @@ class SegmentationTask(Task):
         if "segmentation_masks" not in data:
             raise keras_data.missing("segmentation_masks", data)
         images = keras_data.network_images(data["images"], self.experiment.model.image_size)
-        return {"images": images, "masks": keras_data.class_maps(data["segmentation_masks"], images, len(self.categories))}
+        return {
+            "images": images,
+            "masks": keras_data.class_maps(data["segmentation_masks"], images, len(self.categories)),
+        }
 
     def found(self, network: Segmenter, images: tf.Tensor, box_format: str) -> Tensors:
-        """"classes" uint8 [B, H, W] and "confidence" float32 [B, H, W], the winner's probability, at the images' size."""
+        """ "classes" uint8 [B, H, W] and "confidence" float32 [B, H, W], the winner's probability, at the
+        images' size.
+        """
         options, legacy = self.experiment.model, self.experiment.data.legacy_resize
         fitted = keras_data.fitted(pipeline.fitting(options.image_size, legacy_resize=legacy), images)
         logits = network({"images": fitted["images"]}, training=False)["logits"]
-        extent, size = tf.cast(fitted["extent"][0], tf.int32), tf.shape(images)[1:3]  # one for all images of a batch
+        # One for all images of a batch.
+        extent, size = tf.cast(fitted["extent"][0], tf.int32), tf.shape(images)[1:3]
 
         def at_its_size(own):
             probabilities = class_probabilities(own[None], options.image_size, extent, size, legacy)
@@ -151,22 +166,31 @@ class SegmentationTask(Task):
 
     def _batches(self, source: Source, first: int, last: int, *, masks: bool = False):
         """Inference batches at the network's input size."""
-        fit = pipeline.fitting(self.experiment.model.image_size, legacy_resize=self.experiment.data.legacy_resize)
+        fit = pipeline.fitting(
+            self.experiment.model.image_size, legacy_resize=self.experiment.data.legacy_resize
+        )
         return self._prepared(fit, source, first, last, masks=masks)
 
     def _prepared(self, prepare, source: Source, first: int, last: int, *, masks: bool = False):
         options = self.experiment
         batch_size, threads = options.decoding.eval_batch_size, options.runtime.threads
         dataset = pipeline.inference_dataset(
-            source, prepare=prepare, batch_size=batch_size, first=first, last=last, masks=masks, threads=threads
+            source,
+            prepare=prepare,
+            batch_size=batch_size,
+            first=first,
+            last=last,
+            masks=masks,
+            threads=threads,
         )
         return iter(dataset)
 
     def look(self, model: Segmenter, source: Source, first: int, last: int, progress: str = "") -> Columns:
         """Pixel counts.
 
-        Int64 "hits", "true", "predicted" [images, C] at the images' own sizes, "native" and "padded" [1, C, C] of all, there and
-        at the input's size; "maps" uint8, small maps one after the other, and their lengths "map_bytes" [images].
+        Int64 "hits", "true", "predicted" [images, C] at the images' own sizes, "native" and "padded" [1, C,
+        C] of all, there and at the input's size; "maps" uint8, small maps one after the other, and their
+        lengths "map_bytes" [images].
         """
         native, padded = ConfusionMatrix(len(self.categories)), ConfusionMatrix(len(self.categories))
         columns = np.zeros((3, last - first, len(self.categories)), np.int64)
@@ -184,7 +208,9 @@ class SegmentationTask(Task):
                 padded.add(batch["masks"][i].numpy(), input_maps[i])
                 truth = source.read_mask(tf.constant(index, tf.int64)).numpy()
                 extent = tf.cast(batch["extent"][i], tf.int32)
-                winners = tf.argmax(_probabilities(logits[i : i + 1], size, extent, source.sizes[index], legacy), axis=-1)
+                winners = tf.argmax(
+                    _probabilities(logits[i : i + 1], size, extent, source.sizes[index], legacy), axis=-1
+                )
                 columns[:, index - first] = native.add(truth, winners.numpy())
                 maps[index - first] = small_map(winners.numpy())
         return {
@@ -196,9 +222,14 @@ class SegmentationTask(Task):
         }
 
     def score(self, source: Source, seen: Columns, output_dir: str) -> dict:
-        """mIoU at the images' own sizes (as the VOC server) and at the padded input size (as the original)."""
+        """mIoU at the images' own sizes (as the VOC server) and at the padded input size (as the
+        original).
+        """
         native, padded = (ConfusionMatrix.of(seen[name].sum(axis=0)) for name in ("native", "padded"))
-        metrics = {**native.metrics(self.class_names), "mIoU_padded": padded.metrics(self.class_names)["mIoU"]}
+        metrics = {
+            **native.metrics(self.class_names),
+            "mIoU_padded": padded.metrics(self.class_names)["mIoU"],
+        }
         metrics["confusion_matrix"] = native.counts.tolist()
         write_json(os.path.join(output_dir, "metrics.json"), {**metrics, "classes": self.class_names})
         columns = {name: seen[name] for name in ("hits", "true", "predicted")}
@@ -207,7 +238,9 @@ class SegmentationTask(Task):
         write_maps(output_dir, [content[end - length : end] for end, length in zip(ends, seen["map_bytes"])])
         return metrics
 
-    def predict(self, model: Segmenter, source: Source, first: int, last: int) -> Iterator[dict[str, np.ndarray]]:
+    def predict(
+        self, model: Segmenter, source: Source, first: int, last: int
+    ) -> Iterator[dict[str, np.ndarray]]:
         """Yields "mask" uint8 [H, W] and "score" float32 [H, W] at the images' own sizes."""
         logits_of, size = logits_function(model), self.experiment.model.image_size
         legacy = self.experiment.data.legacy_resize
@@ -216,13 +249,17 @@ class SegmentationTask(Task):
             for i, index in enumerate(batch["index"].numpy()):
                 if index >= 0:
                     extent = tf.cast(batch["extent"][i], tf.int32)
-                    probabilities = _probabilities(logits[i : i + 1], size, extent, source.sizes[index], legacy)
+                    probabilities = _probabilities(
+                        logits[i : i + 1], size, extent, source.sizes[index], legacy
+                    )
                     yield {
                         "mask": tf.argmax(probabilities, axis=-1).numpy().astype(np.uint8),
                         "score": tf.reduce_max(probabilities, axis=-1).numpy(),
                     }
 
-    def label(self, model: Segmenter, source: Source, first: int, last: int) -> Iterator[dict[str, np.ndarray]]:
+    def label(
+        self, model: Segmenter, source: Source, first: int, last: int
+    ) -> Iterator[dict[str, np.ndarray]]:
         """Class maps averaged over `--label_scales` (and mirrored), at the size in the network's input.
 
         Softmax probabilities of every scale are brought to the input's size, averaged, and the winner
@@ -235,19 +272,29 @@ class SegmentationTask(Task):
         for batch in self._prepared(prepare, source, first, last):
             # Outside of a graph, which would add in another order.
             mean = sum(of(images) for of, images in zip(functions, batch["images"])) / len(sides)
-            winner, best = tf.argmax(mean, axis=-1, output_type=tf.int32), tf.reduce_max(mean, axis=-1).numpy()
+            winner, best = (
+                tf.argmax(mean, axis=-1, output_type=tf.int32),
+                tf.reduce_max(mean, axis=-1).numpy(),
+            )
             winner = winner.numpy().astype(np.uint8)
             for i, index in enumerate(batch["index"].numpy()):
                 if index >= 0:
                     height, width = _extent(source.sizes[index], size)
-                    yield {"mask": winner[i, :height, :width], "score": stored_score(best[i, :height, :width])}
+                    yield {
+                        "mask": winner[i, :height, :width],
+                        "score": stored_score(best[i, :height, :width]),
+                    }
 
     def _probabilities_at(self, model: Segmenter, side: int):
         options = self.experiment
         return probabilities_function(
-            model, side=side, size=options.model.image_size, multiple=2**options.model.max_level,
-            flip=options.pseudo_labels.label_flip, legacy_resize=options.data.legacy_resize,
-        )  # fmt: skip
+            model,
+            side=side,
+            size=options.model.image_size,
+            multiple=2**options.model.max_level,
+            flip=options.pseudo_labels.label_flip,
+            legacy_resize=options.data.legacy_resize,
+        )
 
     def write_predictions(self, source: Source, found: Iterable[dict], output: str) -> dict[str, Any]:
         """`masks/` with palette PNGs of class indices, and `drawn/`."""
@@ -265,7 +312,12 @@ class SegmentationTask(Task):
         handover, data = self.experiment.handover, self.experiment.data
         ids = [category.id for category in self.categories]
         return export_segmenter(
-            model, folder, self.class_names, class_ids=ids, legacy_resize=data.legacy_resize, tflite=handover.tflite
+            model,
+            folder,
+            self.class_names,
+            class_ids=ids,
+            legacy_resize=data.legacy_resize,
+            tflite=handover.tflite,
         )
 
     # --- images ---------------------------------------------------------------------------------
@@ -275,8 +327,14 @@ class SegmentationTask(Task):
 
     def legend(self, objects: Sequence[dict] | None = None) -> list[tuple[str, drawing.Color]]:
         """All classes that are drawn; the first shows the image itself."""
-        drawn = range(len(self.categories)) if objects is None else np.unique(np.concatenate([np.unique(o["mask"]) for o in objects]))
-        return [(self.class_names[k], drawing.class_color(int(k))) for k in drawn if 0 < k < len(self.categories)]
+        drawn = (
+            range(len(self.categories))
+            if objects is None
+            else np.unique(np.concatenate([np.unique(o["mask"]) for o in objects]))
+        )
+        return [
+            (self.class_names[k], drawing.class_color(int(k))) for k in drawn if 0 < k < len(self.categories)
+        ]
 
     def shown(self, objects: dict) -> dict:
         return objects
@@ -301,7 +359,10 @@ def _check_levels(options: Model) -> None:
     if options.min_level != 3:
         raise FlagError(f"--min_level={options.min_level}: a segmenter's finest level is 3")
     if not family_of(options.backbone).levels and options.pyramid == "nas_fpn" and options.max_level != 7:
-        raise FlagError(f"--max_level={options.max_level}: NAS-FPN's levels are 3 to 7; leave the flag out, or take --pyramid=fpn")
+        raise FlagError(
+            f"--max_level={options.max_level}: NAS-FPN's levels are 3 to 7; leave the flag out, or take "
+            f"--pyramid=fpn"
+        )
 
 
 def parse_scales(text: str) -> list[float]:
@@ -319,11 +380,14 @@ def parse_scales(text: str) -> list[float]:
     return scales
 
 
-def probabilities_function(model: Segmenter, *, side: int, size: int, multiple: int, flip: bool, legacy_resize: bool):
+def probabilities_function(
+    model: Segmenter, *, side: int, size: int, multiple: int, flip: bool, legacy_resize: bool
+):
     """A compiled function: normalised images [B, side, side, 3] -> probabilities [B, size, size, C].
 
     The network takes sides that are a multiple of its coarsest stride: images are padded at the bottom and
-    right with the mean colour, and the padding is cut off the probabilities again, so that any scale is the scale it says.
+    right with the mean colour, and the padding is cut off the probabilities again, so that any scale is the
+    scale it says.
 
     Args:
       multiple: the coarsest stride.
@@ -339,7 +403,9 @@ def probabilities_function(model: Segmenter, *, side: int, size: int, multiple: 
             padded = tf.pad(images, [[0, 0], [0, missing], [0, missing], [0, 0]])
             found = tf.nn.softmax(model({"images": padded}, training=False)["logits"])
             if side % STRIDE:  # the border runs through a cell: it can be cut in pixels alone
-                found = resize_logits(found, [side + missing] * 2, legacy_resize=legacy_resize)[:, :side, :side]
+                found = resize_logits(found, [side + missing] * 2, legacy_resize=legacy_resize)[
+                    :, :side, :side
+                ]
             else:
                 found = found[:, : side // STRIDE, : side // STRIDE]
             return resize_logits(found, [size, size], legacy_resize=legacy_resize)

@@ -1,8 +1,8 @@
 """The protocol between a task and everything that trains, labels and evaluates it.
 
-A new task is one file that implements `Task`, and one line in `registry.py`; the trainer, the self-training loop and the
-jobs are written once, against this. A task plays three parts, which can be read by themselves: it is learned
-(`Learning`), a trained network is used for it (`Inference`), and people look at it (`Drawing`).
+A new task is one file that implements `Task`, and one line in `registry.py`; the trainer, the self-training
+loop and the jobs are written once, against this. A task plays three parts, which can be read by themselves:
+it is learned (`Learning`), a trained network is used for it (`Inference`), and people look at it (`Drawing`).
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ class Learning(_Known):
     # --- in Keras' `fit`, `evaluate` and `predict` ------------------------------------------------
 
     def batch_of(self, data: Tensors, box_format: str) -> Tensors:
-        """A training batch of keras-cv's dict of batched images in 0..255 and labels; what is one already stays as it is.
+        """A training batch of keras-cv's dict of batched images in 0..255 and labels; what is one already
+        stays as it is.
 
         Args:
           box_format: keras-cv's name of the boxes' format.
@@ -95,8 +96,11 @@ class Inference(_Known):
         return self.score(source, self.look(model, source, 0, len(source), progress), output_dir)
 
     @abc.abstractmethod
-    def look(self, model: tf.keras.Model, source: Source, first: int, last: int, progress: str = "") -> Columns:
-        """What a model says to images first..last - 1, for `score`: columns, which of parts are joined one after the other.
+    def look(
+        self, model: tf.keras.Model, source: Source, first: int, last: int, progress: str = ""
+    ) -> Columns:
+        """What a model says to images first..last - 1, for `score`: columns, which of parts are joined one
+        after the other.
 
         Parts that begin at multiples of --eval_batch_size are together, to the bit, what is seen in one go.
         """
@@ -127,7 +131,9 @@ class Drawing(_Known):
 
     @abc.abstractmethod
     def draw(self, image: Any, objects: dict) -> Any:
-        """A uint8 image with the given human labels, pseudo labels or predictions drawn on it, of the same size."""
+        """A uint8 image with the given human labels, pseudo labels or predictions drawn on it, of the same
+        size.
+        """
 
     @abc.abstractmethod
     def shown(self, objects: dict) -> dict:
@@ -159,11 +165,19 @@ class Drawing(_Known):
         return with_legend(self.draw(image, objects), self.legend([objects]))
 
     def draw_beside(self, name: str, image: Any, columns: Mapping[str, dict]) -> Any:
-        """Labels of several kinds on the same image, beside each other under their names; the image's stands before the first."""
+        """Labels of several kinds on the same image, beside each other under their names; the image's stands
+        before the first.
+        """
         pictures = [self.draw(image, objects) for objects in columns.values()]
         captions = [f"{name}: {kind}" if k == 0 else kind for k, kind in enumerate(columns)]
         side = min(512, max(160, *image.shape[:2]))
-        return sheet(pictures, columns=len(pictures), cell=side, captions=captions, legend=self.legend(list(columns.values())))
+        return sheet(
+            pictures,
+            columns=len(pictures),
+            cell=side,
+            captions=captions,
+            legend=self.legend(list(columns.values())),
+        )
 
     def summary_pictures(self, metrics: dict) -> dict[str, Any]:
         """Pictures made of an evaluation's metrics, uint8 by name; for TensorBoard."""
@@ -181,11 +195,14 @@ class Task(Learning, Inference, Drawing):
       metrics: names of the numbers that a result shows; the first one decides the best checkpoint.
       keras_label: the key of its labels in keras-cv's dicts.
       needs_labels: whether its training images must be labelled.
-      whole_images: whether it learns from images as wholes, as pre-training does, not from what is where in them.
+      whole_images: whether it learns from images as wholes, as pre-training does, not from what is where in
+        them.
       has_anchors: whether the data can be checked against anchors.
-      original_flags: how the original's networks of this task were trained and scored: flag to be set -> what it does.
+      original_flags: how the original's networks of this task were trained and scored: flag to be set -> what
+        it does.
       paper_classes: how many the paper's networks of this task have, with segmentation's background.
-      decays_biases: whether weight decay covers all but batch norm (the original's classifiers), or kernels alone.
+      decays_biases: whether weight decay covers all but batch norm (the original's classifiers), or kernels
+        alone.
       experiment: what it was built from.
     """
 
@@ -205,7 +222,9 @@ class Task(Learning, Inference, Drawing):
 
     @classmethod
     def check(cls, experiment: Experiment) -> Checks:
-        """What the flags of a run of this task are checked by: functions that raise FlagError, each for one thing."""
+        """What the flags of a run of this task are checked by: functions that raise FlagError, each for one
+        thing.
+        """
         return []
 
     @classmethod
@@ -215,7 +234,8 @@ class Task(Learning, Inference, Drawing):
 
     @classmethod
     def recommended(cls, *, gpu: bool, large: bool) -> list[Recommended] | None:
-        """What --recipe=auto chooses for this task alone: (flag, value, reason); None: there is no recipe for it.
+        """What --recipe=auto chooses for this task alone: (flag, value, reason); None: there is no recipe for
+        it.
 
         Args:
           gpu: whether the machine has one. large: whether there is much data, and a GPU.

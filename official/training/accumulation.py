@@ -28,7 +28,7 @@ class AccumulatedStep:
 
     def __init__(
         self, step: JointStep, strategy: tf.distribute.Strategy, parts: int, *, by_xla: bool = False
-    ):  # fmt: skip
+    ):
         """Args: parts: how many; by_xla: compiles the calls with XLA (one replica)."""
         self.step, self.strategy, self.parts = step, strategy, parts
         # Moving statistics and their momentum, in the order of the forward pass.
@@ -68,7 +68,7 @@ class AccumulatedStep:
 
     def _shares(
         self, batch: dict[str, Tensors], counts: Tensors, part: tf.Tensor
-    ) -> tuple[Tensors, dict[str, Tensors]]:  # fmt: skip
+    ) -> tuple[Tensors, dict[str, Tensors]]:
         targets = {name: self.step.tasks[name].encode(stream) for name, stream in batch.items()}
         self.step.part = (part, self.parts)
         try:
@@ -83,9 +83,13 @@ class AccumulatedStep:
         return self.step.sum(shares)
 
     def _gradients(
-        self, batch: dict[str, Tensors], counts: Tensors, ahead: Tensors | None, part: tf.Tensor,
+        self,
+        batch: dict[str, Tensors],
+        counts: Tensors,
+        ahead: Tensors | None,
+        part: tf.Tensor,
         carried: dict[str, Any] | None,
-    ) -> dict[str, Any]:  # fmt: skip
+    ) -> dict[str, Any]:
         """Adds one part's gradients, losses and statistics to those before it, of this replica alone."""
         step = self.step
         ratio = None if ahead is None else _ratio_after(step.averages, ahead)

@@ -22,7 +22,8 @@ def set_up_runtime(options: Runtime) -> None:
     """Seeds, determinism and precision; call once, before anything is built.
 
     Under --xla, and on TPUs, TensorFlow's determinism switch stays off: it does not make XLA's kernels
-    another thing, it only refuses some of them (the gradient of max pooling), and has records read one after the other.
+    another thing, it only refuses some of them (the gradient of max pooling), and has records read one after
+    the other.
     """
     tf.keras.utils.set_random_seed(options.seed)
     read_in_graph(remote_hosts(options))
@@ -33,7 +34,9 @@ def set_up_runtime(options: Runtime) -> None:
 
 
 def remote_hosts(options: Runtime) -> bool:
-    """Whether input is prepared on machines that run no Python of ours: the hosts of a TPU that is not this machine's own."""
+    """Whether input is prepared on machines that run no Python of ours: the hosts of a TPU that is not this
+    machine's own.
+    """
     return options.tpu not in ("", "local")
 
 
@@ -69,7 +72,9 @@ def build_strategy(options: Runtime) -> tf.distribute.Strategy:
 
 def local_strategy(options: Runtime) -> tf.distribute.Strategy:
     """The strategy of a job that one process does alone: `build_strategy`'s, without other workers."""
-    if not options.tpu and (options.strategy == "multi_worker" or (options.strategy == "auto" and "TF_CONFIG" in os.environ)):
+    if not options.tpu and (
+        options.strategy == "multi_worker" or (options.strategy == "auto" and "TF_CONFIG" in os.environ)
+    ):
         return tf.distribute.get_strategy()
     return build_strategy(options)
 
@@ -123,7 +128,8 @@ def chiefs(strategy: tf.distribute.Strategy, value: int) -> int:
 
     def alone(value):
         replica = tf.distribute.get_replica_context()
-        own = tf.where(tf.equal(replica.replica_id_in_sync_group, 0), value, 0)  # the chief holds the first replica
+        # The chief holds the first replica.
+        own = tf.where(tf.equal(replica.replica_id_in_sync_group, 0), value, 0)
         return replica.all_reduce(tf.distribute.ReduceOp.SUM, own)
 
     summed = tf.function(lambda value: strategy.run(alone, (value,)))(tf.constant(value, tf.int32))
@@ -144,7 +150,9 @@ def _has_chief() -> bool:
 
 
 def summed(strategy: tf.distribute.Strategy, value: int) -> int:
-    """The sum of a number over all replicas of all workers, each worker's once a replica of its own; waits for the others."""
+    """The sum of a number over all replicas of all workers, each worker's once a replica of its own; waits
+    for the others.
+    """
     if not several_workers(strategy):
         return value * strategy.num_replicas_in_sync
     return int(strategy.experimental_local_results(_summing(strategy)(tf.constant(value, tf.int32)))[0])
@@ -163,7 +171,8 @@ def require_agreement(strategy: tf.distribute.Strategy, step: int) -> None:
     total = summed(strategy, step)
     if total != step * strategy.num_replicas_in_sync:
         raise UserError(
-            f"the workers do not go on from the same state (here it is that of step {step}): --model_dir must be one folder that "
+            f"the workers do not go on from the same state (here it is that of step {step}): --model_dir "
+            f"must be one folder that "
             "all of them see"
         )
 
@@ -171,7 +180,12 @@ def require_agreement(strategy: tf.distribute.Strategy, step: int) -> None:
 # --- other workers ----------------------------------------------------------------------------------
 
 PEER_SECONDS, PEER_TRIES = 10.0, 3  # how long a worker may take to answer, and how often it is asked
-_GONE = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.DeadlineExceededError)
+_GONE = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+)
 
 
 class WorkerLost(UserError):
@@ -190,7 +204,9 @@ def _tasks(strategy: tf.distribute.Strategy) -> list[tuple[str, int]]:
     if not several_workers(strategy):
         return []
     jobs = strategy.cluster_resolver.cluster_spec()
-    return [(kind, i) for kind in ("chief", "worker") if kind in jobs.jobs for i in range(jobs.num_tasks(kind))]
+    return [
+        (kind, i) for kind in ("chief", "worker") if kind in jobs.jobs for i in range(jobs.num_tasks(kind))
+    ]
 
 
 def require_workers(strategy: tf.distribute.Strategy) -> None:
@@ -204,7 +220,9 @@ def require_workers(strategy: tf.distribute.Strategy) -> None:
         for left in reversed(range(PEER_TRIES if number != own else 0)):
             try:
                 peer = f"/job:{kind}/replica:0/task:{index}"
-                context.context().check_collective_ops_peer_health(peer, timeout_in_ms=int(1000 * PEER_SECONDS))
+                context.context().check_collective_ops_peer_health(
+                    peer, timeout_in_ms=int(1000 * PEER_SECONDS)
+                )
                 break
             except tf.errors.OpError as error:
                 if not left:
@@ -224,7 +242,10 @@ def workers_together(strategy: tf.distribute.Strategy) -> Iterator[None]:
 
 
 def _lost(who: str) -> str:
-    return f"{who} of this run has died or cannot be reached: stopped. The same command on all workers goes on from the last saved state."
+    return (
+        f"{who} of this run has died or cannot be reached: stopped. The same command on all workers goes "
+        f"on from the last saved state."
+    )
 
 
 def check_batch(strategy: tf.distribute.Strategy, flag: str, batch_size: int, parts: int = 1) -> None:
@@ -232,7 +253,9 @@ def check_batch(strategy: tf.distribute.Strategy, flag: str, batch_size: int, pa
     replicas = strategy.num_replicas_in_sync
     if batch_size % (replicas * parts):
         remedy = f"choose a multiple of {replicas * parts}, "
-        remedy += "the number of replicas that share it" + (f" times --accumulate={parts}" if parts > 1 else "")
+        remedy += "the number of replicas that share it" + (
+            f" times --accumulate={parts}" if parts > 1 else ""
+        )
         raise FlagError(f"--{flag}={batch_size}: {remedy}")
 
 

@@ -51,10 +51,16 @@ class SelfTrainingModel(keras.Model):
     """
 
     def __init__(
-        self, task: Task | str | keras.Model, classes: int | Sequence[str | Category] = (), *,
-        joint_classes: int | Sequence[str | Category] = (), bounding_box_format: str = "yxyx",
-        experiment: Experiment | None = None, name: str | None = None, **options: Any,
-    ):  # fmt: skip
+        self,
+        task: Task | str | keras.Model,
+        classes: int | Sequence[str | Category] = (),
+        *,
+        joint_classes: int | Sequence[str | Category] = (),
+        bounding_box_format: str = "yxyx",
+        experiment: Experiment | None = None,
+        name: str | None = None,
+        **options: Any,
+    ):
         """Builds the network, or takes one.
 
         Args:
@@ -108,7 +114,8 @@ class SelfTrainingModel(keras.Model):
         if unknown:
             raise ValueError(
                 f"compile of a self-training model does not take {unknown}: the losses are the task's, and "
-                "options of the model set their parts (alpha=, focal_gamma=, box_weight=, label_smoothing=, weight_decay= ...)"
+                "options of the model set their parts (alpha=, focal_gamma=, box_weight=, label_smoothing=, "
+                "weight_decay= ...)"
             )
         super().compile(optimizer=optimizer, **options)
         if not isinstance(self.optimizer, keras.optimizers.Optimizer):
@@ -176,8 +183,8 @@ class SelfTrainingModel(keras.Model):
         """Keras' `fit`; see the class for what `x` and `validation_data` are.
 
         Raises:
-          NonFiniteError: at the end of an epoch, after a step that was not finite (`on_nan="skip"`: after more of
-            them than `max_nan_steps`); the weights are those of before it.
+          NonFiniteError: at the end of an epoch, after a step that was not finite (`on_nan="skip"`: after
+            more of them than `max_nan_steps`); the weights are those of before it.
         """
         self._hidden["means"] = self._hidden["training_means"]
         x, options["steps_per_epoch"] = self.fed(x, options.get("steps_per_epoch"))
@@ -259,11 +266,13 @@ class SelfTrainingModel(keras.Model):
         }
         return {
             name: self.step.tasks[name].batch_of(parts[name], self.bounding_box_format)
-            for name in STREAMS if name in parts and weights[name] > 0.0
-        }  # fmt: skip
+            for name in STREAMS
+            if name in parts and weights[name] > 0.0
+        }
 
     def fed(self, x: Any, steps: int | None = None) -> tuple[Any, int | None]:
-        """(a dataset as the step takes it, steps per epoch): prepared in `tf.data`, divided among the replicas.
+        """(a dataset as the step takes it, steps per epoch): prepared in `tf.data`, divided among the
+        replicas.
 
         Data that are no dataset stay as they are.
         """
@@ -277,7 +286,9 @@ class SelfTrainingModel(keras.Model):
         if self.step.replicas == 1:
             return made.prefetch(2), steps
         size = int(made.cardinality())
-        if steps is None and size >= 0:  # Keras wants the number of distributed data, and never begins them anew
+        if (
+            steps is None and size >= 0
+        ):  # Keras wants the number of distributed data, and never begins them anew
             steps, made = size, made.repeat()
 
         def own(worker: Worker, replicas: int) -> tf.data.Dataset:
@@ -329,9 +340,10 @@ class SelfTrainingModel(keras.Model):
         parts = {"averages": self.averages, "guard": self.guard, "weight_average": self.weight_average}
         return {
             f"{name}_{number}": variable
-            for name, part in parts.items() if part is not None
+            for name, part in parts.items()
+            if part is not None
             for number, variable in enumerate(part.variables)
-        }  # fmt: skip
+        }
 
     # --- the averaged weights ---------------------------------------------------------------------
 

@@ -1,8 +1,8 @@
 """The one way from a checkpoint folder to a network: found, described, built from its description, filled.
 
-    find_model   a run, a phase or a checkpoint folder -> its description (official/trained_model.py)
-    load_model   a description -> a task and a network with the weights
-    fill_model   the same weights into a network that is there (a student's)
+find_model   a run, a phase or a checkpoint folder -> its description (official/trained_model.py)
+load_model   a description -> a task and a network with the weights
+fill_model   the same weights into a network that is there (a student's)
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from official.training.weight_average import WeightAverage
 
 
 def find_model(path: str, flag: str, take: str = "") -> TrainedModel:
-    """What `path` means (see `find_checkpoint`); says so if its phase is not finished, or if it was chosen by its score.
+    """What `path` means (see `find_checkpoint`); says so if its phase is not finished, or if it was chosen by
+    its score.
 
     Args:
       flag: that named it, for messages; take: see `taken_checkpoint`.
@@ -40,20 +41,32 @@ def find_model(path: str, flag: str, take: str = "") -> TrainedModel:
     model = describe(find_checkpoint(path, take))
     handed_on = taken_of(model.path)
     if take == "best" or handed_on == "best":
-        note(f"{flag}: {model.path} is the best of the evaluated checkpoints, chosen on the evaluation data: its score there is too good")
+        note(
+            f"{flag}: {model.path} is the best of the evaluated checkpoints, chosen on the evaluation data: "
+            f"its score there is too good"
+        )
     elif not model.finished and not handed_on:
-        note(f"{flag}: {model.path} is at step {model.step} of {model.steps}; its {model.phase} is not finished")
+        note(
+            f"{flag}: {model.path} is at step {model.step} of {model.steps}; its {model.phase} is not "
+            f"finished"
+        )
     return model
 
 
 def taken_of(path: str) -> str:
-    """How the checkpoint folder `path` was taken, "last" or "best", if the result of its phase names it; else ""."""
+    """How the checkpoint folder `path` was taken, "last" or "best", if the result of its phase names it; else
+    "".
+    """
     result = read_json(os.path.join(os.path.dirname(path), os.pardir, RESULT))
     named = os.path.basename(result.get("checkpoint", ""))
-    return ("best" if "taken" in result else "last") if named == os.path.basename(os.path.normpath(path)) else ""
+    return (
+        ("best" if "taken" in result else "last") if named == os.path.basename(os.path.normpath(path)) else ""
+    )
 
 
-def load_model(model: TrainedModel, experiment: Experiment, *, resized: bool = False) -> tuple[Task, tf.keras.Model]:
+def load_model(
+    model: TrainedModel, experiment: Experiment, *, resized: bool = False
+) -> tuple[Task, tf.keras.Model]:
     """The task and the network that a description tells of, with the weights of its checkpoint.
 
     Args:
@@ -80,7 +93,9 @@ def fill_model(model: TrainedModel, network: tf.keras.Model) -> None:
 
 
 def fill_joint_head(model: TrainedModel, joint_network: tf.keras.Model) -> None:
-    """Puts the classification head of joint training into a network; its backbone gets weights that are not averaged."""
+    """Puts the classification head of joint training into a network; its backbone gets weights that are not
+    averaged.
+    """
     restore_checkpoint(tf.train.Checkpoint(joint_model=joint_network), model.path, partial=True)
 
 
@@ -95,7 +110,8 @@ def is_run(path: str) -> bool:
 def starting_weights(
     init: str, options: Training, model_options: Model, backbone: tf.keras.Model | None = None
 ) -> Weights:
-    """The backbone weights that --init names: of a finished run, or of a file (`import_checkpoint.read_weights`).
+    """The backbone weights that --init names: of a finished run, or of a file
+    (`import_checkpoint.read_weights`).
 
     Args:
       options: where named weights are looked for, and whether they may be fetched.
@@ -107,14 +123,19 @@ def starting_weights(
     backbone = backbone or build_backbone(model_options)
     if not is_run(init):
         name = model_options.backbone
-        return read_weights(weights_file(init, options.weights_dir, name, download=options.download), backbone)
+        return read_weights(
+            weights_file(init, options.weights_dir, name, download=options.download), backbone
+        )
     model = _finished(init)
     network = load_model(model, Experiment())[1].backbone
     found, wanted = {variable_name(v): v.numpy() for v in network.variables}, shapes_of(backbone)
     check_kind(f"run {init}", is_lite(model.flags["backbone"]), wanted)
     return Weights(
         values={name: value for name, value in found.items() if name in wanted},
-        origin=f"run {init} ({model.flags['task']}, {model.flags['backbone']}, {model.phase} at step {model.step})",
+        origin=(
+            f"run {init} ({model.flags['task']}, {model.flags['backbone']}, {model.phase} at step "
+            f"{model.step})"
+        ),
         unused=tuple(sorted(set(found) - set(wanted))),
         normalization=model.flags["input_normalization"],
         epsilon=epsilon_of(network),

@@ -28,7 +28,11 @@ class Machine:
     gpu_memory: int = 0
 
     def __str__(self) -> str:
-        gpus = f"{self.gpus} GPU{'s' if self.gpus > 1 else ''} of {self.gpu_memory} GB" if self.gpus else "no GPU"
+        gpus = (
+            f"{self.gpus} GPU{'s' if self.gpus > 1 else ''} of {self.gpu_memory} GB"
+            if self.gpus
+            else "no GPU"
+        )
         return f"{self.cores} CPU core{'s' if self.cores > 1 else ''}, {self.memory} GB of memory, {gpus}"
 
 
@@ -46,10 +50,15 @@ def machine_of(text: str) -> Machine:
         values = {name.strip(): int(value) for name, value in pairs.items()}
         found = Machine(**values)
     except (ValueError, TypeError) as error:
-        raise FlagError(f"--machine={text}: it should name cores and memory (GB), and with GPUs gpus and gpu_memory (GB of each), "
-                        "such as cores=64,memory=512,gpus=8,gpu_memory=80") from error  # fmt: skip
+        raise FlagError(
+            f"--machine={text}: it should name cores and memory (GB), and with GPUs gpus and gpu_memory (GB "
+            f"of each), "
+            "such as cores=64,memory=512,gpus=8,gpu_memory=80"
+        ) from error
     if found.cores < 1 or found.memory < 1 or found.gpus < 0 or (found.gpus > 0) != (found.gpu_memory > 0):
-        raise FlagError(f"--machine={text}: {', '.join(names[:2])} are at least 1; gpus and gpu_memory belong together")
+        raise FlagError(
+            f"--machine={text}: {', '.join(names[:2])} are at least 1; gpus and gpu_memory belong together"
+        )
     return found
 
 

@@ -1,7 +1,8 @@
 """Whether a step can fit into memory at all.
 
-On a CPU nothing says so in time: Linux promises memory that it does not have, and ends the process (or another one) once
-the pages are touched. A GPU's allocator raises an error by itself, which official/errors.py puts into words.
+On a CPU nothing says so in time: Linux promises memory that it does not have, and ends the process (or
+another one) once the pages are touched. A GPU's allocator raises an error by itself, which official/errors.py
+puts into words.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from official.models.statistics import activation_bytes
 from official.training.machine import Machine, this_machine
 
 _GIB = float(1 << 30)
-# More than any backbone here keeps for a pixel (EfficientNet-L2, 25 kB); below it the network need not be looked at.
+# More than any backbone here keeps for a pixel (EfficientNet-L2, 25 kB); below it the network need not be
+# looked at.
 _MOST_PER_PIXEL = 32_000
 
 
@@ -32,8 +34,11 @@ def images_in_memory(experiment: Experiment, streams: Mapping[str, int], share: 
     return images * share / experiment.training.accumulate
 
 
-def too_large(experiment: Experiment, build: Callable[[], tf.keras.Model], images: float, machine: Machine) -> str | None:
-    """What to say where the activations of a step alone are more than the memory of a machine without a GPU; None: they are not.
+def too_large(
+    experiment: Experiment, build: Callable[[], tf.keras.Model], images: float, machine: Machine
+) -> str | None:
+    """What to say where the activations of a step alone are more than the memory of a machine without a GPU;
+    None: they are not.
 
     They are a lower bound of what a step takes, so nothing is refused that could run.
 
@@ -47,14 +52,22 @@ def too_large(experiment: Experiment, build: Callable[[], tf.keras.Model], image
     if images * each <= machine.memory:
         return None
     fitting = int(0.4 * machine.memory / each)  # a step takes two to three times as much as its activations
-    remedy = f"a --batch_size (with --pseudo_batch_size) of {fitting} in all may fit" if fitting else "not even one image fits: lower --image_size"
+    remedy = (
+        f"a --batch_size (with --pseudo_batch_size) of {fitting} in all may fit"
+        if fitting
+        else "not even one image fits: lower --image_size"
+    )
     return (
-        f"a step of {images:g} images of {size} px keeps at least {images * each:,.0f} GB, and this machine has {machine.memory} GB of memory and "
-        f"no GPU: {remedy}; --recipe=auto chooses flags for this machine, --accumulate=N passes a batch in N parts"
+        f"a step of {images:g} images of {size} px keeps at least {images * each:,.0f} GB, and this machine "
+        f"has {machine.memory} GB of memory and "
+        f"no GPU: {remedy}; --recipe=auto chooses flags for this machine, --accumulate=N passes a batch in "
+        f"N parts"
     )
 
 
-def check_memory(experiment: Experiment, model: tf.keras.Model, streams: Mapping[str, int], share: float) -> None:
+def check_memory(
+    experiment: Experiment, model: tf.keras.Model, streams: Mapping[str, int], share: float
+) -> None:
     """Raises FlagError where a step cannot fit into this machine's memory; see `too_large`."""
     if experiment.runtime.tpu:
         return

@@ -1,8 +1,9 @@
 """Learning-rate schedules and optimizers.
 
-A step that is not to be taken leaves every weight and its state as they are (`_Optimizer.step`): one condition for
-all of them. Each weight is updated by one fused kernel, on every replica by itself: gradients are summed before.
-Stock Keras optimizers would take a NaN in, take dozens of operations a weight, and merge the replicas for each.
+A step that is not to be taken leaves every weight and its state as they are (`_Optimizer.step`): one
+condition for all of them. Each weight is updated by one fused kernel, on every replica by itself: gradients
+are summed before. Stock Keras optimizers would take a NaN in, take dozens of operations a weight, and merge
+the replicas for each.
 """
 
 from __future__ import annotations
@@ -27,9 +28,18 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
     """
 
     def __init__(
-        self, learning_rate, total_steps, *, schedule="cosine", warmup_steps=0, warmup_learning_rate=0.0,
-        boundaries=(), rates=(), decay_every=0, decay_factor=0.97,
-    ):  # fmt: skip
+        self,
+        learning_rate,
+        total_steps,
+        *,
+        schedule="cosine",
+        warmup_steps=0,
+        warmup_learning_rate=0.0,
+        boundaries=(),
+        rates=(),
+        decay_every=0,
+        decay_factor=0.97,
+    ):
         """Builds the schedule.
 
         Args:
@@ -51,11 +61,16 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
         if len(boundaries) != len(rates):
             raise FlagError(f"{len(boundaries)} decay_boundaries but {len(rates)} decay_rates")
         self.config = {
-            "learning_rate": learning_rate, "total_steps": total_steps, "schedule": schedule,
-            "warmup_steps": warmup_steps, "warmup_learning_rate": warmup_learning_rate,
-            "boundaries": tuple(boundaries), "rates": tuple(rates),
-            "decay_every": decay_every, "decay_factor": decay_factor,
-        }  # fmt: skip
+            "learning_rate": learning_rate,
+            "total_steps": total_steps,
+            "schedule": schedule,
+            "warmup_steps": warmup_steps,
+            "warmup_learning_rate": warmup_learning_rate,
+            "boundaries": tuple(boundaries),
+            "rates": tuple(rates),
+            "decay_every": decay_every,
+            "decay_factor": decay_factor,
+        }
 
     def __call__(self, step):
         options = self.config
@@ -96,7 +111,10 @@ class _Optimizer(keras.optimizers.Optimizer):
         super().build(var_list)
         for attribute, name in self.STATE.items():
             if not getattr(self, attribute, None):
-                made = [self.add_variable_from_reference(v, name, initial_value=self.first_value(name, v)) for v in var_list]
+                made = [
+                    self.add_variable_from_reference(v, name, initial_value=self.first_value(name, v))
+                    for v in var_list
+                ]
                 setattr(self, attribute, made)
 
     def first_value(self, name: str, variable: tf.Variable) -> tf.Tensor | None:
@@ -133,7 +151,9 @@ class _Optimizer(keras.optimizers.Optimizer):
         self.update(gradient, variable, self.scalars(rate, tf.cast(self.iterations + 1, variable.dtype)))
 
     def scalars(self, rate: tf.Tensor, number: tf.Tensor) -> dict[str, tf.Tensor]:
-        """What the updates of all weights share, from the learning rate and the step's number (1 for the first)."""
+        """What the updates of all weights share, from the learning rate and the step's number (1 for the
+        first).
+        """
         return {"rate": rate}
 
     def update(self, gradient: tf.Tensor, variable: tf.Variable, scalars: dict[str, tf.Tensor]) -> None:
@@ -172,7 +192,9 @@ class RMSprop(_Optimizer):
     STATE = {"squares": "square", "velocities": "velocity"}
 
     def __init__(self, learning_rate=0.016, decay=0.9, momentum=0.9, epsilon=1e-3, name="rmsprop", **kwargs):
-        super().__init__(learning_rate, name, {"decay": decay, "momentum": momentum, "epsilon": epsilon}, **kwargs)
+        super().__init__(
+            learning_rate, name, {"decay": decay, "momentum": momentum, "epsilon": epsilon}, **kwargs
+        )
         self.decay, self.momentum, self.epsilon = decay, momentum, epsilon
 
     def first_value(self, name, variable):
@@ -216,7 +238,9 @@ class Adam(_Optimizer):
     STATE = {"first_moments": "m", "second_moments": "v"}
 
     def __init__(self, learning_rate=1e-3, beta_1=0.9, beta_2=0.999, epsilon=1e-7, name="adam", **kwargs):
-        super().__init__(learning_rate, name, {"beta_1": beta_1, "beta_2": beta_2, "epsilon": epsilon}, **kwargs)
+        super().__init__(
+            learning_rate, name, {"beta_1": beta_1, "beta_2": beta_2, "epsilon": epsilon}, **kwargs
+        )
         self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
 
     def scalars(self, rate, number):
@@ -226,23 +250,43 @@ class Adam(_Optimizer):
     def update(self, gradient, variable, scalars):
         place = self.place(variable)
         tf.raw_ops.ResourceApplyAdam(
-            var=variable.handle, m=self.first_moments[place].handle, v=self.second_moments[place].handle, grad=gradient,
-            beta1=self.beta_1, beta2=self.beta_2, epsilon=self.epsilon, **scalars,
-        )  # fmt: skip
+            var=variable.handle,
+            m=self.first_moments[place].handle,
+            v=self.second_moments[place].handle,
+            grad=gradient,
+            beta1=self.beta_1,
+            beta2=self.beta_2,
+            epsilon=self.epsilon,
+            **scalars,
+        )
 
 
 def _move(
-    variable: tf.Variable, velocity: tf.Variable, gradient: tf.Tensor, rate: Any, momentum: float, *, nesterov: bool = False
-) -> None:  # fmt: skip
+    variable: tf.Variable,
+    velocity: tf.Variable,
+    gradient: tf.Tensor,
+    rate: Any,
+    momentum: float,
+    *,
+    nesterov: bool = False,
+) -> None:
     """v = m v + g; w -= rate v, with `nesterov` w -= rate (g + m v): on a replica those of its own copies."""
     tf.raw_ops.ResourceApplyMomentum(
-        var=variable.handle, accum=velocity.handle, lr=rate, grad=gradient, momentum=momentum, use_nesterov=nesterov
+        var=variable.handle,
+        accum=velocity.handle,
+        lr=rate,
+        grad=gradient,
+        momentum=momentum,
+        use_nesterov=nesterov,
     )
 
 
 def take_step(
-    optimizer: keras.optimizers.Optimizer, gradients: list[tf.Tensor], variables: list[tf.Variable], good: tf.Tensor
-) -> None:  # fmt: skip
+    optimizer: keras.optimizers.Optimizer,
+    gradients: list[tf.Tensor],
+    variables: list[tf.Variable],
+    good: tf.Tensor,
+) -> None:
     """`_Optimizer.step` of any Keras optimizer: one update if `good`, and the step is counted in any case.
 
     Args:
@@ -260,9 +304,12 @@ def take_step(
         return tf.constant(True)
 
     def merged(strategy, gradients, good):
-        return tf.cond(_first(strategy, good), lambda: _update_all(strategy, optimizer, gradients, variables), skipped)
+        return tf.cond(
+            _first(strategy, good), lambda: _update_all(strategy, optimizer, gradients, variables), skipped
+        )
 
-    # Stock optimizers merge the replicas, which is not allowed inside a condition: there the condition is inside the merge.
+    # Stock optimizers merge the replicas, which is not allowed inside a condition: there the condition is
+    # inside the merge.
     context = tf.distribute.get_replica_context()
     if context.num_replicas_in_sync == 1:
         tf.cond(good, taken, skipped)
@@ -274,13 +321,19 @@ def _first(strategy: tf.distribute.Strategy, value: Any) -> tf.Tensor:
     return strategy.experimental_local_results(value)[0]
 
 
-def _update_all(strategy, optimizer: keras.optimizers.Optimizer, gradients: list, variables: list[tf.Variable]) -> tf.Tensor:
+def _update_all(
+    strategy, optimizer: keras.optimizers.Optimizer, gradients: list, variables: list[tf.Variable]
+) -> tf.Tensor:
     """`apply_gradients` on all replicas, from outside of them: learning rate, weight decay, update."""
     optimizer._compute_current_learning_rate()
     for variable in variables if optimizer.weight_decay else ():
         if optimizer._use_weight_decay(variable):
-            shrink = tf.cast(optimizer.weight_decay, variable.dtype) * tf.cast(optimizer.learning_rate, variable.dtype)
-            strategy.extended.update(variable, lambda v, by: v.assign_sub(v * by), args=(shrink,), group=False)
+            shrink = tf.cast(optimizer.weight_decay, variable.dtype) * tf.cast(
+                optimizer.learning_rate, variable.dtype
+            )
+            strategy.extended.update(
+                variable, lambda v, by: v.assign_sub(v * by), args=(shrink,), group=False
+            )
     optimizer._distributed_apply_gradients_fn(strategy, list(zip(gradients, variables)))
     return tf.constant(True)
 
@@ -292,13 +345,13 @@ def adapted(name: str) -> bool:
 
 def build_schedule(
     options: Options, total_steps: int, stretch: float = 1.0, learning_rate: float = 0.0
-) -> WarmupSchedule:  # fmt: skip
+) -> WarmupSchedule:
     """The learning rate that the options describe.
 
     Args:
       total_steps: of this phase.
-      stretch: multiplies --decay_boundaries and --decay_every, for a phase that is that much longer than the one that
-        they are meant for.
+      stretch: multiplies --decay_boundaries and --decay_every, for a phase that is that much longer than the
+        one that they are meant for.
       learning_rate: replaces `options.learning_rate` when above 0.
 
     Raises:
@@ -306,7 +359,9 @@ def build_schedule(
     """
     boundaries = _numbers("decay_boundaries", options.decay_boundaries)
     if any(later <= earlier for earlier, later in zip(boundaries, boundaries[1:])):
-        raise FlagError(f"--decay_boundaries={options.decay_boundaries}: every boundary must be after the one before it")
+        raise FlagError(
+            f"--decay_boundaries={options.decay_boundaries}: every boundary must be after the one before it"
+        )
     return WarmupSchedule(
         learning_rate or options.learning_rate,
         total_steps,
@@ -322,7 +377,7 @@ def build_schedule(
 
 def build_optimizer(
     options: Options, total_steps: int, *, learning_rate: float = 0.0, stretch: float = 1.0
-) -> keras.optimizers.Optimizer:  # fmt: skip
+) -> keras.optimizers.Optimizer:
     """The optimizer that the options describe; for the arguments see `build_schedule`."""
     schedule = build_schedule(options, total_steps, stretch, learning_rate)
     if options.optimizer == "adam":

@@ -2,12 +2,13 @@
 
     teacher ──> labels ──> student          control (needs the teacher's steps alone)
 
-A run that is started again with other flags goes on if everything that has begun is still what the flags describe:
-with a finished teacher another --alpha, --score_threshold or --student_steps is taken as long as the student has not begun,
-and --control may be added at any time. Where something that has begun would have to be made anew, the run stops and
-says which flags of the command take what is still valid into a new folder. It never removes or overwrites work that
-is done, and never puts it aside either: a flag that was mistyped in the command that should go on is more likely
-than a wish to start afresh.
+A run that is started again with other flags goes on if everything that has begun is still what the flags
+describe: with a finished teacher another --alpha, --score_threshold or --student_steps is taken as long as
+the student has not begun, and --control may be added at any time. Where something that has begun would have
+to be made anew, the run stops and says which flags of the command take what is still valid into a new folder.
+It never removes or overwrites work that
+is done, and never puts it aside either: a flag that was mistyped in the command that should go on is more
+likely than a wish to start afresh.
 """
 
 from __future__ import annotations
@@ -28,8 +29,12 @@ _DEPENDING: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("student_steps", "student_augment"), (STUDENT, CONTROL)),
     **dict.fromkeys(("unlabeled_data", "score_floor", "label_scales", "label_flip"), (LABELS, STUDENT)),
     **dict.fromkeys(("label_temperature", "label_shard_size"), (LABELS, STUDENT)),
-    **dict.fromkeys(("joint_loss", "alpha", "ema_decay", "student_learning_rate", "pseudo_batch_size"), (STUDENT,)),
-    **dict.fromkeys(("student_init", "score_threshold", "class_thresholds", "empty_pseudo_images"), (STUDENT,)),
+    **dict.fromkeys(
+        ("joint_loss", "alpha", "ema_decay", "student_learning_rate", "pseudo_batch_size"), (STUDENT,)
+    ),
+    **dict.fromkeys(
+        ("student_init", "score_threshold", "class_thresholds", "empty_pseudo_images"), (STUDENT,)
+    ),
     **dict.fromkeys(("label_density", "ignore_above"), (STUDENT,)),
     **dict.fromkeys(("soft_labels", "pictures_per_class"), (STUDENT,)),
     "eval_every": (TEACHER, LABELS, STUDENT, CONTROL),  # where it decides what goes on
@@ -43,8 +48,9 @@ ROLES = {
 }
 _HOW_TO_TRAIN = {
     field.name for group in (Augment, Loss, Optimizer, Training) for field in dataclasses.fields(group)
-} - {"teacher"}  # fmt: skip
-# What these name is compared when it is open (ids, labels, weights), so that it may lie elsewhere than it did.
+} - {"teacher"}
+# What these name is compared when it is open (ids, labels, weights), so that it may lie elsewhere than it
+# did.
 _PLACES = ("labeled_data", "unlabeled_data", "eval_data", "joint_data", "labeled_ids", "reviewed", "teacher")
 
 
@@ -61,7 +67,9 @@ def _has_begun(folder: str) -> bool:
 
 
 def changed_flags(there: Mapping[str, Any], now: Experiment) -> dict[str, tuple[Any, Any]]:
-    """The decisive flags that differ, {name: (there, now)}; one that an older run did not have meant its default."""
+    """The decisive flags that differ, {name: (there, now)}; one that an older run did not have meant its
+    default.
+    """
     flags, defaults = now.flags(), Experiment().flags()
     names = [name for name in flags if name in now.decisive_flags() or name in there]
     pairs = {name: (there.get(name, defaults[name]), flags[name]) for name in names}
@@ -73,15 +81,21 @@ def _moved(name: str, pair: tuple[Any, Any]) -> bool:
 
 
 def depending(flag: str, given_teacher: bool = False) -> tuple[str, ...]:
-    """The phases that depend on a flag; a teacher that was given, and its labels, do not depend on how this run trains."""
+    """The phases that depend on a flag; a teacher that was given, and its labels, do not depend on how this
+    run trains.
+    """
     found = _DEPENDING.get(flag, () if flag in NOT_FINGERPRINTED else ALL)
     if given_teacher and flag in _HOW_TO_TRAIN:
         found = tuple(phase for phase in found if phase not in (TEACHER, LABELS))
     return found
 
 
-def spoiled(changed: Mapping[str, Any], begun: list[str], *, given_teacher: bool = False) -> dict[str, list[str]]:
-    """Of the phases that have begun, those that the changed flags do not describe any more, with these flags."""
+def spoiled(
+    changed: Mapping[str, Any], begun: list[str], *, given_teacher: bool = False
+) -> dict[str, list[str]]:
+    """Of the phases that have begun, those that the changed flags do not describe any more, with these
+    flags.
+    """
     found = {phase: [name for name in changed if phase in depending(name, given_teacher)] for phase in begun}
     return {phase: names for phase, names in found.items() if names}
 

@@ -1,4 +1,6 @@
-"""What a phase shows of itself while it trains: a bar or lines of a log (official/screen.py), and how long it takes."""
+"""What a phase shows of itself while it trains: a bar or lines of a log (official/screen.py), and how long it
+takes.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +17,26 @@ SHOWN_METRICS = 3
 class PhaseProgress:
     """The progress of one phase. Steps are told to it where their loss is known, which waits for them.
 
-    What comes between steps (evaluations, checkpoints) is timed apart, so that the rate is that of the steps, and the time
-    that is left counts what is still to come of it.
+    What comes between steps (evaluations, checkpoints) is timed apart, so that the rate is that of the steps,
+    and the time that is left counts what is still to come of it.
     """
 
     def __init__(
-        self, phase: str, steps: int, *, first: int, images: int, every: Mapping[str, int], shown: bool = True,
-        told: Callable[[float, float, int], str] | None = None, clock: Callable[[], float] = time.monotonic,
-    ):  # fmt: skip
+        self,
+        phase: str,
+        steps: int,
+        *,
+        first: int,
+        images: int,
+        every: Mapping[str, int],
+        shown: bool = True,
+        told: Callable[[float, float, int], str] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
         """Args:
-          first: steps that earlier starts have taken; images: of a step, over all streams.
-          every: steps between two of what comes between them, by name; 0: it never comes.
-          told: (seconds of the first step, of one after it, steps left) -> what to say, once they are measured.
+        first: steps that earlier starts have taken; images: of a step, over all streams.
+        every: steps between two of what comes between them, by name; 0: it never comes.
+        told: (seconds of the first step, of one after it, steps left) -> what to say, once they are measured.
         """
         self.phase, self.steps, self.first, self.images = phase, steps, first, images
         self._every, self._told, self._shown, self._clock = every, told, shown, clock
@@ -57,7 +67,10 @@ class PhaseProgress:
             return bar.show(f"loss {loss:.3f}, the first step took {duration(self._first_step)}", now=True)
         bar.pace.mark(step)
         self._tell(step)
-        bar.show(", ".join(filter(None, (f"loss {loss:.3f}", *self._speed(step), self._score))), now=step == self.steps)
+        bar.show(
+            ", ".join(filter(None, (f"loss {loss:.3f}", *self._speed(step), self._score))),
+            now=step == self.steps,
+        )
 
     @contextlib.contextmanager
     def between(self, name: str) -> Iterator[None]:
@@ -71,7 +84,9 @@ class PhaseProgress:
             pause[0], pause[1] = pause[0] + 1, pause[1] + seconds
             self._since = (self._since[0] + seconds, self._since[1])
 
-    def evaluated(self, step: int, metrics: Mapping[str, Any], names: tuple[str, ...], more: str = "") -> None:
+    def evaluated(
+        self, step: int, metrics: Mapping[str, Any], names: tuple[str, ...], more: str = ""
+    ) -> None:
         """Shows an evaluation's result: the numbers that `names` name, and `more` words."""
         found = [f"{name} {metrics[name]:.3f}" for name in names[:SHOWN_METRICS] if name in metrics]
         self._score = f"{found[0]} at step {step}" if found else ""
@@ -79,7 +94,9 @@ class PhaseProgress:
             stamped(", ".join([f"{self.phase}: step {step} of {self.steps}", *found, *filter(None, [more])]))
 
     def seconds_left(self, step: int) -> float | None:
-        """Of this phase, with what comes between its steps as far as it has been seen; None before it is known."""
+        """Of this phase, with what comes between its steps as far as it has been seen; None before it is
+        known.
+        """
         each = self._bar.pace.seconds_each()
         if each is None:
             return None
@@ -87,7 +104,8 @@ class PhaseProgress:
         for name, every in self._every.items():
             count, seconds = self._pauses[name]
             if count:
-                left += seconds / count * ((self.steps // every if every else 0) - (step // every if every else 0))
+                to_come = self.steps // every - step // every if every else 0
+                left += seconds / count * to_come
         return left
 
     # --- inside -----------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from official.files import (
     sync_folder,
     temporary_name,
     write_json,
-)  # fmt: skip
+)
 from official.screen import warn
 from official.trained_model import DESCRIPTION
 
@@ -77,7 +77,7 @@ class Checkpoints:
 
     def save(
         self, step: int, meta: Mapping[str, Any] | None = None, description: Mapping[str, Any] | None = None
-    ) -> str:  # fmt: skip
+    ) -> str:
         """Writes a checkpoint, atomically, and removes those that are no longer kept.
 
         Args:
@@ -160,10 +160,7 @@ def newest_whole(folder: str, *, chief: bool = True) -> int:
         reason = damage(path)
         if not reason:
             return step
-        warn(
-            f"{path} is damaged ({reason}): put aside as {path}{ASIDE}; "
-            "going on from the state before it"
-        )
+        warn(f"{path} is damaged ({reason}): put aside as {path}{ASIDE}; going on from the state before it")
         if chief:
             shutil.rmtree(path + ASIDE, ignore_errors=True)
             os.replace(path, path + ASIDE)
@@ -284,12 +281,13 @@ def weights_sha256(variables: list[tf.Variable]) -> str:
 def find_checkpoint(path: str, take: str = "") -> str:
     """The checkpoint folder that `path` means.
 
-    A run stands for the student of its last finished round, or else the first of its *finished* phases: its student, its
-    teacher (which may be elsewhere), its imported network. A phase that was named stands for its checkpoint, finished or not:
-    see `taken_checkpoint`.
+    A run stands for the student of its last finished round, or else the first of its *finished* phases: its
+    student, its teacher (which may be elsewhere), its imported network. A phase that was named stands for its
+    checkpoint, finished or not: see `taken_checkpoint`.
 
     Raises:
-      UserError: nothing there, nothing trained there, or a run in which nothing is finished; says what could be named instead.
+      UserError: nothing there, nothing trained there, or a run in which nothing is finished; says what could
+        be named instead.
     """
     if not os.path.exists(path):
         raise UserError(f"no such run folder: {path}")
@@ -323,7 +321,8 @@ def taken_checkpoint(folder: str, take: str = "") -> str:
     """The checkpoint of a phase that goes on: the one that its result names, else the last.
 
     Args:
-      take: "last" or "best" in place of what the phase was trained with; a folder that is a checkpoint is itself.
+      take: "last" or "best" in place of what the phase was trained with; a folder that is a checkpoint is
+        itself.
 
     Raises:
       UserError: the best of none that was evaluated.
@@ -335,14 +334,18 @@ def taken_checkpoint(folder: str, take: str = "") -> str:
             step = best_step(inside)
             if step is not None:
                 return os.path.join(inside, f"step_{step:08d}")
-        raise UserError(f"--take=best: no checkpoint in {folder} was evaluated while it trained; that needs --eval_every")
+        raise UserError(
+            f"--take=best: no checkpoint in {folder} was evaluated while it trained; that needs --eval_every"
+        )
     result = read_json(os.path.join(folder, RESULT)) if not take else {}
     named = result_checkpoint(folder, result) if result else ""
     return named if named and os.path.isdir(named) else last_checkpoint(folder)
 
 
 def last_checkpoint(folder: str) -> str:
-    """The last checkpoint of a phase or of a folder of checkpoints, or `folder` itself if it is one; "" for none."""
+    """The last checkpoint of a phase or of a folder of checkpoints, or `folder` itself if it is one; "" for
+    none.
+    """
     result = read_json(os.path.join(folder, RESULT))
     for inside in (os.path.join(folder, "checkpoints"), folder):
         steps = checkpoint_steps(inside)
@@ -366,9 +369,9 @@ def phase_finished(folder: str) -> bool:
 def result_checkpoint(folder: str, result: Mapping[str, Any]) -> str:
     """The checkpoint folder that the result of the phase in `folder` names.
 
-    What lies in the run, of whatever phase or round, is relative to the folder of the phases and moves with it; a teacher
-    from elsewhere is absolute. Earlier versions wrote the path that the run had then: the end of it says which checkpoint
-    of this phase it is.
+    What lies in the run, of whatever phase or round, is relative to the folder of the phases and moves with
+    it; a teacher from elsewhere is absolute. Earlier versions wrote the path that the run had then: the end
+    of it says which checkpoint of this phase it is.
     """
     folder, named = os.path.normpath(folder), result["checkpoint"]
     run = os.path.dirname(folder)

@@ -23,7 +23,15 @@ RECIPE = "recipe"  # in run.json: what --recipe=auto chose, by flag
 GOES_ON = ("self_train", "train", "linear_eval")  # jobs that one start need not end
 _OF_A_JOB = ("job", "flags_fingerprint", "versions", "seed", "seconds")
 _OF_TRAINING = ("teacher", "student", "control", "pseudo_labels", "rounds", "images_seen")
-PACKAGES = ("tensorflow", "keras", "keras-cv", "tensorflow-addons", "tensorflow-datasets", "numpy", "pycocotools")
+PACKAGES = (
+    "tensorflow",
+    "keras",
+    "keras-cv",
+    "tensorflow-addons",
+    "tensorflow-datasets",
+    "numpy",
+    "pycocotools",
+)
 
 
 class FlagsDiffer(UserError):
@@ -71,26 +79,37 @@ class RunFolder:
         saved = read_json(os.path.join(self.path, RUN))
         changed = changed_flags(saved["decisive_flags"], self.experiment) if "decisive_flags" in saved else {}
         begun = begun_phases(self.path) if changed else []
-        lost = spoiled(changed, begun, given_teacher=bool(self.experiment.training.teacher) and "teacher" not in changed)
+        lost = spoiled(
+            changed, begun, given_teacher=bool(self.experiment.training.teacher) and "teacher" not in changed
+        )
         if lost:
-            lines = [f"  --{n}: {a!r} there, {b!r} now{_of(n, lost)}" for n, (a, b) in sorted(changed.items())]
+            lines = [
+                f"  --{n}: {a!r} there, {b!r} now{_of(n, lost)}" for n, (a, b) in sorted(changed.items())
+            ]
             raise FlagsDiffer(
-                f"{self.path} was made with other flags:\n" + "\n".join(lines)
-                + "\nUse the same flags to continue it. To keep what is still valid and make the rest anew, give these "
+                f"{self.path} was made with other flags:\n"
+                + "\n".join(lines)
+                + "\nUse the same flags to continue it. To keep what is still valid and make the rest anew, "
+                "give these "
                 f"flags with\n  {way_out(self.path, lost, saved['flags'])}"
-            )  # fmt: skip
+            )
         if not begun:
             return ""
         flags = " ".join(f"--{name}={now}" for name, (_, now) in sorted(changed.items()))
         return f"{self.path}: going on from {', '.join(begun)} with {flags}"
 
     def note_recipe(self, chosen: Mapping[str, Any], lines: Sequence[str]) -> None:
-        """Keeps the flags that --recipe=auto chose, which a run that goes on takes from here; and as `recipe.cfg`."""
+        """Keeps the flags that --recipe=auto chose, which a run that goes on takes from here; and as
+        `recipe.cfg`.
+        """
         saved = read_json(os.path.join(self.path, RUN))
         if saved.get(RECIPE) == dict(chosen):
             return
         os.makedirs(self.path, exist_ok=True)
-        with whole_file(os.path.join(self.path, "recipe.cfg")) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        with (
+            whole_file(os.path.join(self.path, "recipe.cfg")) as temporary,
+            open(temporary, "w", encoding="utf-8") as file,
+        ):
             file.write("\n".join(lines) + "\n")
         write_json(os.path.join(self.path, RUN), {**saved, RECIPE: dict(chosen)})
 
@@ -116,7 +135,8 @@ class RunFolder:
         if there and there != list(categories) and self._depends("labeled"):
             raise FlagsDiffer(
                 f"{self.path} was made from data with other classes:\n{class_difference(there, categories)}\n"
-                "Its weights mean the old ones. Give it the data that it was made from, or use another --model_dir."
+                "Its weights mean the old ones. Give it the data that it was made from, or use another "
+                "--model_dir."
             )
         if there != list(categories):
             write_json(path, {**saved, "categories": [{"id": c.id, "name": c.name} for c in categories]})
@@ -149,7 +169,8 @@ class RunFolder:
         begun = self._depends(role) if differing else []
         if begun:
             raise FlagsDiffer(
-                f"{source.word}: not the images that {self.path} was made from ({', '.join(begun)}):\n{differing}\n"
+                f"{source.word}: not the images that {self.path} was made from "
+                f"({', '.join(begun)}):\n{differing}\n"
                 "Put them back to continue it, or use another --model_dir."
             )
         os.makedirs(os.path.dirname(place), exist_ok=True)
@@ -174,7 +195,9 @@ class RunFolder:
 
     def _note_seconds(self) -> None:
         kept = read_json(os.path.join(self.path, SECONDS))
-        write_json(os.path.join(self.path, SECONDS), {**kept, self.experiment.runtime.job: self._all_seconds()})
+        write_json(
+            os.path.join(self.path, SECONDS), {**kept, self.experiment.runtime.job: self._all_seconds()}
+        )
 
     def summarize(self, content: dict[str, Any]) -> dict[str, Any]:
         """Writes `summary.json` and the same under the job's own name, atomically; returns it.
@@ -202,8 +225,9 @@ class RunFolder:
 def joined(before: Mapping[str, Any], summary: dict[str, Any]) -> dict[str, Any]:
     """What `summary.json` holds after a job: its own summary, and of the one before what the training left.
 
-    The results of phases and of the training as a whole stay; which job it was, its seconds, versions and flags are then in
-    "training". What both have (an evaluation, an export) is the later job's; skipped inputs are those of both.
+    The results of phases and of the training as a whole stay; which job it was, its seconds, versions and
+    flags are then in "training". What both have (an evaluation, an export) is the later job's; skipped inputs
+    are those of both.
     """
     job = before.get("training", before).get("job")
     if job not in GOES_ON:
@@ -227,7 +251,10 @@ def saved_recipe(model_dir: str) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that decide numbers."""
-    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}}
+    return {
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in PACKAGES},
+    }
 
 
 def saved_flags(model_dir: str) -> dict[str, Any]:

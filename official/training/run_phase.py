@@ -28,7 +28,7 @@ from official.training.distribution import (
     several_workers,
     summed,
     workers_together,
-)  # fmt: skip
+)
 from official.training.progress import SHOWN_METRICS, PhaseProgress
 from official.training.recovery import (
     RESULT,
@@ -37,7 +37,7 @@ from official.training.recovery import (
     newest_whole,
     result_checkpoint,
     weights_sha256,
-)  # fmt: skip
+)
 from official.training.sharing import evaluate_together
 from official.training.stopping import StopRequest
 from official.training.summaries import Summaries
@@ -45,7 +45,8 @@ from official.training.trainer import Phase, Trainer
 
 MADE_FROM = "made_from"  # in a description's origin: fingerprints of the teacher and of the labels
 CHECK_EVERY = 10  # steps between looks at the guard and updates of the progress bar
-# The first step traces the network forward and backward: measured on CPUs, so many times what building it takes (2.3 to 3.3, four networks).
+# The first step traces the network forward and backward: measured on CPUs, so many times what building it
+# takes (2.3 to 3.3, four networks).
 GRAPH_SHARE = 3.0
 # A loss that explodes: so many times the lowest so far (1, where that is lower), but at most 10,000.
 EXPLODED, EXPLODED_AT_MOST = 100.0, 1e4
@@ -58,7 +59,8 @@ class PhaseRun:
     Attributes:
       initialize: gives a new trainer its first weights; None: they stay random.
       origin: what it starts from, for the description of its checkpoints.
-      told: (seconds of the first step, of one after it, steps left) -> what to say of the time, once steps are measured.
+      told: (seconds of the first step, of one after it, steps left) -> what to say of the time, once steps
+        are measured.
     """
 
     task: Task
@@ -103,7 +105,11 @@ class PhaseRun:
         meta = self.checkpoints.meta(restored) if restored else {}
         self.seconds_before = float(meta.get("seconds", 0.0))
         self.scores = {int(step): score for step, score in meta.get("scores", {}).items()}
-        self.evaluated: tuple[int, dict[str, Any]] = (0, {})  # the last evaluation of this start, and its step
+        # The last evaluation of this start, and its step.
+        self.evaluated: tuple[int, dict[str, Any]] = (
+            0,
+            {},
+        )
         self.started = time.time()
         if not restored and self.chief:
             self._require_space()
@@ -131,10 +137,16 @@ class PhaseRun:
           UserError: how much is missing, before hours of training have gone into it.
         """
         runtime, steps = self.experiment.runtime, self.phase.steps
-        kept = min(runtime.keep_checkpoints + 2, -(-steps // runtime.checkpoint_every))  # the best, and one being written
-        later = {"teacher": 1 + self.experiment.training.control, "student": int(self.experiment.training.control)}
+        # The best, and one being written.
+        kept = min(runtime.keep_checkpoints + 2, -(-steps // runtime.checkpoint_every))
+        later = {
+            "teacher": 1 + self.experiment.training.control,
+            "student": int(self.experiment.training.control),
+        }
         phases = 1 + (later.get(self.phase.name, 0) if runtime.job == "self_train" else 0)
-        require_space(self.folder, self.trainer.checkpoint_bytes() * kept * phases, f"{phases * kept} checkpoints")
+        require_space(
+            self.folder, self.trainer.checkpoint_bytes() * kept * phases, f"{phases * kept} checkpoints"
+        )
 
     def _check_origin(self) -> None:
         """Raises ModelError where the phase has begun with another teacher or other labels."""
@@ -160,10 +172,16 @@ class PhaseRun:
         joint = self.phase.joint if self.trainer.joint_model is not None else None
         before = self.phase.earlier_steps
         return described(
-            self.experiment, self.task.categories, phase=self.phase.name, step=step, steps=step if ended else self.phase.steps,
-            averaged=self.trainer.weight_average is not None, total_steps=0 if before is None else before + step,
-            joint_classes=tuple(c.name for c in joint.categories) if joint else (), origin=self.origin,
-        )  # fmt: skip
+            self.experiment,
+            self.task.categories,
+            phase=self.phase.name,
+            step=step,
+            steps=step if ended else self.phase.steps,
+            averaged=self.trainer.weight_average is not None,
+            total_steps=0 if before is None else before + step,
+            joint_classes=tuple(c.name for c in joint.categories) if joint else (),
+            origin=self.origin,
+        )
 
     # --- training ---------------------------------------------------------------------------------
 
@@ -181,9 +199,14 @@ class PhaseRun:
         self._show_training_pictures()
         runtime = self.experiment.runtime
         self.progress = PhaseProgress(
-            self.phase.name, steps, first=first, images=sum(trainer.batch_sizes.values()), shown=self.chief, told=self.told,
+            self.phase.name,
+            steps,
+            first=first,
+            images=sum(trainer.batch_sizes.values()),
+            shown=self.chief,
+            told=self.told,
             every={"evaluation": runtime.eval_every, "checkpoint": runtime.checkpoint_every},
-        )  # fmt: skip
+        )
         with self.progress, naming_unreadable(*trainer.sources.values()), StopRequest() as stop:
             self.progress.building(_building(trainer.model, self.build_seconds))
             clock, since = time.time(), first
@@ -206,12 +229,15 @@ class PhaseRun:
         on_cpu = not any(device.device_type in ("GPU", "TPU") for device in tf.config.list_logical_devices())
         if self.experiment.runtime.xla and on_cpu and self.trainer.replicas == 1 and self.chief:
             warn(
-                f"{self.phase.name}: --xla compiles the whole step before the first one, which takes many minutes "
+                f"{self.phase.name}: --xla compiles the whole step before the first one, which takes many "
+                f"minutes "
                 "on a CPU; without --xla the first step comes after seconds."
             )
 
     def _watch(self, loss: float, step: int) -> None:
-        """Says once that the loss explodes: finite, so the guard lets it pass, but nothing is learned any more."""
+        """Says once that the loss explodes: finite, so the guard lets it pass, but nothing is learned any
+        more.
+        """
         self.lowest = min(self.lowest, loss)
         limit = min(EXPLODED * max(1.0, self.lowest), EXPLODED_AT_MOST)
         if loss > limit and not self.exploded:
@@ -237,7 +263,9 @@ class PhaseRun:
     def _due(self, step: int) -> bool:
         """Whether a step that is not the last is one to evaluate after."""
         every = self.experiment.runtime.eval_every
-        return bool(every and self.eval_source is not None and step and step % every == 0 and step < self.phase.steps)
+        return bool(
+            every and self.eval_source is not None and step and step % every == 0 and step < self.phase.steps
+        )
 
     def _ends(self, step: int) -> bool:
         """Whether the phase ends after this step because it no longer gains; then its checkpoint says so.
@@ -254,11 +282,16 @@ class PhaseRun:
             self._save(step, score=self.scores.get(step))
         if self.chief:
             often = f"{count} evaluations" if count > 1 else "an evaluation"
-            stamped(f"{self.phase.name}: ends at step {step} of {self.phase.steps}: no gain in {often}, {words} (--patience={patience})")
+            stamped(
+                f"{self.phase.name}: ends at step {step} of {self.phase.steps}: no gain in {often}, {words} "
+                f"(--patience={patience})"
+            )
         return True
 
     def _check_stop(self, stop: StopRequest, step: int, metrics: dict) -> None:
-        """Saves and ends if a signal has come; of several workers to any of them, and all end after the same step."""
+        """Saves and ends if a signal has come; of several workers to any of them, and all end after the same
+        step.
+        """
         if several_workers(self.strategy) and step % CHECK_EVERY == 0:
             if summed(self.strategy, int(stop.signal_number > 0)) and not stop.signal_number:
                 stop.signal_number = signal.SIGTERM
@@ -304,7 +337,8 @@ class PhaseRun:
         return chiefs(self.strategy, (self.checkpoints.best() or last) if self.chief else 0)
 
     def _model_to_evaluate(self) -> tf.keras.Model:
-        """The model itself, on all its replicas; or a copy, for the averaged weights or where there are several workers.
+        """The model itself, on all its replicas; or a copy, for the averaged weights or where there are
+        several workers.
 
         Reading averaged variables is collective over workers, so every worker makes the copy, and
         looks with it at its part of the images.
@@ -321,7 +355,10 @@ class PhaseRun:
         pictures = []
         for i, objects in enumerate(self.task.predict(model, self.eval_source, 0, count)):
             image = read(tf.constant(i, tf.int64))["image"].numpy()
-            both = {"human": self.task.human_labels(self.eval_source, i), self.phase.name: self.task.shown(objects)}
+            both = {
+                "human": self.task.human_labels(self.eval_source, i),
+                self.phase.name: self.task.shown(objects),
+            }
             pictures.append(self.task.draw_beside(self.eval_source.short_name(i), image, both))
         self.summaries.pictures("predictions", pictures, step)
 
@@ -333,9 +370,13 @@ class PhaseRun:
         for name, source in self.trainer.sources.items():
             task = self.trainer.tasks[name]
             dataset = task.training_dataset(
-                source, batch_size=count, replica_batch_size=count, seed=self.experiment.runtime.seed,
-                stream=f"{self.phase.name}/{name}", threads=self.experiment.runtime.threads,
-            )  # fmt: skip
+                source,
+                batch_size=count,
+                replica_batch_size=count,
+                seed=self.experiment.runtime.seed,
+                stream=f"{self.phase.name}/{name}",
+                threads=self.experiment.runtime.threads,
+            )
             batch = {key: value.numpy() for key, value in next(iter(dataset)).items()}
             self.summaries.pictures(f"training_{name}", task.training_pictures(batch), 0)
 
@@ -355,14 +396,20 @@ class PhaseRun:
             result["planned_steps"] = self.phase.steps
         self.summaries.flush()
         if self.chief:
-            scores = "".join(f", {name} {metrics[name]:.3f}" for name in self.task.metrics[:SHOWN_METRICS] if name in metrics)
+            scores = "".join(
+                f", {name} {metrics[name]:.3f}"
+                for name in self.task.metrics[:SHOWN_METRICS]
+                if name in metrics
+            )
             of_step = f" (of step {taken}, the best)" if taken != steps else ""
             stamped(f"{self.phase.name}: {steps} steps in {duration(seconds)}{scores}{of_step}")
         return write_result(self.folder, result, chief=self.chief)
 
 
 def since_best(scores: Mapping[int, float]) -> tuple[int, str]:
-    """How many evaluations have come after the first of the best ones, and which that is, in words; scores by step."""
+    """How many evaluations have come after the first of the best ones, and which that is, in words; scores by
+    step.
+    """
     if not scores:
         return 0, ""
     steps = sorted(scores)
@@ -374,7 +421,10 @@ def since_best(scores: Mapping[int, float]) -> tuple[int, str]:
 def _building(model: tf.keras.Model, seconds: float) -> str:
     """What is built before the first step; `seconds` is what the network has just taken on this machine."""
     about = duration(GRAPH_SHARE * seconds) if seconds >= 1.0 else "a moment"
-    return f"building the graph of the training step ({len(model.trainable_variables)} variables), which takes about {about}"
+    return (
+        f"building the graph of the training step ({len(model.trainable_variables)} variables), which "
+        f"takes about {about}"
+    )
 
 
 def read_result(folder: str) -> dict[str, Any]:
@@ -384,7 +434,9 @@ def read_result(folder: str) -> dict[str, Any]:
 
 
 def write_result(folder: str, result: dict[str, Any], *, chief: bool = True) -> dict[str, Any]:
-    """Writes what a finished phase leaves, "checkpoint" relative to the run or absolute; returns it as `read_result`."""
+    """Writes what a finished phase leaves, "checkpoint" relative to the run or absolute; returns it as
+    `read_result`.
+    """
     if chief:
         write_json(os.path.join(folder, RESULT), result)
     return {**result, "checkpoint": result_checkpoint(folder, result)}

@@ -1,8 +1,10 @@
 """What a run will do, phase by phase, and how long that takes, from the first steps that were measured.
 
-The work is counted in images of the network's input size that go forward and backward. One measured phase so gives the
-time of all: labelling and evaluation, which go forward alone, are taken for a third of it, and a classified image of joint
-training for its share of the pixels. The numbers are what a person plans an evening by, not a benchmark.
+The work is counted in images of the network's input size that go forward and backward. One measured phase so
+gives the
+time of all: labelling and evaluation, which go forward alone, are taken for a third of it, and a classified
+image of joint training for its share of the pixels. The numbers are what a person plans an evening by, not a
+benchmark.
 """
 
 from __future__ import annotations
@@ -46,10 +48,16 @@ class RunPlan:
         images: how many, by role: "labeled", "unlabeled", "eval", "joint"; absent or 0: none.
         done: phases that are finished.
         """
-        self.experiment, self.images, self.done = experiment, {k: v for k, v in images.items() if v}, set(done)
+        self.experiment, self.images, self.done = (
+            experiment,
+            {k: v for k, v in images.items() if v},
+            set(done),
+        )
         self.parts = self._parts()
         self.round = 1  # that is being trained
-        self._measured: dict[str, tuple[float, float]] = {}  # by phase: seconds of the first step, and of one image's work
+        self._measured: dict[
+            str, tuple[float, float]
+        ] = {}  # by phase: seconds of the first step, and of one image's work
 
     # --- what ---------------------------------------------------------------------------------------
 
@@ -64,7 +72,10 @@ class RunPlan:
             return found
         for number in range(1, options.rounds + 1):
             suffix = f" {number}" if number > 1 else ""
-            found += [self._labelling(LABELS + suffix), self._phase(STUDENT + suffix, options.student_steps, both)]
+            found += [
+                self._labelling(LABELS + suffix),
+                self._phase(STUDENT + suffix, options.student_steps, both),
+            ]
             if options.control:
                 found.append(self._control(human, number))
         return found
@@ -94,11 +105,19 @@ class RunPlan:
         if part.name in self.done:
             return "done"
         if not part.steps:
-            return f"{self.images['unlabeled']:,} images" if "unlabeled" in self.images else "the unlabelled images"
+            return (
+                f"{self.images['unlabeled']:,} images"
+                if "unlabeled" in self.images
+                else "the unlabelled images"
+            )
         named = {"human": "labelled", "pseudo": "pseudo-labelled", "joint": "classified"}
         sizes = {"human": "labeled", "pseudo": "unlabeled", "joint": "joint"}
         batch = " + ".join(f"{count} {named[stream]}" for stream, count in part.streams.items())
-        passes = [f"{part.steps * count / self.images[sizes[s]]:,.1f}" for s, count in part.streams.items() if self.images.get(sizes[s])]
+        passes = [
+            f"{part.steps * count / self.images[sizes[s]]:,.1f}"
+            for s, count in part.streams.items()
+            if self.images.get(sizes[s])
+        ]
         text = f"{part.steps:,} steps of {batch} images"
         text += f" ({' and '.join(passes)} times through the data)" if passes else ""
         every = self.experiment.runtime.eval_every
@@ -111,7 +130,8 @@ class RunPlan:
         """What to say once the steps of a phase are measured.
 
         Args:
-          first: seconds of the first step, which builds the graph; each: of one after it; left: steps of the phase.
+          first: seconds of the first step, which builds the graph; each: of one after it; left: steps of the
+            phase.
         """
         phase += f" {self.round}" if self.round > 1 else ""
         part = next((part for part in self.parts if part.name == phase), None)
@@ -128,7 +148,9 @@ class RunPlan:
         return f"{words}; about {duration(self._whole(times))} left of the run ({said})"
 
     def seconds(self, phase: str, left: int) -> dict[str, float]:
-        """Seconds of what is left, by part: of `phase`, which has `left` steps to take, and of what follows it."""
+        """Seconds of what is left, by part: of `phase`, which has `left` steps to take, and of what follows
+        it.
+        """
         found, began = {}, False
         for part in self.parts:
             began = began or part.name == phase
@@ -153,7 +175,8 @@ class RunPlan:
         """Hours of the run by part, from the operations of the network: the least that it takes.
 
         Args:
-          multiply_adds: of the network and one image; teraflops: 10^12 operations per second that one device sustains.
+          multiply_adds: of the network and one image; teraflops: 10^12 operations per second that one device
+            sustains.
         """
         rate = teraflops * 1e12 * devices / (multiply_adds * OPERATIONS)
         return {part.name: part.work / rate / 3600.0 for part in self.parts if part.name not in self.done}

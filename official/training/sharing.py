@@ -1,4 +1,5 @@
-"""Evaluation shared among the workers of a run: each looks at its part of the images, the chief evaluates all.
+"""Evaluation shared among the workers of a run: each looks at its part of the images, the chief evaluates
+all.
 
 What is seen goes through files in the run folder, written whole: parts are whole batches, so that the numbers
 are one worker's to the bit. A part that is there already (the run was killed in between) is taken, if it is
@@ -34,9 +35,13 @@ def part_of(images: int, batch: int, worker: int, workers: int) -> tuple[int, in
 
 
 def evaluate_together(
-    strategy: tf.distribute.Strategy, task: Task, model: tf.keras.Model, source: Source, folder: str,
+    strategy: tf.distribute.Strategy,
+    task: Task,
+    model: tf.keras.Model,
+    source: Source,
+    folder: str,
     progress: str,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """`Task.evaluate` by all workers of a run; metrics on the chief, nothing on others.
 
     Args:

@@ -44,9 +44,12 @@ class JointStep:
     """
 
     def __init__(
-        self, tasks: dict[str, Task], experiment: Experiment, network: tf.keras.Model,
+        self,
+        tasks: dict[str, Task],
+        experiment: Experiment,
+        network: tf.keras.Model,
         joint_network: tf.keras.Model | None = None,
-    ):  # fmt: skip
+    ):
         """Makes the variables; under the strategy's scope.
 
         Raises:
@@ -55,7 +58,11 @@ class JointStep:
         self.tasks, self.task, self.experiment = tasks, tasks["human"], experiment
         self.network, self.joint_network = network, joint_network
         self.replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        self.part: tuple[int | tf.Tensor, int] = (0, 1)  # which part of a batch in how many is passed, see accumulation.py
+        # Which part of a batch in how many is passed, see accumulation.py.
+        self.part: tuple[int | tf.Tensor, int] = (
+            0,
+            1,
+        )
         self.optimizer: tf.keras.optimizers.Optimizer | None = None
         self.variables: list[tf.Variable] = []
         self.decayed: list[tf.Variable] = []
@@ -115,7 +122,9 @@ class JointStep:
         return {"loss": tf.add_n(list(losses.values())), **losses}, outputs
 
     def check(self, metrics: Mapping[str, Any], name: str) -> None:
-        """Raises NonFiniteError if the guard has stopped the training called `name`; metrics: of the last step."""
+        """Raises NonFiniteError if the guard has stopped the training called `name`; metrics: of the last
+        step.
+        """
         skipped, limit = int(self.guard.skipped.numpy()), self.experiment.runtime.max_nan_steps
         stopping = self.experiment.runtime.on_nan == "stop"
         if skipped == 0 or (not stopping and skipped <= limit):
@@ -168,7 +177,9 @@ class JointStep:
             before += size * self.replicas * parts
         return tf.concat(slots, axis=0), before
 
-    def shares(self, outputs: Tensors, targets: Tensors, counts: Tensors) -> tuple[Tensors, dict[str, Tensors]]:
+    def shares(
+        self, outputs: Tensors, targets: Tensors, counts: Tensors
+    ) -> tuple[Tensors, dict[str, Tensors]]:
         """This replica's share of every stream's loss, and of its terms, by stream."""
         terms = {}
         for name in targets:

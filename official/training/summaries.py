@@ -51,8 +51,12 @@ _BY_PREFIX = {
 def description(tag: str) -> str:
     """What a tag means; "" where its name says it."""
     first, _, last = tag.rpartition("/")
-    return DESCRIPTIONS.get(tag) or (_BY_PREFIX["evaluation_per_class"] if first == "evaluation_per_class" else "") \
-        or DESCRIPTIONS.get(last) or _BY_PREFIX.get(first, "")
+    return (
+        DESCRIPTIONS.get(tag)
+        or (_BY_PREFIX["evaluation_per_class"] if first == "evaluation_per_class" else "")
+        or DESCRIPTIONS.get(last)
+        or _BY_PREFIX.get(first, "")
+    )
 
 
 class Summaries:
@@ -88,7 +92,9 @@ class Summaries:
             with self.writer.as_default(step=step):
                 tf.summary.histogram(name, values, description=description(name))
 
-    def flags(self, flags: Mapping[str, Any], defaults: Mapping[str, Any], deciding: Mapping[str, Any]) -> None:
+    def flags(
+        self, flags: Mapping[str, Any], defaults: Mapping[str, Any], deciding: Mapping[str, Any]
+    ) -> None:
         """The resolved flags: as a text, those that differ from the defaults first, and for the HParams tab.
 
         The tab compares runs; of several it shows the flags that differ between them first.
@@ -99,7 +105,10 @@ class Summaries:
         differing = {name: value for name, value in flags.items() if value != defaults.get(name)}
         rest = {name: value for name, value in flags.items() if name not in differing}
         parts = [("differ from the defaults", differing), ("the others", rest)]
-        text = [f"{title}:\n\n" + "\n".join(f"    --{n}={json.dumps(v)}" for n, v in sorted(part.items())) for title, part in parts]
+        text = [
+            f"{title}:\n\n" + "\n".join(f"    --{n}={json.dumps(v)}" for n, v in sorted(part.items()))
+            for title, part in parts
+        ]
         with self.writer.as_default(step=0):
             tf.summary.text("flags", "\n\n".join(text))
             hparams.hparams(dict(deciding))

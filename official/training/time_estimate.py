@@ -19,9 +19,11 @@ _LABELLED_BATCHES = 3  # the first one, which compiles, is not counted
 def timed_steps(
     task: Task, experiment: Experiment, phase: Phase, strategy: tf.distribute.Strategy, steps: int
 ) -> dict[str, float]:
-    """Seconds of the first step of a phase, which compiles it, and of one step after it (the median of `steps`).
+    """Seconds of the first step of a phase, which compiles it, and of one step after it (the median of
+    `steps`).
 
-    These are the steps that the phase would take, data and augmentation included; what they train is thrown away.
+    These are the steps that the phase would take, data and augmentation included; what they train is thrown
+    away.
     """
     started = time.perf_counter()
     trainer = Trainer(task, experiment, phase, strategy)
@@ -44,10 +46,17 @@ def timed_labelling(task: Task, source: Source) -> float:
 
 
 def estimate(
-    task: Task, experiment: Experiment, strategy: tf.distribute.Strategy, steps: int,
-    labeled: Source, unlabeled: Source | None, evaluation: Source | None,
-) -> dict[str, Any]:  # fmt: skip
-    """Seconds of every part of a run, from real steps; the labelled images stand in for pseudo-labelled ones."""
+    task: Task,
+    experiment: Experiment,
+    strategy: tf.distribute.Strategy,
+    steps: int,
+    labeled: Source,
+    unlabeled: Source | None,
+    evaluation: Source | None,
+) -> dict[str, Any]:
+    """Seconds of every part of a run, from real steps; the labelled images stand in for pseudo-labelled
+    ones.
+    """
     options = experiment.training
     flag = "teacher_batch_size" if options.teacher_batch_size else "batch_size"
     teacher = timed_steps(

@@ -68,7 +68,8 @@ class Trainer:
         """Builds everything under the strategy's scope.
 
         Raises:
-          FlagError: a batch size that the replicas cannot share evenly or that cannot fit into memory, or everything frozen.
+          FlagError: a batch size that the replicas cannot share evenly or that cannot fit into memory, or
+            everything frozen.
         """
         self.task, self.experiment, self.phase, self.strategy = task, experiment, phase, strategy
         self.replicas = strategy.num_replicas_in_sync
@@ -168,7 +169,10 @@ class Trainer:
         )
 
     def _compile(self) -> Callable[[Tensors], Tensors]:
-        by_xla, parts = self.experiment.runtime.xla and self.replicas == 1, self.experiment.training.accumulate
+        by_xla, parts = (
+            self.experiment.runtime.xla and self.replicas == 1,
+            self.experiment.training.accumulate,
+        )
         if parts > 1:
             return AccumulatedStep(self.keras_model.step, self.strategy, parts, by_xla=by_xla)
 

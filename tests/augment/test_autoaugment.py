@@ -14,7 +14,13 @@ EXAMPLE = {"image": IMAGE, "boxes": tf.constant([[5, 5, 20, 30.0]]), "classes": 
 
 def test_tables():
     """Sizes and first and last entries as in the original's file; every operation exists."""
-    assert {name: len(policy) for name, policy in POLICIES.items()} == {"v0": 5, "v1": 20, "v2": 15, "v3": 15, "imagenet": 25}
+    assert {name: len(policy) for name, policy in POLICIES.items()} == {
+        "v0": 5,
+        "v1": 20,
+        "v2": 15,
+        "v3": 15,
+        "imagenet": 25,
+    }
     assert POLICIES["v1"][:5] == POLICIES["v0"]
     assert POLICIES["v0"][0] == (("TranslateX_BBox", 0.6, 4), ("Equalize", 0.8, 10))
     assert POLICIES["v0"][4] == (("Rotate_BBox", 0.6, 10), ("Color", 1.0, 6))
@@ -23,7 +29,9 @@ def test_tables():
     assert POLICIES["v3"][14] == (("SolarizeAdd", 0.8, 6), ("Equalize", 0.8, 8))
     for policy in POLICIES.values():
         for sub_policy in policy:
-            assert all(name in ops.OPERATIONS and 0 <= p <= 1 and 0 <= level <= 10 for name, p, level in sub_policy)
+            assert all(
+                name in ops.OPERATIONS and 0 <= p <= 1 and 0 <= level <= 10 for name, p, level in sub_policy
+            )
     assert len(BOX_OPERATIONS) == 10 and len(IMAGE_OPERATIONS) == 16
     assert SETS["image"][1].cutout_const == 40 and SETS["image"][1].translate_const == 100
 
@@ -55,7 +63,14 @@ def test_probabilities_are_kept(monkeypatch):
     monkeypatch.setitem(ops.OPERATIONS, "Add2", add(2))
     monkeypatch.setitem(POLICIES, "add", parse("Add1 .6 5; Add2 .2 5"))
     example = {"image": tf.zeros([1, 1, 3], tf.uint8)}
-    found = np.array([int(v) for v in draw_many(lambda key: autoaugment(dict(example), key, version="add")["image"][0, 0, 0], 500)])
+    found = np.array(
+        [
+            int(v)
+            for v in draw_many(
+                lambda key: autoaugment(dict(example), key, version="add")["image"][0, 0, 0], 500
+            )
+        ]
+    )
     assert abs((found & 1).sum() - 300) < 44 and abs((found & 2).sum() / 2 - 100) < 36
     assert abs((found == 3).sum() - 60) < 30
 

@@ -10,7 +10,9 @@ import tensorflow as tf
 from augment import color, ops
 from augment.geometry import Settings
 
-GOLDEN = json.load(open(os.path.join(os.path.dirname(os.path.dirname(__file__)), "golden", "augment_pillow.json")))
+GOLDEN = json.load(
+    open(os.path.join(os.path.dirname(os.path.dirname(__file__)), "golden", "augment_pillow.json"))
+)
 IMAGE = tf.constant(np.array(GOLDEN["input"], np.uint8))
 # Pillow rounds the smoothed image, the grey one and its mean where the original truncates, and
 # stretches in float64: one level apart.
@@ -43,14 +45,18 @@ def constant(value, height=4, width=5):
 
 
 def test_blend_by_hand():
-    """100 + 0.5 (51 - 100) = 75.5 -> 75; 100 + 1.9 (200 - 100) = 290 -> 255; 100 + 1.9 (10 - 100) < 0 -> 0."""
+    """100 + 0.5 (51 - 100) = 75.5 -> 75; 100 + 1.9 (200 - 100) = 290 -> 255; 100 + 1.9 (10 - 100) < 0 ->
+    0.
+    """
     a = tf.constant([100, 100, 100], tf.uint8)
     assert color.blend(a, tf.constant([51, 51, 51], tf.uint8), 0.5).numpy().tolist() == [75] * 3
     assert color.blend(a, tf.constant([200, 10, 100], tf.uint8), 1.9).numpy().tolist() == [255, 0, 100]
 
 
 def test_contrast_quirk_by_hand():
-    """20 pixels: the original's grey is 20 / 256 -> 0, so factor 0.5 halves; the true mean of a flat image keeps it."""
+    """20 pixels: the original's grey is 20 / 256 -> 0, so factor 0.5 halves; the true mean of a flat image
+    keeps it.
+    """
     assert (color.contrast(constant(90), 0.5).numpy() == 45).all()
     assert (color.contrast(constant(90), 0.5, true_mean=True).numpy() == 90).all()
     large = tf.fill([256, 300, 3], tf.constant(100, tf.uint8))  # over 65,280 pixels: white
@@ -86,11 +92,15 @@ def test_solarize_add_by_hand():
 
 
 def test_posterize_to_no_bits_keeps_one_as_tensorflow_shifts_do():
-    assert color.posterize(tf.constant([[[127, 128, 255]]], tf.uint8), 0).numpy().tolist() == [[[0, 128, 128]]]
+    assert color.posterize(tf.constant([[[127, 128, 255]]], tf.uint8), 0).numpy().tolist() == [
+        [[0, 128, 128]]
+    ]
 
 
 def at_level(name, level, **settings):
-    example = ops.apply({"image": IMAGE}, name, level=level, key=tf.constant([0, 0]), settings=Settings(**settings))
+    example = ops.apply(
+        {"image": IMAGE}, name, level=level, key=tf.constant([0, 0]), settings=Settings(**settings)
+    )
     return example["image"].numpy()
 
 

@@ -20,7 +20,9 @@ PLACES = tf.constant(np.stack([ROWS, COLUMNS, np.full_like(ROWS, 7)], -1))
 
 
 def frames(count=200, **options):
-    """(top, left, height, width) of crops, read off the resized coordinates (bicubic leaves ramps as they are)."""
+    """(top, left, height, width) of crops, read off the resized coordinates (bicubic leaves ramps as they
+    are).
+    """
     crop = tf.function(lambda key: random_resized_crop(PLACES, key, 16, **options))
     found = []
     for i in range(count):
@@ -51,24 +53,35 @@ STRIP = tf.constant(np.tile(np.arange(400, dtype=np.float32)[None, :, None], (4,
 
 @pytest.mark.parametrize("style", STYLES)
 def test_where_no_crop_fits(style):
-    """A strip of 4 x 400 pixels has no part with an aspect of 3/4..4/3 and half its area: the centre, for SimCLR all of it."""
-    found = random_resized_crop(STRIP, tf.constant([0, 0]), 40, area=(0.5, 1.0), style=style, legacy_resize=True).numpy()
+    """A strip of 4 x 400 pixels has no part with an aspect of 3/4..4/3 and half its area: the centre, for
+    SimCLR all of it.
+    """
+    found = random_resized_crop(
+        STRIP, tf.constant([0, 0]), 40, area=(0.5, 1.0), style=style, legacy_resize=True
+    ).numpy()
     if style == "simclr":
         expected = tf.compat.v1.image.resize_bicubic(STRIP[None], [40, 40])[0]
     else:  # the shorter side of 4 gives a square of int(40 / 46 * 4) or int(40 / 72 * 4) pixels in the middle
         side = {"efficientnet": 3, "noisy_student": 2}[style]
         top, left = (4 - side + 1) // 2, (400 - side + 1) // 2
-        expected = tf.compat.v1.image.resize_bicubic(STRIP[None, top : top + side, left : left + side], [40, 40])[0]
+        expected = tf.compat.v1.image.resize_bicubic(
+            STRIP[None, top : top + side, left : left + side], [40, 40]
+        )[0]
     np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
 def test_simclr_tries_a_hundred_times():
-    """On 20 x 60 pixels few aspects allow 0.435 of the area: ten attempts often find none (the originals' max_attempts)."""
+    """On 20 x 60 pixels few aspects allow 0.435 of the area: ten attempts often find none (the originals'
+    max_attempts).
+    """
     image = tf.constant(np.random.default_rng(3).uniform(0, 255, (20, 60, 3)), tf.float32)
     instead = {"efficientnet": centre_crop(image, 40), "simclr": tf.image.resize(image, [40, 40], "bicubic")}
     missed = {}
     for style, fallback in instead.items():
-        found = [random_resized_crop(image, tf.constant([8, k]), 40, area=(0.435, 1.0), style=style) for k in range(30)]
+        found = [
+            random_resized_crop(image, tf.constant([8, k]), 40, area=(0.435, 1.0), style=style)
+            for k in range(30)
+        ]
         missed[style] = sum(np.allclose(f, fallback, atol=1e-3) for f in found)
     assert missed["efficientnet"] > 10 and missed["simclr"] < 5
 
@@ -77,7 +90,10 @@ def test_simclr_tries_a_hundred_times():
 def original():
     """What the three originals cut out, see tests/golden/README.md."""
     with np.load(GOLDEN, allow_pickle=False) as file:
-        return {**json.loads(str(file["index"])), **{name: file[name] for name in file.files if name != "index"}}
+        return {
+            **json.loads(str(file["index"])),
+            **{name: file[name] for name in file.files if name != "index"},
+        }
 
 
 @pytest.mark.parametrize("style", STYLES)
@@ -91,14 +107,22 @@ def test_centre_frames_are_the_originals(original, style):
 @pytest.mark.parametrize("style", STYLES)
 def test_centre_crops_are_the_originals(original, style):
     """Black and white noise, so that bicubic interpolation leaves 0..255: SimCLR clips, the others do not."""
-    found = centre_crop(tf.constant(original["image"]), original["crop_size"], style=style, legacy_resize=True).numpy()
+    found = centre_crop(
+        tf.constant(original["image"]), original["crop_size"], style=style, legacy_resize=True
+    ).numpy()
     np.testing.assert_allclose(found[..., 0], original[f"out_{style}"], atol=1e-3)
     assert (found.min() < -50 and found.max() > 300) == (style != "simclr")
 
 
 def test_centre_crop_by_hand():
-    """60 x 80 at 52 px. EfficientNet: int(52 / 59 * 60) = 52, Noisy Student: int(52 / 84 * 60) = 37, SimCLR: 52.5 -> 52."""
-    for style, side, top_left in (("efficientnet", 52, [4, 14]), ("noisy_student", 37, [12, 22]), ("simclr", 52, [4, 14])):
+    """60 x 80 at 52 px. EfficientNet: int(52 / 59 * 60) = 52, Noisy Student: int(52 / 84 * 60) = 37, SimCLR:
+    52.5 -> 52.
+    """
+    for style, side, top_left in (
+        ("efficientnet", 52, [4, 14]),
+        ("noisy_student", 37, [12, 22]),
+        ("simclr", 52, [4, 14]),
+    ):
         corner, sides = centre_frame(tf.constant([60, 80, 3]), 52, style)
         assert sides.numpy().tolist() == [side, side] and corner.numpy().tolist() == top_left
     found = centre_crop(PLACES, 52).numpy()
@@ -114,7 +138,9 @@ def picture():
     return tf.constant(np.random.default_rng(0).integers(0, 256, (40, 50, 3)), tf.uint8)
 
 
-@pytest.mark.parametrize("options", [{}, {"autoaugment": "imagenet"}, {"randaugment_layers": 2}, {"crop": False, "flip": False}])
+@pytest.mark.parametrize(
+    "options", [{}, {"autoaugment": "imagenet"}, {"randaugment_layers": 2}, {"crop": False, "flip": False}]
+)
 def test_policies_keep_type_and_size_and_repeat(options):
     policy = ImagePolicy(**options)
     found = [policy.augment(picture(), tf.constant([3, k]), 24).numpy() for k in range(6)]
@@ -136,12 +162,18 @@ def resized_crop(key, attempts):
 
 @pytest.mark.parametrize("style", STYLES)
 def test_without_operations_nothing_is_rounded(style):
-    """Neither EfficientNet nor Noisy Student casts or clips a training crop; SimCLR clips it. Cut to uint8 it would be 0.5 darker."""
+    """Neither EfficientNet nor Noisy Student casts or clips a training crop; SimCLR clips it. Cut to uint8 it
+    would be 0.5 darker.
+    """
     policy = ImagePolicy(style=style, flip=False, legacy_resize=True)
     found = np.stack([policy.augment(picture(), tf.constant([3, k]), 24) for k in range(8)])
-    expected = np.stack([resized_crop(tf.constant([3, k]), 100 if style == "simclr" else 10) for k in range(8)])
+    expected = np.stack(
+        [resized_crop(tf.constant([3, k]), 100 if style == "simclr" else 10) for k in range(8)]
+    )
     np.testing.assert_allclose(found, np.clip(expected, 0, 255) if style == "simclr" else expected, atol=1e-3)
-    assert (expected.min() < 0) and (np.clip(found, 0, 255) - np.trunc(np.clip(found, 0, 255))).mean() == pytest.approx(0.47, abs=0.05)
+    assert (expected.min() < 0) and (
+        np.clip(found, 0, 255) - np.trunc(np.clip(found, 0, 255))
+    ).mean() == pytest.approx(0.47, abs=0.05)
 
 
 @pytest.mark.parametrize("options", [{"autoaugment": "v0"}, {"randaugment_layers": 2}])
@@ -155,7 +187,9 @@ def test_operations_see_whole_numbers(options):
         if "autoaugment" in options:
             expected = autoaugment(example, last, version="v0", settings=IMAGE_SETTINGS)
         else:
-            expected = randaugment(example, last, layers=2, operations=IMAGE_OPERATIONS, settings=IMAGE_SETTINGS)
+            expected = randaugment(
+                example, last, layers=2, operations=IMAGE_OPERATIONS, settings=IMAGE_SETTINGS
+            )
         np.testing.assert_array_equal(ImagePolicy(**options).augment(picture(), key, 24), expected["image"])
 
 

@@ -11,7 +11,9 @@ import tensorflow_addons as tfa
 from augment import geometry, ops
 from augment.geometry import Settings
 
-GOLDEN = json.load(open(os.path.join(os.path.dirname(os.path.dirname(__file__)), "golden", "augment_pillow.json")))
+GOLDEN = json.load(
+    open(os.path.join(os.path.dirname(os.path.dirname(__file__)), "golden", "augment_pillow.json"))
+)
 IMAGE = tf.constant(np.array(GOLDEN["input"], np.uint8))
 EXACT = Settings(exact_boxes=True, translate_const=60.0)
 ORIGINAL = Settings(translate_const=60.0)
@@ -30,7 +32,14 @@ def pixels(case):
     return geometry.shift_pixels(IMAGE, *((0.0, argument) if axis == "x" else (argument, 0.0)), 128)
 
 
-@pytest.mark.parametrize("case", [c for c in GOLDEN["outputs"] if c.split()[0] in ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")])
+@pytest.mark.parametrize(
+    "case",
+    [
+        c
+        for c in GOLDEN["outputs"]
+        if c.split()[0] in ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
+    ],
+)
 def test_as_pillow_does(case):
     """Equal but for samples that fall on the border of two pixels: at most 1 in 100."""
     differs = (pixels(case).numpy() != np.array(GOLDEN["outputs"][case])).any(-1)
@@ -121,9 +130,17 @@ def compiled(name, settings):
         ]
     )  # fmt: skip
     def run(image, mask, boxes, key):
-        before = {"image": image, "mask": mask, "boxes": boxes, "classes": tf.zeros(tf.shape(boxes)[:1], tf.int32)}
+        before = {
+            "image": image,
+            "mask": mask,
+            "boxes": boxes,
+            "classes": tf.zeros(tf.shape(boxes)[:1], tf.int32),
+        }
         levels = [tf.random.stateless_uniform([], key, 0, 3, tf.int32), (2.0, 5.0, 10.0)]
-        return tf.switch_case(levels[0], [lambda v=v: ops.apply(before, name, level=v, key=key, settings=settings) for v in levels[1]])
+        return tf.switch_case(
+            levels[0],
+            [lambda v=v: ops.apply(before, name, level=v, key=key, settings=settings) for v in levels[1]],
+        )
 
     return run
 
@@ -136,7 +153,8 @@ def drawn_box(mask):
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("settings, tolerance", [(EXACT, 1.01), (ORIGINAL, 2.01)], ids=["exact", "original"])
 def test_a_drawn_rectangle_stays_under_its_box(name, settings, tolerance):
-    """Two hundred random rectangles: the drawn one lies inside the box; where neither is cut by the border they agree.
+    """Two hundred random rectangles: the drawn one lies inside the box; where neither is cut by the border
+    they agree.
 
     Within 1 pixel with exact corners; the original cuts corners to whole pixels twice and is within 2.
     """
@@ -149,11 +167,17 @@ def test_a_drawn_rectangle_stays_under_its_box(name, settings, tolerance):
         before = example(height, width, (y1, x1, y2, x2))
         after = run(before["image"], before["mask"], before["boxes"], tf.constant([trial, 3]))
         drawn, boxes = drawn_box(after["mask"].numpy()), after["boxes"].numpy()
-        assert (boxes >= 0).all() and (boxes[:, 2:] > boxes[:, :2]).all() and (boxes <= [height, width, height, width]).all()
+        assert (
+            (boxes >= 0).all()
+            and (boxes[:, 2:] > boxes[:, :2]).all()
+            and (boxes <= [height, width, height, width]).all()
+        )
         if drawn is None:
             continue
         assert len(boxes) == 1
-        assert (boxes[0, :2] <= np.add(drawn[:2], tolerance)).all() and (boxes[0, 2:] >= np.subtract(drawn[2:], tolerance)).all()
+        assert (boxes[0, :2] <= np.add(drawn[:2], tolerance)).all() and (
+            boxes[0, 2:] >= np.subtract(drawn[2:], tolerance)
+        ).all()
         inside = drawn[0] > 0 and drawn[1] > 0 and drawn[2] < height and drawn[3] < width
         if inside and (boxes[0, :2] > 0).all() and (boxes[0, 2:] < [height, width]).all():
             compared += 1
@@ -183,21 +207,33 @@ def test_outside_is_grey_in_the_picture_and_ignored_in_the_mask():
 @pytest.mark.parametrize("height, width", [(1, 1), (1, 40), (40, 1), (4000, 10)])
 def test_extreme_shapes_without_boxes(name, height, width):
     image = tf.constant(np.random.default_rng(0).integers(0, 255, (height, width, 3), np.uint8))
-    after = ops.apply({"image": image, "boxes": tf.zeros([0, 4]), "classes": tf.zeros([0], tf.int32)}, name, level=10.0, key=KEY)
+    after = ops.apply(
+        {"image": image, "boxes": tf.zeros([0, 4]), "classes": tf.zeros([0], tf.int32)},
+        name,
+        level=10.0,
+        key=KEY,
+    )
     assert after["image"].shape == image.shape and after["boxes"].shape == (0, 4)
 
 
 def test_half_of_the_signs_are_negative():
     before = example(40, 100, (10, 40, 20, 60))
     run = compiled("TranslateX_BBox", Settings(translate_const=10.0))
-    left = sum(float(run(before["image"], before["mask"], before["boxes"], tf.constant([9, k]))["boxes"][0, 1]) < 40 for k in range(400))
+    left = sum(
+        float(run(before["image"], before["mask"], before["boxes"], tf.constant([9, k]))["boxes"][0, 1]) < 40
+        for k in range(400)
+    )
     assert abs(left - 200) < 40  # four standard deviations
 
 
 def test_constants_can_scale_with_the_picture():
     """250 pixels at a reference of 640 are 25 on an image whose longer side is 64."""
     scaled = Settings(reference_size=640)
-    after = ops.apply({"image": tf.ones([40, 64, 3], tf.uint8)}, "TranslateX_BBox", level=10.0, key=KEY, settings=scaled)
+    after = ops.apply(
+        {"image": tf.ones([40, 64, 3], tf.uint8)}, "TranslateX_BBox", level=10.0, key=KEY, settings=scaled
+    )
     assert ((after["image"].numpy() == 128).all(axis=(0, 2))).sum() == 25
-    cut = ops.apply({"image": tf.zeros([640, 64, 3], tf.uint8)}, "Cutout", level=1.0, key=KEY, settings=scaled)
+    cut = ops.apply(
+        {"image": tf.zeros([640, 64, 3], tf.uint8)}, "Cutout", level=1.0, key=KEY, settings=scaled
+    )
     assert (cut["image"].numpy() == 128).any(axis=(1, 2)).sum() == 20  # twice 10 at the reference itself

@@ -30,7 +30,8 @@ def test_flip_by_hand_and_twice():
 def test_half_of_the_keys_flip():
     before = example(4, 6)
     flipped = sum(
-        bool((random_flip(before, tf.constant([7, k]))["boxes"] != before["boxes"]).numpy().any()) for k in range(400)
+        bool((random_flip(before, tf.constant([7, k]))["boxes"] != before["boxes"]).numpy().any())
+        for k in range(400)
     )
     assert abs(flipped - 200) < 4 * 10  # four standard deviations
 
@@ -41,7 +42,9 @@ def test_no_jitter_keeps_aspect_and_pads_bottom_right():
     np.testing.assert_allclose(found["scale"], [0.64, 0.64], rtol=1e-6)
     np.testing.assert_allclose(found["extent"], [64, 32])
     np.testing.assert_allclose(found["boxes"], [[6.4, 3.2, 38.4, 28.8]], rtol=1e-5)
-    np.testing.assert_allclose(found["image"][:, 32:], np.broadcast_to([1.0, 2.0, 3.0], (64, 32, 3)), atol=1e-4)
+    np.testing.assert_allclose(
+        found["image"][:, 32:], np.broadcast_to([1.0, 2.0, 3.0], (64, 32, 3)), atol=1e-4
+    )
 
 
 def test_rounded_size_gives_two_scales():
@@ -90,19 +93,29 @@ def test_boxes_that_leave_the_crop_go_with_their_columns():
 
 
 def test_scale_and_offset_are_uniform():
-    """Each in ten bins, chi-square with 9 degrees of freedom below 27.9 (p = 0.001); y and x are drawn apart."""
+    """Each in ten bins, chi-square with 9 degrees of freedom below 27.9 (p = 0.001); y and x are drawn
+    apart.
+    """
     rows, columns = np.indices((256, 256))
-    places = {"image": tf.constant(np.stack([rows, columns, rows], axis=2).astype(np.uint8))}  # a pixel says where it was
+    places = {
+        "image": tf.constant(np.stack([rows, columns, rows], axis=2).astype(np.uint8))
+    }  # a pixel says where it was
 
     @tf.function
     def draw(key):
         jittered = resize_and_crop(places, key, output_size=50, jitter_min=0.5, jitter_max=2.0)
-        cropped = resize_and_crop(places, key + 1, output_size=8, jitter_min=32.0, jitter_max=32.0)  # of 256, as stored
+        cropped = resize_and_crop(
+            places, key + 1, output_size=8, jitter_min=32.0, jitter_max=32.0
+        )  # of 256, as stored
         return jittered["scale"][0] * 256 / 50, cropped["image"][0, 0]
 
     drawn = [draw(tf.constant([5, k])) for k in range(1000)]
     offsets = np.array([corner for _, corner in drawn])[:, :2]
-    for values, low, high in (([s for s, _ in drawn], 0.5, 2.0), (offsets[:, 0], 0, 248), (offsets[:, 1], 0, 248)):
+    for values, low, high in (
+        ([s for s, _ in drawn], 0.5, 2.0),
+        (offsets[:, 0], 0, 248),
+        (offsets[:, 1], 0, 248),
+    ):
         counts, _ = np.histogram(values, bins=10, range=(low, high))
         assert ((counts - 100) ** 2 / 100).sum() < 27.9
     assert abs(np.corrcoef(offsets.T)[0, 1]) < 0.1
@@ -116,7 +129,11 @@ def test_a_drawn_rectangle_stays_under_its_box(trial):
     y2, x2 = generator.integers(y1 + 10, height + 1), generator.integers(x1 + 10, width + 1)
     image = np.zeros((height, width, 3), np.uint8)
     image[y1:y2, x1:x2] = 255
-    before = {"image": tf.constant(image), "boxes": tf.constant([[y1, x1, y2, x2]], tf.float32), "classes": tf.constant([0])}
+    before = {
+        "image": tf.constant(image),
+        "boxes": tf.constant([[y1, x1, y2, x2]], tf.float32),
+        "classes": tf.constant([0]),
+    }
     policy = augment.policy("s1", jitter_min=0.5, jitter_max=2.0)
     found = policy.augment(before, tf.constant([8, trial]), output_size=64)
     bright = found["image"].numpy()[..., 0] > 127
@@ -135,7 +152,9 @@ def test_extreme_shapes(height, width):
 def test_eager_and_tf_data_agree():
     before, policy = example(50, 70), augment.policy("s1")
     eager = policy.augment(before, KEY, output_size=64)
-    graph = next(iter(tf.data.Dataset.from_tensors(before).map(lambda e: policy.augment(e, KEY, output_size=64))))
+    graph = next(
+        iter(tf.data.Dataset.from_tensors(before).map(lambda e: policy.augment(e, KEY, output_size=64)))
+    )
     for name in eager:
         np.testing.assert_array_equal(eager[name], graph[name])
 

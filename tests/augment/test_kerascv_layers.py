@@ -1,4 +1,6 @@
-"""The named layers in a Keras program: columns, ranges, formats, training switch, saving, keras-cv beside them."""
+"""The named layers in a Keras program: columns, ranges, formats, training switch, saving, keras-cv beside
+them.
+"""
 
 import keras_cv
 import numpy as np
@@ -15,7 +17,10 @@ KEY = tf.constant([[1, 2], [3, 4]])
 def batch():
     classes = np.array([[7, 5, -1]] * 2, np.float32)
     confidence = np.array([[0.7, 0.5, -1]] * 2, np.float32)  # a tenth of the class
-    return {"images": IMAGES, "bounding_boxes": {"boxes": BOXES, "classes": classes, "confidence": confidence}}
+    return {
+        "images": IMAGES,
+        "bounding_boxes": {"boxes": BOXES, "classes": classes, "confidence": confidence},
+    }
 
 
 def layers(size=None, **options):
@@ -45,10 +50,16 @@ def test_confidence_stays_with_its_box_and_ragged_is_dense():
         key = tf.constant([[k, 2], [k, 4]])
         found = layer({"images": IMAGES, "bounding_boxes": dense, "key": key})["bounding_boxes"]
         real = found["classes"].numpy() >= 0
-        np.testing.assert_allclose(found["confidence"].numpy()[real] * 10, found["classes"].numpy()[real], rtol=1e-6)
+        np.testing.assert_allclose(
+            found["confidence"].numpy()[real] * 10, found["classes"].numpy()[real], rtol=1e-6
+        )
         assert (found["confidence"].numpy()[~real] == -1).all()
         seen.update(tuple(classes[kept]) for classes, kept in zip(found["classes"].numpy(), real))
-        example = {"image": tf.constant(IMAGES[0]), "boxes": BOXES[0][:2][:, [1, 0, 3, 2]], "classes": tf.constant([7, 5])}
+        example = {
+            "image": tf.constant(IMAGES[0]),
+            "boxes": BOXES[0][:2][:, [1, 0, 3, 2]],
+            "classes": tf.constant([7, 5]),
+        }
         expected = layer.augment(example, key[0])  # the column of classes goes through the function itself
         np.testing.assert_array_equal(found["classes"].numpy()[0][real[0]], expected["classes"])
         other = layer({"images": IMAGES, "bounding_boxes": ragged, "key": key})["bounding_boxes"]
@@ -98,7 +109,10 @@ def test_in_a_keras_file(tmp_path):
 
 def test_beside_keras_cv():
     chain = keras_cv.layers.Augmenter(
-        [keras_cv.layers.RandomFlip("horizontal", bounding_box_format="xyxy"), augment.AugmentS1(size=32, boxes="xyxy")]
+        [
+            keras_cv.layers.RandomFlip("horizontal", bounding_box_format="xyxy"),
+            augment.AugmentS1(size=32, boxes="xyxy"),
+        ]
     )
     inputs = batch()
     inputs = {"images": inputs["images"].astype(np.float32), "bounding_boxes": inputs["bounding_boxes"]}

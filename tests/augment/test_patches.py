@@ -31,7 +31,9 @@ def test_only_the_inside_of_boxes_changes_and_boxes_stay(name):
 
 def test_flip_by_hand():
     boxes = tf.constant([[1, 2, 3, 6]], tf.float32)
-    after = ops.apply(example(boxes=boxes), "Flip_Only_BBoxes", level=0.0, key=tf.constant([1, 1]), probability=3.0)
+    after = ops.apply(
+        example(boxes=boxes), "Flip_Only_BBoxes", level=0.0, key=tf.constant([1, 1]), probability=3.0
+    )
     expected = IMAGE.numpy().copy()
     expected[1:4, 2:7] = expected[1:4, 2:7][:, ::-1]
     np.testing.assert_array_equal(after["image"], expected)
@@ -41,7 +43,9 @@ def test_one_box_in_three_is_taken():
     """Probability 1 takes each box with 1/3, independently: 600 boxes, mean 200, deviation 11.5."""
     image = tf.zeros([10, 300, 3], tf.uint8)
     boxes = tf.constant([[0, 3 * i, 9, 3 * i + 1] for i in range(100)], tf.float32)
-    run = tf.function(lambda key: ops.apply(example(image, boxes), "Solarize_Only_BBoxes", level=0.0, key=key))
+    run = tf.function(
+        lambda key: ops.apply(example(image, boxes), "Solarize_Only_BBoxes", level=0.0, key=key)
+    )
     taken = [(run(tf.constant([3, k]))["image"].numpy()[0, ::3, 0] == 255).sum() for k in range(6)]
     assert abs(sum(taken) - 200) < 47 and len(set(taken)) > 1
 
@@ -86,7 +90,9 @@ def test_bbox_cutout_is_centred_in_the_box():
     """Fraction 0.75 of a 21 x 31 box: half sizes trunc(0.75 * 21 / 2) = 7 and trunc(0.75 * 31 / 2) = 11."""
     boxes = tf.constant([[20, 25, 40, 55]], tf.float32)
     for k in range(20):
-        after = patches.bbox_cutout(example(tf.zeros([90, 90, 3], tf.uint8), boxes), 0.75, tf.constant([8, k]))
+        after = patches.bbox_cutout(
+            example(tf.zeros([90, 90, 3], tf.uint8), boxes), 0.75, tf.constant([8, k])
+        )
         rows, columns = np.nonzero(after["image"].numpy()[..., 0])
         assert rows.max() - rows.min() + 1 == 14 and columns.max() - columns.min() + 1 == 22
         assert 20 <= rows.min() + 7 <= 40 and 25 <= columns.min() + 11 <= 55
@@ -102,5 +108,11 @@ def test_bbox_cutout_reaches_the_last_row_and_column():
 
 
 def test_constants_are_settings():
-    small = ops.apply({"image": tf.zeros([300, 300, 3], tf.uint8)}, "Cutout", level=10.0, key=tf.constant([2, 2]), settings=Settings(cutout_const=3.0, fill=9))
+    small = ops.apply(
+        {"image": tf.zeros([300, 300, 3], tf.uint8)},
+        "Cutout",
+        level=10.0,
+        key=tf.constant([2, 2]),
+        settings=Settings(cutout_const=3.0, fill=9),
+    )
     assert set(np.unique(small["image"])) == {0, 9} and (small["image"].numpy() == 9).sum() <= 36 * 3

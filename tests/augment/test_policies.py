@@ -20,12 +20,23 @@ def test_presets_are_the_papers():
     assert ranges == {"none": (1, 1), "s1": (0.8, 1.2), "s2": (0.8, 1.2), "s3": (0.5, 2.0), "s4": (0.5, 2.0)}
     assert [p.autoaugment for p in found.values()] == ["", "", "v0", "v0", ""]
     assert [p.randaugment_layers for p in found.values()] == [0, 0, 0, 0, 1]
-    assert found["s4"].randaugment_magnitude == 10 and [p.flip for p in found.values()] == [False, True, True, True, True]
+    assert found["s4"].randaugment_magnitude == 10 and [p.flip for p in found.values()] == [
+        False,
+        True,
+        True,
+        True,
+        True,
+    ]
 
 
 def test_parts_can_be_replaced():
     changed = augment.policy("s4", randaugment_layers=-1, autoaugment="v2", jitter_max=1.5, flip=False)
-    assert (changed.randaugment_layers, changed.autoaugment, changed.jitter_max, changed.flip) == (0, "v2", 1.5, False)
+    assert (changed.randaugment_layers, changed.autoaugment, changed.jitter_max, changed.flip) == (
+        0,
+        "v2",
+        1.5,
+        False,
+    )
     assert augment.policy("s3", autoaugment="none").autoaugment == ""
     assert augment.policy("s4", randaugment_ops="image").settings.translate_const == 100
     for wrong in (dict(autoaugment="v7"), dict(randaugment_ops="x"), dict(jitter_min=3.0)):
@@ -41,7 +52,11 @@ def test_boxes_inside_columns_in_step_and_graph_agrees(name):
         key = tf.constant([2, k])
         found = run(key)
         boxes = found["boxes"].numpy()
-        assert found["image"].shape == (64, 64, 3) and found["mask"].shape == (64, 64) and len(boxes) == len(found["classes"])
+        assert (
+            found["image"].shape == (64, 64, 3)
+            and found["mask"].shape == (64, 64)
+            and len(boxes) == len(found["classes"])
+        )
         assert (boxes >= 0).all() and (boxes <= 64).all() and (boxes[:, 2:] > boxes[:, :2]).all()
         assert set(np.unique(found["mask"])) <= {0, 1, 2, 3, 255}
         if k < 2:
@@ -54,8 +69,13 @@ def test_boxes_inside_columns_in_step_and_graph_agrees(name):
 
 def test_minimum_box_size():
     keep_all = augment.policy("none").augment(EXAMPLE, tf.constant([0, 0]), output_size=70)
-    keep_large = augment.policy("none", min_box_size=4.0).augment(EXAMPLE, tf.constant([0, 0]), output_size=70)
-    assert keep_all["classes"].numpy().tolist() == [0, 1, 2] and keep_large["classes"].numpy().tolist() == [0, 1]
+    keep_large = augment.policy("none", min_box_size=4.0).augment(
+        EXAMPLE, tf.constant([0, 0]), output_size=70
+    )
+    assert keep_all["classes"].numpy().tolist() == [0, 1, 2] and keep_large["classes"].numpy().tolist() == [
+        0,
+        1,
+    ]
 
 
 def test_pixels_do_not_depend_on_parallel_calls():
@@ -90,8 +110,13 @@ def test_layer_keeps_dtype_shape_padding_and_other_entries():
         layer = augment.policy("s4", boxes="xyxy", size=(64, 96))
         found = layer(batch(dtype))
         assert found["images"].shape == (2, 64, 96, 3) and found["images"].dtype == dtype
-        assert found["bounding_boxes"]["boxes"].shape == (2, 3, 4) and found["bounding_boxes"]["classes"].shape == (2, 3)
-        assert found["segmentation_masks"].shape == (2, 64, 96) and found["name"].numpy().tolist() == [b"a", b"b"]
+        assert found["bounding_boxes"]["boxes"].shape == (2, 3, 4) and found["bounding_boxes"][
+            "classes"
+        ].shape == (2, 3)
+        assert found["segmentation_masks"].shape == (2, 64, 96) and found["name"].numpy().tolist() == [
+            b"a",
+            b"b",
+        ]
         assert (found["bounding_boxes"]["classes"].numpy()[:, 2] == -1).all()
         np.testing.assert_array_equal(found["images"][0], found["images"][1])  # one key, one result
 
@@ -103,7 +128,9 @@ def test_layer_is_the_function_in_another_format():
     expected = layer.augment(example, tf.constant([1, 2]))
     np.testing.assert_array_equal(found["images"][0], np.round(expected["image"]).astype(np.uint8))
     real = found["bounding_boxes"]["classes"].numpy()[0] >= 0
-    np.testing.assert_allclose(found["bounding_boxes"]["boxes"].numpy()[0][real][:, [1, 0, 3, 2]], expected["boxes"], atol=1e-4)
+    np.testing.assert_allclose(
+        found["bounding_boxes"]["boxes"].numpy()[0][real][:, [1, 0, 3, 2]], expected["boxes"], atol=1e-4
+    )
     np.testing.assert_array_equal(found["segmentation_masks"][0], expected["mask"])
 
 
@@ -113,15 +140,26 @@ def test_box_formats_mean_the_same(form):
 
     boxes = batch()["bounding_boxes"]["boxes"][0, :2]
     given = keras_cv.bounding_box.convert_format(boxes, source="xyxy", target=form, images=IMAGE)
-    inputs = {"images": IMAGE, "bounding_boxes": {"boxes": given, "classes": tf.constant([0.0, 1.0])}, "key": tf.constant([3, 3])}
+    inputs = {
+        "images": IMAGE,
+        "bounding_boxes": {"boxes": given, "classes": tf.constant([0.0, 1.0])},
+        "key": tf.constant([3, 3]),
+    }
     found = augment.policy("s1", boxes=form, size=64)(inputs)["bounding_boxes"]["boxes"]
-    back = keras_cv.bounding_box.convert_format(found, source=form, target="yxyx", images=tf.zeros([64, 64, 3]))
-    expected = augment.policy("s1").augment({**EXAMPLE, "boxes": BOXES[:2], "classes": tf.constant([0, 1])}, tf.constant([3, 3]), output_size=64)
+    back = keras_cv.bounding_box.convert_format(
+        found, source=form, target="yxyx", images=tf.zeros([64, 64, 3])
+    )
+    expected = augment.policy("s1").augment(
+        {**EXAMPLE, "boxes": BOXES[:2], "classes": tf.constant([0, 1])}, tf.constant([3, 3]), output_size=64
+    )
     np.testing.assert_allclose(back[: len(expected["boxes"])], expected["boxes"], atol=1e-3)
 
 
 def test_layers_survive_serialisation():
-    layers = [augment.policy("s4", boxes="yxyx", size=64, randaugment_magnitude=7.0, seed=4), augment.Operation("Rotate_BBox", level=3.0, boxes="yxyx")]
+    layers = [
+        augment.policy("s4", boxes="yxyx", size=64, randaugment_magnitude=7.0, seed=4),
+        augment.Operation("Rotate_BBox", level=3.0, boxes="yxyx"),
+    ]
     for layer in layers:
         config = tf.keras.saving.serialize_keras_object(layer)
         copy = tf.keras.saving.deserialize_keras_object(config)
@@ -138,7 +176,12 @@ def test_seeded_layers_draw_the_same_sequence_and_run_in_tf_data_and_a_model():
     assert all((a == b).all() for a, b in zip(three(0), three(0)))  # seed 0 counts as one
     assert any((a != b).any() for a, b in zip(three(0), three(1)))
     layer = augment.policy("s4", boxes="xyxy", size=32, seed=1)
-    data = tf.data.Dataset.from_tensors({k: v for k, v in batch().items() if k != "key"}).unbatch().map(layer).batch(2)
+    data = (
+        tf.data.Dataset.from_tensors({k: v for k, v in batch().items() if k != "key"})
+        .unbatch()
+        .map(layer)
+        .batch(2)
+    )
     found = next(iter(data))
     assert found["images"].shape == (2, 32, 32, 3) and "key" not in found  # the same entries as came in
     model = tf.keras.Sequential([tf.keras.Input((50, 70, 3)), augment.policy("s2", size=32, seed=1)])

@@ -55,7 +55,9 @@ def test_placed_images(images, preset, legacy, monkeypatch):
     policy = augment.policy(preset)
 
     def placed(image, key):
-        return policy.augment({"image": image}, key, output_size=24, normalization=NORMALIZATION, legacy_resize=legacy)["image"]
+        return policy.augment(
+            {"image": image}, key, output_size=24, normalization=NORMALIZATION, legacy_resize=legacy
+        )["image"]
 
     signature = [tf.TensorSpec([None, None, 3], tf.uint8), tf.TensorSpec([2], tf.int32)]
     quick = tf.function(placed, input_signature=signature)

@@ -14,14 +14,16 @@ IMAGE = np.random.default_rng(0).uniform(size=(12, 14, 3)).astype(np.float32)
 def test_blur_against_numpy():
     """Separable, zeros outside, 2 * (k // 2) + 1 taps that add up to one."""
     sigma, radius = 0.8, 2
-    taps = np.exp(-np.arange(-radius, radius + 1) ** 2 / (2 * sigma**2))
+    taps = np.exp(-(np.arange(-radius, radius + 1) ** 2) / (2 * sigma**2))
     taps /= taps.sum()
     padded = np.pad(IMAGE, ((0, 0), (radius, radius), (0, 0)))
     rows = sum(t * padded[:, i : i + 14] for i, t in enumerate(taps))
     padded = np.pad(rows, ((radius, radius), (0, 0), (0, 0)))
     expected = sum(t * padded[i : i + 12] for i, t in enumerate(taps))
     np.testing.assert_allclose(gaussian_blur(tf.constant(IMAGE), tf.constant(sigma), 5), expected, atol=1e-6)
-    np.testing.assert_allclose(gaussian_blur(tf.constant(IMAGE), tf.constant(sigma), 4), expected, atol=1e-6)  # even: one more
+    np.testing.assert_allclose(
+        gaussian_blur(tf.constant(IMAGE), tf.constant(sigma), 4), expected, atol=1e-6
+    )  # even: one more
 
 
 def test_greyscale():
@@ -51,16 +53,23 @@ def test_jitter_stays_in_range_and_grows_with_strength():
 
 
 def test_every_part_of_the_jitter_by_what_the_others_leave_alone():
-    """Strength 0.5: brightness, contrast and saturation times 0.6 to 1.4, hue within a tenth of a turn either way.
+    """Strength 0.5: brightness, contrast and saturation times 0.6 to 1.4, hue within a tenth of a turn either
+    way.
 
-    On one colour contrast does nothing and brightness moves the value alone, saturation the saturation alone, hue the hue
-    alone (nothing is clipped); on greys saturation and hue do nothing, and only contrast moves the spread over the mean.
+    On one colour contrast does nothing and brightness moves the value alone, saturation the saturation alone,
+    hue the hue alone (nothing is clipped); on greys saturation and hue do nothing, and only contrast moves
+    the spread over the mean.
     """
-    colour, greys = np.full((4, 4, 3), colorsys.hsv_to_rgb(0.5, 0.4, 0.4), np.float32), np.full((4, 4, 3), 0.3, np.float32)
+    colour, greys = (
+        np.full((4, 4, 3), colorsys.hsv_to_rgb(0.5, 0.4, 0.4), np.float32),
+        np.full((4, 4, 3), 0.3, np.float32),
+    )
     greys[::2] = 0.4
     run = tf.function(lambda key: [color_jitter(tf.constant(image), key, 0.5) for image in (colour, greys)])
     found = [run(tf.constant([2, k])) for k in range(60)]
-    hue, saturation, value = np.transpose([colorsys.rgb_to_hsv(*one.numpy()[0, 0].tolist()) for one, _ in found])
+    hue, saturation, value = np.transpose(
+        [colorsys.rgb_to_hsv(*one.numpy()[0, 0].tolist()) for one, _ in found]
+    )
     contrast = [np.ptp(two) / np.mean(two) * 3.5 for _, two in found]
     for factor in (saturation / 0.4, value / 0.4, contrast):
         assert 0.6 - 1e-3 < min(factor) < 0.75 and 1.25 < max(factor) < 1.4 + 1e-3
@@ -87,7 +96,9 @@ def test_half_of_the_views_is_blurred_by_one_sigma_per_batch():
     one, other = (views(ViewPolicy(strength=0.0), 100, key) for key in ((0, 1), (0, 2)))
     blurred = [(a != b).any() for a, b in zip(sharp, one)]
     assert 28 < sum(blurred) < 72
-    assert blurred == [(a != b).any() for a, b in zip(sharp, other)]  # the coin is the image's, the sigma the batch's
+    assert blurred == [
+        (a != b).any() for a, b in zip(sharp, other)
+    ]  # the coin is the image's, the sigma the batch's
     changed = [i for i, b in enumerate(blurred) if b]
     assert all((one[i] != other[i]).any() for i in changed)
     own = [views(ViewPolicy(strength=0.0, blur_per_picture=True), 100, key) for key in ((0, 1), (0, 2))]
@@ -95,7 +106,9 @@ def test_half_of_the_views_is_blurred_by_one_sigma_per_batch():
 
 
 def test_where_no_crop_fits_a_view_is_the_whole_picture():
-    """SimCLR has no fallback to the centre: half the area of 4 x 400 pixels cannot be cut out at an aspect of 3/4 to 4/3."""
+    """SimCLR has no fallback to the centre: half the area of 4 x 400 pixels cannot be cut out at an aspect of
+    3/4 to 4/3.
+    """
     strip = np.tile(np.linspace(0, 255, 400)[None, :, None], (4, 1, 3)).astype(np.uint8)
     policy = ViewPolicy(strength=0.0, blur=False, smallest_area=0.5, legacy_resize=True)
     found = policy.view(tf.constant(strip), tf.constant([1, 2]), tf.constant([0, 0]), 20).numpy()

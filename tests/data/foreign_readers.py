@@ -1,9 +1,11 @@
-"""Reads an exported folder with the readers of the formats themselves, and prints what they found; see test_foreign_readers.py.
+"""Reads an exported folder with the readers of the formats themselves, and prints what they found; see
+test_foreign_readers.py.
 
     python foreign_readers.py coco=FOLDER yolo=FOLDER ...
 
-It runs in an environment of its own (requirements-interop.txt), so it imports nothing of this project. It prints one JSON:
-{format: {reader: {"names": classes in order or null, "images": {file below the folder: {"size": [height, width],
+It runs in an environment of its own (requirements-interop.txt), so it imports nothing of this project. It
+prints one JSON: {format: {reader: {"names": classes in order or null, "images": {file below the folder:
+{"size": [height, width],
 "objects": [[class, [x1, y1, x2, y2], pixels of its mask or null]]}}}}}.
 """
 
@@ -26,7 +28,9 @@ def _image(size: Any, objects: list[list[Any]]) -> Found:
 
 
 def by_datumaro(folder: str, kind: str, images: str) -> Found:
-    """Datumaro's importer of the format: Intel's and CVAT's own toolkit, whose CVAT reader is from CVAT's makers."""
+    """Datumaro's importer of the format: Intel's and CVAT's own toolkit, whose CVAT reader is from CVAT's
+    makers.
+    """
     import datumaro
 
     root = folder
@@ -77,8 +81,12 @@ def read_coco(folder: str) -> dict[str, Found]:
 def read_yolo(folder: str) -> dict[str, Found]:
     def read(dataset, place):
         labels = f"{folder}/labels/{place}"
-        polygons = any(len(line.split()) > 5 for p in glob.glob(f"{glob.escape(labels)}/*.txt") for line in open(p))
-        return dataset.from_yolo(f"{folder}/images/{place}", labels, f"{folder}/data.yaml", force_masks=polygons)
+        polygons = any(
+            len(line.split()) > 5 for p in glob.glob(f"{glob.escape(labels)}/*.txt") for line in open(p)
+        )
+        return dataset.from_yolo(
+            f"{folder}/images/{place}", labels, f"{folder}/data.yaml", force_masks=polygons
+        )
 
     return {"supervision": by_supervision(folder, "images", read)}
 
@@ -110,14 +118,18 @@ def read_labelme(folder: str) -> dict[str, Found]:
         for shape in content.shapes:
             points = np.array(shape["points"])
             drawn = utils.shape_to_mask(pixels.shape[:2], shape["points"], shape["shape_type"])
-            objects.append([shape["label"], [*points.min(0).tolist(), *points.max(0).tolist()], int(drawn.sum())])
+            objects.append(
+                [shape["label"], [*points.min(0).tolist(), *points.max(0).tolist()], int(drawn.sum())]
+            )
         image = os.path.join(os.path.dirname(path), content.image_path)
         found[os.path.relpath(image, folder)] = _image(pixels.shape[:2], objects)
     return {"labelme": {"names": None, "images": found}}
 
 
 def read_labelstudio(folder: str) -> dict[str, Found]:
-    """Label Studio's SDK: its validator of config and tasks, and its converter to COCO, which reads annotations alone."""
+    """Label Studio's SDK: its validator of config and tasks, and its converter to COCO, which reads
+    annotations alone.
+    """
     import logging
     import tempfile
 
@@ -131,9 +143,13 @@ def read_labelstudio(folder: str) -> dict[str, Found]:
     interface.validate()
     errors = []
     for task in tasks:
-        for kind, check in (("annotations", interface.validate_annotation), ("predictions", interface.validate_prediction)):
+        for kind, check in (
+            ("annotations", interface.validate_annotation),
+            ("predictions", interface.validate_prediction),
+        ):
             errors += [f"task {task['id']}: refused" for made in task[kind] if not check(made)]
-        # `validate_task` calls its checks of labels without an argument when there are labels, so it gets the data alone.
+        # `validate_task` calls its checks of labels without an argument when there are labels, so it gets the
+        # data alone.
         if not interface.validate_task({"data": task["data"]}):
             errors.append(f"task {task['id']}: its data does not fit the config")
     if errors:

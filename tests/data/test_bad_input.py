@@ -27,7 +27,9 @@ def picture(path, mode="RGB", size=(40, 30), **save):
 def coco(tmp_path, images=None, annotations=(), categories=({"id": 1, "name": "a"}, {"id": 7, "name": "b"})):
     images = images if images is not None else [{"id": 1, "file_name": "1.jpg", "width": 40, "height": 30}]
     path = tmp_path / "annotations.json"
-    path.write_text(json.dumps({"images": images, "annotations": list(annotations), "categories": list(categories)}))
+    path.write_text(
+        json.dumps({"images": images, "annotations": list(annotations), "categories": list(categories)})
+    )
     return str(path)
 
 
@@ -40,7 +42,9 @@ def test_missing_file(tmp_path):
         open_coco(str(tmp_path / "nowhere.json"))
 
 
-@pytest.mark.parametrize("text", ["not json", "[]", '{"images": []}', '{"images": [], "annotations": {}, "categories": []}'])
+@pytest.mark.parametrize(
+    "text", ["not json", "[]", '{"images": []}', '{"images": [], "annotations": {}, "categories": []}']
+)
 def test_not_coco(tmp_path, text):
     path = tmp_path / "x.json"
     path.write_text(text)
@@ -58,7 +62,11 @@ def test_bad_boxes_are_dropped_and_counted(tmp_path):
     picture(tmp_path / "images" / "1.jpg")
     bad = [[1, 2, 0, 5], [1, 2, 5, -3], [math.nan, 2, 5, 5], [100, 100, 5, 5], [1, 2, 3], "no", None]
     good = [[1, 2, 10, 12], [35, 25, 20, 20]]  # the second reaches outside and is kept
-    path = coco(tmp_path, annotations=[box(b) for b in bad + good] + [box([1, 1, 5, 5], category=99), box([1, 1, 5, 5], image=77)])
+    path = coco(
+        tmp_path,
+        annotations=[box(b) for b in bad + good]
+        + [box([1, 1, 5, 5], category=99), box([1, 1, 5, 5], image=77)],
+    )
     with pytest.raises(DataError, match="9 of 11 objects cannot be used: 4 x box with a coordinate"):
         open_coco(path)
     source = open_coco(path, max_skipped_fraction=0.9)
@@ -77,7 +85,9 @@ def test_bad_boxes_are_dropped_and_counted(tmp_path):
 
 def test_gaps_in_category_ids(tmp_path):
     picture(tmp_path / "images" / "1.jpg")
-    source = open_coco(coco(tmp_path, annotations=[box([1, 1, 5, 5], category=7), box([1, 1, 5, 5], category=1)]))
+    source = open_coco(
+        coco(tmp_path, annotations=[box([1, 1, 5, 5], category=7), box([1, 1, 5, 5], category=1)])
+    )
     assert source.annotations.classes.tolist() == [1, 0]
     assert [c.id for c in source.categories] == [1, 7]
 
@@ -96,7 +106,15 @@ def test_absent_truncated_and_foreign_files_are_skipped_and_listed(tmp_path):
     (folder / "cut.jpg").write_bytes(data[: len(data) // 2])
     (folder / "text.jpg").write_text("hello")
     (folder / "empty.png").write_bytes(b"")
-    names = ["good.jpg", "cut.jpg", "text.jpg", "empty.png", "gone.jpg", "../annotations.json", "/etc/hostname"]
+    names = [
+        "good.jpg",
+        "cut.jpg",
+        "text.jpg",
+        "empty.png",
+        "gone.jpg",
+        "../annotations.json",
+        "/etc/hostname",
+    ]
     path = coco(tmp_path, [{"id": i, "file_name": n} for i, n in enumerate(names)])
     with pytest.raises(DataError, match="6 of 7 images cannot be used"):
         open_coco(path)
@@ -131,11 +149,17 @@ def test_nothing_usable_fails_at_once(tmp_path):
 
 def bomb(path):
     """A PNG whose header claims 60,000 x 60,000 pixels."""
+
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b""))
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b""))
+        + chunk(b"IEND", b"")
+    )
 
 
 def test_decompression_bomb(tmp_path):
@@ -221,7 +245,9 @@ def test_boxes_drawn_on_the_stored_orientation_are_turned_with_it(tmp_path):
 
 def test_voc_with_a_broken_xml_and_a_missing_picture(tmp_path):
     def xml(name, objects):
-        (tmp_path / f"{name}.xml").write_text(f"<annotation><filename>{name}.jpg</filename>{objects}</annotation>")
+        (tmp_path / f"{name}.xml").write_text(
+            f"<annotation><filename>{name}.jpg</filename>{objects}</annotation>"
+        )
 
     item = "<object><name>cat</name><difficult>{}</difficult><bndbox><xmin>{}</xmin><ymin>2</ymin><xmax>10</xmax><ymax>12</ymax></bndbox></object>"
     xml("good", item.format(0, 1) + item.format(1, 1) + item.format(0, "oops"))
@@ -236,7 +262,9 @@ def test_voc_with_a_broken_xml_and_a_missing_picture(tmp_path):
     assert source.report.counts["box with a coordinate that is not a number"] == 1
 
 
-@pytest.mark.parametrize("word", ["nope:x", "coco:", "scenes:nope", "scenes:train,size=3", "scenes:train,count=0"])
+@pytest.mark.parametrize(
+    "word", ["nope:x", "coco:", "scenes:nope", "scenes:train,size=3", "scenes:train,count=0"]
+)
 def test_malformed_words(word):
     with pytest.raises(DataError):
         open_source(word)

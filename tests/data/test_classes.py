@@ -31,7 +31,11 @@ def folder(tmp_path):
 def test_a_folder_per_class(folder):
     source = open_source(f"folder:{folder}", CLASSES)
     assert [c.name for c in source.categories] == ["cat", "dog"]
-    assert dict(zip(source.ids, source.image_classes)) == {"cat/a.png": 0, "cat/deep/b.png": 0, "dog/a.png": 1}
+    assert dict(zip(source.ids, source.image_classes)) == {
+        "cat/a.png": 0,
+        "cat/deep/b.png": 0,
+        "dog/a.png": 1,
+    }
     assert source.report.counts["image outside the class folders"] == 1 and source.report.skipped_images == 2
     example = example_reader(source)(tf.constant(2, tf.int64))
     assert int(example["class"]) == 1 and int(example["image"][0, 0, 0]) == 30 and "boxes" not in example
@@ -109,7 +113,14 @@ def test_tfds_with_classes(tmp_path):
     writer.initialize_splits(["train"])
     pixels = np.random.default_rng(0).integers(0, 256, (6, 20, 30, 3)).astype(np.uint8)
     labels = [3, 999, 0, 3, 17, 5]
-    writer.add_examples({"train": [{"image": p, "label": k, "file_name": f"n{i}.jpeg"} for i, (p, k) in enumerate(zip(pixels, labels))]})
+    writer.add_examples(
+        {
+            "train": [
+                {"image": p, "label": k, "file_name": f"n{i}.jpeg"}
+                for i, (p, k) in enumerate(zip(pixels, labels))
+            ]
+        }
+    )
     writer.close_all()
     source = open_source("tfds:imagenet2012:train", ReadOptions(label_kind="classes", data_dir=str(tmp_path)))
     names = builder.info.features["label"].names
@@ -118,7 +129,12 @@ def test_tfds_with_classes(tmp_path):
         assert source.categories[label].name == names[labels[int(image_id[1])]]
     with pytest.raises(DataError, match="has no boxes"):
         open_source("tfds:imagenet2012:train", ReadOptions(data_dir=str(tmp_path)))
-    assert open_source("tfds:imagenet2012:train", ReadOptions(data_dir=str(tmp_path)), labeled=False).image_classes is None
+    assert (
+        open_source(
+            "tfds:imagenet2012:train", ReadOptions(data_dir=str(tmp_path)), labeled=False
+        ).image_classes
+        is None
+    )
 
 
 def test_a_word_without_classes_is_refused(tmp_path):

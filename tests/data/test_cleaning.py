@@ -1,4 +1,6 @@
-"""One cleaning of labels: what people's files say, through the jobs that read them, against numbers by hand."""
+"""One cleaning of labels: what people's files say, through the jobs that read them, against numbers by
+hand.
+"""
 
 import json
 import math
@@ -165,7 +167,9 @@ def test_results_of_unknown_ids_are_refused_by_name(tmp_path, field, value, said
     ],
 )
 def test_results_that_are_no_numbers_match_nothing(tmp_path, spoil):
-    """One of three is lost: refused at a limit of 0.1; allowed, AP is 2/3 (101 points: 0.6733); all lost is an error."""
+    """One of three is lost: refused at a limit of 0.1; allowed, AP is 2/3 (101 points: 0.6733); all lost is
+    an error.
+    """
     one = perfect(lambda i, r: r.update(spoil) if i == 2 else None)
     with pytest.raises(DataError, match="1 of 3 objects cannot be used"):
         evaluated(tmp_path, truth(), one)

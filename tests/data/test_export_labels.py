@@ -35,7 +35,7 @@ BOXES = {  # x, y, width, height
     "a/1.png": [],
     "b/Ä 2.png": [(7, [1.25, 2.5, 3.3, 7])],
 }
-NAMES = {7: "cat & <dog>", 3: "zebra", 11: "été: \"x\""}
+NAMES = {7: "cat & <dog>", 3: "zebra", 11: 'été: "x"'}
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +48,19 @@ def human(tmp_path_factory):
         Image.new("RGB", size, (40 * i, 9, 9)).save(folder / "images" / name)
         images.append({"id": 10 * i, "file_name": name, "width": size[0], "height": size[1]})
         for label, box in BOXES[name]:
-            annotations.append({"id": len(annotations) + 1, "image_id": 10 * i, "category_id": label, "bbox": box, "iscrowd": 0})
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": 10 * i,
+                    "category_id": label,
+                    "bbox": box,
+                    "iscrowd": 0,
+                }
+            )
     categories = [{"id": i, "name": name} for i, name in NAMES.items()]
-    (folder / "a.json").write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    (folder / "a.json").write_text(
+        json.dumps({"images": images, "annotations": annotations, "categories": categories})
+    )
     return open_source(f"coco:{folder}/a.json,{folder}/images")
 
 
@@ -65,7 +75,8 @@ def table(source):
         objects = source.annotations.of(i)
         names = [source.categories[c].name for c in objects["classes"]]
         found[int(source.read_image(tf.constant(i, tf.int64)).numpy().astype(int).sum())] = sorted(
-            (name, box, crowd) for name, box, crowd in zip(names, objects["boxes"].tolist(), objects["crowd"].tolist())
+            (name, box, crowd)
+            for name, box, crowd in zip(names, objects["boxes"].tolist(), objects["crowd"].tolist())
         )
     return found
 
@@ -74,7 +85,9 @@ def table(source):
 def written(human, tmp_path_factory):
     """{format: (its folder, what was changed)}."""
     root = tmp_path_factory.mktemp("out")
-    return {kind: (f"{root}/{kind}", export_labels(human, kind, f"{root}/{kind}", scored=False)) for kind in WORDS}
+    return {
+        kind: (f"{root}/{kind}", export_labels(human, kind, f"{root}/{kind}", scored=False)) for kind in WORDS
+    }
 
 
 @pytest.mark.parametrize("kind", list(WORDS))
@@ -91,7 +104,9 @@ def test_it_comes_back_equal_through_our_reader(written, human, kind):
             np.testing.assert_allclose(other, box, atol=1e-5 if kind in ("yolo", "voc") else 0)
     in_file = {"coco": [3, 7, 11], "yolo": [1, 2, 3], "cvat": [1, 2, 3]}
     if kind in in_file:
-        assert [c.id for c in back.categories] == in_file[kind] and [c.name for c in back.categories] == [NAMES[i] for i in (3, 7, 11)]
+        assert [c.id for c in back.categories] == in_file[kind] and [c.name for c in back.categories] == [
+            NAMES[i] for i in (3, 7, 11)
+        ]
 
 
 @pytest.mark.parametrize("kind", list(WORDS))
@@ -103,7 +118,12 @@ def test_images_are_copied_byte_for_byte_and_no_two_labels_have_one_name(written
     assert images == ["a/1.jpg.jpg", "a/1.png.png", "b/Ä 2.png"]  # a/1.txt would be of both
     contents = {open(os.path.join(root, n), "rb").read() for n in images}
     assert contents == {open(n, "rb").read() for n in human.file_names}
-    text = b"".join(open(os.path.join(p, f), "rb").read() for p, _, fs in os.walk(folder) for f in fs if not f.endswith(("jpg", "png")))
+    text = b"".join(
+        open(os.path.join(p, f), "rb").read()
+        for p, _, fs in os.walk(folder)
+        for f in fs
+        if not f.endswith(("jpg", "png"))
+    )
     assert folder.encode() not in text and os.path.dirname(str(human.file_names[0])).encode() not in text
 
 
@@ -117,10 +137,19 @@ def test_coco_by_pycocotools(written, human, capsys):
     by_box = {tuple(np.round(a["bbox"], 3)): a for a in coco.loadAnns(coco.getAnnIds())}
     for image_id, name in zip((10, 20, 30), SIZES):
         image = coco.loadImgs(image_id)[0]
-        assert Image.open(f"{folder}/images/{image['file_name']}").size == (image["width"], image["height"]) == SIZES[name]
+        assert (
+            Image.open(f"{folder}/images/{image['file_name']}").size
+            == (image["width"], image["height"])
+            == SIZES[name]
+        )
         for label, (x, y, width, height) in BOXES[name]:
             found = by_box[x, y, width, height]
-            assert found["category_id"] == label and found["image_id"] == image_id and found["iscrowd"] == 0 and "score" not in found
+            assert (
+                found["category_id"] == label
+                and found["image_id"] == image_id
+                and found["iscrowd"] == 0
+                and "score" not in found
+            )
             assert abs(found["area"] - width * height) < 1e-3
             mask = coco.annToMask(found)  # the box's corners
             assert abs(int(mask.sum()) - width * height) < 2 * (width + height)
@@ -137,11 +166,14 @@ def test_yolo_by_ultralytics_rules(written):
     for name, stem in zip(SIZES, ("a/1.jpg.jpg", "a/1.png.png", "b/Ä 2.png")):
         image = os.path.join(folder, content["train"], stem)
         label = "/labels/".join(image.rsplit("/images/", 1)).rsplit(".", 1)[0] + ".txt"
-        rows = np.array([line.split() for line in open(label).read().strip().splitlines()], np.float32).reshape(-1, 5)
+        rows = np.array(
+            [line.split() for line in open(label).read().strip().splitlines()], np.float32
+        ).reshape(-1, 5)
         assert rows.min(initial=0) >= 0 and rows[:, 1:].max(initial=0) <= 1 and rows[:, 0].max(initial=0) < 3
         width, height = SIZES[name]
         expected = [
-            [index[c], (x + w / 2) / width, (y + h / 2) / height, w / width, h / height] for c, (x, y, w, h) in BOXES[name]
+            [index[c], (x + w / 2) / width, (y + h / 2) / height, w / width, h / height]
+            for c, (x, y, w, h) in BOXES[name]
         ]
         np.testing.assert_allclose(rows, np.reshape(expected, (-1, 5)), atol=1e-6)
 
@@ -159,20 +191,36 @@ def test_voc_by_its_own_rules(written):
             corners = [float(item.findtext(f"bndbox/{k}")) for k in ("xmin", "ymin", "xmax", "ymax")]
             found.append((item.findtext("name"), corners, item.findtext("difficult")))
         expected = [(NAMES[c], [x + 1, y + 1, x + w, y + h], "0") for c, (x, y, w, h) in BOXES[name]]
-        assert [f[0] for f in found] == [e[0] for e in expected] and [f[2] for f in found] == [e[2] for e in expected]
-        np.testing.assert_allclose([f[1] for f in found], [e[1] for e in expected], atol=1e-5) if expected else None
+        assert [f[0] for f in found] == [e[0] for e in expected] and [f[2] for f in found] == [
+            e[2] for e in expected
+        ]
+        np.testing.assert_allclose(
+            [f[1] for f in found], [e[1] for e in expected], atol=1e-5
+        ) if expected else None
     assert "<xmin>1</xmin>" in open(f"{folder}/Annotations/a/1.jpg.xml").read()  # whole numbers have no point
     lines = open(f"{folder}/labelmap.txt", encoding="utf-8").read().splitlines()
-    assert lines[0].startswith("# label:color_rgb") and lines[1] == "zebra:0,0,0::" and lines[2] == "cat & <dog>:128,0,0::"
+    assert (
+        lines[0].startswith("# label:color_rgb")
+        and lines[1] == "zebra:0,0,0::"
+        and lines[2] == "cat & <dog>:128,0,0::"
+    )
 
 
 def test_cvat_by_its_own_rules(written):
     root = ElementTree.parse(f"{written['cvat'][0]}/annotations.xml").getroot()
     assert root.tag == "annotations" and root.findtext("version") == "1.1"
-    assert [label.findtext("name") for label in root.find("meta/task/labels")] == [NAMES[i] for i in (3, 7, 11)]
+    assert [label.findtext("name") for label in root.find("meta/task/labels")] == [
+        NAMES[i] for i in (3, 7, 11)
+    ]
     for number, (image, name) in enumerate(zip(root.findall("image"), SIZES)):
-        assert int(image.get("id")) == number and (int(image.get("width")), int(image.get("height"))) == SIZES[name]
-        found = [[b.get("label"), *(float(b.get(k)) for k in ("xtl", "ytl", "xbr", "ybr"))] for b in image.findall("box")]
+        assert (
+            int(image.get("id")) == number
+            and (int(image.get("width")), int(image.get("height"))) == SIZES[name]
+        )
+        found = [
+            [b.get("label"), *(float(b.get(k)) for k in ("xtl", "ytl", "xbr", "ybr"))]
+            for b in image.findall("box")
+        ]
         for row, (label, (x, y, w, h)) in zip(found, BOXES[name], strict=True):
             assert row[0] == NAMES[label] and row[1:] == pytest.approx([x, y, x + w, y + h], abs=1e-5)
 
@@ -182,27 +230,41 @@ def test_labelme_by_its_own_rules(written):
     for name, stem in zip(SIZES, ("a/1.jpg", "a/1.png", "b/Ä 2")):
         content = json.load(open(f"{folder}/{stem}.json", encoding="utf-8"))
         image = Image.open(os.path.join(os.path.dirname(f"{folder}/{stem}.json"), content["imagePath"]))
-        assert image.size == (content["imageWidth"], content["imageHeight"]) == SIZES[name] and content["imageData"] is None
+        assert (
+            image.size == (content["imageWidth"], content["imageHeight"]) == SIZES[name]
+            and content["imageData"] is None
+        )
         assert {"version", "flags", "shapes"} <= set(content)
         for shape, (label, (x, y, w, h)) in zip(content["shapes"], BOXES[name], strict=True):
-            assert shape["label"] == NAMES[label] and shape["shape_type"] == "rectangle" and shape["group_id"] is None
+            assert (
+                shape["label"] == NAMES[label]
+                and shape["shape_type"] == "rectangle"
+                and shape["group_id"] is None
+            )
             np.testing.assert_allclose(shape["points"], [[x, y], [x + w, y + h]], atol=1e-5)
 
 
 def test_label_studio_by_its_own_rules(written):
     folder, _ = written["labelstudio"]
     text = open(f"{folder}/label_config.xml", encoding="utf-8").read()
-    assert text.startswith("<View>")  # lxml, where it is pasted into, refuses a text that declares its encoding
+    assert text.startswith(
+        "<View>"
+    )  # lxml, where it is pasted into, refuses a text that declares its encoding
     config = ElementTree.fromstring(text)
     labels = config.find("RectangleLabels")
     assert [label.get("value") for label in labels] == [NAMES[i] for i in (3, 7, 11)]
     for task, name in zip(json.load(open(f"{folder}/tasks.json", encoding="utf-8")), SIZES):
-        assert task["data"]["image"].startswith("/data/local-files/?d=labelstudio/images/") and task["predictions"] == []
+        assert (
+            task["data"]["image"].startswith("/data/local-files/?d=labelstudio/images/")
+            and task["predictions"] == []
+        )
         assert os.path.isfile(os.path.join(os.path.dirname(folder), task["data"]["image"].split("?d=")[1]))
         width, height = SIZES[name]
         for region, (label, (x, y, w, h)) in zip(task["annotations"][0]["result"], BOXES[name], strict=True):
             value = region["value"]
-            assert region["from_name"] == labels.get("name") and region["to_name"] == labels.get("toName") == config.find("Image").get("name")
+            assert region["from_name"] == labels.get("name") and region["to_name"] == labels.get(
+                "toName"
+            ) == config.find("Image").get("name")
             assert value["rectanglelabels"] == [NAMES[label]] and region["type"] == "rectanglelabels"
             percent = [100 * x / width, 100 * y / height, 100 * w / width, 100 * h / height]
             np.testing.assert_allclose([value[k] for k in ("x", "y", "width", "height")], percent, atol=1e-4)
@@ -217,14 +279,20 @@ def predicted(human):
     boxes = human.annotations.boxes.copy()
     boxes[0] = [-3, -2, 10, 12.5]
     crowd = np.array([False, True, False])
-    annotations = dataclasses.replace(human.annotations, boxes=boxes, crowd=crowd, scores=np.float32([0.25, 0.75, 0.5]))
+    annotations = dataclasses.replace(
+        human.annotations, boxes=boxes, crowd=crowd, scores=np.float32([0.25, 0.75, 0.5])
+    )
     return human.with_annotations(annotations, human.categories)
 
 
 @pytest.mark.parametrize("kind", list(WORDS))
 def test_crowds_scores_and_boxes_that_reach_outside(predicted, tmp_path, kind):
     report = export_labels(predicted, kind, str(tmp_path / "out"), scored=True)
-    back = read_back(kind, tmp_path / "out") if kind != "labelstudio" else open_source(WORDS[kind].format(tmp_path / "out") + ",which=predictions")
+    back = (
+        read_back(kind, tmp_path / "out")
+        if kind != "labelstudio"
+        else open_source(WORDS[kind].format(tmp_path / "out") + ",which=predictions")
+    )
     form = writers.FORMATS[kind]
     expected = {} if form.crowd else {NO_PLACE: 1}
     expected.update({} if form.outside else {CUT: 1}, **({UNREADABLE_NAME: 1} if kind == "voc" else {}))
@@ -233,7 +301,9 @@ def test_crowds_scores_and_boxes_that_reach_outside(predicted, tmp_path, kind):
     first = next(box for box in back.annotations.boxes.tolist() if box[3] == pytest.approx(12.5, abs=1e-4))
     np.testing.assert_allclose(first, [-3, -2, 10, 12.5] if form.outside else [0, 0, 10, 12.5], atol=1e-5)
     if kind == "coco":
-        scores = sorted(a["score"] for a in json.load(open(tmp_path / "out" / "annotations.json"))["annotations"])
+        scores = sorted(
+            a["score"] for a in json.load(open(tmp_path / "out" / "annotations.json"))["annotations"]
+        )
         assert scores == [0.25, 0.5, 0.75]
     elif form.scores:
         assert sorted(back.annotations.scores.tolist()) == [0.25, 0.5]
@@ -250,7 +320,9 @@ def test_a_models_labels_are_predictions_for_label_studio(predicted, tmp_path):
 
 def test_classes_of_images_are_refused(human, tmp_path):
     with pytest.raises(DataError, match="classes of images"):
-        export_labels(human.with_classes([0, 0, 0], human.categories), "coco", str(tmp_path / "out"), scored=False)
+        export_labels(
+            human.with_classes([0, 0, 0], human.categories), "coco", str(tmp_path / "out"), scored=False
+        )
 
 
 # --- masks --------------------------------------------------------------------------------------------
@@ -307,11 +379,17 @@ def test_masks_come_back_equal(masks, tmp_path, kind):
         np.testing.assert_array_equal(found, lookup[sizes[found.shape]])
 
 
-@pytest.mark.parametrize("kind, parts", [("coco", 1), ("cvat", 1), ("labelme", 1), ("yolo", 2), ("labelstudio", 2)])
+@pytest.mark.parametrize(
+    "kind, parts", [("coco", 1), ("cvat", 1), ("labelme", 1), ("yolo", 2), ("labelstudio", 2)]
+)
 def test_a_region_with_a_hole_is_one_object_where_the_format_can_say_so(masks, tmp_path, kind, parts):
     export_labels(masks, kind, str(tmp_path / "out"), scored=False)
     back = read_back(kind, tmp_path / "out")
-    rings = [box for box, c in zip(back.annotations.boxes.tolist(), back.annotations.classes) if back.categories[c].name == "ring"]
+    rings = [
+        box
+        for box, c in zip(back.annotations.boxes.tolist(), back.annotations.classes)
+        if back.categories[c].name == "ring"
+    ]
     assert len(rings) == 3 * parts and (parts == 2 or rings == [[3, 2, 15, 14]] * 3)
 
 
@@ -351,7 +429,9 @@ def test_links_share_the_file_and_drawn_images_are_written_as_png(human, tmp_pat
     Image.new("RGB", (32, 32)).save(tmp_path / str(scenes.file_names[1]))
     export_labels(scenes, "yolo", str(tmp_path / "drawn"), scored=False)
     back = read_back("yolo", tmp_path / "drawn")
-    np.testing.assert_array_equal(back.read_image(tf.constant(1, tf.int64)), scenes.read_image(tf.constant(1, tf.int64)))
+    np.testing.assert_array_equal(
+        back.read_image(tf.constant(1, tf.int64)), scenes.read_image(tf.constant(1, tf.int64))
+    )
     np.testing.assert_allclose(back.annotations.boxes, scenes.annotations.boxes, atol=1e-5)
 
 
@@ -399,7 +479,9 @@ def test_kill_9_leaves_nothing_half(human, tmp_path, monkeypatch):
             os._exit(1)
     assert os.waitpid(child, 0)[1] == signal.SIGKILL
     monkeypatch.undo()
-    assert os.listdir(tmp_path) == ["out.unfinished"] and os.listdir(tmp_path / "out.unfinished" / "out" / "images")
+    assert os.listdir(tmp_path) == ["out.unfinished"] and os.listdir(
+        tmp_path / "out.unfinished" / "out" / "images"
+    )
     with pytest.raises(DataError, match="out.unfinished is of an export that was stopped"):
         export_labels(human, "yolo", str(tmp_path / "out"), scored=False)
 
@@ -408,7 +490,14 @@ def test_human_labels_are_those_that_a_run_would_train_on(tmp_path):
     """Half of sixteen; those that a list names; all of them by default."""
     listed = tmp_path / "ids.txt"
     listed.write_text("\n".join(tiny.scenes_source().ids[[3, 8]]))
-    for k, (flags, count) in enumerate([({}, 16), ({"labeled_fraction": 0.5}, 8), ({"labeled_ids": str(listed)}, 2)]):
-        options = {"job": "export_labels", "labels": "human", "format": "coco", "output": str(tmp_path / f"out{k}")}
+    for k, (flags, count) in enumerate(
+        [({}, 16), ({"labeled_fraction": 0.5}, 8), ({"labeled_ids": str(listed)}, 2)]
+    ):
+        options = {
+            "job": "export_labels",
+            "labels": "human",
+            "format": "coco",
+            "output": str(tmp_path / f"out{k}"),
+        }
         found = export_labels_job(tiny.experiment(model_dir=str(tmp_path / f"run{k}"), **options, **flags))
         assert found["exported"]["images"] == count

@@ -1,4 +1,5 @@
-"""Exported labels opened by the readers of the formats themselves; skipped without an environment that has them.
+"""Exported labels opened by the readers of the formats themselves; skipped without an environment that has
+them.
 
 requirements-interop.txt says how to make it; SELF_TRAINING_INTEROP_PYTHON is its interpreter.
 """
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.skipif(
     not PYTHON, reason="SELF_TRAINING_INTEROP_PYTHON is not set: see requirements-interop.txt for the readers"
 )
 SIZES = {"a/1.jpg": (40, 30), "a/2.png": (33, 27), "b/Ä 2.png": (20, 50)}  # width, height
-NAMES = {3: "zebra", 7: "cat & <dog>", 11: "été \"x\""}
+NAMES = {3: "zebra", 7: "cat & <dog>", 11: 'été "x"'}
 BOXES = {  # category id, x1, y1, x2, y2
     "a/1.jpg": [(3, 10.1, 6.3, 30.8, 15.2), (11, 0, 0, 40, 30)],
     "a/2.png": [],
@@ -41,16 +42,25 @@ def human(tmp_path_factory):
         Image.new("RGB", size, (40 * i, 9, 9)).save(folder / "images" / name)
         images.append({"id": i, "file_name": name, "width": size[0], "height": size[1]})
         for label, x1, y1, x2, y2 in BOXES[name]:
-            box = {"id": len(annotations) + 1, "image_id": i, "category_id": label, "bbox": [x1, y1, x2 - x1, y2 - y1]}
+            box = {
+                "id": len(annotations) + 1,
+                "image_id": i,
+                "category_id": label,
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+            }
             annotations.append(box)
     categories = [{"id": i, "name": name} for i, name in NAMES.items()]
-    (folder / "a.json").write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    (folder / "a.json").write_text(
+        json.dumps({"images": images, "annotations": annotations, "categories": categories})
+    )
     return open_source(f"coco:{folder}/a.json,{folder}/images")
 
 
 @pytest.fixture(scope="module")
 def masks(human):
-    """A rectangle and an L, whose areas are known by hand; without holes, which readers close each in its own way."""
+    """A rectangle and an L, whose areas are known by hand; without holes, which readers close each in its own
+    way.
+    """
     maps = []
     for width, height in SIZES.values():
         canvas = np.zeros((height, width), np.uint8)
@@ -84,11 +94,20 @@ def of_masks(masks, tmp_path_factory):
 @pytest.mark.parametrize("kind", list(FORMATS))
 def test_boxes_classes_and_sizes_are_what_was_written(of_boxes, kind):
     for reader, found in of_boxes[kind].items():
-        own_origin = (kind, reader) == ("voc", "datumaro")  # it leaves VOC's corners counted from 1, and drops folders
+        own_origin = (kind, reader) == (
+            "voc",
+            "datumaro",
+        )  # it leaves VOC's corners counted from 1, and drops folders
         key = os.path.basename if own_origin else str
-        assert {os.path.splitext(n)[0] for n in found["images"]} == {key(os.path.splitext(n)[0]) for n in SIZES}
+        assert {os.path.splitext(n)[0] for n in found["images"]} == {
+            key(os.path.splitext(n)[0]) for n in SIZES
+        }
         for name, size in SIZES.items():
-            image = next(v for n, v in found["images"].items() if os.path.splitext(n)[0] == key(os.path.splitext(name)[0]))
+            image = next(
+                v
+                for n, v in found["images"].items()
+                if os.path.splitext(n)[0] == key(os.path.splitext(name)[0])
+            )
             if image["size"] != [None, None]:  # Label Studio says no size of an image without an object
                 assert image["size"] == [size[1], size[0]]
             expected = sorted([NAMES[label], box] for label, *box in BOXES[name])

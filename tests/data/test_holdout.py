@@ -102,7 +102,9 @@ def test_crowds_and_ignored_pixels_are_no_presence(scenes):
 
 @pytest.mark.parametrize("task", list(tiny.TASKS))
 def test_every_task_holds_out_whole_images(task):
-    """What is trained on and what is evaluated on share no image, not even parts of one; together they are all."""
+    """What is trained on and what is evaluated on share no image, not even parts of one; together they are
+    all.
+    """
     flags = dict(task=task, eval_data="", eval_fraction=0.25, labeled_fraction=0.75, unlabeled_data="rest")
     kept, rest, held = opening.open_labeled(tiny.experiment(**flags))
     parts = [{i.split("#")[0] for i in part.ids} for part in (kept, held)]
@@ -142,7 +144,9 @@ def test_a_class_that_cannot_be_evaluated_is_named(scenes):
 
 @pytest.mark.slow
 def test_a_run_evaluates_on_what_it_held_out(tmp_path, capsys):
-    """Recorded, the same in the job that evaluates later; other data is refused; a teacher that has seen it is told on."""
+    """Recorded, the same in the job that evaluates later; other data is refused; a teacher that has seen it
+    is told on.
+    """
     flags = dict(
         eval_data="",
         eval_fraction=0.25,

@@ -1,4 +1,6 @@
-"""The index of a data set: the same source from it as from the files, made anew where these have changed, kept when killed."""
+"""The index of a data set: the same source from it as from the files, made anew where these have changed,
+kept when killed.
+"""
 
 import dataclasses
 import os
@@ -25,7 +27,10 @@ def files(tmp_path, monkeypatch):
     """Three files of records, one of them unusable, and options with an index."""
     monkeypatch.setattr(index, "SMALL", 0)
     for number in range(3):
-        payloads = [example(name=f"{number}{i}", labels=[1 + i % 2], class__text=[f"c{i % 2}"], area=[3.5]) for i in range(4)]
+        payloads = [
+            example(name=f"{number}{i}", labels=[1 + i % 2], class__text=[f"c{i % 2}"], area=[3.5])
+            for i in range(4)
+        ]
         payloads += [example(b"no image", name="broken")] * (number == 1)
         records(tmp_path, *payloads, name=f"{number}.tfrecord")
     return f"tfrecord:{tmp_path}/*.tfrecord", ReadOptions(index_dir=str(tmp_path / "index"))
@@ -48,9 +53,17 @@ def content(source):
     """All that a source holds, but functions."""
     kept = {f.name: getattr(source, f.name) for f in dataclasses.fields(source)}
     columns = {name: np.asarray(kept[name]).tolist() for name in ("ids", "sizes", "file_names")}
-    objects = {k: np.asarray(v).tolist() for k, v in vars(source.annotations).items()} if source.annotations else {}
+    objects = (
+        {k: np.asarray(v).tolist() for k, v in vars(source.annotations).items()} if source.annotations else {}
+    )
     images = [source.read_image(tf.constant(i, tf.int64)).numpy().tolist() for i in range(len(source))]
-    return {**columns, **objects, "images": images, "categories": source.categories, "report": source.report.content("")}
+    return {
+        **columns,
+        **objects,
+        "images": images,
+        "categories": source.categories,
+        "report": source.report.content(""),
+    }
 
 
 def test_the_second_start_reads_no_record(files, read):
@@ -119,13 +132,20 @@ def test_a_small_data_set_keeps_none(files, monkeypatch):
 def test_image_files_are_checked_once(tmp_path, monkeypatch):
     """Those that have changed, and new ones, again; what is wrong with a file is told every time."""
     monkeypatch.setattr(image_files, "QUIET_COUNT", 0)
-    folder, options = tmp_path / "images", ReadOptions(index_dir=str(tmp_path / "index"), max_skipped_fraction=0.9)
+    folder, options = (
+        tmp_path / "images",
+        ReadOptions(index_dir=str(tmp_path / "index"), max_skipped_fraction=0.9),
+    )
     for name, size in (("a.png", 8), ("b/c.png", 9), ("b/d.png", 10)):
         os.makedirs((folder / name).parent, exist_ok=True)
         tf.io.write_file(str(folder / name), tf.io.encode_png(np.zeros([size, size + 1, 3], np.uint8)))
     (folder / "b" / "broken.png").write_bytes(b"nothing")
     looked, inspect = [], image_files.inspect_image
-    monkeypatch.setattr(image_files, "inspect_image", lambda path, **more: looked.append(os.path.basename(path)) or inspect(path, **more))
+    monkeypatch.setattr(
+        image_files,
+        "inspect_image",
+        lambda path, **more: looked.append(os.path.basename(path)) or inspect(path, **more),
+    )
     first = open_source(f"folder:{folder}", options, labeled=False)
     assert sorted(looked) == ["a.png", "broken.png", "c.png", "d.png"]
     looked.clear()
@@ -135,7 +155,12 @@ def test_image_files_are_checked_once(tmp_path, monkeypatch):
     tf.io.write_file(str(folder / "b/e.png"), tf.io.encode_png(np.zeros([5, 5, 3], np.uint8)))
     third = open_source(f"folder:{folder}", options, labeled=False)
     assert sorted(looked) == ["c.png", "e.png"]
-    assert dict(zip(third.ids, third.sizes.tolist())) == {"a.png": [8, 9], "b/c.png": [20, 21], "b/d.png": [10, 11], "b/e.png": [5, 5]}
+    assert dict(zip(third.ids, third.sizes.tolist())) == {
+        "a.png": [8, 9],
+        "b/c.png": [20, 21],
+        "b/d.png": [10, 11],
+        "b/e.png": [5, 5],
+    }
 
 
 def test_two_sets_in_one_folder_share_a_part(tmp_path):
@@ -198,13 +223,18 @@ def test_every_source_can_be_written_for_machines_without_python(task, tmp_path,
         if task == "segmentation":
             np.testing.assert_array_equal(written.read_mask(there), source.read_mask(here))
         if task == "classification":
-            assert written.categories[written.image_classes[int(there)]] == source.categories[source.image_classes[i]]
+            assert (
+                written.categories[written.image_classes[int(there)]]
+                == source.categories[source.image_classes[i]]
+            )
 
 
 def test_what_the_hosts_of_a_pod_cannot_read_is_refused(files, tmp_path):
     """With the command that converts it, which also takes images without labels."""
     experiment = tiny.experiment(labeled_data=files[0], tpu="my-pod", model_dir=str(tmp_path / "run"))
-    with pytest.raises(DataError, match="hosts of --tpu=my-pod cannot run; write it with --job=write_tfrecords"):
+    with pytest.raises(
+        DataError, match="hosts of --tpu=my-pod cannot run; write it with --job=write_tfrecords"
+    ):
         opened(experiment, "labeled", files[0])
     local = opened(experiment.with_flags({"tpu": "local"}), "labeled", files[0])
     read_in_graph(True)
@@ -212,7 +242,12 @@ def test_what_the_hosts_of_a_pod_cannot_read_is_refused(files, tmp_path):
         assert opened(experiment, "labeled", files[0]).ids.tolist() == local.ids.tolist()
     finally:
         read_in_graph(False)
-    flags = dict(labeled_data="", unlabeled_data="scenes:unlabeled,count=3", output=str(tmp_path / "pool"), output_shards=1)
+    flags = dict(
+        labeled_data="",
+        unlabeled_data="scenes:unlabeled,count=3",
+        output=str(tmp_path / "pool"),
+        output_shards=1,
+    )
     jobs.run(tiny.experiment(job="write_tfrecords", model_dir=str(tmp_path / "written"), **flags))
     assert len(open_source(f"tfrecord:{tmp_path}/pool/data-*", labeled=False)) == 3
 
@@ -226,7 +261,10 @@ def test_classes_of_whole_pictures_come_before_boxes(tmp_path):
 
     word = records(tmp_path, with_class("a", 7, "owl"), example(name="b"), with_class("c", 3, "cat"))
     source = open_source(word, ReadOptions(label_kind="classes"))
-    assert source.image_classes.tolist() == [1, -1, 0] and [(c.id, c.name) for c in source.categories] == [(3, "cat"), (7, "owl")]
+    assert source.image_classes.tolist() == [1, -1, 0] and [(c.id, c.name) for c in source.categories] == [
+        (3, "cat"),
+        (7, "owl"),
+    ]
     assert open_source(word).annotations.counts().tolist() == [1, 1, 1]
     word = records(tmp_path, with_class("a", 7, "owl"), with_class("c", 7, "cat"))
     with pytest.raises(DataError, match="class 7 is 'cat', but before that 7 was 'owl'"):

@@ -27,7 +27,13 @@ def coco(folder, names=("cat", "dog"), colors=(10, 20), ids=(1, 2), first_id=1, 
     content = {
         "images": [{"id": i, "file_name": f"{i}.png", **more} for i in ids],
         "annotations": [
-            {"id": n + 1, "image_id": i, "category_id": first_id + n % len(names), "bbox": [n, 2, 10, 8], "area": 7.0 + n}
+            {
+                "id": n + 1,
+                "image_id": i,
+                "category_id": first_id + n % len(names),
+                "bbox": [n, 2, 10, 8],
+                "area": 7.0 + n,
+            }
             for n, i in enumerate(ids)
         ],
         "categories": [{"id": first_id + n, "name": name} for n, name in enumerate(names)],
@@ -53,15 +59,27 @@ def test_joined_sources_are_their_parts_one_after_the_other(tmp_path):
     first, second = coco(tmp_path / "a"), yolo(tmp_path / "b")
     joined = read(f"{first}+{second}")
     assert joined.ids.tolist() == ["1", "2", "2:1.png"] and joined.coco_image_ids() == [1, 2, 3]
-    assert [c.name for c in joined.categories] == ["cat", "dog"] and joined.annotations.classes.tolist() == [0, 1, 1, 0]
+    assert [c.name for c in joined.categories] == ["cat", "dog"] and joined.annotations.classes.tolist() == [
+        0,
+        1,
+        1,
+        0,
+    ]
     np.testing.assert_array_equal(joined.annotations.row_splits, [0, 1, 2, 4])
     np.testing.assert_allclose(joined.annotations.boxes[2:], [[5, 10, 15, 30], [0, 0, 10, 20]], atol=1e-5)
     np.testing.assert_allclose(joined.annotations.area, [7, 8, 200, 200], atol=1e-3)
     read_image = tf.function(joined.read_image)
     assert [int(read_image(tf.constant(i, tf.int64))[0, 0, 0]) for i in range(3)] == [10, 20, 200]
-    assert joined.word == f"{first}+{second}" and [name[-8:] for name in joined.file_names] == ["es/1.png", "es/2.png", "es/1.png"]
+    assert joined.word == f"{first}+{second}" and [name[-8:] for name in joined.file_names] == [
+        "es/1.png",
+        "es/2.png",
+        "es/1.png",
+    ]
     taken = joined.subset(np.array([2, 0]))
-    assert taken.ids.tolist() == ["2:1.png", "1"] and int(taken.read_image(tf.constant(0, tf.int64))[0, 0, 0]) == 200
+    assert (
+        taken.ids.tolist() == ["2:1.png", "1"]
+        and int(taken.read_image(tf.constant(0, tf.int64))[0, 0, 0]) == 200
+    )
 
 
 def test_equal_ids_stay_apart_and_frames_are_kept(tmp_path):
@@ -79,15 +97,21 @@ def test_losses_of_all_parts_are_reported(tmp_path):
     (tmp_path / "b" / "labels" / "1.txt").write_text("0 0.5 0.5 0.5 0.5\n0 0.5")
     report = read(f"{first}+{second}", max_skipped_fraction=0.6).report
     assert report.lost_objects == 1 and report.objects == 4 and len(report.entries) == 1
-    with pytest.raises(DataError, match=f"yolo:{tmp_path}/b/data.yaml: 1 of 2 objects"):  # each part has to be good on its own
+    with pytest.raises(
+        DataError, match=f"yolo:{tmp_path}/b/data.yaml: 1 of 2 objects"
+    ):  # each part has to be good on its own
         read(f"{first}+{second}", max_skipped_fraction=0.4)
 
 
 def test_other_classes_are_refused_unless_a_file_names_all(tmp_path):
     word = f"{coco(tmp_path / 'a')}+{yolo(tmp_path / 'b', ('dog', 'bird'))}"
-    with pytest.raises(DataError, match="the classes differ: 'cat' only in coco:.*, 'bird' only in yolo:.*--classes=FILE"):
+    with pytest.raises(
+        DataError, match="the classes differ: 'cat' only in coco:.*, 'bird' only in yolo:.*--classes=FILE"
+    ):
         read(word)
-    with pytest.raises(DataError, match="the classes differ: 'cat' only in"):  # its cats, if any, would be background
+    with pytest.raises(
+        DataError, match="the classes differ: 'cat' only in"
+    ):  # its cats, if any, would be background
         read(f"{coco(tmp_path / 'a')}+{yolo(tmp_path / 'c', ('dog',))}", max_skipped_fraction=0.6)
     (tmp_path / "classes.txt").write_text("\ufeffbird\ndog\n\ncat \n", encoding="utf-8")
     joined = read(word, classes_file=str(tmp_path / "classes.txt"))
@@ -101,13 +125,21 @@ def test_other_classes_are_refused_unless_a_file_names_all(tmp_path):
 
 def test_the_order_of_classes_can_be_said_of_one_source_too(tmp_path):
     (tmp_path / "a").mkdir()
-    (tmp_path / "classes.json").write_text('{"categories": [{"id": 9, "name": "cat"}, {"id": 4, "name": "dog"}]}')
+    (tmp_path / "classes.json").write_text(
+        '{"categories": [{"id": 9, "name": "cat"}, {"id": 4, "name": "dog"}]}'
+    )
     source = read(coco(tmp_path / "a"), classes_file=str(tmp_path / "classes.json"))
-    assert [(c.id, c.name) for c in source.categories] == [(4, "dog"), (9, "cat")] and source.annotations.classes.tolist() == [1, 0]
+    assert [(c.id, c.name) for c in source.categories] == [
+        (4, "dog"),
+        (9, "cat"),
+    ] and source.annotations.classes.tolist() == [1, 0]
     assert source.own_category_ids() == (2, 1)  # results carry the file's
 
 
-@pytest.mark.parametrize("text, message", [("", "needs different names"), ("a\na\n", "needs different names"), (None, "No such file")])
+@pytest.mark.parametrize(
+    "text, message",
+    [("", "needs different names"), ("a\na\n", "needs different names"), (None, "No such file")],
+)
 def test_files_of_classes_that_cannot_be_used(tmp_path, text, message):
     path = tmp_path / "classes.txt"
     if text is not None:
@@ -134,7 +166,12 @@ def test_classes_of_images_are_joined(tmp_path):
     for folder, color in (("a/x", 1), ("a/y", 2), ("b/y", 3), ("b/x", 4)):
         picture(tmp_path / folder / "1.png", color)
     joined = read(f"folder:{tmp_path}/a+folder:{tmp_path}/b", label_kind="classes")
-    assert joined.image_classes.tolist() == [0, 1, 0, 1] and joined.ids.tolist() == ["x/1.png", "y/1.png", "2:x/1.png", "2:y/1.png"]
+    assert joined.image_classes.tolist() == [0, 1, 0, 1] and joined.ids.tolist() == [
+        "x/1.png",
+        "y/1.png",
+        "2:x/1.png",
+        "2:y/1.png",
+    ]
     boxes = read(f"{coco(tmp_path / 'c')}+{yolo(tmp_path / 'd')}", label_kind="classes")
     assert len(boxes) == 4 and len(set(boxes.cut_from)) == 3 and boxes.cut_from[2] == "2:1.png"
 
@@ -156,7 +193,10 @@ def test_a_job_takes_the_classes_flag_and_a_run_that_moved_does_without_its_file
     (tmp_path / "a").mkdir()
     word, path = coco(tmp_path / "a"), tmp_path / "classes.txt"
     path.write_text("dog\ncat\n")
-    assert [c.name for c in opened(tiny.experiment(classes=str(path)), "labeled", word).categories] == ["dog", "cat"]
+    assert [c.name for c in opened(tiny.experiment(classes=str(path)), "labeled", word).categories] == [
+        "dog",
+        "cat",
+    ]
     path.unlink()
     experiment = tiny.experiment(classes=str(path))
     with pytest.raises(DataError, match="--classes file"):

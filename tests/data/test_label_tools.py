@@ -1,4 +1,6 @@
-"""Files of labelling tools, written as the tools document them: what every kind of shape is, and which image it is of."""
+"""Files of labelling tools, written as the tools document them: what every kind of shape is, and which image
+it is of.
+"""
 
 import base64
 import io
@@ -47,7 +49,10 @@ def mask_of(source, i=0):
 
 
 def labelme(path, *shapes, image="1.png", **more):
-    shapes = [{"label": "cat", "group_id": None, "flags": {}, "shape_type": "rectangle", **shape} for shape in shapes]
+    shapes = [
+        {"label": "cat", "group_id": None, "flags": {}, "shape_type": "rectangle", **shape}
+        for shape in shapes
+    ]
     content = {"version": "5.2.1", "flags": {}, "shapes": shapes, "imagePath": image, "imageData": None}
     return write(path, {**content, "imageHeight": HEIGHT, "imageWidth": WIDTH, **more})
 
@@ -74,9 +79,19 @@ def test_labelme_shapes(tmp_path):
     assert objects(source) == [
         ("cat", [1, 1, 5, 5]), ("cat", [5, 5, 7, 7]), ("cat", [6, 10, 14, 30]), ("dog", [3, 2, 9.5, 8]), ("dog", [5, 15, 15, 25]),
     ]  # fmt: skip
-    assert source.annotations.crowd.sum() == 1 and source.report.lost_objects == 5 and source.report.objects == 10
-    assert source.ids.tolist() == ["1"] and [(c.id, c.name) for c in source.categories] == [(1, "cat"), (2, "dog")]
-    assert source.report.counts["shape without an area"] == 1 and source.report.counts["shape that is marked as no class: left out"] == 1
+    assert (
+        source.annotations.crowd.sum() == 1
+        and source.report.lost_objects == 5
+        and source.report.objects == 10
+    )
+    assert source.ids.tolist() == ["1"] and [(c.id, c.name) for c in source.categories] == [
+        (1, "cat"),
+        (2, "dog"),
+    ]
+    assert (
+        source.report.counts["shape without an area"] == 1
+        and source.report.counts["shape that is marked as no class: left out"] == 1
+    )
 
 
 def test_labelme_groups_are_one_object_and_masks_are_rendered(tmp_path):
@@ -90,16 +105,28 @@ def test_labelme_groups_are_one_object_and_masks_are_rendered(tmp_path):
     )
     assert objects(read(f"labelme:{tmp_path}")) == [("cat", [0, 0, 5, 15]), ("dog", [0, 20, 5, 25])]
     mask = mask_of(read(f"labelme:{tmp_path}", label_kind="masks"))
-    assert (mask[:5, :5] == 1).all() and (mask[:5, 10:15] == 1).all() and (mask[:5, 20:25] == 2).all() and (mask > 0).sum() == 75
+    assert (
+        (mask[:5, :5] == 1).all()
+        and (mask[:5, 10:15] == 1).all()
+        and (mask[:5, 20:25] == 2).all()
+        and (mask > 0).sum() == 75
+    )
 
 
 def test_labelme_images_by_their_paths_and_others_are_not_taken_for_empty(tmp_path):
     for folder in ("a", "b"):
         picture(tmp_path / "images" / folder / "1.png")
-        labelme(tmp_path / "json" / folder / "1.json", {"points": [[1, 1], [5, 5]]}, image=f"..\\..\\images\\{folder}\\1.png")
+        labelme(
+            tmp_path / "json" / folder / "1.json",
+            {"points": [[1, 1], [5, 5]]},
+            image=f"..\\..\\images\\{folder}\\1.png",
+        )
     picture(tmp_path / "images" / "c" / "2.png")
     source = read(f"labelme:{tmp_path}/json,{tmp_path}/images")
-    assert source.ids.tolist() == ["a/1", "b/1"] and [name[-7:] for name in source.file_names] == ["a/1.png", "b/1.png"]
+    assert source.ids.tolist() == ["a/1", "b/1"] and [name[-7:] for name in source.file_names] == [
+        "a/1.png",
+        "b/1.png",
+    ]
     assert source.report.counts == {"image without a JSON: nobody says that it is empty, left out": 1}
 
 
@@ -115,7 +142,7 @@ def test_labelme_jsons_that_cannot_be_used_are_counted(tmp_path):
     assert source.ids.tolist() == ["1"] and len(source.annotations.boxes) == 0
     assert sorted(source.report.counts.items()) == [
         ("JSON cannot be read", 1), ("another size is stated than the image has", 1), ("image is absent", 1),
-        ("image is only inside the JSON; `labelme_export_json` writes it out", 1), ("not a JSON of LabelMe", 1),
+        ("image is only inside the JSON; `labelme_export_json` writes it out", 1), (("not a JSON of " "LabelMe"), 1),
     ]  # fmt: skip
 
 
@@ -127,7 +154,10 @@ CVAT_LABELS = "<meta><task><labels><label><name>dog</name></label><label><name>c
 def cvat(tmp_path, inside, meta=CVAT_LABELS, name="sub/1.png"):
     picture(tmp_path / "images" / "sub" / "1.png")
     image = f'<image id="0" name="{name}" width="{WIDTH}" height="{HEIGHT}">{inside}</image>'
-    path = write(tmp_path / "annotations.xml", f'<?xml version="1.0" encoding="utf-8"?><annotations>{meta}{image}</annotations>')
+    path = write(
+        tmp_path / "annotations.xml",
+        f'<?xml version="1.0" encoding="utf-8"?><annotations>{meta}{image}</annotations>',
+    )
     return f"cvat:{path}"
 
 
@@ -135,7 +165,8 @@ def test_cvat_shapes(tmp_path):
     word = cvat(
         tmp_path,
         '<box label="cat" xtl="10.0" ytl="6.0" xbr="30.0" ybr="14.0" occluded="0"/>'
-        '<box label="cat" xtl="10" ytl="8" xbr="20" ybr="12" rotation="90.0"/>'  # about (15, 10): 13..17 by 5..15
+        # about (15, 10): 13..17 by 5..15
+        '<box label="cat" xtl="10" ytl="8" xbr="20" ybr="12" rotation="90.0"/>'
         '<polygon label="dog" points="2.00,3.00;8.00,3.00;5.00,9.50"/>'
         '<ellipse label="dog" cx="20" cy="10" rx="5" ry="3"/>'
         '<mask label="cat" rle="1, 2, 2, 1" left="4" top="5" width="3" height="2"/>'
@@ -153,7 +184,11 @@ def test_cvat_shapes(tmp_path):
         ("dog", [7, 15, 13, 25]),
     ]  # fmt: skip
     assert [c.name for c in source.categories] == ["dog", "cat"] and source.ids.tolist() == ["sub/1.png"]
-    assert source.report.lost_objects == 6 and source.report.objects == 12 and source.annotations.crowd.sum() == 1
+    assert (
+        source.report.lost_objects == 6
+        and source.report.objects == 12
+        and source.annotations.crowd.sum() == 1
+    )
     assert source.report.counts["turned rectangle: the box around it is taken"] == 1
 
 
@@ -163,7 +198,11 @@ def test_cvat_tracks_beside_images_are_counted(tmp_path):
     track = f'<track id="0" label="cat">{boxes}</track>'
     word = cvat(tmp_path, '<box label="cat" xtl="10" ytl="6" xbr="30" ybr="14"/>', CVAT_LABELS + track)
     source = read(word)
-    assert objects(source) == [("cat", [6, 10, 14, 30])] and source.report.lost_objects == 1 and source.report.objects == 2
+    assert (
+        objects(source) == [("cat", [6, 10, 14, 30])]
+        and source.report.lost_objects == 1
+        and source.report.objects == 2
+    )
     assert any("video's track" in reason for reason in source.report.counts)
     assert not read(word, max_skipped_fraction=0.5).report.skipped_images
     with pytest.raises(DataError, match="video's track"):
@@ -171,7 +210,10 @@ def test_cvat_tracks_beside_images_are_counted(tmp_path):
 
 
 def test_a_negative_radius_is_no_ellipse(tmp_path):
-    shapes = '<ellipse label="dog" cx="20" cy="10" rx="-5" ry="3"/><ellipse label="dog" cx="20" cy="10" rx="5" ry="-3"/>'
+    shapes = (
+        '<ellipse label="dog" cx="20" cy="10" rx="-5" ry="3"/><ellipse label="dog" cx="20" cy="10" '
+        'rx="5" ry="-3"/>'
+    )
     source = read(cvat(tmp_path / "cvat", shapes + '<ellipse label="dog" cx="20" cy="10" rx="5" ry="3"/>'))
     assert objects(source) == [("dog", [7, 15, 13, 25])] and source.report.lost_objects == 2
     regions = [region({"name": "circle", "cx": 20, "cy": 10, "r": radius}) for radius in (-5, 5)]
@@ -188,14 +230,21 @@ def test_cvat_groups_masks_and_labels_that_are_not_listed(tmp_path):
         meta="",
     )  # fmt: skip
     source = read(word)
-    assert objects(source) == [("ant", [5, 30, 7, 33]), ("cat", [0, 0, 5, 15]), ("cat", [0, 20, 5, 25]), ("cat", [0, 30, 5, 32])]
+    assert objects(source) == [
+        ("ant", [5, 30, 7, 33]),
+        ("cat", [0, 0, 5, 15]),
+        ("cat", [0, 20, 5, 25]),
+        ("cat", [0, 30, 5, 32]),
+    ]
     mask = mask_of(read(word, label_kind="masks"))
     assert (mask[5:7, 30:33] == 1).all() and (mask == 1).sum() == 6 and (mask == 2).sum() == 85
 
 
 def test_cvat_files_that_are_not_images_say_so(tmp_path):
     picture(tmp_path / "1.png")
-    video = write(tmp_path / "v.xml", '<annotations><track id="0" label="cat"><box frame="0"/></track></annotations>')
+    video = write(
+        tmp_path / "v.xml", '<annotations><track id="0" label="cat"><box frame="0"/></track></annotations>'
+    )
     with pytest.raises(DataError, match="tracks of a video; export it as `CVAT for images 1.1`"):
         read(f"cvat:{video}")
     with pytest.raises(DataError, match="is not XML"):
@@ -203,7 +252,9 @@ def test_cvat_files_that_are_not_images_say_so(tmp_path):
     voc = write(tmp_path / "voc.xml", "<annotation/>")
     with pytest.raises(DataError, match="looks like Pascal VOC's XML: voc:FOLDER"):
         read(f"cvat:{voc}")
-    with pytest.raises(DataError, match="cvat:.*its images are not beside it; say where with cvat:.*,IMAGE_FOLDER"):
+    with pytest.raises(
+        DataError, match="cvat:.*its images are not beside it; say where with cvat:.*,IMAGE_FOLDER"
+    ):
         read(cvat(tmp_path, "", name="gone.png"))
 
 
@@ -266,7 +317,14 @@ def test_which_attribute_of_via_is_the_class(tmp_path):
 
 def result(value, kind="rectanglelabels", labels=("cat",), **more):
     size = {"original_width": WIDTH, "original_height": HEIGHT, "image_rotation": 0}
-    return {**size, "from_name": "label", "to_name": "image", "type": kind, "value": {**value, kind: list(labels)}, **more}
+    return {
+        **size,
+        "from_name": "label",
+        "to_name": "image",
+        "type": kind,
+        "value": {**value, kind: list(labels)},
+        **more,
+    }
 
 
 PERCENT = {"x": 25.0, "y": 30.0, "width": 50.0, "height": 40.0, "rotation": 0}
@@ -285,7 +343,8 @@ def test_label_studio_shapes(tmp_path):
         result(PERCENT),
         result({"points": [[5, 15], [20, 15], [12.5, 47.5]], "closed": True}, "polygonlabels", ["dog"]),
         result({"x": 50, "y": 50, "radiusX": 12.5, "radiusY": 15, "rotation": 0}, "ellipselabels", ["dog"]),
-        # A quarter turn clockwise about the top left corner (20, 10): 10 wide and 4 high becomes 4 wide and 10 high, to the left.
+        # A quarter turn clockwise about the top left corner (20, 10): 10 wide and 4 high becomes 4 wide and
+        # 10 high, to the left.
         result({"x": 50, "y": 50, "width": 25, "height": 20, "rotation": 90}),
         result({"x": 5, "y": 5, "width": 1}, "keypointlabels"),  # the width of its dot
         result(PERCENT, labels=["cat", "dog"]),
@@ -302,7 +361,13 @@ def test_label_studio_shapes(tmp_path):
 
 
 def test_label_studio_labels_in_a_second_result_and_json_min(tmp_path):
-    shape = {"id": "a", "original_width": WIDTH, "original_height": HEIGHT, "type": "rectangle", "value": PERCENT}
+    shape = {
+        "id": "a",
+        "original_width": WIDTH,
+        "original_height": HEIGHT,
+        "type": "rectangle",
+        "value": PERCENT,
+    }
     both = [shape, {**shape, "type": "labels", "value": {**PERCENT, "labels": ["dog"]}}]
     assert objects(read(studio(tmp_path, *both))) == [("dog", [6, 10, 14, 30])]
     region = {**PERCENT, "rectanglelabels": ["cat"], "original_width": WIDTH, "original_height": HEIGHT}
@@ -313,18 +378,27 @@ def test_label_studio_labels_in_a_second_result_and_json_min(tmp_path):
 
 def test_which_annotation_of_label_studio_counts(tmp_path):
     def annotation(number, label, **more):
-        return {"id": number, "created_at": f"2024-01-0{number}", "result": [result(PERCENT, labels=[label])], **more}
+        return {
+            "id": number,
+            "created_at": f"2024-01-0{number}",
+            "result": [result(PERCENT, labels=[label])],
+            **more,
+        }
 
     several = [annotation(1, "old"), annotation(3, "gone", was_cancelled=True), annotation(2, "new")]
     source = read(studio(tmp_path, annotations=several))
     assert objects(source)[0][0] == "new" and len(source.report.counts) == 1
     several.append(annotation(0, "truth", ground_truth=True))
     assert objects(read(studio(tmp_path, annotations=several)))[0][0] == "truth"
-    word = studio(tmp_path, annotations=[], predictions=[{"result": [result(PERCENT, score=0.25)], "score": 0.25}])
+    word = studio(
+        tmp_path, annotations=[], predictions=[{"result": [result(PERCENT, score=0.25)], "score": 0.25}]
+    )
     with pytest.raises(DataError, match="holds no image"):
         read(word)
     predicted = read(word + ",which=predictions")
-    assert objects(predicted) == [("cat", [6, 10, 14, 30])] and predicted.annotations.scores.tolist() == [0.25]
+    assert objects(predicted) == [("cat", [6, 10, 14, 30])] and predicted.annotations.scores.tolist() == [
+        0.25
+    ]
     with pytest.raises(DataError, match="which=all is neither"):
         read(word + ",which=all")
 
@@ -353,13 +427,19 @@ def test_label_studio_brush_strokes(tmp_path):
     assert objects(read(word)) == [("cat", [5, 4, 7, 9])]
     np.testing.assert_array_equal(mask_of(read(word, label_kind="masks")), mask // 255)
     for broken in ([], [0] * 40, [1, 2, 300], packed(colours)[:40], packed(colours + [0])):
-        source = read(studio(tmp_path, result(PERCENT), result({"format": "rle", "rle": broken}, "brushlabels")))
+        source = read(
+            studio(tmp_path, result(PERCENT), result({"format": "rle", "rle": broken}, "brushlabels"))
+        )
         assert source.report.counts == {"brush stroke that cannot be read": 1}
 
 
 def test_brush_strokes_of_different_values():
-    np.testing.assert_array_equal(decode_brush(np.array(packed([1, 2, 2, 2, 250]), np.uint8), 5), [1, 2, 2, 2, 250])
-    run_of_three = f"{3:032b}{7:05b}{2:04b}{3:04b}{7:04b}{15:04b}" + "0" + "00" + "010" + f"{7:08b}{8:08b}{9:08b}"
+    np.testing.assert_array_equal(
+        decode_brush(np.array(packed([1, 2, 2, 2, 250]), np.uint8), 5), [1, 2, 2, 2, 250]
+    )
+    run_of_three = (
+        f"{3:032b}{7:05b}{2:04b}{3:04b}{7:04b}{15:04b}" + "0" + "00" + "010" + f"{7:08b}{8:08b}{9:08b}"
+    )
     data = [int(run_of_three[i : i + 8].ljust(8, "0"), 2) for i in range(0, len(run_of_three), 8)]
     np.testing.assert_array_equal(decode_brush(np.array(data, np.uint8), 3), [7, 8, 9])
 
@@ -378,7 +458,10 @@ def test_label_studio_images_of_another_size_or_turned_are_counted(tmp_path):
     "name, local",
     [
         ("/data/upload/1/0a1b2c3d-a.png", ["data/upload/1/0a1b2c3d-a.png", "0a1b2c3d-a.png", "a.png"]),
-        ("/data/upload/my%20a.png", ["data/upload/my%20a.png", "data/upload/my a.png", "my%20a.png", "my a.png"]),
+        (
+            "/data/upload/my%20a.png",
+            ["data/upload/my%20a.png", "data/upload/my a.png", "my%20a.png", "my a.png"],
+        ),
         ("/data/local-files/?d=set%2Fsub/a.png", ["set/sub/a.png", "a.png"]),
         ("https://host.org/x/a.png?token=1/2", ["x/a.png", "a.png"]),
         ("s3://bucket/x/a.png", ["x/a.png", "a.png"]),
@@ -394,15 +477,26 @@ def test_names_of_other_machines(name, local):
 
 
 def coco(tmp_path, names, categories=({"id": 1, "name": "cat"},), category=1):
-    images = [{"id": i, "file_name": name, "width": WIDTH, "height": HEIGHT} for i, name in enumerate(names, 1)]
-    boxes = [{"id": i, "image_id": i, "category_id": category, "bbox": [10, 6, 20, 8]} for i in range(1, len(names) + 1)]
+    images = [
+        {"id": i, "file_name": name, "width": WIDTH, "height": HEIGHT} for i, name in enumerate(names, 1)
+    ]
+    boxes = [
+        {"id": i, "image_id": i, "category_id": category, "bbox": [10, 6, 20, 8]}
+        for i in range(1, len(names) + 1)
+    ]
     content = {"images": images, "annotations": boxes, "categories": list(categories)}
     return f"coco:{write(tmp_path / 'result.json', content)}"
 
 
 @pytest.mark.parametrize("folder", ["images", ""])
 @pytest.mark.parametrize(
-    "name", ["/data/upload/1/0a1b2c3d-a.png", "https://host/0a1b2c3d-a.png", "images\\0a1b2c3d-a.png", "/data/local-files/?d=b/a.png"]
+    "name",
+    [
+        "/data/upload/1/0a1b2c3d-a.png",
+        "https://host/0a1b2c3d-a.png",
+        "images\\0a1b2c3d-a.png",
+        "/data/local-files/?d=b/a.png",
+    ],
 )
 def test_label_studios_coco_by_bare_names(tmp_path, name, folder):
     picture(tmp_path / "images" / ("a.png" if "local" in name else "0a1b2c3d-a.png"))
@@ -413,8 +507,13 @@ def test_label_studios_coco_by_bare_names(tmp_path, name, folder):
 def test_a_file_of_a_labelling_server_that_is_not_there_is_counted_and_nothing_outside_is_read(tmp_path):
     picture(tmp_path / "images" / "1.png")
     picture(tmp_path / "secret.png")
-    source = read(coco(tmp_path, ["1.png", "/data/upload/2.png", "../secret.png", str(tmp_path / "secret.png")]) + f",{tmp_path}/images")
-    assert source.report.counts["file is absent"] == 1 and len(source) == 1 and source.report.skipped_images == 3
+    source = read(
+        coco(tmp_path, ["1.png", "/data/upload/2.png", "../secret.png", str(tmp_path / "secret.png")])
+        + f",{tmp_path}/images"
+    )
+    assert (
+        source.report.counts["file is absent"] == 1 and len(source) == 1 and source.report.skipped_images == 3
+    )
 
 
 def test_roboflows_category_0_is_no_class(tmp_path):
@@ -422,7 +521,9 @@ def test_roboflows_category_0_is_no_class(tmp_path):
     dummy = {"id": 0, "name": "cats", "supercategory": "none"}
     cat, dog = ({"id": i, "name": n, "supercategory": "cats"} for i, n in ((1, "cat"), (2, "dog")))
     source = read(coco(tmp_path, ["1.png"], [dummy, cat, dog]))
-    assert [(c.id, c.name) for c in source.categories] == [(1, "cat"), (2, "dog")] and len(source.report.counts) == 2
+    assert [(c.id, c.name) for c in source.categories] == [(1, "cat"), (2, "dog")] and len(
+        source.report.counts
+    ) == 2
     source = read(coco(tmp_path, ["1.png"], [{**dummy, "name": "cat"}, cat]))
     assert [(c.id, c.name) for c in source.categories] == [(1, "cat")] and objects(source)[0][0] == "cat"
     used = read(coco(tmp_path, ["1.png"], [dummy, cat], category=0))
@@ -437,7 +538,10 @@ def test_roboflows_category_0_is_no_class(tmp_path):
 
 UNREAD = {
     "createml.json": ([{"image": "1.png", "annotations": [{"label": "cat", "coordinates": {}}]}], "CreateML"),
-    "labelbox.ndjson": ('{"data_row": {"id": 1}, "projects": {}}\n{"data_row": {"id": 2}, "projects": {}}\n', "labelformat convert"),
+    "labelbox.ndjson": (
+        '{"data_row": {"id": 1}, "projects": {}}\n{"data_row": {"id": 2}, "projects": {}}\n',
+        "labelformat convert",
+    ),
     "labelbox.json": ([{"Labeled Data": "x", "Label": {}}], "labelformat convert"),
     "supervisely.json": ({"description": "", "tags": [], "size": {}, "objects": []}, "Supervisely"),
     "open_images.csv": ("ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax\n", "tfds:open_images_v4"),
@@ -475,12 +579,20 @@ def test_folders_and_names_of_other_formats_are_recognised(tmp_path):
     write(tmp_path / "super" / "meta.json", "{}")
     (tmp_path / "super" / "set" / "ann").mkdir(parents=True)
     write(tmp_path / "records" / "1.tfrecord", "")
-    for folder, kind, advice in (("darknet", "yolo", "Darknet"), ("super", "labelme", "app `Export to COCO`"), ("records", "voc", "tfrecord:GLOB")):
+    for folder, kind, advice in (
+        ("darknet", "yolo", "Darknet"),
+        ("super", "labelme", "app `Export to COCO`"),
+        ("records", "voc", "tfrecord:GLOB"),
+    ):
         with pytest.raises(DataError) as caught:
             read(f"{kind}:{tmp_path}/{folder}")
         assert advice in str(caught.value)
-    write(tmp_path / "roboflow" / "_annotations.coco.json", {"images": [], "annotations": [], "categories": []})
-    with pytest.raises(DataError, match="no COCO file .*roboflow. It looks like a COCO JSON: coco:FILE.json,IMAGE_FOLDER"):
+    write(
+        tmp_path / "roboflow" / "_annotations.coco.json", {"images": [], "annotations": [], "categories": []}
+    )
+    with pytest.raises(
+        DataError, match="no COCO file .*roboflow. It looks like a COCO JSON: coco:FILE.json,IMAGE_FOLDER"
+    ):
         read(f"coco:{tmp_path}/roboflow")
     with pytest.raises(DataError, match="unknown kind 'open-images'.*tfds:open_images_v4"):
         read("open-images:somewhere")

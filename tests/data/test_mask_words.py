@@ -102,7 +102,10 @@ def test_a_named_class_that_never_occurs_is_said(tmp_path):
 COLORS = np.zeros((6, 8, 3), np.uint8)
 COLORS[:, 2:4], COLORS[:, 4:6], COLORS[:, 6:] = (250, 50, 83), (0, 128, 0), (10, 10, 10)
 EXPECTED = np.array([[0, 0, 1, 1, 2, 2, 255, 255]] * 6)
-LABEL_MAP = "# label:color_rgb:parts:actions\nred one:250,50,83::\nbackground:0,0,0::\ngreen:0,128,0::\nvoid:10,10,10::\n"
+LABEL_MAP = (
+    "# label:color_rgb:parts:actions\nred "
+    "one:250,50,83::\nbackground:0,0,0::\ngreen:0,128,0::\nvoid:10,10,10::\n"
+)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +139,9 @@ def test_lines_that_are_no_colours_are_named(tmp_path, line):
 
 
 def test_voc_colours():
-    """From the devkit's documentation: aeroplane 128,0,0; bicycle 0,128,0; person 192,128,128; tvmonitor 0,64,128."""
+    """From the devkit's documentation: aeroplane 128,0,0; bicycle 0,128,0; person 192,128,128; tvmonitor
+    0,64,128.
+    """
     assert [voc_color(i) for i in (0, 1, 2, 15, 20)] == [
         (0, 0, 0),
         (128, 0, 0),

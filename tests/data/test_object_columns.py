@@ -252,12 +252,19 @@ def test_columns_left_out_are_the_usual_ones():
 
 
 @pytest.mark.parametrize("image_id", [lambda n: f"frame_{n}", lambda n: 100 + n, lambda n: f"00{n}"])
-@pytest.mark.parametrize("category_id", [lambda n: 10 * (3 - n) + 1, lambda n: f"class-{n}", lambda n: str(n)])
+@pytest.mark.parametrize(
+    "category_id", [lambda n: 10 * (3 - n) + 1, lambda n: f"class-{n}", lambda n: str(n)]
+)
 def test_results_score_the_same_against_the_users_own_file(coco, tmp_path, image_id, category_id):
-    """A model of classes (three, seven, eleven) on a file that numbers its images and classes in another way."""
+    """A model of classes (three, seven, eleven) on a file that numbers its images and classes in another
+    way.
+    """
     names = ["eleven", "three", "seven"]
     numbers = {"three": 3, "seven": 7, "eleven": 11}
-    images = [{"id": image_id(n), "file_name": f"{i}.png", "height": 100, "width": 100} for n, i in enumerate((5, 9))]
+    images = [
+        {"id": image_id(n), "file_name": f"{i}.png", "height": 100, "width": 100}
+        for n, i in enumerate((5, 9))
+    ]
     place = {5: image_id(0), 9: image_id(1)}
     own = {numbers[name]: category_id(n) for n, name in enumerate(names)}
     annotations = [
@@ -278,27 +285,39 @@ def test_results_score_the_same_against_the_users_own_file(coco, tmp_path, image
     np.testing.assert_allclose(scored["coco_stats"], printed["coco_stats"], atol=1e-9)
     assert scored["per_class"] == pytest.approx(printed["per_class"])
     written = json.load(open(tmp_path / "out" / "detections.json"))
-    assert {r["category_id"] for r in written} <= set(own.values()) and {r["image_id"] for r in written} <= set(place.values())
+    assert {r["category_id"] for r in written} <= set(own.values()) and {
+        r["image_id"] for r in written
+    } <= set(place.values())
 
 
 def test_classes_that_an_evaluation_file_lacks_are_left_out_of_the_results(coco, tmp_path):
     """Two of the model's three classes in the file: a detection of the third has no id there."""
     kept = [c for c in CATEGORIES if c["name"] != "eleven"]
     objects = [o for o in OBJECTS if o[1] != 11]
-    annotations = [{"id": n, "image_id": i, "category_id": c, "bbox": b} for n, (i, c, b, *_) in enumerate(objects, 1)]
+    annotations = [
+        {"id": n, "image_id": i, "category_id": c, "bbox": b} for n, (i, c, b, *_) in enumerate(objects, 1)
+    ]
     images = [{"id": i, "file_name": f"{i}.png"} for i in (5, 9)]
     path = tmp_path / "two.json"
     path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": kept}))
     source = open_source(f"coco:{path},{os.path.dirname(coco.file_names[0])}").aligned_to(coco.categories)
     metrics = coco_metrics.evaluate_detections(source, detections(coco), str(tmp_path / "out"))
-    assert metrics["per_class"]["eleven"] == -1.0 and set(metrics["per_class"]) == {"three", "seven", "eleven"}
+    assert metrics["per_class"]["eleven"] == -1.0 and set(metrics["per_class"]) == {
+        "three",
+        "seven",
+        "eleven",
+    }
     again = coco_metrics.evaluate_files(str(path), str(tmp_path / "out" / "detections.json"))
     assert again["AP"] == pytest.approx(metrics["AP"])
 
 
 def test_a_class_without_objects_may_be_unknown_to_the_model(coco, tmp_path):
     annotations = [{"id": 1, "image_id": 5, "category_id": 3, "bbox": [1, 2, 8, 9]}]
-    content = {"images": [{"id": 5, "file_name": "5.png"}], "annotations": annotations, "categories": [*CATEGORIES, {"id": 99, "name": "new"}]}
+    content = {
+        "images": [{"id": 5, "file_name": "5.png"}],
+        "annotations": annotations,
+        "categories": [*CATEGORIES, {"id": 99, "name": "new"}],
+    }
     path = tmp_path / "more.json"
     path.write_text(json.dumps(content))
     word = f"coco:{path},{os.path.dirname(coco.file_names[0])}"

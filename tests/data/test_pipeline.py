@@ -41,7 +41,9 @@ def test_replicas_and_workers_share_the_same_global_batch(scenes):
     workers = [batches(scenes, 2, replica_batch_size=4, worker=Worker(w, 2)) for w in range(2)]
     for step in range(2):
         for name, value in whole[step].items():
-            np.testing.assert_array_equal(value, np.concatenate([h[name] for h in halves[2 * step : 2 * step + 2]]))
+            np.testing.assert_array_equal(
+                value, np.concatenate([h[name] for h in halves[2 * step : 2 * step + 2]])
+            )
             np.testing.assert_array_equal(value, np.concatenate([w[step][name] for w in workers]))
 
 
@@ -101,8 +103,12 @@ def test_inference_is_in_order_and_fills_the_last_batch(scenes):
 
 def test_normalisation_by_hand():
     pixel = {"image": tf.constant([[[255, 0, 128]]], tf.uint8)}
-    placed = resize_and_crop(pixel, None, output_size=2, normalization=example_lib.NORMALIZATION)["image"].numpy()
-    np.testing.assert_allclose(placed[0, 0], [(1 - 0.485) / 0.229, -0.456 / 0.224, (128 / 255 - 0.406) / 0.225], rtol=1e-5)
+    placed = resize_and_crop(pixel, None, output_size=2, normalization=example_lib.NORMALIZATION)[
+        "image"
+    ].numpy()
+    np.testing.assert_allclose(
+        placed[0, 0], [(1 - 0.485) / 0.229, -0.456 / 0.224, (128 / 255 - 0.406) / 0.225], rtol=1e-5
+    )
 
 
 def test_padding_becomes_the_mean_colour(scenes):

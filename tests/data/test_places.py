@@ -1,4 +1,6 @@
-"""Which file a name means: relative paths, links, equal names, masks beside photos, lists, words with commas."""
+"""Which file a name means: relative paths, links, equal names, masks beside photos, lists, words with
+commas.
+"""
 
 import json
 import os
@@ -78,14 +80,26 @@ def test_a_folder_that_is_reached_twice_is_read_once(tmp_path):
     source = open_source(f"folder:{tmp_path}/data", labeled=False)
     assert source.ids.tolist() == ["same.png", "b/2.png", "z/deep/1.png"]
     assert source.report.counts == {TWICE: 2} and source.report.skipped_images == 0
-    classes = open_source(f"folder:{tmp_path}/data", ReadOptions(label_kind="classes", max_skipped_fraction=0.5))
-    assert [c.name for c in classes.categories] == ["a", "b", "c", "z"]  # a class each: whose is it is not ours to say
+    classes = open_source(
+        f"folder:{tmp_path}/data", ReadOptions(label_kind="classes", max_skipped_fraction=0.5)
+    )
+    assert [c.name for c in classes.categories] == [
+        "a",
+        "b",
+        "c",
+        "z",
+    ]  # a class each: whose is it is not ours to say
 
 
 def test_links_that_lead_round_in_a_circle_are_missed_and_said(tmp_path):
     """From file to file, to itself, and between two folders."""
     picture(tmp_path / "a" / "1.png")
-    for link, target in (("2.png", "3.png"), ("3.png", "2.png"), ("self.png", "self.png"), ("folder", "folder")):
+    for link, target in (
+        ("2.png", "3.png"),
+        ("3.png", "2.png"),
+        ("self.png", "self.png"),
+        ("folder", "folder"),
+    ):
         (tmp_path / "a" / link).symlink_to(tmp_path / "a" / target)
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "a").symlink_to(tmp_path / "a")

@@ -20,7 +20,9 @@ def drawn():
 
 def test_deterministic_per_seed_split_and_index():
     def digest(**kwargs):
-        return hashlib.sha256(draw_scene(**{"seed": 0, "split": "train", "index": 5, **kwargs}).image.tobytes()).hexdigest()
+        return hashlib.sha256(
+            draw_scene(**{"seed": 0, "split": "train", "index": 5, **kwargs}).image.tobytes()
+        ).hexdigest()
 
     assert digest() == digest()
     others = {digest(seed=1), digest(split="val"), digest(index=6), digest(split="unlabeled")}
@@ -68,13 +70,22 @@ def test_colour_does_not_give_the_class_away(drawn):
 
 
 def test_unlabelled_pictures_are_shifted(monkeypatch):
-    """Other ground colours, more noise, more clutter, other contrast; each alone in what it is measured by."""
+    """Other ground colours, more noise, more clutter, other contrast; each alone in what it is measured
+    by.
+    """
     strokes = []
-    monkeypatch.setattr(scenes, "_draw_clutter", lambda rng, canvas, draw=scenes._draw_clutter: strokes.append(1) or draw(rng, canvas))
+    monkeypatch.setattr(
+        scenes,
+        "_draw_clutter",
+        lambda rng, canvas, draw=scenes._draw_clutter: strokes.append(1) or draw(rng, canvas),
+    )
 
     def measured(split):
         strokes.clear()
-        images = [draw_scene(seed=0, split=split, index=i, size=64, empty_fraction=1.0).image.astype(float) for i in range(60)]
+        images = [
+            draw_scene(seed=0, split=split, index=i, size=64, empty_fraction=1.0).image.astype(float)
+            for i in range(60)
+        ]
         ground = np.std([image.mean(axis=(0, 1)) for image in images], axis=0).mean()
         noise = np.mean([np.median(np.abs(np.diff(image, axis=0))) for image in images])
         return ground, noise, len(strokes) / 60

@@ -63,7 +63,9 @@ def test_sets_without_labels_and_of_classes(scenes):
 
 @pytest.fixture
 def folders(tmp_path):
-    """Five images in `a`; `b` has a link to one, a hard link, a copy, one of the same length, and one of its own."""
+    """Five images in `a`; `b` has a link to one, a hard link, a copy, one of the same length, and one of its
+    own.
+    """
     for name in "ab":
         os.mkdir(tmp_path / name)
     for i in range(5):

@@ -47,7 +47,10 @@ def assert_same(a, b, *, ids=True, names=True, pixel_error=0.0):
 
 def test_tfrecord_round_trip(coco, tmp_path):
     paths = write_tfrecords(coco, str(tmp_path / "data"), 2)
-    assert [os.path.basename(p) for p in paths] == ["data-00000-of-00002.tfrecord", "data-00001-of-00002.tfrecord"]
+    assert [os.path.basename(p) for p in paths] == [
+        "data-00000-of-00002.tfrecord",
+        "data-00001-of-00002.tfrecord",
+    ]
     found = open_source(f"tfrecord:{tmp_path}/data-*")
     order = [found.ids.tolist().index(i) for i in coco.ids]
     assert_same(coco, found.subset(np.array(order)))
@@ -60,13 +63,19 @@ def test_tfrecord_keys_are_the_originals(coco, tmp_path):
     assert feature["image/source_id"].bytes_list.value[0].decode() == coco.ids[0]
     assert feature["image/height"].int64_list.value[0] == 64
     boxes = coco.annotations.of(0)["boxes"]
-    np.testing.assert_allclose(feature["image/object/bbox/ymin"].float_list.value, boxes[:, 0] / 64, rtol=1e-6)
-    np.testing.assert_array_equal(feature["image/object/class/label"].int64_list.value, coco.annotations.of(0)["classes"] + 1)
+    np.testing.assert_allclose(
+        feature["image/object/bbox/ymin"].float_list.value, boxes[:, 0] / 64, rtol=1e-6
+    )
+    np.testing.assert_array_equal(
+        feature["image/object/class/label"].int64_list.value, coco.annotations.of(0)["classes"] + 1
+    )
 
 
 def test_tfrecords_keep_category_ids_with_gaps(coco, tmp_path):
     ids = (3, 7, 11, 12, 90)
-    gapped = dataclasses.replace(coco, categories=tuple(Category(i, c.name) for i, c in zip(ids, coco.categories)))
+    gapped = dataclasses.replace(
+        coco, categories=tuple(Category(i, c.name) for i, c in zip(ids, coco.categories))
+    )
     write_tfrecords(gapped, str(tmp_path / "data"), 1)
     found = open_source(f"tfrecord:{tmp_path}/data-*")
     used = np.unique(coco.annotations.classes)
@@ -127,7 +136,9 @@ def test_tfds(coco, tmp_path):
     options = ReadOptions(data_dir=str(tmp_path))
     found = open_source("tfds:coco/2017:train", options)
     order = [found.ids.tolist().index(str(i)) for i in range(len(coco))]
-    assert_same(coco, found.subset(np.array(order)), ids=False, names=False, pixel_error=10.0)  # stored as JPEG
+    assert_same(
+        coco, found.subset(np.array(order)), ids=False, names=False, pixel_error=10.0
+    )  # stored as JPEG
     part = open_source("tfds:coco/2017:train[:50%]", options)
     assert part.ids.tolist() == found.ids.tolist()[:3]
     assert open_source("tfds:coco/2017:train", options, labeled=False).annotations is None
@@ -172,7 +183,9 @@ def test_voc_and_coco_agree(coco, tmp_path):
             for b, c in zip(objects["boxes"], objects["classes"])
         )
         name = os.path.basename(coco.file_names[i])
-        (tmp_path / name.replace(".png", ".xml")).write_text(f"<annotation><filename>{name}</filename>{items}</annotation>")
+        (tmp_path / name.replace(".png", ".xml")).write_text(
+            f"<annotation><filename>{name}</filename>{items}</annotation>"
+        )
     folder = os.path.dirname(coco.file_names[0])
     found = open_source(f"voc:{tmp_path},{folder}").aligned_to(coco.categories)
     np.testing.assert_allclose(found.annotations.boxes, coco.annotations.boxes)
@@ -216,7 +229,9 @@ def test_listed_subset():
 
 def test_subset_keeps_pictures_and_boxes_together(scenes):
     part = scenes.subset(np.array([5, 2]))
-    np.testing.assert_array_equal(part.read_image(tf.constant(0, tf.int64)), scenes.read_image(tf.constant(5, tf.int64)))
+    np.testing.assert_array_equal(
+        part.read_image(tf.constant(0, tf.int64)), scenes.read_image(tf.constant(5, tf.int64))
+    )
     np.testing.assert_array_equal(part.annotations.of(1)["boxes"], scenes.annotations.of(2)["boxes"])
 
 

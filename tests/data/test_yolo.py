@@ -50,7 +50,11 @@ def test_boxes_and_polygons_and_images_without_objects(tmp_path):
     source = read(data(tmp_path, [f"{BOX}\n1 0.25 0.1 0.75 0.1 0.5 0.9\n\n", None, "", BOX]))
     assert source.ids.tolist() == ["1.png", "2.png", "3.png", "4.png"]
     np.testing.assert_allclose(boxes(source), [BOX_YXYX, [2, 10, 18, 30]], atol=1e-5)
-    assert source.annotations.counts().tolist() == [2, 0, 0, 1] and source.annotations.classes.tolist() == [0, 1, 0]
+    assert source.annotations.counts().tolist() == [2, 0, 0, 1] and source.annotations.classes.tolist() == [
+        0,
+        1,
+        0,
+    ]
     assert [(c.id, c.name) for c in source.categories] == [(1, "cat"), (2, "dog")]
     assert dict(source.report.counts) == {"boxes and polygons in one text file: each read as what it is": 1}
 
@@ -100,7 +104,9 @@ def test_a_byte_order_mark_and_windows_line_ends(tmp_path):
 
 
 def test_a_fraction_that_is_rounded_outside_is_kept(tmp_path):
-    np.testing.assert_allclose(boxes(read(data(tmp_path, ["0 0.5 0.5 1.000001 1"]))), [[0, 0, 20, 40]], atol=1e-3)
+    np.testing.assert_allclose(
+        boxes(read(data(tmp_path, ["0 0.5 0.5 1.000001 1"]))), [[0, 0, 20, 40]], atol=1e-3
+    )
 
 
 def test_scores_repeated_lines_and_rotated_boxes(tmp_path):
@@ -123,7 +129,11 @@ def test_polygons_are_masks_for_segmentation_and_a_box_is_ignored_inside(tmp_pat
     mask = source.read_mask(0).numpy()
     assert (mask[:, :20] == 2).sum() + (mask[:, :20] == 255).sum() == 400
     assert (mask[6:14, 20:30] == 255).all() and (mask[:, 30:] == 0).all()
-    assert [c.name for c in source.categories] == ["background", "cat", "dog"] and source.report.lost_objects == 1
+    assert [c.name for c in source.categories] == [
+        "background",
+        "cat",
+        "dog",
+    ] and source.report.lost_objects == 1
 
 
 def test_boxes_are_of_the_upright_image(tmp_path):
@@ -134,7 +144,9 @@ def test_boxes_are_of_the_upright_image(tmp_path):
     np.testing.assert_allclose(boxes(read(word)), [BOX_YXYX], atol=1e-5)
 
 
-@pytest.mark.parametrize("text, reason", [(b"\xff\xfe0", "as UTF-8"), (b"version https://git-lfs.github.com/spec/v1", "Git LFS")])
+@pytest.mark.parametrize(
+    "text, reason", [(b"\xff\xfe0", "as UTF-8"), (b"version https://git-lfs.github.com/spec/v1", "Git LFS")]
+)
 def test_a_text_file_that_cannot_be_read_costs_its_image(tmp_path, text, reason):
     source = read(data(tmp_path, [text, BOX]))
     assert source.ids.tolist() == ["2.png"] and any(reason in kind for kind in source.report.counts)
@@ -155,7 +167,9 @@ def test_a_text_file_without_its_image_counts_as_a_lost_image(tmp_path):
 
 def test_no_text_file_at_all_is_refused_but_the_images_can_be_unlabelled(tmp_path):
     word = data(tmp_path, [None, None])
-    with pytest.raises(DataError, match="not one of the 2 images of train has a text file, for example .*labels/train/1.txt"):
+    with pytest.raises(
+        DataError, match="not one of the 2 images of train has a text file, for example .*labels/train/1.txt"
+    ):
         read(word)
     assert len(open_source(word, labeled=False)) == 2
 
@@ -195,9 +209,14 @@ def test_ways_to_say_where_the_images_are(tmp_path, yaml):
     word = data(tmp_path, [BOX, None], yaml.format(here=tmp_path))
     (tmp_path / "list.txt").write_text("./images/train/1.png\n\nimages/train/2.png\n")
     (tmp_path / "absolute.txt").write_text(f"{tmp_path}/images/train/1.png\n{tmp_path}/images/train/2.png\n")
-    (tmp_path / "foreign.txt").write_text("/home/me/set/images/train/1.png\nC:\\set\\images\\train\\2.png\n".replace("C:", "/C"))
+    (tmp_path / "foreign.txt").write_text(
+        "/home/me/set/images/train/1.png\nC:\\set\\images\\train\\2.png\n".replace("C:", "/C")
+    )
     source = read(word)
-    assert [i.rsplit("/", 1)[-1] for i in source.ids] == ["1.png", "2.png"] and source.annotations.counts().tolist() == [1, 0]
+    assert [i.rsplit("/", 1)[-1] for i in source.ids] == [
+        "1.png",
+        "2.png",
+    ] and source.annotations.counts().tolist() == [1, 0]
     assert [c.name for c in source.categories] == ["cat", "dog"]
 
 
@@ -219,7 +238,9 @@ def test_masks_among_the_images_are_left_out(tmp_path):
     word = data(tmp_path, [BOX])
     picture(tmp_path / "images" / "train" / "masks" / "1.png")
     source = read(word)
-    assert source.ids.tolist() == ["1.png"] and source.report.counts == {"image in a folder of masks or drawings: left out": 1}
+    assert source.ids.tolist() == ["1.png"] and source.report.counts == {
+        "image in a folder of masks or drawings: left out": 1
+    }
 
 
 def test_a_folder_stands_for_its_yaml_or_its_classes(tmp_path):
@@ -275,9 +296,15 @@ def test_names_are_text_whatever_yaml_takes_them_for_and_no_tag_is_obeyed(tmp_pa
 
 
 def test_the_number_of_classes_alone_names_them_and_numbers_may_have_gaps(tmp_path):
-    assert [c.name for c in read(data(tmp_path, [BOX], "train: images/train\nnc: 2")).categories] == ["class_0", "class_1"]
+    assert [c.name for c in read(data(tmp_path, [BOX], "train: images/train\nnc: 2")).categories] == [
+        "class_0",
+        "class_1",
+    ]
     source = read(data(tmp_path, [f"{BOX}\n7 0.5 0.5 1 1"], "train: images/train\nnames: {0: cat, 7: dog}"))
-    assert [(c.id, c.name) for c in source.categories] == [(1, "cat"), (8, "dog")] and source.annotations.classes.tolist() == [0, 1]
+    assert [(c.id, c.name) for c in source.categories] == [
+        (1, "cat"),
+        (8, "dog"),
+    ] and source.annotations.classes.tolist() == [0, 1]
 
 
 def test_a_yolo_word_is_trained_on(tmp_path):

@@ -1,4 +1,6 @@
-"""Scores of re-drawn images are those of the set in which the images really are there so often; intervals by law."""
+"""Scores of re-drawn images are those of the set in which the images really are there so often; intervals by
+law.
+"""
 
 import numpy as np
 import pytest
@@ -18,7 +20,9 @@ from tests.evaluation.test_coco_scores import random_set
 
 
 def repeated(ground_truth, results, times):
-    """The set in which image i is there `times[i]` times, one after the other, with ids and annotations of their own."""
+    """The set in which image i is there `times[i]` times, one after the other, with ids and annotations of
+    their own.
+    """
     images = sorted(ground_truth["images"], key=lambda image: image["id"])
     made = {"images": [], "annotations": [], "categories": ground_truth["categories"]}
     copies = []
@@ -37,7 +41,9 @@ def test_weighted_ap_is_pycocotools_on_the_repeated_images(classes):
     ground_truth, results = random_set(classes, images=10, classes=classes)
     evaluated = EvaluatedBoxes(ground_truth, results)
     generator = np.random.default_rng(0)
-    weights = np.stack([np.ones(10, int), *(np.bincount(generator.integers(0, 10, 10), minlength=10) for _ in range(3))])
+    weights = np.stack(
+        [np.ones(10, int), *(np.bincount(generator.integers(0, 10, 10), minlength=10) for _ in range(3))]
+    )
     whole, by_class = evaluated.scores(weights)
     for row, times in enumerate(weights):
         oracle = by_pycocotools(*repeated(ground_truth, results, times))
@@ -66,9 +72,24 @@ def test_nothing_to_find_and_nothing_found():
 
 
 def test_f1_of_an_image_by_hand():
-    """Image 1: one of two objects found and one false box, 2 / (2 + 1 + 1); image 2: all right. 0.5 is the best score."""
-    ground_truth = truth([(1, 1, [10, 10, 20, 20], 0), (1, 5, [50, 50, 20, 20], 0), (2, 1, [10, 10, 20, 20], 0), (2, 1, [60, 60, 30, 30], 1)])
-    rows = ((1, 1, [10, 10, 20, 20], 0.9), (1, 1, [70, 10, 20, 20], 0.7), (2, 1, [10, 10, 20, 20], 0.5), (2, 1, [61, 61, 9, 9], 0.6), (1, 5, [1, 1, 9, 9], 0.1))
+    """Image 1: one of two objects found and one false box, 2 / (2 + 1 + 1); image 2: all right. 0.5 is the
+    best score.
+    """
+    ground_truth = truth(
+        [
+            (1, 1, [10, 10, 20, 20], 0),
+            (1, 5, [50, 50, 20, 20], 0),
+            (2, 1, [10, 10, 20, 20], 0),
+            (2, 1, [60, 60, 30, 30], 1),
+        ]
+    )
+    rows = (
+        (1, 1, [10, 10, 20, 20], 0.9),
+        (1, 1, [70, 10, 20, 20], 0.7),
+        (2, 1, [10, 10, 20, 20], 0.5),
+        (2, 1, [61, 61, 9, 9], 0.6),
+        (1, 5, [1, 1, 9, 9], 0.1),
+    )
     evaluated = EvaluatedBoxes(ground_truth, found(*rows))
     assert evaluated.best_score() == 0.5
     np.testing.assert_allclose(evaluated.by_image(), [0.5, 1.0])
@@ -95,24 +116,34 @@ def test_miou_of_repeated_images_is_the_confusion_matrix_of_them():
 
 
 def test_top1_by_hand():
-    evaluated = EvaluatedClasses(list("abcd"), ["p", "q", "r"], np.array([0, 0, 1, 1]), np.array([0, 1, 1, 2]))
+    evaluated = EvaluatedClasses(
+        list("abcd"), ["p", "q", "r"], np.array([0, 0, 1, 1]), np.array([0, 1, 1, 2])
+    )
     score, by_class = evaluated.scores(np.array([[1, 1, 1, 1], [3, 1, 0, 0]]))
     np.testing.assert_allclose(score, [0.5, 0.75])
     np.testing.assert_allclose(by_class, [[0.5, 0.5, np.nan], [0.75, np.nan, np.nan]])
 
 
 def test_the_interval_of_a_share_is_the_binomial_one():
-    """Top-1 of 400 images, 60 % right: the standard error is sqrt(0.24 / 400), and the interval 1.96 of them each way."""
+    """Top-1 of 400 images, 60 % right: the standard error is sqrt(0.24 / 400), and the interval 1.96 of them
+    each way.
+    """
     labels = np.zeros(400, int)
-    evaluated = EvaluatedClasses([str(i) for i in range(400)], ["p", "q"], labels, (np.arange(400) >= 240).astype(int))
+    evaluated = EvaluatedClasses(
+        [str(i) for i in range(400)], ["p", "q"], labels, (np.arange(400) >= 240).astype(int)
+    )
     found = bootstrap.interval(bootstrap.scored({"m": evaluated})["m"].whole)
     half = 1.96 * np.sqrt(0.24 / 400)
     assert found.value == pytest.approx(0.6)
-    assert found.low == pytest.approx(0.6 - half, abs=0.006) and found.high == pytest.approx(0.6 + half, abs=0.006)
+    assert found.low == pytest.approx(0.6 - half, abs=0.006) and found.high == pytest.approx(
+        0.6 + half, abs=0.006
+    )
 
 
 def test_a_difference_is_paired():
-    """Each of the models is right on half of the images, so alone it is unsure; but one is right wherever the other is, and on 8 more."""
+    """Each of the models is right on half of the images, so alone it is unsure; but one is right wherever the
+    other is, and on 8 more.
+    """
     labels = np.zeros(200, int)
     ids, names = [str(i) for i in range(200)], ["p", "q"]
     weak = EvaluatedClasses(ids, names, labels, (np.arange(200) >= 100).astype(int))
@@ -134,19 +165,35 @@ def test_other_images_are_refused():
 
 def test_files_give_the_same_scores(tmp_path):
     columns = np.arange(24).reshape(3, 2, 4)
-    write_per_image(str(tmp_path / "masks"), ["a", "b"], list("pqrs"), hits=columns[0], true=columns[2], predicted=columns[2])
+    write_per_image(
+        str(tmp_path / "masks"),
+        ["a", "b"],
+        list("pqrs"),
+        hits=columns[0],
+        true=columns[2],
+        predicted=columns[2],
+    )
     masks = read_evaluated(str(tmp_path / "masks"))
-    assert masks.own()[0] == EvaluatedMasks(["a", "b"], list("pqrs"), columns[0], columns[2], columns[2]).own()[0]
-    write_per_image(str(tmp_path / "classes"), ["a", "b"], list("pq"), labels=np.array([0, 1]), predicted=np.array([0, 0]))
+    assert (
+        masks.own()[0]
+        == EvaluatedMasks(["a", "b"], list("pqrs"), columns[0], columns[2], columns[2]).own()[0]
+    )
+    write_per_image(
+        str(tmp_path / "classes"), ["a", "b"], list("pq"), labels=np.array([0, 1]), predicted=np.array([0, 0])
+    )
     assert read_evaluated(str(tmp_path / "classes")).own()[0] == 0.5
     assert read_evaluated(str(tmp_path)) is None
 
 
 def test_an_evaluation_s_own_ap(tmp_path, scenes):
     objects = [scenes.annotations.of(i) for i in range(len(scenes))]
-    detections = [{**o, "boxes": o["boxes"] + 2.0, "scores": np.linspace(1, 0.5, len(o["classes"]))} for o in objects]
+    detections = [
+        {**o, "boxes": o["boxes"] + 2.0, "scores": np.linspace(1, 0.5, len(o["classes"]))} for o in objects
+    ]
     metrics = coco_metrics.evaluate_detections(scenes, detections, str(tmp_path))
     evaluated = read_evaluated(str(tmp_path))
     whole, by_class = evaluated.own()
     assert whole == pytest.approx(metrics["AP"], abs=1e-12) and 0.05 < whole < 0.95
-    assert dict(zip(evaluated.class_names, np.nan_to_num(by_class, nan=-1.0))) == pytest.approx(metrics["per_class"], abs=1e-12)
+    assert dict(zip(evaluated.class_names, np.nan_to_num(by_class, nan=-1.0))) == pytest.approx(
+        metrics["per_class"], abs=1e-12
+    )

@@ -33,7 +33,10 @@ def found(*rows):
 def test_perfect_and_half():
     gt = truth([(1, 1, [10, 10, 20, 20], 0), (2, 5, [30, 30, 40, 40], 0)])
     perfect = coco_metrics.score(gt, found((1, 1, [10, 10, 20, 20], 0.9), (2, 5, [30, 30, 40, 40], 0.8)))
-    assert perfect["AP"] == pytest.approx(1.0) and perfect["per_class"] == {"class1": pytest.approx(1), "class5": pytest.approx(1)}
+    assert perfect["AP"] == pytest.approx(1.0) and perfect["per_class"] == {
+        "class1": pytest.approx(1),
+        "class5": pytest.approx(1),
+    }
     half = coco_metrics.score(gt, found((1, 1, [10, 10, 20, 20], 0.9)))
     assert half["AP"] == pytest.approx(0.5) and half["per_class"]["class5"] == 0.0
     assert half["APs"] == pytest.approx(1.0) and half["APm"] == 0.0 and half["APl"] == -1.0
@@ -43,7 +46,9 @@ def test_iou_of_two_thirds_counts_at_four_of_ten_thresholds():
     """A 20 x 20 box moved by 4 px: IoU 320 / 480 = 2/3, above .5, .55, .6, .65."""
     gt = truth([(1, 1, [10, 10, 20, 20], 0)])
     metrics = coco_metrics.score(gt, found((1, 1, [14, 10, 20, 20], 0.9)))
-    assert metrics["AP"] == pytest.approx(0.4) and metrics["AP50"] == pytest.approx(1) and metrics["AP75"] == 0
+    assert (
+        metrics["AP"] == pytest.approx(0.4) and metrics["AP50"] == pytest.approx(1) and metrics["AP75"] == 0
+    )
 
 
 def test_crowd_is_not_held_against_a_detection():
@@ -81,7 +86,9 @@ def test_written_files_give_the_same_numbers_by_hand(tmp_path, scenes):
     np.testing.assert_array_equal(metrics["coco_stats"], by_hand.stats)
     assert 0.1 < metrics["AP"] < 1.0
     assert metrics["AP"] == pytest.approx(np.mean([v for v in metrics["per_class"].values() if v >= 0]))
-    again = coco_metrics.evaluate_files(str(tmp_path / "ground_truth.json"), str(tmp_path / "detections.json"))
+    again = coco_metrics.evaluate_files(
+        str(tmp_path / "ground_truth.json"), str(tmp_path / "detections.json")
+    )
     assert again == metrics
 
 
@@ -101,7 +108,11 @@ def test_segmentation_results():
 def test_files_that_are_no_results(tmp_path):
     gt = tmp_path / "gt.json"
     gt.write_text(json.dumps(truth([(1, 1, [1, 1, 5, 5], 0)])))
-    for content, message in (("{}", "no list"), ("[{}]", "result 0 lacks"), ("nope", "not a COCO results file")):
+    for content, message in (
+        ("{}", "no list"),
+        ("[{}]", "result 0 lacks"),
+        ("nope", "not a COCO results file"),
+    ):
         dt = tmp_path / "dt.json"
         dt.write_text(content)
         with pytest.raises(DataError, match=message):
@@ -146,7 +157,9 @@ def test_a_mask_laid_over_is_the_mean_of_colour_and_image():
     assert (drawn[:, [10, 19]] == class_color(3)).all()  # its rim
     x, y = np.meshgrid(np.arange(20, 30), np.arange(24))
     hatched = ((x + y) % 6 < 2)[..., None]
-    np.testing.assert_array_equal(drawn[:, 20:], np.where(hatched, 235, (0.7 * image[:, 20:]).astype(np.uint8)))
+    np.testing.assert_array_equal(
+        drawn[:, 20:], np.where(hatched, 235, (0.7 * image[:, 20:]).astype(np.uint8))
+    )
     smaller = draw_mask(image, mask[::2, ::2])
     np.testing.assert_array_equal(smaller, drawn)
 

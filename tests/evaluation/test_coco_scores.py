@@ -1,4 +1,6 @@
-"""The NumPy scorer gives pycocotools' precision and recall, entry by entry, and the twelve numbers to the last bit."""
+"""The NumPy scorer gives pycocotools' precision and recall, entry by entry, and the twelve numbers to the
+last bit.
+"""
 
 import numpy as np
 import pytest
@@ -12,14 +14,21 @@ from tests.evaluation.pycocotools_oracle import by_pycocotools, per_class
 SIZE = 400
 
 
-def random_set(seed, *, images=12, classes=4, objects=8, found=60, text_ids=False, scores=None, grid=None, first_id=1):
+def random_set(
+    seed, *, images=12, classes=4, objects=8, found=60, text_ids=False, scores=None, grid=None, first_id=1
+):
     """A random ground truth and results: crowds, all areas, empty images, absent classes, ties.
 
     Args:
-      scores: that many different ones alone, so that most are equal; grid: boxes on multiples of it, so that IoUs are.
+      scores: that many different ones alone, so that most are equal; grid: boxes on multiples of it, so that
+        IoUs are.
     """
     rng = np.random.default_rng(seed)
-    image_ids = [f"image {i}" for i in rng.permutation(images)] if text_ids else (3 * rng.permutation(images) + 1).tolist()
+    image_ids = (
+        [f"image {i}" for i in rng.permutation(images)]
+        if text_ids
+        else (3 * rng.permutation(images) + 1).tolist()
+    )
     class_ids = (2 * rng.permutation(classes) + 1).tolist()
 
     def box():
@@ -142,7 +151,9 @@ def test_arguments_are_left_as_they_are():
 
 
 def test_of_equal_ious_the_last_object_is_taken():
-    """The surer detection lies between two objects and takes the second, which leaves none to the other detection."""
+    """The surer detection lies between two objects and takes the second, which leaves none to the other
+    detection.
+    """
     size = [0.0, 20.0, 20.0]
     truth = {
         "images": [{"id": 1, "width": 100, "height": 100}],
@@ -150,6 +161,8 @@ def test_of_equal_ious_the_last_object_is_taken():
         "annotations": [{"id": i, "image_id": 1, "category_id": 1, "bbox": [x, *size], "area": 400.0, "iscrowd": 0}
                         for i, x in enumerate((0.0, 8.0), 1)],
     }  # fmt: skip
-    results = [{"image_id": 1, "category_id": 1, "bbox": [x, *size], "score": s} for x, s in ((4.0, 0.9), (8.0, 0.8))]
+    results = [
+        {"image_id": 1, "category_id": 1, "bbox": [x, *size], "score": s} for x, s in ((4.0, 0.9), (8.0, 0.8))
+    ]
     ours = assert_equal_numbers(truth, results)
     assert ours.recall[0, 0, 0].tolist() == [0.5, 0.5, 0.5]  # 0.5, 1, 1 if it had taken the first

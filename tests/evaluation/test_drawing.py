@@ -1,4 +1,6 @@
-"""What is drawn can be read: labels beside each other and inside the image, colours that differ, legends outside."""
+"""What is drawn can be read: labels beside each other and inside the image, colours that differ, legends
+outside.
+"""
 
 import itertools
 
@@ -10,7 +12,9 @@ from official.evaluation.drawing import class_color, draw_boxes, draw_mask, free
 
 
 def test_labels_cover_no_other_and_are_not_cut():
-    """Eighty boxes in a crowd, some at and beyond the border: every label that is placed is inside, and none overlap."""
+    """Eighty boxes in a crowd, some at and beyond the border: every label that is placed is inside, and none
+    overlap.
+    """
     generator, taken = np.random.default_rng(0), []
     for _ in range(80):
         y1, x1 = generator.uniform(-20, 190, 2)
@@ -18,15 +22,34 @@ def test_labels_cover_no_other_and_are_not_cut():
         taken += [place] if place else []
     assert 10 < len(taken) < 80  # not all have room
     for left, top, right, bottom in taken:
-        assert 0 <= left and right <= 200 and 0 <= top and bottom <= 200 and abs(right - left - 45) + abs(bottom - top - 12) < 1e-6
+        assert (
+            0 <= left
+            and right <= 200
+            and 0 <= top
+            and bottom <= 200
+            and abs(right - left - 45) + abs(bottom - top - 12) < 1e-6
+        )
     for a, b in itertools.combinations(taken, 2):
-        assert a[2] <= b[0] + 1e-6 or b[2] <= a[0] + 1e-6 or a[3] <= b[1] + 1e-6 or b[3] <= a[1] + 1e-6, (a, b)
+        assert a[2] <= b[0] + 1e-6 or b[2] <= a[0] + 1e-6 or a[3] <= b[1] + 1e-6 or b[3] <= a[1] + 1e-6, (
+            a,
+            b,
+        )
 
 
 def test_a_label_is_above_its_box_where_there_is_room():
     assert free_place(np.array([50.0, 20, 90, 80]), (30, 10), (100, 100), []) == (20, 40, 50, 50)
-    assert free_place(np.array([2.0, 20, 90, 80]), (30, 10), (100, 100), []) == (20, 0, 50, 10)  # moved into the image
-    assert free_place(np.array([50.0, 20, 90, 80]), (30, 10), (100, 100), [(20, 40, 50, 50)]) == (50, 40, 80, 50)
+    assert free_place(np.array([2.0, 20, 90, 80]), (30, 10), (100, 100), []) == (
+        20,
+        0,
+        50,
+        10,
+    )  # moved into the image
+    assert free_place(np.array([50.0, 20, 90, 80]), (30, 10), (100, 100), [(20, 40, 50, 50)]) == (
+        50,
+        40,
+        80,
+        50,
+    )
     assert free_place(np.array([50.0, 20, 90, 80]), (30, 10), (100, 100), [(0, 0, 100, 100)]) is None
 
 
@@ -35,9 +58,15 @@ def pixels(drawn, label):
 
 
 def test_in_a_crowd_only_the_surest_have_a_text():
-    """Two boxes of two classes with room for both labels; one label is asked for, and the surer box has it."""
+    """Two boxes of two classes with room for both labels; one label is asked for, and the surer box has
+    it.
+    """
     image = np.full((120, 240, 3), 30, np.uint8)
-    objects = {"boxes": np.array([[60.0, 10, 110, 60], [60.0, 150, 110, 200]]), "classes": np.array([0, 1]), "scores": np.array([0.3, 0.8])}
+    objects = {
+        "boxes": np.array([[60.0, 10, 110, 60], [60.0, 150, 110, 200]]),
+        "classes": np.array([0, 1]),
+        "scores": np.array([0.3, 0.8]),
+    }
     lines, one, both = (draw_boxes(image, objects, ["aa", "bb"], most_labels=most) for most in (0, 1, 2))
     assert pixels(one, 0) == pixels(lines, 0) > 0 and pixels(one, 1) > pixels(lines, 1) + 20
     assert pixels(both, 0) > pixels(lines, 0) + 20
@@ -53,10 +82,16 @@ def test_a_crowd_has_five_labels():
     def labels(count):
         boxes = np.concatenate([place, place + 20], axis=1)[:count]
         objects = {"boxes": boxes, "classes": np.zeros(count, int), "scores": np.linspace(1, 0, count)}
-        return pixels(draw_boxes(image, objects, ["a"]), 0) - pixels(draw_boxes(image, objects, ["a"], most_labels=0), 0)
+        return pixels(draw_boxes(image, objects, ["a"]), 0) - pixels(
+            draw_boxes(image, objects, ["a"], most_labels=0), 0
+        )
 
     each = labels(1)
-    assert each > 50 and labels(20) == pytest.approx(20 * each, rel=0.1) and labels(21) == pytest.approx(5 * each, rel=0.1)
+    assert (
+        each > 50
+        and labels(20) == pytest.approx(20 * each, rel=0.1)
+        and labels(21) == pytest.approx(5 * each, rel=0.1)
+    )
 
 
 def test_a_line_is_seen_on_a_photo_of_its_own_colour():
@@ -72,7 +107,8 @@ def linear(color):
     return np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
 
 
-# Viénot, Brettel and Mollon 1999, "Digital video colourmaps for checking the legibility of displays by dichromats".
+# Viénot, Brettel and Mollon 1999, "Digital video colourmaps for checking the legibility of displays by
+# dichromats".
 DICHROMATS = {
     "protan": [[0.11238, 0.88762, 0.0], [0.11238, 0.88762, 0.0], [0.00401, -0.00401, 1.0]],
     "deutan": [[0.29275, 0.70725, 0.0], [0.29275, 0.70725, 0.0], [-0.02234, 0.02234, 1.0]],
@@ -80,7 +116,9 @@ DICHROMATS = {
 
 
 def test_the_first_colours_differ_for_colour_blind_eyes():
-    """In linear light the nearest two of the first seven, as a dichromat sees them, still differ by a visible amount."""
+    """In linear light the nearest two of the first seven, as a dichromat sees them, still differ by a visible
+    amount.
+    """
     for matrix in [np.eye(3), *map(np.array, DICHROMATS.values())]:
         seen = [np.clip(matrix @ linear(class_color(k)), 0, 1) ** (1 / 2.2) for k in range(7)]
         assert min(np.abs(a - b).max() for a, b in itertools.combinations(seen, 2)) > 0.08
@@ -98,12 +136,19 @@ def test_a_legend_is_outside_the_picture():
 
 
 def test_the_rim_of_a_class_is_its_colour():
-    """A square of class 2 in the background: its outermost pixels are the plain colour, what is inside is mixed with the photo."""
+    """A square of class 2 in the background: its outermost pixels are the plain colour, what is inside is
+    mixed with the photo.
+    """
     image, mask = np.full((50, 50, 3), 10, np.uint8), np.zeros((50, 50), np.uint8)
     mask[10:30, 10:30] = 2
     drawn = draw_mask(image, mask)
     plain = (drawn == class_color(2)).all(axis=-1)
-    assert plain.sum() == 4 * 19 and plain[10, 10:30].all() and plain[10:30, 29].all() and not plain[11:29, 11:29].any()
+    assert (
+        plain.sum() == 4 * 19
+        and plain[10, 10:30].all()
+        and plain[10:30, 29].all()
+        and not plain[11:29, 11:29].any()
+    )
     assert (drawn[mask == 0] == 10).all()
 
 
@@ -118,4 +163,6 @@ def test_captions_are_cut_in_the_middle_to_their_cell():
         def textlength(self, text, font):
             return len(text)
 
-    assert drawing._cut("abcdefghij", 5, Pen(), None) == "ab…ij" and drawing._cut("abc", 5, Pen(), None) == "abc"
+    assert (
+        drawing._cut("abcdefghij", 5, Pen(), None) == "ab…ij" and drawing._cut("abc", 5, Pen(), None) == "abc"
+    )

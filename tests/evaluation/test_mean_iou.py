@@ -17,7 +17,9 @@ def test_by_hand():
 
 
 def test_rows_are_true_classes():
-    """Three pixels of class 0, of which one is found; one of class 1, found; class 2 is predicted once and true nowhere."""
+    """Three pixels of class 0, of which one is found; one of class 1, found; class 2 is predicted once and
+    true nowhere.
+    """
     matrix = ConfusionMatrix(3)
     matrix.add(np.array([0, 0, 0, 1]), np.array([0, 1, 2, 1]))
     assert matrix.counts.tolist() == [[1, 1, 1], [0, 1, 0], [0, 0, 0]]
@@ -55,7 +57,11 @@ def test_nothing_labelled_is_zero_not_nan():
 def test_palette_is_vocs():
     """Aeroplane 128 0 0, bicycle 0 128 0, person (15) 192 128 128, ignore 224 224 192."""
     colors = np.array(VOC_PALETTE).reshape(256, 3).tolist()
-    assert colors[:3] == [[0, 0, 0], [128, 0, 0], [0, 128, 0]] and colors[15] == [192, 128, 128] and colors[255] == [224, 224, 192]
+    assert (
+        colors[:3] == [[0, 0, 0], [128, 0, 0], [0, 128, 0]]
+        and colors[15] == [192, 128, 128]
+        and colors[255] == [224, 224, 192]
+    )
 
 
 def test_drawings():
@@ -63,5 +69,9 @@ def test_drawings():
     mask = np.zeros((40, 60), np.uint8)
     mask[:, 20:40], mask[:, 40:] = 1, 255
     drawn = draw_mask(image, mask)
-    assert (drawn[20:, :20] == 100).all() and (drawn[20:, 20:40] != 100).any() and len(np.unique(drawn[:, 40:, 0])) == 2
+    assert (
+        (drawn[20:, :20] == 100).all()
+        and (drawn[20:, 20:40] != 100).any()
+        and len(np.unique(drawn[:, 40:, 0])) == 2
+    )
     assert draw_confusion(np.eye(3, dtype=int) * 5, ["a", "b", "c"]).shape[2] == 3

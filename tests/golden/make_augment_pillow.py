@@ -14,14 +14,18 @@ def picture() -> np.ndarray:
     """A gradient with noise and a bright square, uint8 [11, 15, 3]."""
     generator = np.random.default_rng(2006)
     y, x = np.mgrid[0:HEIGHT, 0:WIDTH]
-    image = np.stack([14 * y + 20, 15 * x + 10, 8 * (x + y)], axis=-1) + generator.integers(0, 40, (HEIGHT, WIDTH, 3))
+    image = np.stack([14 * y + 20, 15 * x + 10, 8 * (x + y)], axis=-1) + generator.integers(
+        0, 40, (HEIGHT, WIDTH, 3)
+    )
     image[4:8, 5:10] = (230, 220, 40)
     return np.clip(image, 0, 255).astype(np.uint8)
 
 
 def warp(image: Image.Image, matrix) -> np.ndarray:
     """matrix: output pixel centre -> input point, (a, b, c, d, e, f); what is outside becomes FILL."""
-    marked = image.convert("RGBA").transform(image.size, Image.AFFINE, matrix, Image.NEAREST, fillcolor=(0, 0, 0, 0))
+    marked = image.convert("RGBA").transform(
+        image.size, Image.AFFINE, matrix, Image.NEAREST, fillcolor=(0, 0, 0, 0)
+    )
     moved = np.array(marked)
     return np.where(moved[..., 3:] > 0, moved[..., :3], FILL)
 
@@ -29,12 +33,23 @@ def warp(image: Image.Image, matrix) -> np.ndarray:
 def rotation(degrees: float):
     """Counter-clockwise about the centre, in pixel-edge coordinates."""
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    return (cos, -sin, WIDTH / 2 * (1 - cos) + HEIGHT / 2 * sin, sin, cos, HEIGHT / 2 * (1 - cos) - WIDTH / 2 * sin)
+    return (
+        cos,
+        -sin,
+        WIDTH / 2 * (1 - cos) + HEIGHT / 2 * sin,
+        sin,
+        cos,
+        HEIGHT / 2 * (1 - cos) - WIDTH / 2 * sin,
+    )
 
 
 def cases(image: Image.Image) -> dict:
     """Outputs by case name."""
-    found = {"equalize": ImageOps.equalize(image), "autocontrast": ImageOps.autocontrast(image), "invert": ImageOps.invert(image)}
+    found = {
+        "equalize": ImageOps.equalize(image),
+        "autocontrast": ImageOps.autocontrast(image),
+        "invert": ImageOps.invert(image),
+    }
     for threshold in (0, 1, 77, 128, 255, 256):
         found[f"solarize {threshold}"] = ImageOps.solarize(image, threshold)
     for bits in (1, 2, 4, 8):
@@ -59,4 +74,6 @@ if __name__ == "__main__":
     image = picture()
     path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "augment_pillow.json")
     with open(path, "w", encoding="utf-8") as file:
-        json.dump({"input": image.tolist(), "outputs": cases(Image.fromarray(image))}, file, separators=(",", ":"))
+        json.dump(
+            {"input": image.tolist(), "outputs": cases(Image.fromarray(image))}, file, separators=(",", ":")
+        )

@@ -24,7 +24,9 @@ def by_loops(first, second, temperature):
 
 
 def test_two_pictures_by_hand():
-    """Orthogonal images, equal views, temperature 1: every view has one right (e^1) and two wrong (e^0) candidates."""
+    """Orthogonal images, equal views, temperature 1: every view has one right (e^1) and two wrong (e^0)
+    candidates.
+    """
     views = tf.constant([[2.0, 0.0], [0.0, 5.0]])
     loss, hits = nt_xent(views, views, temperature=1.0)
     np.testing.assert_allclose(loss, [2 * (np.log(np.e + 2) - 1)] * 2, rtol=1e-6)
@@ -32,7 +34,9 @@ def test_two_pictures_by_hand():
 
 
 def test_a_hit_is_among_the_other_views_alone():
-    """View a of image 0 is nearest to view a of image 1; of the views b its own is nearest, which is what the original counts."""
+    """View a of image 0 is nearest to view a of image 1; of the views b its own is nearest, which is what the
+    original counts.
+    """
     first, second = tf.constant([[1.0, 0.0], [1.0, 0.1]]), tf.constant([[1.0, 0.3], [-1.0, 0.0]])
     assert nt_xent(first, second)[1].numpy().tolist() == [1, 0]
 
@@ -40,7 +44,9 @@ def test_a_hit_is_among_the_other_views_alone():
 @pytest.mark.parametrize("temperature", [0.1, 0.5])
 def test_against_loops(temperature):
     first, second = np.random.default_rng(0).normal(size=(2, 6, 5))
-    loss, hits = nt_xent(tf.constant(first, tf.float32), tf.constant(second, tf.float32), temperature=temperature)
+    loss, hits = nt_xent(
+        tf.constant(first, tf.float32), tf.constant(second, tf.float32), temperature=temperature
+    )
     expected = by_loops(first, second, temperature)
     np.testing.assert_allclose(loss, expected[0], rtol=1e-4)
     assert hits.numpy().tolist() == expected[1]
@@ -55,7 +61,9 @@ def test_two_replicas_are_one_batch():
         total = tf.reduce_sum(loss)
     expected = tape.gradient(total, whole).numpy()
 
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice())
+    strategy = tf.distribute.MirroredStrategy(
+        ["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice()
+    )
 
     @tf.function
     def step():
@@ -70,7 +78,9 @@ def test_two_replicas_are_one_batch():
 
         return strategy.run(replica)
 
-    losses, gradients = (np.stack([v.numpy() for v in strategy.experimental_local_results(r)]) for r in step())
+    losses, gradients = (
+        np.stack([v.numpy() for v in strategy.experimental_local_results(r)]) for r in step()
+    )
     np.testing.assert_allclose(losses.reshape(-1), loss.numpy(), rtol=1e-5)
     # Each replica's gradient holds what all replicas' losses say about its own images.
     np.testing.assert_allclose(np.concatenate(list(gradients), axis=1), expected, rtol=1e-4, atol=1e-6)

@@ -47,7 +47,9 @@ def test_size_does_not_grow_with_alpha():
 
 
 def test_alpha_zero_is_the_human_loss():
-    assert normalized_joint_loss(tf.constant(1.7), tf.constant(9.0), 0.0, tf.constant(3.0)).numpy() == np.float32(1.7)
+    assert normalized_joint_loss(
+        tf.constant(1.7), tf.constant(9.0), 0.0, tf.constant(3.0)
+    ).numpy() == np.float32(1.7)
     assert standard_joint_loss(1.7, 9.0, 0.0) == 1.7
 
 
@@ -60,7 +62,9 @@ def test_the_ratio_has_no_gradient():
 
 
 def test_no_gradient_flows_through_a_ratio_that_has_one():
-    """Whoever makes the ratio: d/dx of (x + 3 r x) / 4 with r = x at x = 2 is (1 + 6) / 4, not (1 + 12) / 4."""
+    """Whoever makes the ratio: d/dx of (x + 3 r x) / 4 with r = x at x = 2 is (1 + 6) / 4, not (1 + 12) /
+    4.
+    """
     x = tf.Variable(2.0)
     with tf.GradientTape() as tape:
         loss = normalized_joint_loss(x, x, 3.0, x * 1.0)

@@ -11,7 +11,9 @@ def test_by_hand():
     """Logits (ln 3, 0): p = (3/4, 1/4). Loss -ln(3/4) for class 0, -ln(1/4) for class 1, nothing for 255."""
     logits = tf.constant(np.broadcast_to(np.log([3.0, 1.0]), (1, 1, 3, 2)), tf.float32)
     labels = tf.constant([[[0, 1, 255]]])
-    assert pixel_cross_entropy(logits, labels).numpy()[0] == pytest.approx(-np.log(0.75) - np.log(0.25), rel=1e-6)
+    assert pixel_cross_entropy(logits, labels).numpy()[0] == pytest.approx(
+        -np.log(0.75) - np.log(0.25), rel=1e-6
+    )
     assert valid_pixels(labels).numpy().tolist() == [2.0]
 
 
@@ -19,7 +21,9 @@ def test_label_smoothing_by_hand():
     """s = 0.1, two classes: targets 0.95 and 0.05."""
     logits = tf.constant([[[[np.log(3.0), 0.0]]]], tf.float32)
     expected = -0.95 * np.log(0.75) - 0.05 * np.log(0.25)
-    assert pixel_cross_entropy(logits, tf.constant([[[0]]]), label_smoothing=0.1).numpy()[0] == pytest.approx(expected, rel=1e-6)
+    assert pixel_cross_entropy(logits, tf.constant([[[0]]]), label_smoothing=0.1).numpy()[0] == pytest.approx(
+        expected, rel=1e-6
+    )
 
 
 def test_gradient_through_ignored_pixels_is_exactly_zero():
@@ -40,7 +44,9 @@ def test_everything_ignored_is_zero_and_finite(dtype):
 
 
 def test_labels_at_the_logits_size():
-    """Legacy: top left of every 2 x 2 cell. Half-pixel centres: its middle. Bilinear mixes: (0 + 4 + 0 + 4) / 4 = 2."""
+    """Legacy: top left of every 2 x 2 cell. Half-pixel centres: its middle. Bilinear mixes: (0 + 4 + 0 + 4) /
+    4 = 2.
+    """
     labels = tf.constant([[[0, 4, 1, 1], [0, 4, 1, 1], [2, 2, 255, 3], [2, 2, 3, 3]]], tf.uint8)
     assert labels_at(labels, (2, 2), legacy_resize=True).numpy().tolist() == [[[0, 1], [2, 255]]]
     assert labels_at(labels, (2, 2)).numpy().tolist() == [[[4, 1], [2, 3]]]

@@ -65,7 +65,9 @@ def test_boxes_are_placed_as_the_pipeline_places_them():
 
 @pytest.mark.parametrize("low, high, expected", [(6, 14, {"anchor_scale", "image_size"}), (28, 60, set())])
 def test_following_a_proposal_raises_the_recall_that_is_counted(low, high, expected):
-    """Small boxes; both proposals, each followed alone, give the share of boxes that a count over all anchors finds."""
+    """Small boxes; both proposals, each followed alone, give the share of boxes that a count over all anchors
+    finds.
+    """
     boxes, sizes = boxes_of(np.random.default_rng(2), 150, low, high)
     found = proposals(boxes, sizes, FLAGS)
 

@@ -73,12 +73,20 @@ def test_padding_never_claims_anchor_zero():
 
 @pytest.mark.parametrize("ignoring", [False, True])
 def test_targets_without_padding_are_the_same_bits(ignoring):
-    """Padding behind, between and before the boxes of a batch; boxes that are nothing sure last; no box at all."""
+    """Padding behind, between and before the boxes of a batch; boxes that are nothing sure last; no box at
+    all.
+    """
     flat = tf.concat(lib.anchors_by_level(lib.anchor_generator(3, 5), 64), 0)
     draws = np.random.default_rng(0)
     corners = draws.uniform(0, 40, (3, 9, 2))
     boxes = np.concatenate([corners, corners + draws.uniform(4, 24, (3, 9, 2))], axis=-1).astype(np.float32)
-    some = np.array([[1, 0, 2, -1, -1, -1, -1, -1, -1], [-1, 2, -1, 1, 0, -1, -1, -1, -1], [1, -1, -1, -1, -1, -2, -1, -1, -1]])
+    some = np.array(
+        [
+            [1, 0, 2, -1, -1, -1, -1, -1, -1],
+            [-1, 2, -1, 1, 0, -1, -1, -1, -1],
+            [1, -1, -1, -1, -1, -2, -1, -1, -1],
+        ]
+    )
     for classes, used in ((some, 6), (np.full_like(some, -1), 1), (np.where(some < 0, 1, some), 9)):
         classes = tf.constant(classes, tf.int32)
         assert lib.without_padding(tf.constant(boxes), classes)[0].shape == (3, used, 4)
@@ -103,7 +111,11 @@ def test_iou_by_hand():
     "anchor, box, code",
     [
         ([0, 0, 32, 32], [4, 8, 36, 56], [0.125, 0.5, 0.0, 0.4054651081081644]),
-        ([-16, -16, 48, 48], [0, 0, 10, 10], [-0.171875, -0.171875, -1.8562979903656263, -1.8562979903656263]),
+        (
+            [-16, -16, 48, 48],
+            [0, 0, 10, 10],
+            [-0.171875, -0.171875, -1.8562979903656263, -1.8562979903656263],
+        ),
     ],
 )
 def test_coding_by_hand(anchor, box, code):
@@ -125,7 +137,9 @@ def test_decoding_inverts_encoding_and_caps_the_size():
 
 
 def test_legacy_decoding_by_hand():
-    """The original's +1: an anchor of rows 0 to 9 is 10 high, and twice that about its centre 5 ends at -5 + 20 - 1."""
+    """The original's +1: an anchor of rows 0 to 9 is 10 high, and twice that about its centre 5 ends at -5 +
+    20 - 1.
+    """
     anchors = tf.constant([[0.0, 0.0, 9.0, 19.0]] * 3)
     codes = tf.constant([[0.0, 0.0, 0.0, 0.0], [0.1, -0.05, 0.0, 0.0], [0.0, 0.0, np.log(2.0), 0.0]])
     expected = [[0, 0, 9, 19], [1, -1, 10, 18], [-5, 0, 14, 19]]

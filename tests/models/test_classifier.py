@@ -34,7 +34,9 @@ def scramble(model, seed=0):
 
 def test_the_classifier_is_keras_applications_with_its_top():
     """B0, 64 pixels: same weights in, same logits out."""
-    theirs = keras.applications.EfficientNetB0(weights=None, classes=7, input_shape=(64, 64, 3), classifier_activation=None)
+    theirs = keras.applications.EfficientNetB0(
+        weights=None, classes=7, input_shape=(64, 64, 3), classifier_activation=None
+    )
     scramble(theirs)
     ours = Classifier(build_efficientnet("efficientnet-b0"), 7, image_size=64, dropout=0.2)
     values = {v.name: v for v in theirs.variables}
@@ -43,7 +45,9 @@ def test_the_classifier_is_keras_applications_with_its_top():
     after_preprocessing = keras.Model(theirs.get_layer("stem_conv_pad").input, theirs.output)
     images = np.random.default_rng(1).normal(size=(2, 64, 64, 3)).astype(np.float32)
     expected = after_preprocessing(images, training=False).numpy()
-    np.testing.assert_allclose(ours({"images": images})["logits"], expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+    np.testing.assert_allclose(
+        ours({"images": images})["logits"], expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max()
+    )
 
 
 def test_a_linear_probe_trains_one_layer_on_features_that_do_not_move():
@@ -59,7 +63,9 @@ def test_a_linear_probe_trains_one_layer_on_features_that_do_not_move():
 
 
 def test_contrastive_outputs_pair_the_views():
-    """Both views equal: both projections equal; the head has batch norm with a shift on all layers but the last."""
+    """Both views equal: both projections equal; the head has batch norm with a shift on all layers but the
+    last.
+    """
     model = ContrastiveModel(small(), image_size=32, num_classes=5)
     images = tf.random.normal([3, 32, 32, 3])
     found = model({"images": tf.concat([images, images], -1)}, training=False)
@@ -77,11 +83,18 @@ def test_the_probe_sends_no_gradient_into_the_features():
     model = ContrastiveModel(small(survival_probability=1.0), image_size=32, num_classes=5)
     with tf.GradientTape() as tape:
         loss = tf.reduce_sum(model({"images": tf.random.normal([2, 32, 32, 6])}, training=True)["probe"])
-    gradients = dict(zip((v.name for v in model.trainable_variables), tape.gradient(loss, model.trainable_variables)))
-    assert {name for name, g in gradients.items() if g is not None} == {"head_supervised/kernel:0", "head_supervised/bias:0"}
+    gradients = dict(
+        zip((v.name for v in model.trainable_variables), tape.gradient(loss, model.trainable_variables))
+    )
+    assert {name for name, g in gradients.items() if g is not None} == {
+        "head_supervised/kernel:0",
+        "head_supervised/bias:0",
+    }
 
 
-@pytest.mark.parametrize("scale,factor,shift", [("unit", 1 / 255, 0), ("symmetric", 2 / 255, -1), ("bytes", 1, 0)])
+@pytest.mark.parametrize(
+    "scale,factor,shift", [("unit", 1 / 255, 0), ("symmetric", 2 / 255, -1), ("bytes", 1, 0)]
+)
 def test_input_scales(scale, factor, shift):
     """The network with the layer, on our pixels, is the network without it, on theirs."""
     pixels = tf.random.uniform([2, 32, 32, 3], 0, 255)
@@ -89,7 +102,9 @@ def test_input_scales(scale, factor, shift):
     scramble(plain)
     scaled.set_weights(plain.get_weights())
     expected = plain(pixels * factor + shift).numpy()
-    np.testing.assert_allclose(scaled(normalize(pixels)), expected, rtol=2e-3, atol=2e-3 * np.abs(expected).max())
+    np.testing.assert_allclose(
+        scaled(normalize(pixels)), expected, rtol=2e-3, atol=2e-3 * np.abs(expected).max()
+    )
     assert scale_of(scaled) == scale and scale_of(plain) == "imagenet"
     copy = type(scaled).from_config(scaled.get_config())
     assert scale_of(copy) == scale
@@ -100,7 +115,10 @@ def test_input_scales(scale, factor, shift):
 @pytest.mark.parametrize("variant", ["keras-cv-resnet-50", "keras-cv-resnet-50-v2"])
 def test_keras_cv_backbones_are_keras_cvs(variant):
     """Same weights, same features on every level, in inference and with batch statistics."""
-    stock, ours = stock_backbone(variant, 0.25), KerasCVBackbone(variant=variant, width=0.25, input_normalization="imagenet")
+    stock, ours = (
+        stock_backbone(variant, 0.25),
+        KerasCVBackbone(variant=variant, width=0.25, input_normalization="imagenet"),
+    )
     scramble(stock)
     ours.set_weights(stock.get_weights())
     assert [v.name for v in ours.variables] == [v.name for v in stock.variables]
@@ -109,7 +127,10 @@ def test_keras_cv_backbones_are_keras_cvs(variant):
         for level, name in stock.pyramid_level_inputs.items():
             assert ours.pyramid_level_inputs[level] == name
         taps = list(stock.pyramid_level_inputs.values())
-        pairs = [keras.Model(m.inputs, [m.get_layer(t).output for t in taps])(images, training=training) for m in (stock, ours)]
+        pairs = [
+            keras.Model(m.inputs, [m.get_layer(t).output for t in taps])(images, training=training)
+            for m in (stock, ours)
+        ]
         for a, b in zip(*pairs):
             np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3 * np.abs(a).max())
     assert any(isinstance(layer, SyncBatchNormalization) for layer in ours.layers)
@@ -128,7 +149,9 @@ def test_other_backbones_carry_every_task(name, tmp_path):
     from tests import tiny
 
     for task in TASKS:
-        experiment = tiny.experiment(task=task, backbone=name, backbone_width=0.125, input_normalization="unit")
+        experiment = tiny.experiment(
+            task=task, backbone=name, backbone_width=0.125, input_normalization="unit"
+        )
         model = build_task(experiment, (Category(1, "a"), Category(2, "b"))).build_model()
         images = tf.random.normal([1, model.image_size, model.image_size, 6 if task == "contrastive" else 3])
         assert all(np.isfinite(v).all() for v in model({"images": images}, training=True).values())
@@ -142,10 +165,14 @@ def test_other_backbones_carry_every_task(name, tmp_path):
 
 def test_zero_last_gamma():
     names = {"zeros": set(), "ones": set()}
-    for variable in ResNetBackbone(blocks=(1, 1, 1, 1), width=0.125, zero_last_gamma=True).trainable_variables:
+    for variable in ResNetBackbone(
+        blocks=(1, 1, 1, 1), width=0.125, zero_last_gamma=True
+    ).trainable_variables:
         if "gamma" in variable.name:
             names["zeros" if (variable.numpy() == 0).all() else "ones"].add(variable.name)
-    assert names["zeros"] == {f"stage{s}_block0_3_bn/gamma:0" for s in (2, 3, 4, 5)} and len(names["ones"]) == 13
+    assert (
+        names["zeros"] == {f"stage{s}_block0_3_bn/gamma:0" for s in (2, 3, 4, 5)} and len(names["ones"]) == 13
+    )
 
 
 def test_statistics_kept():

@@ -53,7 +53,11 @@ def test_equals_exhaustive_nms(outputs):
     for i in range(2):
         boxes = decode_boxes(raw["box"][i], flat).numpy()
         boxes = np.clip(boxes, 0, [*extents[i].numpy(), *extents[i].numpy()])
-        logits = np.where(((boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1]))[:, None], raw["classification"][i], -99)
+        logits = np.where(
+            ((boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1]))[:, None],
+            raw["classification"][i],
+            -99,
+        )
         expected = plain_decode(boxes, logits, 0.3, 0.5, 40)
         count = int(found["count"][i])
         assert count == len(expected)
@@ -68,7 +72,9 @@ def test_the_score_threshold_is_where_it_is_said_to_be(outputs):
     apart = {**raw, "box": tf.zeros_like(raw["box"])}
     scores = 1 / (1 + np.exp(-raw["classification"][0].numpy().astype(np.float64)))
     for threshold in (0.4, 0.6):
-        decoder = DetectionDecoder(score_threshold=threshold, nms_iou_threshold=1.0, top_k=5000, max_detections=2000)
+        decoder = DetectionDecoder(
+            score_threshold=threshold, nms_iou_threshold=1.0, top_k=5000, max_detections=2000
+        )
         found = decoder(apart, levels, tf.fill([2, 2], 1e3))
         inside = (decode_boxes(apart["box"][0], tf.concat(levels, 0)).numpy()[:, 2:] > 0).all(1)
         assert int(found["count"][0]) == (scores[inside] >= threshold).sum() > 20
@@ -122,7 +128,9 @@ def test_what_a_tpu_runs_is_the_same(outputs, sigma, by_xla):
     decoder = DetectionDecoder(score_threshold=0.2, max_detections=60, soft_nms_sigma=sigma, top_k=300)
     expected = decoder(raw, levels, extents)
     static = dataclasses.replace(decoder, static=True)
-    run = tf.function(lambda *values: static(values[0], levels, values[1]), jit_compile=by_xla, autograph=False)
+    run = tf.function(
+        lambda *values: static(values[0], levels, values[1]), jit_compile=by_xla, autograph=False
+    )
     found = run(raw, extents)
     assert found["boxes"].shape == (2, 60, 4) and 20 < int(expected["count"][1])
     for name in ("count", "classes"):
@@ -156,4 +164,6 @@ def test_legacy_decoding_ends_at_the_last_pixel():
     extents = tf.constant([[64.0, 64.0], [64.0, 40.0]])
     boxes = DetectionDecoder(legacy_size=64)(raw, [level], extents)["boxes"]
     np.testing.assert_array_equal(boxes[:, 0], [[0, 0, 63, 63], [0, 0, 63, 40]])
-    np.testing.assert_array_equal(DetectionDecoder()(raw, [level], extents)["boxes"][:, 0], [[0, 0, 64, 64], [0, 0, 64, 40]])
+    np.testing.assert_array_equal(
+        DetectionDecoder()(raw, [level], extents)["boxes"][:, 0], [[0, 0, 64, 64], [0, 0, 64, 40]]
+    )

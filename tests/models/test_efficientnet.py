@@ -29,7 +29,11 @@ def copy_random_weights(source, target):
             values = []
             for weight in twin.weights:
                 if "kernel" in weight.name:
-                    fan_in = np.prod(weight.shape[:-1]) if "depthwise" not in weight.name else np.prod(weight.shape[:2])
+                    fan_in = (
+                        np.prod(weight.shape[:-1])
+                        if "depthwise" not in weight.name
+                        else np.prod(weight.shape[:2])
+                    )
                     values.append(generator.normal(0, np.sqrt(1.5 / fan_in), weight.shape))
                 elif "variance" in weight.name or "gamma" in weight.name:
                     values.append(generator.uniform(0.5, 1.5, weight.shape))
@@ -39,7 +43,14 @@ def copy_random_weights(source, target):
             layer.set_weights(values)
 
 
-@pytest.mark.parametrize("name, size", [("efficientnet-b0", 64), ("efficientnet-b0", 75), pytest.param("efficientnet-b7", 64, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name, size",
+    [
+        ("efficientnet-b0", 64),
+        ("efficientnet-b0", 75),
+        pytest.param("efficientnet-b7", 64, marks=pytest.mark.slow),
+    ],
+)
 def test_same_features_as_keras_applications(name, size):
     theirs = reference(name, input_shape=(size, size, 3))
     ours = build_efficientnet(name, input_shape=(size, size, 3))
@@ -47,7 +58,9 @@ def test_same_features_as_keras_applications(name, size):
     taps = list(ours.pyramid_level_inputs.values())
     ours_by_level = keras.Model(ours.input, [ours.get_layer(tap).output for tap in taps])
     # Past their Rescaling and Normalization: our input is normalised already.
-    theirs_by_level = keras.Model(theirs.get_layer("stem_conv_pad").input, [theirs.get_layer(tap).output for tap in taps])
+    theirs_by_level = keras.Model(
+        theirs.get_layer("stem_conv_pad").input, [theirs.get_layer(tap).output for tap in taps]
+    )
     images = np.random.default_rng(1).normal(size=(2, size, size, 3)).astype(np.float32)
     for level, (a, b) in enumerate(zip(ours_by_level(images), theirs_by_level(images)), start=1):
         assert np.abs(b).max() > 1e-3
@@ -105,7 +118,9 @@ def test_lite_has_the_published_size(number, millions):
 
 
 def test_lite_keeps_its_ends():
-    """Lite4's coefficients are B4's: a stem of 32 instead of 48, one block in the first and the last stage, not two."""
+    """Lite4's coefficients are B4's: a stem of 32 instead of 48, one block in the first and the last stage,
+    not two.
+    """
     lite = build_efficientnet("efficientnet-lite4", input_shape=(32, 32, 3))
     names = {layer.name for layer in lite.layers}
     assert lite.get_layer("stem_conv").filters == 32
@@ -119,7 +134,9 @@ def test_lite_keeps_its_ends():
 @pytest.mark.parametrize("value, wanted", [(127.0, 0.0), (255.0, 1.0), (0.0, -127.0 / 128.0)])
 def test_lite_sees_pixels_on_its_own_scale(value, wanted):
     """(p - 127) / 128, out of pixels that the project normalises with ImageNet's mean and deviation."""
-    backbone = build_backbone(Model(backbone="efficientnet-lite0", backbone_width=0.25, backbone_depth=0.25), 32)
+    backbone = build_backbone(
+        Model(backbone="efficientnet-lite0", backbone_width=0.25, backbone_depth=0.25), 32
+    )
     assert scale_of(backbone) == "lite"
     seen = keras.Model(backbone.input, backbone.get_layer("input_scale").output)
     pixels = np.full((1, 32, 32, 3), value, np.float32)

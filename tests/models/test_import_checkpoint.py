@@ -44,7 +44,9 @@ def scramble(model, seed=7):
 def assert_same_features(theirs, ours):
     taps = list(ours.pyramid_level_inputs.values())
     mine = keras.Model(ours.input, [ours.get_layer(tap).output for tap in taps])
-    other = keras.Model(theirs.get_layer("stem_conv_pad").input, [theirs.get_layer(tap).output for tap in taps])
+    other = keras.Model(
+        theirs.get_layer("stem_conv_pad").input, [theirs.get_layer(tap).output for tap in taps]
+    )
     images = np.random.default_rng(1).normal(size=(2, SIZE, SIZE, 3)).astype(np.float32)
     for a, b in zip(mine(images), other(images)):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * np.abs(b).max())
@@ -56,7 +58,9 @@ def test_keras_applications_file_gives_the_same_features(theirs, ours, tmp_path)
     scramble(ours)
     weights = read_weights(path, ours)
     assert assign_weights(ours, weights) == len(ours.variables)
-    layers = {name.split("/")[0].rstrip("_0123456789") for name in weights.unused}  # Keras numbers repeated layers
+    layers = {
+        name.split("/")[0].rstrip("_0123456789") for name in weights.unused
+    }  # Keras numbers repeated layers
     assert layers == {"normalization", "top_conv", "top_bn", "predictions"}
     assert_same_features(theirs, ours)
 
@@ -65,15 +69,25 @@ def tf1_checkpoint(theirs, ours, prefix, *, average=True, leave_out=(), name="ef
     """A TF1 checkpoint with the published names: variables, their averages, optimizer slots, step, head."""
     table = tf1_names(ours, name)
     found = {variable_name(v): v.numpy() for v in theirs.variables}
-    values = {"global_step": np.int64(5), f"{name}/head/conv2d/kernel": np.zeros((1, 1, 320, 1280), np.float32)}
+    values = {
+        "global_step": np.int64(5),
+        f"{name}/head/conv2d/kernel": np.zeros((1, 1, 320, 1280), np.float32),
+    }
     for mine, published in table.items():
         if published in leave_out:
             continue
-        values[published] = found[mine] + (1.0 if average else 0.0)  # the plain value differs from the average
+        values[published] = found[mine] + (
+            1.0 if average else 0.0
+        )  # the plain value differs from the average
         values[published + "/RMSProp"] = found[mine] * 0
         if average:
             values[published + "/ExponentialMovingAverage"] = found[mine]
-    tf.raw_ops.SaveV2(prefix=prefix, tensor_names=list(values), shape_and_slices=[""] * len(values), tensors=list(values.values()))
+    tf.raw_ops.SaveV2(
+        prefix=prefix,
+        tensor_names=list(values),
+        shape_and_slices=[""] * len(values),
+        tensors=list(values.values()),
+    )
     return prefix
 
 
@@ -93,7 +107,10 @@ def test_tf1_names_by_hand(ours):
     assert table["stem_bn/moving_mean"] == "efficientnet-b0/stem/tpu_batch_normalization/moving_mean"
     assert table["block1a_project_conv/kernel"] == "efficientnet-b0/blocks_0/conv2d/kernel"
     assert table["block1a_bn/gamma"] == "efficientnet-b0/blocks_0/tpu_batch_normalization/gamma"
-    assert table["block2a_dwconv/depthwise_kernel"] == "efficientnet-b0/blocks_1/depthwise_conv2d/depthwise_kernel"
+    assert (
+        table["block2a_dwconv/depthwise_kernel"]
+        == "efficientnet-b0/blocks_1/depthwise_conv2d/depthwise_kernel"
+    )
     assert table["block2a_bn/beta"] == "efficientnet-b0/blocks_1/tpu_batch_normalization_1/beta"
     assert table["block7a_project_bn/gamma"] == "efficientnet-b0/blocks_15/tpu_batch_normalization_2/gamma"
     assert table["block7a_se_expand/bias"] == "efficientnet-b0/blocks_15/se/conv2d_1/bias"

@@ -268,8 +268,9 @@ def test_an_h5_that_claims_gigabytes(backbone, values, tmp_path):
 def test_a_big_network_that_a_file_only_claims(tmp_path):
     """Right names and shapes, 8 GB, in a file of two KB; no model of that size is built here."""
     path = claiming(str(tmp_path / "w.h5"), "stem_conv/kernel:0", (2_000_000_000,))
-    with open_h5(path) as file, pytest.raises(
-        WeightsError, match="claims 8,000,000,000 bytes, the file has 0"
+    with (
+        open_h5(path) as file,
+        pytest.raises(WeightsError, match="claims 8,000,000,000 bytes, the file has 0"),
     ):
         file.read("stem_conv/kernel:0", (2_000_000_000,))
 

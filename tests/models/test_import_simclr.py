@@ -1,4 +1,6 @@
-"""SimCLR and keras-cv weights: files of the true format and names with random values, checked on a second forward pass."""
+"""SimCLR and keras-cv weights: files of the true format and names with random values, checked on a second
+forward pass.
+"""
 
 import os
 
@@ -48,8 +50,14 @@ def test_the_tables_by_hand():
     assert set(graph) == set(names)
     assert graph["stem_bn/beta"] == "initial_conv_relu_max_pool/2/bn/beta"
     assert graph["stage2_block0_shortcut_bn/gamma"] == "block_groups/0/layers/0/projection_layers/1/bn/gamma"
-    assert graph["stage4_block5_2_conv/kernel"] == "block_groups/2/layers/5/conv_relu_dropblock_layers/3/conv2d/kernel"
-    assert graph["stage5_block2_3_bn/moving_mean"] == "block_groups/3/layers/2/conv_relu_dropblock_layers/7/bn/moving_mean"
+    assert (
+        graph["stage4_block5_2_conv/kernel"]
+        == "block_groups/2/layers/5/conv_relu_dropblock_layers/3/conv2d/kernel"
+    )
+    assert (
+        graph["stage5_block2_3_bn/moving_mean"]
+        == "block_groups/3/layers/2/conv_relu_dropblock_layers/7/bn/moving_mean"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -76,11 +84,14 @@ def forward(values, pixels):
         padding = "SAME"
         if stride > 1:
             total = kernel.shape[0] - 1
-            x = tf.pad(x, [[0, 0], [total // 2, total - total // 2], [total // 2, total - total // 2], [0, 0]])
+            x = tf.pad(
+                x, [[0, 0], [total // 2, total - total // 2], [total // 2, total - total // 2], [0, 0]]
+            )
             padding = "VALID"
         x = tf.nn.conv2d(x, kernel, stride, padding)
         gamma, beta, mean, variance = (
-            values[f"base_model/batch_normalization{suffix}/{k}"] for k in ("gamma", "beta", "moving_mean", "moving_variance")
+            values[f"base_model/batch_normalization{suffix}/{k}"]
+            for k in ("gamma", "beta", "moving_mean", "moving_variance")
         )
         return (x - mean) / np.sqrt(variance + 1e-5) * gamma + beta
 
@@ -98,7 +109,10 @@ def forward(values, pixels):
 def write_tf1(values, prefix, leave_out=()):
     with tf.Graph().as_default():
         kept = {k: v for k, v in values.items() if k not in leave_out}
-        extra = {"head_contrastive/nl_0/dense/kernel": np.ones((3, 3), np.float32), "global_step": np.int64(7)}
+        extra = {
+            "head_contrastive/nl_0/dense/kernel": np.ones((3, 3), np.float32),
+            "global_step": np.int64(7),
+        }
         extra["base_model/conv2d/kernel/Momentum"] = values["base_model/conv2d/kernel"]
         variables = [tf.compat.v1.get_variable(k, initializer=v) for k, v in {**kept, **extra}.items()]
         with tf.compat.v1.Session() as session:
@@ -122,8 +136,13 @@ def tf2_model(values):
     def pair():
         n = next(count)
         suffix = f"_{n}" if n else ""
-        bn = {k: tf.Variable(values[f"base_model/batch_normalization{suffix}/{k}"]) for k in ("gamma", "beta", "moving_mean", "moving_variance")}
-        return Node(conv2d=Node(kernel=tf.Variable(values[f"base_model/conv2d{suffix}/kernel"]))), Node(bn=Node(**bn))
+        bn = {
+            k: tf.Variable(values[f"base_model/batch_normalization{suffix}/{k}"])
+            for k in ("gamma", "beta", "moving_mean", "moving_variance")
+        }
+        return Node(conv2d=Node(kernel=tf.Variable(values[f"base_model/conv2d{suffix}/kernel"]))), Node(
+            bn=Node(**bn)
+        )
 
     def block(first):
         projection = list(pair()) if first else []
@@ -153,7 +172,11 @@ def write_saved_model(values, folder):
     return os.path.join(folder, "saved")
 
 
-WRITERS = {"TF1": lambda v, f: write_tf1(v, os.path.join(f, "model.ckpt-225206")), "TF2": write_tf2_checkpoint, "SavedModel": write_saved_model}
+WRITERS = {
+    "TF1": lambda v, f: write_tf1(v, os.path.join(f, "model.ckpt-225206")),
+    "TF2": write_tf2_checkpoint,
+    "SavedModel": write_saved_model,
+}
 PIXELS = np.random.default_rng(5).uniform(0, 255, (2, 64, 64, 3)).astype(np.float32)
 
 
@@ -178,7 +201,9 @@ def test_another_epsilon_gives_the_same_features(values, tmp_path):
     weights = read_weights(path, backbone)
     assign_weights(backbone, weights)
     expected = forward(values, PIXELS / 255)
-    np.testing.assert_allclose(backbone(normalize(PIXELS)), expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+    np.testing.assert_allclose(
+        backbone(normalize(PIXELS)), expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max()
+    )
     notes = " ".join(differences(backbone, weights))
     assert "'unit'" in notes and "epsilon 1e-05 in the weights, 0.0001 here" in notes
 
@@ -213,7 +238,9 @@ def test_the_wrong_scale_backbone_and_file_are_refused(values, tmp_path):
 
 def test_scale_and_epsilon_survive_the_imported_file(values, tmp_path):
     backbone = ours()
-    write_weights(str(tmp_path / "resnet-50_simclr.npz"), read_weights(write_tf1(values, str(tmp_path / "m")), backbone))
+    write_weights(
+        str(tmp_path / "resnet-50_simclr.npz"), read_weights(write_tf1(values, str(tmp_path / "m")), backbone)
+    )
     weights = read_weights(str(tmp_path / "resnet-50_simclr.npz"), backbone)
     assert weights.normalization == "unit" and weights.epsilon == 1e-5
     assert read_weights(weights_file("simclr", str(tmp_path), "resnet-50"), backbone).normalization == "unit"
@@ -234,4 +261,6 @@ def test_keras_cv_files(tmp_path, ending):
     assert weights.normalization == "unit" and weights.epsilon == pytest.approx(epsilon_of(backbone))
     assign_weights(backbone, weights)
     expected = stock(PIXELS / 255).numpy()
-    np.testing.assert_allclose(backbone(normalize(PIXELS)), expected, rtol=2e-3, atol=2e-3 * np.abs(expected).max())
+    np.testing.assert_allclose(
+        backbone(normalize(PIXELS)), expected, rtol=2e-3, atol=2e-3 * np.abs(expected).max()
+    )

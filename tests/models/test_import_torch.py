@@ -290,7 +290,9 @@ def test_a_published_lite_in_tensorflows_own_format(states, networks, tmp_path):
 
 
 def test_what_the_weights_decide_is_settled_before_a_run(tmp_path):
-    """--init=FILE gives a run the pool and the scale of its weights; random weights give a Lite its own scale."""
+    """--init=FILE gives a run the pool and the scale of its weights; random weights give a Lite its own
+    scale.
+    """
     path = torch.save_zip(tmp_path / "resnet50.pth", *torch.tensors_of(torch.resnet_state((3, 4, 6, 3), 8)))
     flags = dict(backbone="resnet-50", backbone_width=0.125, init=path, model_dir=str(tmp_path / "run"))
     model = settled(experiment_from(flags)).model

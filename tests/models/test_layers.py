@@ -41,7 +41,9 @@ def test_batch_norm_output_and_moving_statistics_by_hand():
 
 def test_two_replicas_are_one_batch():
     x = normal(8, 2, 2, 3)
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice())
+    strategy = tf.distribute.MirroredStrategy(
+        ["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice()
+    )
     with strategy.scope():
         layer = SyncBatchNormalization(momentum=0.9)
         layer.build(x.shape)
@@ -71,7 +73,9 @@ def test_non_finite_statistics_are_not_remembered():
 
 
 def test_statistics_moved_together_are_the_same_bits():
-    """Layers of other momenta, one of them twice, one with a NaN; outside of the context they move at once."""
+    """Layers of other momenta, one of them twice, one with a NaN; outside of the context they move at
+    once.
+    """
     layers, others = ([SyncBatchNormalization(momentum=m) for m in (0.9, 0.99, 0.5)] for _ in range(2))
     first, second = normal(2, 2, 2, 3), normal(2, 2, 2, 5) * np.array([1, np.nan, 1, 1, 1], np.float32)
     with statistics_together():
@@ -116,7 +120,9 @@ def test_swish_and_its_gradient_are_tensorflows():
     for found, wanted in zip(values_and_gradients(Swish(), x, upstream=upstream), expected):
         np.testing.assert_allclose(found, wanted, rtol=2e-6, atol=1e-6)
     narrow = values_and_gradients(Swish(dtype="bfloat16"), tf.cast(x, tf.bfloat16), upstream=upstream)
-    rounded = values_and_gradients(tf.nn.silu, tf.cast(tf.cast(x, tf.bfloat16), tf.float32), upstream=upstream)
+    rounded = values_and_gradients(
+        tf.nn.silu, tf.cast(tf.cast(x, tf.bfloat16), tf.float32), upstream=upstream
+    )
     for found, wanted in zip(narrow, rounded):
         np.testing.assert_allclose(found, wanted, rtol=2**-6, atol=2**-7)
 
@@ -124,9 +130,11 @@ def test_swish_and_its_gradient_are_tensorflows():
 @pytest.mark.parametrize("strides,kernel,side", [(1, 3, 8), (2, 5, 9)])
 def test_depthwise_gradients_of_bfloat16_are_those_of_float32(strides, kernel, side):
     """Float32 is stock to the bit; bfloat16 is float32 but for the rounding of its terms and sums, which
-    processors do at different places: at worst after each of the k x k terms, by 2^-9 of the sum of their sizes."""
+    processors do at different places: at worst after each of the k x k terms, by 2^-9 of the sum of their
+      sizes."""
     own, narrow = (
-        DepthwiseConv2D(kernel, strides=strides, padding="same", use_bias=False, dtype=kind) for kind in ("float32", "mixed_bfloat16")
+        DepthwiseConv2D(kernel, strides=strides, padding="same", use_bias=False, dtype=kind)
+        for kind in ("float32", "mixed_bfloat16")
     )
     stock = tf.keras.layers.DepthwiseConv2D(kernel, strides=strides, padding="same", use_bias=False)
     x = tf.cast(tf.cast(normal(2, side, side, 3), tf.bfloat16), tf.float32)
@@ -147,9 +155,13 @@ def test_depthwise_gradients_of_bfloat16_are_those_of_float32(strides, kernel, s
 
 
 def test_bilinear_upsampling_by_hand():
-    """Half-pixel centres as stock Keras; TF1's kernel starts on the pixel itself: 0, 1, 2, 3, 4, 4, 4, 4 between 0 and 4."""
+    """Half-pixel centres as stock Keras; TF1's kernel starts on the pixel itself: 0, 1, 2, 3, 4, 4, 4, 4
+    between 0 and 4.
+    """
     x = tf.constant(normal(2, 3, 4, 5))
-    np.testing.assert_allclose(UpsampleBilinear(4)(x), keras.layers.UpSampling2D(4, interpolation="bilinear")(x), atol=1e-6)
+    np.testing.assert_allclose(
+        UpsampleBilinear(4)(x), keras.layers.UpSampling2D(4, interpolation="bilinear")(x), atol=1e-6
+    )
     ramp = tf.reshape(tf.constant([0.0, 4.0]), [1, 1, 2, 1])
     inputs = keras.Input((None, None, 1))
     found = keras.Model(inputs, legacy_upsample(inputs, 4, "up"))(ramp)
@@ -196,7 +208,9 @@ def test_draws_are_the_same_under_xla():
 
 
 def test_draws_are_uniform_and_independent():
-    """Mean, deviation, chi-square over 64 bins (p = 0.001: 103), and no correlation between seeds or neighbours."""
+    """Mean, deviation, chi-square over 64 bins (p = 0.001: 103), and no correlation between seeds or
+    neighbours.
+    """
     rows = np.stack([stream(0, step).numpy() for step in range(16)])
     assert 0 <= rows.min() and rows.max() < 1
     assert abs(rows.mean() - 0.5) < 0.004 and abs(rows.std() - 12**-0.5) < 0.003
@@ -215,19 +229,27 @@ SLOTS, INDICES = 128, (0, 1, 2, 3, 10_000, 100_003)
 def layer_streams(seed, step, joint):
     """The draws [layers * views, SLOTS] that a step's layers see; the last index has two views."""
     with step_randomness((seed, step, joint), tf.range(SLOTS), SLOTS):
-        return tf.concat([tf.reshape(_uniform(2 * SLOTS, [], index), [2, SLOTS]) for index in INDICES], axis=0)
+        return tf.concat(
+            [tf.reshape(_uniform(2 * SLOTS, [], index), [2, SLOTS]) for index in INDICES], axis=0
+        )
 
 
 @pytest.fixture(scope="module")
 def all_streams():
     """[streams, SLOTS] of 4 seeds, 4 steps, the main and the joint pass, 6 layers and 2 views."""
     run = tf.function(layer_streams)
-    names = [(tf.constant(seed), tf.constant(step), tf.constant(joint)) for seed in range(4) for step in range(4) for joint in (0, 1)]
+    names = [
+        (tf.constant(seed), tf.constant(step), tf.constant(joint))
+        for seed in range(4)
+        for step in range(4)
+        for joint in (0, 1)
+    ]
     return np.concatenate([run(*name).numpy() for name in names])
 
 
 def test_no_two_layers_steps_seeds_or_views_draw_the_same(all_streams):
-    """384 streams: no two equal, none another one shifted, no correlation (|r| of the 73,536 pairs below 5.5 deviations).
+    """384 streams: no two equal, none another one shifted, no correlation (|r| of the 73,536 pairs below 5.5
+    deviations).
 
     Where seed, layer and view are added, layer 3 of seed 0 is layer 2 of seed 1.
     """

@@ -52,7 +52,9 @@ def test_the_default_settings_are_the_originals():
 def test_detections(case, variant):
     """By default with our convention of decoding, with --legacy_decoding with the original's."""
     expected = theirs(case, variant)
-    assert len(expected[0]) == {r["case"]: r["count"] for r in INDEX["results"] if r["variant"] == variant}[case]
+    assert (
+        len(expected[0]) == {r["case"]: r["count"] for r in INDEX["results"] if r["variant"] == variant}[case]
+    )
     assert_equal(ours(case, legacy_size=LEGACY[variant]), expected)
 
 

@@ -72,6 +72,8 @@ def test_plus_one():
     np.testing.assert_allclose(codes, VECTORS["encode_codes_box_utils"], rtol=0, atol=1e-6)
     boxes = decode_boxes(tf.constant(VECTORS["decode_codes"]), anchors)
     np.testing.assert_allclose(boxes, plus_one(VECTORS["decode_boxes"]), rtol=1e-5, atol=1e-4)
-    legacy = decode_boxes(tf.constant(VECTORS["decode_codes"]), tf.constant(VECTORS["codec_anchors"]), legacy=True)
+    legacy = decode_boxes(
+        tf.constant(VECTORS["decode_codes"]), tf.constant(VECTORS["codec_anchors"]), legacy=True
+    )
     np.testing.assert_allclose(legacy, VECTORS["decode_boxes"], rtol=1e-5, atol=1e-4)
     assert (VECTORS["decode_codes"][:6, 2:] > MAX_LOG_SCALE).any(axis=1).all()  # these are capped

@@ -15,7 +15,9 @@ def resnet_50():
 
 
 def test_parameters_and_levels(resnet_50):
-    """ResNet-50 has 25,557,032 trainable parameters with its 1,000 classes (2,049,000): 23,508,032 without."""
+    """ResNet-50 has 25,557,032 trainable parameters with its 1,000 classes (2,049,000): 23,508,032
+    without.
+    """
     trainable = sum(int(np.prod(v.shape)) for v in resnet_50.trainable_variables)
     assert trainable == 23_508_032
     shapes = [resnet_50.get_layer(tap).output_shape[1:] for tap in resnet_50.pyramid_level_inputs.values()]
@@ -35,11 +37,16 @@ def test_strided_bottleneck_equals_numpy():
         low = 0.5 if "variance" in variable.name else -0.5
         variable.assign(generator.uniform(low, 1.0, variable.shape))
     taps = [model.get_layer(model.pyramid_level_inputs[level]).output for level in ("P2", "P3")]
-    before, found = (t.numpy()[0] for t in keras.Model(model.input, taps)(generator.normal(size=(1, 32, 32, 3)).astype(np.float32)))
+    before, found = (
+        t.numpy()[0]
+        for t in keras.Model(model.input, taps)(generator.normal(size=(1, 32, 32, 3)).astype(np.float32))
+    )
 
     def norm(x, name):
         layer = model.get_layer(f"stage3_block0_{name}_bn")
-        gamma, beta, mean, variance = (v.numpy() for v in (layer.gamma, layer.beta, layer.moving_mean, layer.moving_variance))
+        gamma, beta, mean, variance = (
+            v.numpy() for v in (layer.gamma, layer.beta, layer.moving_mean, layer.moving_variance)
+        )
         return gamma * (x - mean) / np.sqrt(variance + 1e-4) + beta
 
     def kernel(name):
@@ -48,7 +55,11 @@ def test_strided_bottleneck_equals_numpy():
     y = np.maximum(norm(before @ kernel("1")[0, 0], "1"), 0)
     padded, k = np.pad(y, ((1, 1), (1, 1), (0, 0))), kernel("2")
     height, width = y.shape[0] // 2, y.shape[1] // 2
-    y = sum(padded[dy : dy + 2 * height : 2, dx : dx + 2 * width : 2] @ k[dy, dx] for dy in range(3) for dx in range(3))
+    y = sum(
+        padded[dy : dy + 2 * height : 2, dx : dx + 2 * width : 2] @ k[dy, dx]
+        for dy in range(3)
+        for dx in range(3)
+    )
     y = np.maximum(norm(y, "2"), 0)
     y = norm(y @ kernel("3")[0, 0], "3") + norm(before[::2, ::2] @ kernel("shortcut")[0, 0], "shortcut")
     np.testing.assert_allclose(found, np.maximum(y, 0), rtol=1e-3, atol=1e-3 * np.abs(found).max())

@@ -48,12 +48,16 @@ def test_batch_norm_is_per_level_and_convolutions_are_shared(model):
 
 def test_p6_comes_from_p5_and_p7_from_rectified_p6(model):
     """keras-cv takes P6 from C5."""
+
     def feeder(name):
         return model.get_layer(name).input._keras_history.layer.name
 
     assert feeder("fpn_conv_6") == "fpn_conv_5"
     assert feeder("fpn_conv_7") == "fpn_relu_7"
-    assert feeder("fpn_relu_7") == "fpn_conv_6" and model.get_layer("fpn_relu_7").activation is keras.activations.relu
+    assert (
+        feeder("fpn_relu_7") == "fpn_conv_6"
+        and model.get_layer("fpn_relu_7").activation is keras.activations.relu
+    )
 
 
 def test_initial_weights(model):
@@ -116,6 +120,7 @@ def test_size_that_does_not_fit_the_levels():
     with pytest.raises(ValueError, match="use 128"):
         RetinaNet(backbone, 5, image_size=96)
 
+
 # --- as keras-cv's users know it ------------------------------------------------------------------
 
 
@@ -126,7 +131,9 @@ class Body(keras.Model):
     def __init__(self, **kwargs):
         x = images = keras.Input((64, 64, 3))
         for level in range(1, 6):
-            x = keras.layers.Conv2D(8, 3, strides=2, padding="same", activation="relu", name=f"level_{level}")(x)
+            x = keras.layers.Conv2D(
+                8, 3, strides=2, padding="same", activation="relu", name=f"level_{level}"
+            )(x)
         super().__init__(images, x, **kwargs)
         self.pyramid_level_inputs = {f"P{level}": f"level_{level}" for level in (3, 4, 5)}
 
@@ -147,7 +154,9 @@ def small_net(box_format="xywh", **kwargs):
     )  # fmt: skip
 
 
-BOXES = np.array([[[8, 8, 24, 24], [30, 30, 20, 20]], [[40, 10, 20, 30], [-1, -1, -1, -1]]], np.float32)  # xywh
+BOXES = np.array(
+    [[[8, 8, 24, 24], [30, 30, 20, 20]], [[40, 10, 20, 30], [-1, -1, -1, -1]]], np.float32
+)  # xywh
 CLASSES = np.array([[1, 3], [0, -1]], np.float32)
 
 
@@ -169,23 +178,31 @@ def fitted():
 
 
 def test_fit_on_keras_cvs_dicts_is_the_sum_over_positives(fitted):
-    """keras-cv's focal and SmoothL1 losses of the outputs before the step, divided by the positive anchors plus one."""
+    """keras-cv's focal and SmoothL1 losses of the outputs before the step, divided by the positive anchors
+    plus one.
+    """
     net, history = fitted
     outputs = small_net()({"images": normalize(small_batch()["images"])}, training=True)
     corners = np.concatenate([BOXES[..., 1::-1], BOXES[..., 1::-1] + BOXES[..., :1:-1]], axis=-1)
-    targets = encode_targets(tf.constant(corners), tf.constant(CLASSES.astype(np.int32)), tf.concat(net.anchors(), 0))
+    targets = encode_targets(
+        tf.constant(corners), tf.constant(CLASSES.astype(np.int32)), tf.concat(net.anchors(), 0)
+    )
     count = float(tf.reduce_sum(targets["positives"])) + 1
     assert count > 3
     probability = tf.sigmoid(outputs["classification"]).numpy()
     wanted = tf.one_hot(targets["class_targets"], 5).numpy()
     right = np.where(wanted > 0, probability, 1 - probability)
     focal = (np.where(wanted > 0, 0.25, 0.75) * (1 - right) ** 2 * -np.log(right)).sum() / count
-    error = np.abs(outputs["box"].numpy() - targets["box_targets"].numpy())[targets["class_targets"].numpy() >= 0]
+    error = np.abs(outputs["box"].numpy() - targets["box_targets"].numpy())[
+        targets["class_targets"].numpy() >= 0
+    ]
     smooth = np.where(error < 1, error**2 / 2, error - 0.5).mean(axis=-1).sum() / count
     assert history["classification_loss"][0] == pytest.approx(focal, rel=1e-3)
     assert history["box_loss"][0] == pytest.approx(smooth, rel=1e-3)
     assert history["loss"][0] == pytest.approx(focal + smooth, rel=1e-3)
-    assert {"val_loss", "val_box_loss", "val_MaP", "val_MaP@[IoU=50]"} <= set(history) and "MaP" not in history
+    assert {"val_loss", "val_box_loss", "val_MaP", "val_MaP@[IoU=50]"} <= set(
+        history
+    ) and "MaP" not in history
 
 
 def test_predict_in_the_format_asked_for_and_by_keras_cvs_decoders(fitted):
@@ -205,7 +222,9 @@ def test_predict_in_the_format_asked_for_and_by_keras_cvs_decoders(fitted):
     for a, b in zip(ours["boxes"], found["boxes"]):  # scores that are nearly equal may change places
         np.testing.assert_allclose(a[np.lexsort(a.round().T)], b[np.lexsort(b.round().T)], atol=0.05)
     raw = net(normalize(images), training=False)
-    yxyx = DetectionDecoder(score_threshold=0.0, max_detections=7)(raw, net.anchors(), tf.fill([2, 2], 64.0))["boxes"].numpy()
+    yxyx = DetectionDecoder(score_threshold=0.0, max_detections=7)(raw, net.anchors(), tf.fill([2, 2], 64.0))[
+        "boxes"
+    ].numpy()
     np.testing.assert_allclose(ours["boxes"][..., :2], yxyx[..., 1::-1], atol=1e-4)
     np.testing.assert_allclose(ours["boxes"][..., 2:], (yxyx[..., 2:] - yxyx[..., :2])[..., ::-1], atol=1e-4)
 
@@ -215,19 +234,26 @@ def test_keras_file_keeps_format_decoder_losses_and_optimizer(fitted, tmp_path):
     net.save(tmp_path / "net.keras")
     again = tf.keras.models.load_model(tmp_path / "net.keras")
     assert again.bounding_box_format == "xywh" and again.prediction_decoder == net.prediction_decoder
-    assert type(again.classification_loss) is type(net.classification_loss) and int(again.optimizer.iterations) == 1
+    assert (
+        type(again.classification_loss) is type(net.classification_loss)
+        and int(again.optimizer.iterations) == 1
+    )
     for a, b in zip((*again.weights, *again.optimizer.variables), (*net.weights, *net.optimizer.variables)):
         np.testing.assert_array_equal(a, b)
     (metric,) = again._user_metrics
     assert (metric.bounding_box_format, metric.evaluate_freq) == ("xywh", 10**6)
-    layered = small_net(prediction_decoder=keras_cv.layers.NonMaxSuppression("xywh", from_logits=True, max_detections=9))
+    layered = small_net(
+        prediction_decoder=keras_cv.layers.NonMaxSuppression("xywh", from_logits=True, max_detections=9)
+    )
     assert RetinaNet.from_config(layered.get_config()).prediction_decoder.max_detections == 9
 
 
 @pytest.mark.slow
 def test_two_replicas_take_the_same_step(fitted):
     """keras-cv's own would take twice it."""
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice())
+    strategy = tf.distribute.MirroredStrategy(
+        ["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice()
+    )
     with strategy.scope():
         net = small_net()
         net.compile("sgd", classification_loss="focal", box_loss="smoothl1")
@@ -250,4 +276,6 @@ def test_what_a_detector_is_not_trained_on(model):
     with pytest.raises(NotImplementedError, match="import_checkpoint"):
         RetinaNet.from_preset("retinanet_resnet50_pascalvoc")
     with pytest.raises(ValueError, match="two decoders"):
-        small_net(decoder=DetectionDecoder(), prediction_decoder=keras_cv.layers.NonMaxSuppression("xywh", True))
+        small_net(
+            decoder=DetectionDecoder(), prediction_decoder=keras_cv.layers.NonMaxSuppression("xywh", True)
+        )

@@ -109,7 +109,17 @@ def test_two_cells_equal_numpy():
         for node in range(5, 12):
             conv = model.get_layer(f"nas_{repeat}_node_{node}_conv")
             norm = model.get_layer(f"nas_{repeat}_node_{node}_bn")
-            weights[node] = [v.numpy() for v in (conv.kernel, conv.bias, norm.gamma, norm.beta, norm.moving_mean, norm.moving_variance)]
+            weights[node] = [
+                v.numpy()
+                for v in (
+                    conv.kernel,
+                    conv.bias,
+                    norm.gamma,
+                    norm.beta,
+                    norm.moving_mean,
+                    norm.moving_variance,
+                )
+            ]
         maps = numpy_cell(maps, weights)
     for level in maps:
         np.testing.assert_allclose(found[level].numpy()[0], maps[level], rtol=2e-4, atol=2e-4)
@@ -129,7 +139,9 @@ def test_any_input_size_and_save_and_load(pyramid, tmp_path):
     path = str(tmp_path / "m.keras")
     model.save(path)
     again = keras.models.load_model(path, compile=False)
-    np.testing.assert_allclose(again({"images": images})["logits"], model({"images": images})["logits"], atol=1e-6)
+    np.testing.assert_allclose(
+        again({"images": images})["logits"], model({"images": images})["logits"], atol=1e-6
+    )
 
 
 def test_nas_fpn_compiles_under_xla_and_agrees():
@@ -146,7 +158,9 @@ def test_nas_fpn_compiles_under_xla_and_agrees():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name, parameters, multiply_adds", [("efficientnet-b7", 71e6, 60e9), ("efficientnet-l2", 485e6, 229e9)])
+@pytest.mark.parametrize(
+    "name, parameters, multiply_adds", [("efficientnet-b7", 71e6, 60e9), ("efficientnet-l2", 485e6, 229e9)]
+)
 def test_the_papers_sizes(name, parameters, multiply_adds):
     """Table 6, at 512 pixels: 71 M and 60 B, 485 M and 229 B.
 

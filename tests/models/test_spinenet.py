@@ -38,7 +38,9 @@ def levels_of(model, images):
 def test_levels(small):
     """Strides 8 to 128; their values are checked against TF1's layers in test_import_released.py."""
     found = levels_of(small, tf.random.stateless_normal([2, 256, 256, 3], [1, 2]))
-    assert [value.shape[1:] for value in found.values()] == [(2 ** (8 - level),) * 2 + (12,) for level in range(3, 8)]
+    assert [value.shape[1:] for value in found.values()] == [
+        (2 ** (8 - level),) * 2 + (12,) for level in range(3, 8)
+    ]
 
 
 def test_every_variable_has_a_part_in_some_level(small):
@@ -50,7 +52,9 @@ def test_every_variable_has_a_part_in_some_level(small):
 
 def test_survival_falls_block_by_block(small):
     """Drop-connect rate 0.15: (i + 1) / 15 of it in block i, all repeats alike, none in the stem."""
-    found = {layer.name: layer.survival_probability for layer in small.layers if isinstance(layer, StochasticDepth)}
+    found = {
+        layer.name: layer.survival_probability for layer in small.layers if isinstance(layer, StochasticDepth)
+    }
     expected = {f"block{i + 2}_{r}_drop": 1 - 0.15 * (i + 1) / 15 for i in range(15) for r in range(2)}
     assert found == pytest.approx(expected)
     indices = [layer.index for layer in small.layers if isinstance(layer, StochasticDepth)]
@@ -92,13 +96,21 @@ def test_sizes_and_levels_that_do_not_fit(small):
 
 
 # Trainable parameters and multiply-adds of the paper's Table 5 (67 M, 524 B; 164 M, 1885 B); SpineNet-49 and
-# the first decimals are those of Tables 2 and 3 of arXiv 1912.05027. All count the original's 91 outputs per anchor.
+# the first decimals are those of Tables 2 and 3 of arXiv 1912.05027. All count the original's 91 outputs per
+# anchor.
 @pytest.mark.parametrize(
     "name, size, head, parameters, multiply_adds",
     [
         ("spinenet-49", 640, {}, 28.5e6, 85.4e9),
         pytest.param("spinenet-143", 1280, {}, 66.9e6, 524.4e9, marks=pytest.mark.slow),
-        pytest.param("spinenet-190", 1280, dict(head_filters=512, head_convs=7), 163.6e6, 1885e9, marks=pytest.mark.slow),
+        pytest.param(
+            "spinenet-190",
+            1280,
+            dict(head_filters=512, head_convs=7),
+            163.6e6,
+            1885e9,
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_published_sizes(name, size, head, parameters, multiply_adds):
@@ -116,7 +128,10 @@ def test_a_block_compiles_and_agrees(level):
     build = _Builder(0.06, 0.5, 1, 0.9, 1e-3, "swish")
     images = keras.Input((32, 32, 3))
     pools = {2: 1, 4: 4, 7: 32}
-    maps = [keras.layers.AveragePooling2D(pool)(build.conv_act(images, 4, 1, 1, f"level_{l}")) for l, pool in pools.items()]
+    maps = [
+        keras.layers.AveragePooling2D(pool)(build.conv_act(images, 4, 1, 1, f"level_{l}"))
+        for l, pool in pools.items()
+    ]
     features = [_Feature(Block(l, "residual", (0, 0)), x, 4) for l, x in zip(pools, maps)]
     for kind, parents in (("bottleneck", (0, 1)), ("residual", (1, 2))):
         features.append(build.permuted(Block(level, kind, parents), features, 0.9))
@@ -132,10 +147,14 @@ def test_a_block_compiles_and_agrees(level):
         plain = tf.function(step)(x)
         compiled = tf.function(step, jit_compile=True)(x)
     for variable, a, b in zip(model.trainable_variables, plain, compiled):
-        np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-3 * float(tf.reduce_max(tf.abs(a))) + 1e-6, err_msg=variable.name)
+        np.testing.assert_allclose(
+            a, b, rtol=2e-3, atol=2e-3 * float(tf.reduce_max(tf.abs(a))) + 1e-6, err_msg=variable.name
+        )
 
 
-TINY = dict(backbone="spinenet-49", backbone_width=0.06, image_size=128, max_level=7, activation="swish", batch_size=2)
+TINY = dict(
+    backbone="spinenet-49", backbone_width=0.06, image_size=128, max_level=7, activation="swish", batch_size=2
+)
 
 
 @pytest.mark.slow
@@ -150,4 +169,6 @@ def test_retinanet_on_spinenet_trains():
 def test_retinanet_on_spinenet_trains_alike_under_xla():
     from tests.training.test_step import assert_same, make_trainer, run
 
-    assert_same(run(make_trainer(pseudo=False, xla=True, **TINY), 2), run(make_trainer(pseudo=False, **TINY), 2), 2e-3)
+    assert_same(
+        run(make_trainer(pseudo=False, xla=True, **TINY), 2), run(make_trainer(pseudo=False, **TINY), 2), 2e-3
+    )

@@ -68,7 +68,9 @@ def test_every_protocol_of_pickle(tmp_path, protocol):
 
 
 def test_strides_offsets_and_a_storage_of_several(tmp_path):
-    """Tied and sliced tensors are views of one row: a transposed one, one from the middle, one with a step."""
+    """Tied and sliced tensors are views of one row: a transposed one, one from the middle, one with a
+    step.
+    """
     row = torch.Storage("0", np.arange(12, dtype=np.float32))
     content = collections.OrderedDict(
         whole=torch.Tensor(row, (3, 4), (4, 1)),
@@ -165,9 +167,9 @@ WORDS = {
     "an unknown word": b"\x80\x02\xfe.",
     "a key that is a tuple": b"\x80\x02}))s.",
     "unknown memory": b"\x80\x02h\x05.",
-    "a tensor without a storage": b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(K\x00K\x00))\x89N tR.".replace(
-        b" ", b""
-    ),
+    (
+        "a tensor without a storage"
+    ): b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(K\x00K\x00))\x89N tR.".replace(b" ", b""),
 }
 
 

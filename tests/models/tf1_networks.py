@@ -1,4 +1,5 @@
-"""The original's SpineNet detector once more, out of TF1 layers that TF1 itself names; run as a program of its own.
+"""The original's SpineNet detector once more, out of TF1 layers that TF1 itself names; run as a program of
+its own.
 
 TF1 layers in a process disturb the Keras models that it has, so the tests start this one:
 `python -m tests.models.tf1_networks FOLDER` writes FOLDER/model.ckpt with random values, and
@@ -19,7 +20,8 @@ HEAD = dict(head_filters=8, head_convs=2)
 SIZE = 128
 FILTERS = {2: 64, 3: 128, 4: 256, 5: 256, 6: 256, 7: 256}
 
-# Level, kind, parents, output of the blocks 2 to 16: Figure 8 of arXiv 1912.05027 as released, spinenet.py:53-69.
+# Level, kind, parents, output of the blocks 2 to 16: Figure 8 of arXiv 1912.05027 as released,
+# spinenet.py:53-69.
 TOPOLOGY = """2 B 0 1 -, 4 R 0 1 -, 3 B 2 3 -, 4 B 2 4 -, 6 R 3 5 -, 4 B 3 5 -, 5 R 6 7 -, 7 R 6 8 -,
 5 B 8 9 -, 5 B 8 10 -, 4 B 5 10 O, 3 B 4 10 O, 5 B 7 12 O, 7 B 5 14 O, 6 B 12 14 O"""
 
@@ -28,7 +30,9 @@ class Detector:
     """RetinaNet on SpineNet; layers without a name are numbered by TF1."""
 
     def norm(self, x, name=None, act=True):
-        x = v1.layers.batch_normalization(x, momentum=0.997, epsilon=1e-3, training=False, fused=True, name=name)
+        x = v1.layers.batch_normalization(
+            x, momentum=0.997, epsilon=1e-3, training=False, fused=True, name=name
+        )
         return tf.nn.swish(x) if act else x
 
     def conv(self, x, filters, kernel, stride=1, act=True):
@@ -79,7 +83,12 @@ class Detector:
                             merged += self.resample(maps[parent], kinds[parent], target, out)
                         used[parent] += 1
                     for j, other in enumerate(maps):
-                        if output == "O" and not used[j] and other.shape[2] == target and other.shape[3] == out:
+                        if (
+                            output == "O"
+                            and not used[j]
+                            and other.shape[2] == target
+                            and other.shape[3] == out
+                        ):
                             merged += other
                             used[j] += 1
                     with v1.variable_scope(f"scale_permuted_block_{len(maps)}"):
@@ -88,7 +97,9 @@ class Detector:
                 used.append(0)
                 if output == "O":
                     outputs[level] = maps[-1]
-            return {level: self.conv(outputs[level], SCALING["endpoint_filters"], 1) for level in sorted(outputs)}
+            return {
+                level: self.conv(outputs[level], SCALING["endpoint_filters"], 1) for level in sorted(outputs)
+            }
 
     def tower(self, features, kind, values):
         flat = []
@@ -104,11 +115,16 @@ class Detector:
     def detector(self, images):
         features = self.spinenet(images)
         with v1.variable_scope("retinanet"):
-            return {"classification": self.tower(features, "class", 91), "box": self.tower(features, "box", 4)}
+            return {
+                "classification": self.tower(features, "class", 91),
+                "box": self.tower(features, "box", 4),
+            }
 
 
 def write(folder, session):
-    """Random values in every variable of the graph, batch norm's statistics among them, and a checkpoint as TF1 leaves one."""
+    """Random values in every variable of the graph, batch norm's statistics among them, and a checkpoint as
+    TF1 leaves one.
+    """
     generator, variables = np.random.default_rng(3), v1.global_variables()
     step = v1.train.get_or_create_global_step()
     slot = v1.get_variable(variables[0].name.split(":")[0] + "/Momentum", [1])

@@ -29,7 +29,9 @@ FILTERS = (16, 24, 40, 80, 112, 192, 320)
 
 
 def conv(x, weight, stride=1, padding="same", bias=None, groups=1):
-    """Convolution; padding is TensorFlow's "same" (the odd pixel at the far side) or a number for both sides."""
+    """Convolution; padding is TensorFlow's "same" (the odd pixel at the far side) or a number for both
+    sides.
+    """
     out, inside, kernel, _ = weight.shape
     pads = []
     for side in x.shape[2:]:

@@ -39,21 +39,37 @@ def store(folder, images):
 
 
 def test_boxes(tmp_path, labeled):
-    """Six boxes on three images, at 0.5 four are in use, three of them on one image, which is full from 0.9 of three on."""
+    """Six boxes on three images, at 0.5 four are in use, three of them on one image, which is full from 0.9
+    of three on.
+    """
     experiment = tiny.experiment(model_dir=str(tmp_path), score_threshold=0.5, max_detections=3)
-    stored = stored_boxes(experiment, store(tmp_path / "s", [[(0.9, 0), (0.8, 0), (0.5, 0)], [(0.7, 2), (0.2, 1)], [(0.1, 1)]]))
-    assert stored.images == 3 and stored.used.sum() == 4 and stored.image[stored.used].tolist() == [0, 0, 0, 1]
+    stored = stored_boxes(
+        experiment, store(tmp_path / "s", [[(0.9, 0), (0.8, 0), (0.5, 0)], [(0.7, 2), (0.2, 1)], [(0.1, 1)]])
+    )
+    assert (
+        stored.images == 3 and stored.used.sum() == 4 and stored.image[stored.used].tolist() == [0, 0, 0, 1]
+    )
     np.testing.assert_allclose(stored.sides, 0.5)
     facts = box_facts(experiment, labeled, stored)
     assert facts.boxes == pytest.approx(4 / 3) and facts.boxes_where_any == 2 and facts.human_boxes == 0.75
-    assert facts.full == pytest.approx(1 / 3) and facts.used == pytest.approx(2 / 3) and facts.max_detections == 3
-    assert facts.matching == 0.8  # 0.75 boxes an image are two on three images; the second highest score is 0.8
-    assert facts.empty_classes == (labeled.categories[1].name,)  # people drew 0 and 1, the pseudo labels are 0 and 2
+    assert (
+        facts.full == pytest.approx(1 / 3)
+        and facts.used == pytest.approx(2 / 3)
+        and facts.max_detections == 3
+    )
+    assert (
+        facts.matching == 0.8
+    )  # 0.75 boxes an image are two on three images; the second highest score is 0.8
+    assert facts.empty_classes == (
+        labeled.categories[1].name,
+    )  # people drew 0 and 1, the pseudo labels are 0 and 2
 
 
 def test_thresholds_by_class(tmp_path, labeled):
     name = labeled.categories[0].name
-    experiment = tiny.experiment(model_dir=str(tmp_path), score_threshold=0.5, class_thresholds=f"{name}=0.85")
+    experiment = tiny.experiment(
+        model_dir=str(tmp_path), score_threshold=0.5, class_thresholds=f"{name}=0.85"
+    )
     stored = stored_boxes(experiment, store(tmp_path / "s", [[(0.9, 0), (0.8, 0)], [(0.7, 2)]]))
     assert stored.used.tolist() == [True, False, True]
 
@@ -71,5 +87,9 @@ def test_masks_and_classes():
     pictures = tiny.scenes_source(count=8, task="classification")
     own = [c.name for c in pictures.categories]
     there = own[int(pictures.image_classes[0])]
-    facts = other_facts(tiny.experiment(task="classification"), pictures, {"pictures": 3, "images": 4, "per_class": dict.fromkeys(own, 1) | {there: 0}})
+    facts = other_facts(
+        tiny.experiment(task="classification"),
+        pictures,
+        {"pictures": 3, "images": 4, "per_class": dict.fromkeys(own, 1) | {there: 0}},
+    )
     assert facts.used == 0.75 and facts.empty_classes == (there,)

@@ -68,7 +68,11 @@ def ended(tmp_path_factory):
     places, results, logs = {}, {}, {}
     for seed, (name, pixels) in enumerate((("teacher", 6), ("control", 4), ("student", 1))):
         places[name] = os.path.join(folder, name, "evaluation")
-        results[name] = {**coco_metrics.evaluate_detections(source, shifted(source, pixels, seed), places[name]), "steps": 12, "seconds": 3.0}
+        results[name] = {
+            **coco_metrics.evaluate_detections(source, shifted(source, pixels, seed), places[name]),
+            "steps": 12,
+            "seconds": 3.0,
+        }
         logs[name] = os.path.join(folder, name, "logs")
         summaries = Summaries(logs[name])
         for step in (1, 2, 3):
@@ -76,7 +80,9 @@ def ended(tmp_path_factory):
             summaries.scalars({"AP": 0.1 * step}, step, prefix="evaluation")
         summaries.flush()
     evaluated = {name: read_evaluated(place) for name, place in places.items()}
-    verdict = verdicts.decide(Facts("AP", {n: r["AP"] for n, r in results.items()}, evaluated, LabelFacts(empty_classes=("ring",))))
+    verdict = verdicts.decide(
+        Facts("AP", {n: r["AP"] for n, r in results.items()}, evaluated, LabelFacts(empty_classes=("ring",)))
+    )
     generator = np.random.default_rng(0)
     stored = StoredBoxes(20, np.sort(generator.integers(0, 20, 90)), generator.integers(0, 5, 90), generator.random(90), generator.random(90) > 0.5, generator.random(90))  # fmt: skip
     return Ended(
@@ -91,12 +97,19 @@ def test_the_page_has_every_part_and_needs_nothing_else(ended):
     read = Reader(text)
     words = " ".join(read.words)
     assert read.open == [] and "could not be made" not in words
-    assert all(address.startswith("data:image/") for address in read.addresses) and "url(" not in text and "@import" not in text
+    assert (
+        all(address.startswith("data:image/") for address in read.addresses)
+        and "url(" not in text
+        and "@import" not in text
+    )
     assert "name='viewport'" in text and "<my run>" in words and "a & b" in words
-    for part in ("Scores", "AP by class", "Training", "Precision and recall", "Which class is taken for which", "Pseudo labels",
-                 "The same images", "Data", "How it was made", "flags that differ", "Versions", "broken 2"):  # fmt: skip
+    for part in ("Scores", "AP by class", "Training", ("Precision and " "recall"), "Which class is taken for which", "Pseudo labels",
+                 ("The same " "images"), "Data", "How it was made", ("flags that " "differ"), "Versions", "broken 2"):  # fmt: skip
         assert part in words, part
-    assert verdicts.headline(ended.verdict)[1:] in words and "python main.py --flagfile=runs/a/flags.cfg --model_dir=runs/a_2" in words
+    assert (
+        verdicts.headline(ended.verdict)[1:] in words
+        and "python main.py --flagfile=runs/a/flags.cfg --model_dir=runs/a_2" in words
+    )
     assert f"{ended.results['student']['AP']:.3f} [" in words
     assert len(text) < 3_000_000 and 15 <= read.images <= 70
 
@@ -107,12 +120,17 @@ def test_a_part_that_fails_is_a_line(ended):
             raise RuntimeError("no picture today")
 
     text = run_page.page(dataclasses.replace(ended, evaluation=Broken(), stored=Broken()))
-    assert text.count("could not be made") == 4 and "no picture today" in text and "Precision and recall" in text
+    assert (
+        text.count("could not be made") == 4 and "no picture today" in text and "Precision and recall" in text
+    )
 
 
 def test_a_page_that_cannot_be_written_is_a_line(ended, tmp_path):
     (tmp_path / "file").write_text("")
-    line = afterwards.write_report(dataclasses.replace(ended, evaluated={}, logs={}, evaluation=None), str(tmp_path / "file" / "report.html"))
+    line = afterwards.write_report(
+        dataclasses.replace(ended, evaluated={}, logs={}, evaluation=None),
+        str(tmp_path / "file" / "report.html"),
+    )
     assert line.startswith("no report: ")
 
 
@@ -123,7 +141,9 @@ def test_a_run_without_evaluation_data_says_so(ended):
 
 
 def test_predictions_come_back_from_the_files(ended):
-    """In the order of falling score, in pixels of the image; the third image of the source is the third again."""
+    """In the order of falling score, in pixels of the image; the third image of the source is the third
+    again.
+    """
     source = ended.evaluation
     wanted = shifted(source, 1, 2)[2]
     found = Predictions(ended.evaluated["student"], ended.folders["student"], source).of(2)
@@ -135,12 +155,21 @@ def test_predictions_come_back_from_the_files(ended):
 
 def test_ids_that_sort_otherwise_still_find_their_image(tmp_path):
     """Twelve images whose ids are text: "10" comes before "2" when they are sorted."""
-    source = dataclasses.replace(tiny.scenes_source("val", 12), ids=np.array([f"image {i}" for i in range(12)]), file_ids=np.array([f"image {i}" for i in range(12)], object))
-    detections = [{**source.annotations.of(i), "scores": np.full(source.annotations.counts()[i], 0.9)} for i in range(12)]
+    source = dataclasses.replace(
+        tiny.scenes_source("val", 12),
+        ids=np.array([f"image {i}" for i in range(12)]),
+        file_ids=np.array([f"image {i}" for i in range(12)], object),
+    )
+    detections = [
+        {**source.annotations.of(i), "scores": np.full(source.annotations.counts()[i], 0.9)}
+        for i in range(12)
+    ]
     coco_metrics.evaluate_detections(source, detections, str(tmp_path))
     predictions = Predictions(read_evaluated(str(tmp_path)), str(tmp_path), source)
     for i in range(12):
-        np.testing.assert_allclose(np.sort(predictions.of(i)["boxes"], axis=0), np.sort(detections[i]["boxes"], axis=0), atol=1e-3)
+        np.testing.assert_allclose(
+            np.sort(predictions.of(i)["boxes"], axis=0), np.sort(detections[i]["boxes"], axis=0), atol=1e-3
+        )
 
 
 def test_gains_losses_and_random_images_are_all_different():
@@ -176,7 +205,13 @@ def test_small_maps(tmp_path):
     large = np.repeat(np.repeat(np.arange(4, dtype=np.uint8).reshape(2, 2), 200, 0), 300, 1)
     write_maps(str(tmp_path), [small_map(large), small_map(large[:5, :7])])
     found = read_map(str(tmp_path), 0)
-    assert max(found.shape) <= SIDE and found[0, 0] == 0 and found[0, -1] == 1 and found[-1, -1] == 3 and abs((found == 2).mean() - 0.25) < 0.01
+    assert (
+        max(found.shape) <= SIDE
+        and found[0, 0] == 0
+        and found[0, -1] == 1
+        and found[-1, -1] == 3
+        and abs((found == 2).mean() - 0.25) < 0.01
+    )
     np.testing.assert_array_equal(read_map(str(tmp_path), 1), large[:5, :7])
     assert read_map(str(tmp_path / "none"), 0) is None
 
@@ -186,12 +221,16 @@ def test_masks_have_a_page_too(tmp_path):
     experiment = tiny.experiment(task="segmentation", model_dir=str(tmp_path))
     task = build_task(experiment, source.categories)
     masks = [task.human_labels(source, i)["mask"] for i in range(4)]
-    pixels = np.stack([np.bincount(mask[mask != 255].ravel(), minlength=len(task.class_names)) for mask in masks])
+    pixels = np.stack(
+        [np.bincount(mask[mask != 255].ravel(), minlength=len(task.class_names)) for mask in masks]
+    )
     evaluated = EvaluatedMasks([str(i) for i in source.ids], task.class_names, pixels, pixels, pixels)
     os.makedirs(tmp_path / "e")
     write_maps(str(tmp_path / "e"), [small_map(mask) for mask in masks])
     verdict = verdicts.decide(Facts("mIoU", {"model": 1.0}, {"model": evaluated}))
-    write_json(str(tmp_path / "e" / "metrics.json"), {"confusion_matrix": np.diag(pixels.sum(axis=0)).tolist()})
+    write_json(
+        str(tmp_path / "e" / "metrics.json"), {"confusion_matrix": np.diag(pixels.sum(axis=0)).tolist()}
+    )
     numbers, notes = {"labelled_pixels": 0.5}, {"score_histogram": [1, 2, 3]}
     text = run_page.page(Ended("run", experiment, task, {"model": {"mIoU": 1.0}}, {"model": evaluated}, {"model": str(tmp_path / "e")}, {}, source, verdict=verdict, numbers=numbers, notes=notes))  # fmt: skip
     assert "could not be made" not in text and "model 1.00" in text and "mIoU by class" in text
@@ -208,8 +247,25 @@ def test_classes_of_images_have_a_page_too(tmp_path):
     scores = {name: found.own()[0] for name, found in evaluated.items()}
     verdict = verdicts.decide(Facts("top1", scores, evaluated, LabelFacts()))
     results = {name: {"top1": score} for name, score in scores.items()}
-    text = run_page.page(Ended("run", experiment, task, results, evaluated, dict.fromkeys(evaluated, str(tmp_path)), {}, source, source, verdict=verdict))
-    assert "could not be made" not in text and "student 1.00" in text and "Best gains (student against teacher)" in text
+    text = run_page.page(
+        Ended(
+            "run",
+            experiment,
+            task,
+            results,
+            evaluated,
+            dict.fromkeys(evaluated, str(tmp_path)),
+            {},
+            source,
+            source,
+            verdict=verdict,
+        )
+    )
+    assert (
+        "could not be made" not in text
+        and "student 1.00" in text
+        and "Best gains (student against teacher)" in text
+    )
     assert "Which class is taken for which" in text and "top1 by class" in text
 
 
@@ -217,5 +273,14 @@ def test_a_task_without_classes_has_a_page_too(tmp_path):
     experiment = tiny.experiment(task="contrastive", model_dir=str(tmp_path))
     source = tiny.scenes_source("val", 4).without_labels()
     task = build_task(experiment, ())
-    text = run_page.page(Ended("run", experiment, task, {"teacher": {"contrast_accuracy": 0.5, "steps": 3, "seconds": 1.0}}, evaluation=source, labeled=source))
+    text = run_page.page(
+        Ended(
+            "run",
+            experiment,
+            task,
+            {"teacher": {"contrast_accuracy": 0.5, "steps": 3, "seconds": 1.0}},
+            evaluation=source,
+            labeled=source,
+        )
+    )
     assert "could not be made" not in text and "0.500" in text

@@ -1,6 +1,8 @@
-"""Pseudo labels in a Keras program: every image comes back with its own labels, in whatever order and shape it comes.
+"""Pseudo labels in a Keras program: every image comes back with its own labels, in whatever order and shape
+it comes.
 
-A teacher that reads the labels off the pixels stands in for a trained one: an image of value k has an object at k.
+A teacher that reads the labels off the pixels stands in for a trained one: an image of value k has an object
+at k.
 """
 
 import types

@@ -1,4 +1,6 @@
-"""Columns give what every record says by itself, whatever the order of the images, and damage is noticed once it is there."""
+"""Columns give what every record says by itself, whatever the order of the images, and damage is noticed once
+it is there.
+"""
 
 import os
 
@@ -21,9 +23,20 @@ def store(tmp_path, monkeypatch):
     """Twenty-three images with up to six boxes each in shards of five, read four at a time."""
     monkeypatch.setattr(label_columns, "RECORDS_AT_ONCE", 4)
     rng, kept = np.random.default_rng(0), LabelStore(str(tmp_path / "labels"))
-    kept.start({"kind": "boxes", "teacher_sha256": "t", "data": "d", "categories": [{"id": c.id, "name": c.name} for c in CLASSES]})
+    kept.start(
+        {
+            "kind": "boxes",
+            "teacher_sha256": "t",
+            "data": "d",
+            "categories": [{"id": c.id, "name": c.name} for c in CLASSES],
+        }
+    )
     for shard in range(5):
-        kept.write_shard(shard, [_row(rng, i) for i in range(5 * shard, min(IMAGES, 5 * shard + 5))], [c.name for c in CLASSES])
+        kept.write_shard(
+            shard,
+            [_row(rng, i) for i in range(5 * shard, min(IMAGES, 5 * shard + 5))],
+            [c.name for c in CLASSES],
+        )
     kept.finish(5, {})
     return kept
 
@@ -44,10 +57,13 @@ def by_record(store):
         for record in tf.data.TFRecordDataset(path).as_numpy_iterator():
             feature = tf.train.Example.FromString(record).features.feature
             height, width = (feature[f"image/{side}"].int64_list.value[0] for side in ("height", "width"))
-            corners = [feature[f"image/object/bbox/{k}"].float_list.value for k in ("ymin", "xmin", "ymax", "xmax")]
+            corners = [
+                feature[f"image/object/bbox/{k}"].float_list.value for k in ("ymin", "xmin", "ymax", "xmax")
+            ]
             found[feature["image/source_id"].bytes_list.value[0].decode()] = {
                 "size": (height, width),
-                "boxes": np.array(corners, np.float32).T.reshape(-1, 4) * np.float32([height, width, height, width]),
+                "boxes": np.array(corners, np.float32).T.reshape(-1, 4)
+                * np.float32([height, width, height, width]),
                 "classes": np.array(feature["image/object/class/label"].int64_list.value, np.int32) - 1,
                 "scores": np.array(feature["image/object/score"].float_list.value, np.float32),
             }
@@ -106,7 +122,9 @@ def test_places_by_hand():
 
 
 def test_a_record_with_a_score_too_few_is_refused(tmp_path):
-    example = tf.train.Example.FromString(BoxLabels().encode(_row(np.random.default_rng(3), 0), "abc").SerializeToString())
+    example = tf.train.Example.FromString(
+        BoxLabels().encode(_row(np.random.default_rng(3), 0), "abc").SerializeToString()
+    )
     example.features.feature["image/object/score"].float_list.value.append(0.5)
     with tf.io.TFRecordWriter(str(tmp_path / "one")) as writer:
         writer.write(example.SerializeToString())

@@ -43,7 +43,9 @@ def label(folder, teacher=None, sha="t", **overrides):
     teacher = teacher or Teacher()
     store = LabelStore(str(folder))
     experiment = tiny.experiment(label_shard_size=4, **overrides)
-    return label_source(teacher, None, tiny.scenes_source("unlabeled", labeled=False), store, experiment, sha), store
+    return label_source(
+        teacher, None, tiny.scenes_source("unlabeled", labeled=False), store, experiment, sha
+    ), store
 
 
 def test_every_image_once_with_counts_and_histograms(tmp_path):
@@ -91,8 +93,8 @@ def test_nothing_above_the_threshold_says_what_would_be(tmp_path):
 
 def test_where_nothing_is_stored_no_threshold_is_named(tmp_path):
     store = LabelStore(str(tmp_path))
-    for scores, words in (((0.3, 0, 0, 0), ("0.300 would keep a box in 10%", "in 50% of the images: none stored in so many", "or lower --score_threshold")),
-                          ((0, 0, 0, 0), ("in 1% of the images: none stored", "none is stored at all: --score_floor=0.05"))):  # fmt: skip
+    for scores, words in (((0.3, 0, 0, 0), ("0.300 would keep a box in 10%", ("in 50% of the images: none " "stored in so many"), ("or lower " "--score_threshold"))),
+                          ((0, 0, 0, 0), (("in 1% of the images: none " "stored"), ("none is stored at all: " "--score_floor=0.05")))):  # fmt: skip
         rows = [{"scores": np.float32([score] if score else [])} for score in scores]
         with mock.patch.multiple(LabelStore, rows=lambda self: iter(rows), kind=lambda self: KINDS["boxes"],
                                  plan=lambda self: {"flags": {"score_floor": 0.05}}):  # fmt: skip
@@ -127,7 +129,11 @@ def test_an_error_leaves_no_partial_shard(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         label(tmp_path, Broken())
-    assert sorted(os.listdir(tmp_path)) == ["labels-00000.tfrecord", "labels-00000.tfrecord.json", "plan.json"]
+    assert sorted(os.listdir(tmp_path)) == [
+        "labels-00000.tfrecord",
+        "labels-00000.tfrecord.json",
+        "plan.json",
+    ]
     with pytest.raises(LabelError, match="not finished"):
         LabelStore(str(tmp_path)).manifest()
 
@@ -197,7 +203,9 @@ def test_exported_as_coco(tmp_path):
 
 
 def test_masks_are_named_after_their_images_and_stay_in_the_folder(tmp_path):
-    """Names from elsewhere, the same base name in two folders, endings alone that differ: a file each, none outside."""
+    """Names from elsewhere, the same base name in two folders, endings alone that differ: a file each, none
+    outside.
+    """
     store = LabelStore(str(tmp_path / "store"))
     plan = {"kind": "masks", "categories": [{"id": 0, "name": "background"}, {"id": 1, "name": "thing"}]}
     store.start(plan)
@@ -212,7 +220,14 @@ def test_masks_are_named_after_their_images_and_stay_in_the_folder(tmp_path):
     out = tmp_path / "deep" / "deeper" / "out"
     folder = store.export(str(out), 0.5)
     written = sorted(str(path.relative_to(folder)) for path in out.rglob("*.png"))
-    assert written == ["%2e%2e/%2e%2e/%2e%2e/escaped.png", "%2e%2e/%2e%2e/5.png", "2.jpg.png", "2.png.png", "a/1.png", "b/1.png"]
+    assert written == [
+        "%2e%2e/%2e%2e/%2e%2e/escaped.png",
+        "%2e%2e/%2e%2e/5.png",
+        "2.jpg.png",
+        "2.png.png",
+        "a/1.png",
+        "b/1.png",
+    ]
     new = {path for path in tmp_path.rglob("*") if path.is_file()} - before
     assert len(new) == 6 and all(out in path.parents for path in new)
     from PIL import Image
@@ -225,7 +240,9 @@ def test_thresholds_of_classes_hold_for_tables_and_exports(tmp_path):
     _, store = label(tmp_path / "store")
     limits = store.limits(0.6, {"b": 0.4})
     rows = list(store.rows())
-    counts = [sum(((row["scores"] >= limits[c]) & (row["classes"] == c)).sum() for row in rows) for c in (0, 1)]
+    counts = [
+        sum(((row["scores"] >= limits[c]) & (row["classes"] == c)).sum() for row in rows) for c in (0, 1)
+    ]
     assert counts[1] > sum(((row["scores"] >= 0.6) & (row["classes"] == 1)).sum() for row in rows)
     last = describe(store, limits).splitlines()[-2].split()
     assert last[:5] == ["in", "use", str(counts[0]), str(counts[1]), str(sum(counts))]
@@ -266,6 +283,12 @@ def test_labels_of_a_real_network_do_not_depend_on_shards(tmp_path):
 def test_parse_thresholds():
     assert parse_thresholds("a=0.5, b=0.25") == {"a": 0.5, "b": 0.25}
     assert parse_thresholds("") == {}
-    for text, what in (("a", "'a' is not NAME"), ("a=nan", "'a=nan'"), ("a=2", "from 0 to 1"), ("b=0.1,a=-1", "'a=-1'"), ("a=0.1, a=0.2", "twice")):
+    for text, what in (
+        ("a", "'a' is not NAME"),
+        ("a=nan", "'a=nan'"),
+        ("a=2", "from 0 to 1"),
+        ("b=0.1,a=-1", "'a=-1'"),
+        ("a=0.1, a=0.2", "twice"),
+    ):
         with pytest.raises(ValueError, match=what):
             parse_thresholds(text)

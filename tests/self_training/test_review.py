@@ -1,4 +1,6 @@
-"""Which images are worth a person's minute, and labels that come back corrected: by hand-made label stores, without a network."""
+"""Which images are worth a person's minute, and labels that come back corrected: by hand-made label stores,
+without a network.
+"""
 
 import dataclasses
 import json
@@ -33,7 +35,9 @@ def row(*objects):
 
 
 def test_the_expected_number_of_wrong_labels():
-    """By hand: used labels are wrong with 1 - score, those from half the threshold on are missing with their score."""
+    """By hand: used labels are wrong with 1 - score, those from half the threshold on are missing with their
+    score.
+    """
     rows = [
         row(
             (0, 0, 9, 9, 0.9, 0), (20, 20, 30, 30, 0.6, 1)
@@ -49,7 +53,9 @@ def test_the_expected_number_of_wrong_labels():
 
 
 def test_two_classes_on_one_spot():
-    """The second best counts, once; another spot, the same class and what is far from its threshold do not."""
+    """The second best counts, once; another spot, the same class and what is far from its threshold do
+    not.
+    """
     spot = (0, 0, 10, 10)
     rows = [
         row((*spot, 0.9, 0), (1, 0, 11, 10, 0.7, 1), (0, 1, 10, 11, 0.6, 1)),
@@ -206,7 +212,9 @@ def test_every_format_goes_out_and_comes_back(reviewing, tmp_path, form):
 
 
 def test_corrected_images_are_human_and_the_rest_stays_pseudo(reviewing, capsys):
-    """One image emptied, one box moved, the others as they were: all five leave the pool, with what people say."""
+    """One image emptied, one box moved, the others as they were: all five leave the pool, with what people
+    say.
+    """
     emptied = []
 
     def change(content):
@@ -323,7 +331,10 @@ def test_classes_of_images_are_reviewed_as_folders(classified, tmp_path, photos,
     joined, left = with_reviewed(experiment, labeled, pool)
     assert len(joined) == 3 + 2 and sorted(left.ids) == sorted({*ids} - {listed[0]["id"], listed[2]["id"]})
     assert "1 unchanged, 1 corrected" in capsys.readouterr().err
-    classes = {os.path.basename(n): joined.categories[c].name for n, c in zip(joined.file_names, joined.image_classes)}
+    classes = {
+        os.path.basename(n): joined.categories[c].name
+        for n, c in zip(joined.file_names, joined.image_classes)
+    }
     assert classes[moved.name] != listed[0]["class"] and classes[kept.name] == listed[2]["class"]
 
 
@@ -353,8 +364,8 @@ def test_a_class_that_can_be_no_folder_is_refused(tmp_path):
 def test_masks_are_reviewed_by_their_share_of_unsure_pixels(tmp_path, photos, form):
     """Image i has 4 i unsure pixels of 40 x 64, of class 1.
 
-    They come back as pixels that say nothing from VOC's PNGs; formats of polygons have no place for them. Every sure pixel
-    comes back as it was from all.
+    They come back as pixels that say nothing from VOC's PNGs; formats of polygons have no place for them.
+    Every sure pixel comes back as it was from all.
     """
     source, categories = open_folder(str(photos)), tiny.scenes_source(count=1, task="segmentation").categories
     store = LabelStore(str(tmp_path / "run" / "pseudo_labels"))

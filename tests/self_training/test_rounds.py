@@ -1,4 +1,6 @@
-"""Rounds of self-training from one flag: the same as runs by hand, each in its folder, and bit-identical after kill -9."""
+"""Rounds of self-training from one flag: the same as runs by hand, each in its folder, and bit-identical
+after kill -9.
+"""
 
 import json
 import os
@@ -81,7 +83,8 @@ def test_a_second_round_is_the_run_that_is_started_by_hand(straight, tmp_path):
     assert summary(hand)["student"]["weights_sha256"] == summary(straight)["student"]["weights_sha256"]
 
 
-# Killed in the first round's student, in the second's labels and in the second's student; begun with one round alone.
+# Killed in the first round's student, in the second's labels and in the second's student; begun with one
+# round alone.
 KILL_POINTS = (
     "student/checkpoints/step_00000002",
     "round_2/pseudo_labels/labels-00001.tfrecord.json",

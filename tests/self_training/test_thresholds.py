@@ -1,4 +1,6 @@
-"""Thresholds that leave as many pseudo boxes as people draw, and boxes that are neither object nor background."""
+"""Thresholds that leave as many pseudo boxes as people draw, and boxes that are neither object nor
+background.
+"""
 
 import dataclasses
 
@@ -21,7 +23,9 @@ CLASSES = (Category(7, "a"), Category(3, "b"), Category(11, "c"))
 
 
 def _human() -> object:
-    """Four images: class a on average 1.25 times, b 0.25 times (and a crowd, which does not count), c never."""
+    """Four images: class a on average 1.25 times, b 0.25 times (and a crowd, which does not count), c
+    never.
+    """
     rows = [[0, 0, 1], [0], [0, 0], [1]]
     boxes = [{"boxes": np.tile([0, 0, 4, 4], (len(r), 1)), "classes": r} for r in rows]
     boxes[3]["crowd"] = [True]
@@ -35,7 +39,9 @@ def test_as_many_boxes_as_people_draw():
     found = thresholds.matched(_human(), scores, images=4, density=1.0, floor=0.05)["classes"]
     assert [found[c.name]["used"] for c in CLASSES] == [5, 1, 0]  # 1.25 * 4, 0.25 * 4, never
     assert [found[c.name]["threshold"] for c in CLASSES] == [np.float32(0.5), np.float32(0.35), 1.0]
-    assert found["a"]["per_image_at"]["0.60"] == 1.0  # four boxes on four images; 0.6 itself counts in float32
+    assert (
+        found["a"]["per_image_at"]["0.60"] == 1.0
+    )  # four boxes on four images; 0.6 itself counts in float32
     more = thresholds.matched(_human(), scores, images=2, density=1.0, floor=0.05)["classes"]
     assert more["a"]["used"] == 3 and more["a"]["per_image_at"]["0.60"] == 2.0  # ceil(1.25 * 2) on two images
     half = thresholds.matched(_human(), scores, images=4, density=0.5, floor=0.05)["classes"]
@@ -70,7 +76,9 @@ def _store(folder: str, source, scores) -> LabelStore:
 def test_the_run_writes_what_it_uses(tmp_path):
     human = _human()
     store = _store(str(tmp_path / "labels"), human, [[0.9, 0.2], [0.6], [0.4, 0.3], [0.1]])
-    experiment = experiment_from({"score_threshold": "auto", "model_dir": str(tmp_path), "class_thresholds": "b=0.7"})
+    experiment = experiment_from(
+        {"score_threshold": "auto", "model_dir": str(tmp_path), "class_thresholds": "b=0.7"}
+    )
     with pytest.raises(LabelError, match="when the student begins"):
         thresholds.in_use(experiment, CLASSES)
     threshold, by_class = thresholds.settle(experiment, human, store)
@@ -86,7 +94,9 @@ def test_the_run_writes_what_it_uses(tmp_path):
 
 def test_numbers_are_taken_as_they_are(tmp_path):
     experiment = experiment_from({"score_threshold": 0.4, "model_dir": str(tmp_path)})
-    assert thresholds.settle(experiment, _human(), None) == (0.4, {}) == thresholds.in_use(experiment, CLASSES)
+    assert (
+        thresholds.settle(experiment, _human(), None) == (0.4, {}) == thresholds.in_use(experiment, CLASSES)
+    )
 
 
 def test_uncertain_boxes_are_read_after_the_sure_ones(tmp_path):
@@ -101,7 +111,9 @@ def test_uncertain_boxes_are_read_after_the_sure_ones(tmp_path):
     assert kept.annotations.of(2)["scores"].tolist() == [0.5, np.float32(0.3)]
     read = example_reader(kept)
     assert read(tf.constant(0, tf.int64))["classes"].numpy().tolist() == [0, IGNORED]
-    assert example_reader(kept.subset(np.array([2])))(tf.constant(0, tf.int64))["classes"].numpy().tolist() == [0, IGNORED]
+    assert example_reader(kept.subset(np.array([2])))(tf.constant(0, tf.int64))[
+        "classes"
+    ].numpy().tolist() == [0, IGNORED]
     assert example_reader(paper)(tf.constant(0, tf.int64))["classes"].numpy().tolist() == [0]
 
 
@@ -116,7 +128,9 @@ def test_their_anchors_are_neither_object_nor_background():
     assert not found["box_targets"].numpy()[0, 1:].any()
     without = encode_targets(boxes, classes, anchors)["class_targets"].numpy().tolist()
     assert without == [[2, BACKGROUND, BACKGROUND, BACKGROUND]]
-    far = encode_targets(tf.constant([[[0.0, 24.0, 10.0, 44.0]]]), tf.constant([[IGNORED]]), anchors, ignoring=True)
+    far = encode_targets(
+        tf.constant([[[0.0, 24.0, 10.0, 44.0]]]), tf.constant([[IGNORED]]), anchors, ignoring=True
+    )
     # Below the IoU: only the anchor that a real box would be given (6 of 24 and 4 of 26 overlap).
     assert far["class_targets"].numpy().tolist() == [[BACKGROUND, IGNORED, BACKGROUND, BACKGROUND]]
     logits = tf.Variable(tf.zeros([1, 4, 3]))
@@ -140,7 +154,10 @@ def test_what_cannot_be_is_said_first(flags, message):
 
 
 def test_drawings_start_somewhere():
-    assert PseudoLabels(score_threshold="auto").drawn_from == 0.3 and PseudoLabels(score_threshold=0.6).drawn_from == 0.6
+    assert (
+        PseudoLabels(score_threshold="auto").drawn_from == 0.3
+        and PseudoLabels(score_threshold=0.6).drawn_from == 0.6
+    )
 
 
 def test_a_source_with_other_labels_knows_no_limits():

@@ -1,4 +1,6 @@
-"""Studies: what their files may say, which runs they share, who runs them, and what is said of the results."""
+"""Studies: what their files may say, which runs they share, who runs them, and what is said of the
+results.
+"""
 
 import csv
 import glob
@@ -79,16 +81,22 @@ def runs_of(planned, cell, seed=3):
 def test_runs_are_shared(files):
     planned = plan(read_study(str(files / "study.yaml")))
     kinds = [run.kind for run in planned.runs.values()]
-    # Per seed: random and pre-trained under S1 and S4, one pre-training; two controls, two stores, four students.
+    # Per seed: random and pre-trained under S1 and S4, one pre-training; two controls, two stores, four
+    # students.
     counts = {kind: kinds.count(kind) for kind in set(kinds)}
     assert counts == {"supervised": 2 * 5, "control": 2 * 2, "labels": 2 * 2, "student": 2 * 4}
     one, needs_one = runs_of(planned, "S1/self-training/one")
     two, needs_two = runs_of(planned, "S1/self-training/two")
     assert one.key != two.key and needs_one == needs_two and set(needs_one) == {"teacher", "label_store"}
-    assert needs_one["teacher"].key == planned.results["S1/random/one", 3]  # the supervised row is the teacher
+    assert (
+        needs_one["teacher"].key == planned.results["S1/random/one", 3]
+    )  # the supervised row is the teacher
     assert runs_of(planned, "S1/self-training/one", 5)[1]["teacher"].key != needs_one["teacher"].key
-    assert runs_of(planned, "S1/pre-trained/one")[1]["init"] is runs_of(planned, "S4/pre-trained/one")[1]["init"] or (
-        runs_of(planned, "S1/pre-trained/one")[1]["init"].key == runs_of(planned, "S4/pre-trained/one")[1]["init"].key
+    assert runs_of(planned, "S1/pre-trained/one")[1]["init"] is runs_of(planned, "S4/pre-trained/one")[1][
+        "init"
+    ] or (
+        runs_of(planned, "S1/pre-trained/one")[1]["init"].key
+        == runs_of(planned, "S4/pre-trained/one")[1]["init"].key
     )
     keys = list(planned.runs)
     assert all(keys.index(need) < keys.index(key) for key, run in planned.runs.items() for need in run.needs)
@@ -100,7 +108,9 @@ def test_what_does_not_matter_to_a_run_does_not_make_another(files):
     (files / "study.yaml").write_text(text)
     second = plan(read_study(str(files / "study.yaml")))
     changed = {run.kind for key, run in first.runs.items() if key not in second.runs}
-    assert changed == {"student"}  # the averages of the losses matter to students alone; checkpoints to nobody
+    assert changed == {
+        "student"
+    }  # the averages of the losses matter to students alone; checkpoints to nobody
     (files / "study.yaml").write_text(STUDY.replace("learning_rate: 0.25", "learning_rate: 0.125"))
     third = plan(read_study(str(files / "study.yaml")))
     kept = [run.flags["task"] for key, run in first.runs.items() if key in third.runs]
@@ -120,7 +130,11 @@ def test_the_flagfiles_say_what_the_runs_are(files):
     assert found.runtime.job == "self_train" and found.runtime.seed == 3 and not found.training.control
     assert found.training.teacher == f"/r/runs/{needs['teacher'].key}/run/teacher"
     assert found.pseudo_labels.label_store == f"/r/runs/{needs['label_store'].key}/run/pseudo_labels"
-    assert (found.loss.alpha, found.augment.student_augment, found.optimizer.student_learning_rate) == (2.0, "s2", 0.5)
+    assert (found.loss.alpha, found.augment.student_augment, found.optimizer.student_learning_rate) == (
+        2.0,
+        "s2",
+        0.5,
+    )
     assert found.runtime.checkpoint_every == 7
     labels = read_back(needs["label_store"], "/r", files)
     assert labels.runtime.job == "pseudo_label" and labels.data.labeled_data == "scenes:train,count=8"
@@ -128,15 +142,25 @@ def test_the_flagfiles_say_what_the_runs_are(files):
     pre = runs_of(planned, "S1/pre-trained/one")[1]["init"]
     teacher = read_back(runs_of(planned, "S1/pre-trained/one")[0], "/r", files)
     assert teacher.training.init == f"/r/runs/{pre.key}/run/teacher" and teacher.runtime.job == "train"
-    assert teacher.optimizer.learning_rate == 0.25 and read_back(pre, "/r", files).optimizer.learning_rate != 0.25
+    assert (
+        teacher.optimizer.learning_rate == 0.25
+        and read_back(pre, "/r", files).optimizer.learning_rate != 0.25
+    )
 
 
 def test_the_control_is_the_loops_own(files):
-    """Its schedule is the teacher's over all steps, its augmentation the student's; see official/self_training/loop.py."""
+    """Its schedule is the teacher's over all steps, its augmentation the student's; see
+    official/self_training/loop.py.
+    """
     planned = plan(read_study(str(files / "study.yaml")))
     found = read_back(runs_of(planned, "S4/control/one")[0], "/r", files)
-    base = experiment_from_flagfile(str(files / "base.cfg"), learning_rate=0.25, augment="s4", student_augment="s2")
-    assert found.training.teacher_steps == 90 and found.augment == student_options(base).with_flags({"student_augment": ""}).augment
+    base = experiment_from_flagfile(
+        str(files / "base.cfg"), learning_rate=0.25, augment="s4", student_augment="s2"
+    )
+    assert (
+        found.training.teacher_steps == 90
+        and found.augment == student_options(base).with_flags({"student_augment": ""}).augment
+    )
     ours, theirs = build_schedule(found.optimizer, 90), build_schedule(base.optimizer, 90, 3.0)
     steps = np.arange(90)
     np.testing.assert_array_equal([float(ours(s)) for s in steps], [float(theirs(s)) for s in steps])
@@ -160,9 +184,21 @@ def test_the_control_is_the_loops_own(files):
         ("[[self-training, random]]", "[[self-training, rand]]", "are not two of the columns"),
         ("minus: random", "minus: rand", "is not a value of method"),
         ("minus: random", "kind: pies", "'pies' is neither lines nor bars"),
-        ("plus: [S4/self-training/one, S1/self-training/one]", "plus: [S4/self-training/one]", "as many cells"),
-        ("minus: [S4/random/one, S1/random/one]", "minus: [S4/random/one, S2/random/one]", "no cell 'S2/random/one'"),
-        ("alpha: {one: {}, two: {alpha: 2.0}}", "alpha: {one: {}, two: {augment: s2}}", "two axes set \\['augment'\\]"),
+        (
+            "plus: [S4/self-training/one, S1/self-training/one]",
+            "plus: [S4/self-training/one]",
+            "as many cells",
+        ),
+        (
+            "minus: [S4/random/one, S1/random/one]",
+            "minus: [S4/random/one, S2/random/one]",
+            "no cell 'S2/random/one'",
+        ),
+        (
+            "alpha: {one: {}, two: {alpha: 2.0}}",
+            "alpha: {one: {}, two: {augment: s2}}",
+            "two axes set \\['augment'\\]",
+        ),
         ("seeds: [3, 5]", "seeds: [3, 5", "cannot be read as YAML"),
     ],
 )
@@ -181,29 +217,53 @@ def test_a_study_that_is_not_there(tmp_path):
 
 def test_a_cell_may_change_more_and_start_from_another_file(files):
     (files / "other.cfg").write_text("--flagfile=base.cfg\n--teacher_steps=77\n")
-    text = STUDY + "cells: {S4/random/one: {base: other.cfg}, S4/self-training/one: {base: other.cfg, image_size: 256}}\n"
+    text = STUDY + (
+        "cells: {S4/random/one: {base: other.cfg}, S4/self-training/one: {base: other.cfg, image_size: "
+        "256}}\n"
+    )
     (files / "study.yaml").write_text(text)
     planned = plan(read_study(str(files / "study.yaml")))
-    assert runs_of(planned, "S4/random/one")[0].steps == 77 and runs_of(planned, "S1/random/one")[0].steps == 30
+    assert (
+        runs_of(planned, "S4/random/one")[0].steps == 77 and runs_of(planned, "S1/random/one")[0].steps == 30
+    )
     student, needs = runs_of(planned, "S4/self-training/one")
-    assert needs["teacher"].steps == 77 and needs["teacher"].flags["image_size"] == 256 == student.flags["image_size"]
+    assert (
+        needs["teacher"].steps == 77
+        and needs["teacher"].flags["image_size"] == 256 == student.flags["image_size"]
+    )
     (files / "study.yaml").write_text(STUDY + "cells: {S4/random: {alpha: 2.0}}\n")
     with pytest.raises(StudyError, match="cells: no cells \\['S4/random'\\]"):
         read_study(str(files / "study.yaml"))
 
 
 def test_hours_of_an_accelerator(files, monkeypatch, capsys):
-    """Steps times images times 2 operations a multiply-add times 3 passes: supervised 30 x 8, control 90 x 8, student 60 x 12."""
+    """Steps times images times 2 operations a multiply-add times 3 passes: supervised 30 x 8, control 90 x 8,
+    student 60 x 12.
+    """
     (files / "base.cfg").write_text(BASE + "--batch_size=8\n--pseudo_batch_size=4\n")
     study = small(files)
-    monkeypatch.setattr(job, "build_task", lambda experiment, _: type("T", (), {"build_model": lambda self: experiment.model})())
-    monkeypatch.setattr(job, "model_statistics", lambda model, size: {"multiply_adds": 10**9 if model.task == "detection" else 10**6})
+    monkeypatch.setattr(
+        job,
+        "build_task",
+        lambda experiment, _: type("T", (), {"build_model": lambda self: experiment.model})(),
+    )
+    monkeypatch.setattr(
+        job,
+        "model_statistics",
+        lambda model, size: {"multiply_adds": 10**9 if model.task == "detection" else 10**6},
+    )
     options = {"study": study.path, "model_dir": str(files / "out"), "dry_run": True, "teraflops": 1e-3}
     job.study(experiment_from(options))
-    lines = [line.split() for line in capsys.readouterr().out.splitlines() if "hours of an accelerator" in line]
+    lines = [
+        line.split() for line in capsys.readouterr().out.splitlines() if "hours of an accelerator" in line
+    ]
     hours = {words[0]: float(words[1].replace(",", "")) for words in lines}
     per_image = 1e9 * 6 / 1e9 / 3600
-    expected = {"supervised": 2 * 2 * 30 * 8 * per_image, "control": 2 * 90 * 8 * per_image, "student": 2 * 2 * 60 * 12 * per_image}
+    expected = {
+        "supervised": 2 * 2 * 30 * 8 * per_image,
+        "control": 2 * 90 * 8 * per_image,
+        "student": 2 * 2 * 60 * 12 * per_image,
+    }
     for kind, value in expected.items():
         assert hours[kind] == pytest.approx(value, abs=0.06), kind
     assert hours["together"] == pytest.approx(sum(expected.values()), abs=0.2)
@@ -243,7 +303,12 @@ def finished(files):
         for seed, value in zip((3, 5), values):
             place = workers.folder(root, planned.results[cell, seed])
             os.makedirs(place)
-            content = {"result": {"AP": value, "AP50": value + 0.1}, "phase": "x", "seconds": {}, "wall_seconds": 60.0}
+            content = {
+                "result": {"AP": value, "AP50": value + 0.1},
+                "phase": "x",
+                "seconds": {},
+                "wall_seconds": 60.0,
+            }
             with open(os.path.join(place, workers.DONE), "w") as file:
                 json.dump(content, file)
     return study, planned, root
@@ -264,9 +329,16 @@ def test_differences_are_paired_by_seed(finished):
 
 def test_the_report(finished, tmp_path):
     study, planned, root = finished
-    path = report.write_report(Results.of_plan(study, planned, workers.Ledger(root, planned)), str(tmp_path / "report"), ["one failed <run>"])
+    path = report.write_report(
+        Results.of_plan(study, planned, workers.Ledger(root, planned)),
+        str(tmp_path / "report"),
+        ["one failed <run>"],
+    )
     text = (tmp_path / "report" / "report.md").read_text()
-    assert "| S4 | " not in text and "| one / S4 | 40.0 ± 7.1 (41.1) | – | – | 41.5 ± 7.8 (42) | +1.5 [−4.9, +7.9] |" in text
+    assert (
+        "| S4 | " not in text
+        and "| one / S4 | 40.0 ± 7.1 (41.1) | – | – | 41.5 ± 7.8 (42) | +1.5 [−4.9, +7.9] |" in text
+    )
     assert "| two / S1 |  |  |  | 15.0 ± 7.1 | – |" in text
     assert "| F4 | It helps. | +2.0 [+2.0, +2.0] | 2 | holds |" in text
     page = open(path, encoding="utf-8").read()
@@ -276,19 +348,25 @@ def test_the_report(finished, tmp_path):
     svg = (tmp_path / "report" / "figure_1.svg").read_bytes()
     assert b"</svg>" in svg and (tmp_path / "report" / "figure_1.png").read_bytes()[:4] == b"\x89PNG"
     content = json.load(open(tmp_path / "report" / "study.json"))
-    assert content["cells"]["S4/random/one"]["seeds"] == {"3": 35.0, "5": 45.0} and content["claims"][0]["verdict"] == HOLDS
+    assert (
+        content["cells"]["S4/random/one"]["seeds"] == {"3": 35.0, "5": 45.0}
+        and content["claims"][0]["verdict"] == HOLDS
+    )
     assert content["cells"]["S1/control/one"]["mean"] is None
     rows = list(csv.DictReader(open(tmp_path / "report" / "results.csv")))
     assert len(rows) == 20 and rows[0] == {
         "augment": "S1", "method": "random", "alpha": "one", "learner": "supervised", "seed": "3", "AP": "0.3", "AP50": "0.4"
     }  # fmt: skip
-    report.write_report(Results.of_plan(study, planned, workers.Ledger(root, planned)), str(tmp_path / "again"), [])
+    report.write_report(
+        Results.of_plan(study, planned, workers.Ledger(root, planned)), str(tmp_path / "again"), []
+    )
     assert (tmp_path / "again" / "figure_1.svg").read_bytes() == svg
 
 
 def test_how_long_it_takes(finished):
-    """Supervised runs of 30 steps and students of 60 took 60 s each; 2 + 2 supervised (and 2 pre-trainings), 2 students are missing,
-    and of kinds that nobody timed 4 controls and the labels of S4; those of S1 have served all their students."""
+    """Supervised runs of 30 steps and students of 60 took 60 s each; 2 + 2 supervised (and 2 pre-trainings),
+    2 students are missing, and of kinds that nobody timed 4 controls and the labels of S4; those of S1 have
+    served all their students."""
     study, planned, root = finished
     left, unknown = job.remaining(planned, workers.Ledger(root, planned), 2)
     supervised = sum(r.kind == "supervised" for r in planned.runs.values()) - 4
@@ -334,8 +412,10 @@ def starts(files):
 
 def small(files):
     """One seed's worth of everything in few runs."""
-    text = STUDY.replace("S1: {augment: s1}, ", "").replace("S1/random/one: 39.2, S1/self-training/one: 40.9", "S4/control/one: 1")
-    text = text.replace("plus: [S4/self-training/one, S1/self-training/one], minus: [S4/random/one, S1/random/one]",
+    text = STUDY.replace("S1: {augment: s1}, ", "").replace(
+        "S1/random/one: 39.2, S1/self-training/one: 40.9", "S4/control/one: 1"
+    )
+    text = text.replace(("plus: [S4/self-training/one, " "S1/self-training/one], " "minus: " "[S4/random/one, " "S1/random/one]"),
                         "plus: [S4/self-training/one], minus: [S4/random/one]")  # fmt: skip
     (files / "study.yaml").write_text(text)
     return read_study(str(files / "study.yaml"))
@@ -345,7 +425,9 @@ def test_every_run_is_made_once_and_after_what_it_needs(program):
     study = small(program)
     planned, root, said = plan(study), str(program / "out"), []
     assert workers.work(root, planned, 3, say=said.append) == {}
-    assert starts(program) == dict.fromkeys(planned.runs, 1) and workers.Ledger(root, planned).trained() == set(planned.runs)
+    assert starts(program) == dict.fromkeys(planned.runs, 1) and workers.Ledger(
+        root, planned
+    ).trained() == set(planned.runs)
     began = [line.split()[1] for line in said if line.startswith("begins")]
     ended = [line.split()[1] for line in said if line.startswith("finished")]
     order = {line: k for k, line in enumerate(said)}
@@ -359,7 +441,9 @@ def test_every_run_is_made_once_and_after_what_it_needs(program):
 
 
 def test_results_outlive_the_folders_of_their_runs(program):
-    """Only what an unfinished cell starts from is made again, and what is made again does not change the rest."""
+    """Only what an unfinished cell starts from is made again, and what is made again does not change the
+    rest.
+    """
     study = small(program)
     planned, root = plan(study), str(program / "out")
     options = {"job": "study", "study": str(program / "study.yaml"), "model_dir": root, "workers": 3}
@@ -367,7 +451,10 @@ def test_results_outlive_the_folders_of_their_runs(program):
     record = program / "out" / "study" / "runs.json"
     assert set(json.loads(record.read_text())) == set(planned.runs)
     shutil.rmtree(os.path.join(root, "runs"))
-    assert workers.Ledger(root, planned).missing() == set() and job.study(experiment_from(options))["finished"] == 14
+    assert (
+        workers.Ledger(root, planned).missing() == set()
+        and job.study(experiment_from(options))["finished"] == 14
+    )
     assert starts(program) == dict.fromkeys(planned.runs, 1)
     student = planned.runs[planned.results["S4/self-training/two", 5]]
     kept = {key: value for key, value in json.loads(record.read_text()).items() if key != student.key}
@@ -388,7 +475,11 @@ def test_a_run_that_fails_holds_up_only_what_needs_it(program, monkeypatch):
     lost = {planned.results["S4/self-training/one", 5], planned.results["S4/self-training/two", 5]}
     labels = planned.runs[planned.results["S4/self-training/one", 5]].places["label_store"][0]
     others = {planned.results[c, 5] for c in ("S4/pre-trained/one",)}  # fails by itself
-    assert set(failed) == {bad, labels, *lost, *others} and failed[bad].splitlines() == ["code 1", "a line", "error: the disk is full"]
+    assert set(failed) == {bad, labels, *lost, *others} and failed[bad].splitlines() == [
+        "code 1",
+        "a line",
+        "error: the disk is full",
+    ]
     assert failed[labels] == f"needs {bad}, which failed"
     assert json.load(open(os.path.join(workers.folder(root, bad), workers.FAILED)))["code"] == 1
     assert all(planned.results[c.name, 3] in workers.Ledger(root, planned).trained() for c in study.cells)
@@ -416,7 +507,13 @@ except Interrupted as stop:
 
 def study_process(files):
     arguments = [str(files / "study.yaml"), str(files / "out"), str(files / "program.py")]
-    return subprocess.Popen([sys.executable, "-c", CHILD, *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", CHILD, *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def wait_for(condition, seconds=60.0):
@@ -435,7 +532,9 @@ def test_two_machines_share_the_work_and_a_killed_one_loses_nothing(program, mon
     first.send_signal(signal.SIGKILL)
     first.wait()
     second.communicate(timeout=120)
-    assert second.returncode == 0 and workers.Ledger(str(program / "out"), planned).trained() == set(planned.runs)
+    assert second.returncode == 0 and workers.Ledger(str(program / "out"), planned).trained() == set(
+        planned.runs
+    )
     again = [key for key, count in starts(program).items() if count > 1]
     assert len(again) <= 2  # what the killed one was at
 
@@ -448,15 +547,26 @@ def test_a_signal_ends_the_runs_too(program, monkeypatch):
     process.send_signal(signal.SIGTERM)
     out, _ = process.communicate(timeout=120)  # long before the runs would have ended
     assert process.returncode == 128 + signal.SIGTERM and out.count("stopped   ") <= 2
-    assert workers.Ledger(str(program / "out"), plan(read_study(str(program / "study.yaml")))).trained() == set()
+    assert (
+        workers.Ledger(str(program / "out"), plan(read_study(str(program / "study.yaml")))).trained() == set()
+    )
 
 
 def test_the_job_says_what_it_would_do(program, capsys):
     small(program)
-    options = {"job": "study", "study": str(program / "study.yaml"), "model_dir": str(program / "out"), "workers": 2}
+    options = {
+        "job": "study",
+        "study": str(program / "study.yaml"),
+        "model_dir": str(program / "out"),
+        "workers": 2,
+    }
     found = job.study(experiment_from({**options, "dry_run": True}))
     text = capsys.readouterr().out
-    assert found["finished"] == 0 and "5 cells, 2 seeds: 14 runs, 0 finished" in text and not (program / "out").exists()
+    assert (
+        found["finished"] == 0
+        and "5 cells, 2 seeds: 14 runs, 0 finished" in text
+        and not (program / "out").exists()
+    )
     found = job.study(experiment_from(options))
     text = capsys.readouterr().err
     assert found == {"runs": 14, "finished": 14, "report": str(program / "out" / "study" / "report.html")}
@@ -478,7 +588,9 @@ def run_folder(folder, seed, teacher, student, **flags):
     values = {**Experiment().flags(), "seed": seed, "model_dir": str(folder), **flags}
     (folder / "run.json").write_text(json.dumps({"flags": values}))
     phases = {"teacher": {"AP": teacher}, "student": {"AP": student}}
-    (folder / "summary_self_train.json").write_text(json.dumps({k: v for k, v in phases.items() if v["AP"] is not None}))
+    (folder / "summary_self_train.json").write_text(
+        json.dumps({k: v for k, v in phases.items() if v["AP"] is not None})
+    )
     (folder / "summary.json").write_text(json.dumps({"job": "predict"}))  # of a later job
 
 
@@ -487,7 +599,9 @@ def test_runs_that_exist_in_one_report(tmp_path, capsys):
         run_folder(tmp_path / f"a{seed}", seed, a, b, alpha=1.0)
         run_folder(tmp_path / f"b{seed}", seed, a, b + 0.1, alpha=2.0, eval_every=seed)
     (tmp_path / "not a run").mkdir()
-    found = job.report(experiment_from({"job": "report", "runs": f"{tmp_path}/*", "output": str(tmp_path / "out")}))
+    found = job.report(
+        experiment_from({"job": "report", "runs": f"{tmp_path}/*", "output": str(tmp_path / "out")})
+    )
     text = capsys.readouterr().out
     assert "| alpha=1.0 | 25.0 ± 7.1 | 32.5 ± 10.6 | +7.5 [−24.3, +39.3] |" in text
     assert "| alpha=2.0 | 25.0 ± 7.1 | 42.5 ± 10.6 | +17.5" in text and "eval_every" not in text
@@ -497,10 +611,16 @@ def test_runs_that_exist_in_one_report(tmp_path, capsys):
 def test_long_names_get_letters(tmp_path):
     for k in range(28):
         run_folder(tmp_path / f"a{k}", 0, 0.1, 0.2, alpha=float(k), labeled_data=f"coco:a/{k}.json")
-    found = job.report(experiment_from({"runs": f"{tmp_path}/a*", "output": str(tmp_path / "out")}))["results"]
-    assert list(found["cells"])[:3] == ["A/teacher", "A/student", "B/teacher"] and "AB/student" in found["cells"]
+    found = job.report(experiment_from({"runs": f"{tmp_path}/a*", "output": str(tmp_path / "out")}))[
+        "results"
+    ]
+    assert (
+        list(found["cells"])[:3] == ["A/teacher", "A/student", "B/teacher"] and "AB/student" in found["cells"]
+    )
     page = (tmp_path / "out" / "report.html").read_text()
-    assert ";<br>AB: labeled_data=coco:a∕9.json, alpha=9.0" in page  # a slash would be read as the end of a name
+    assert (
+        ";<br>AB: labeled_data=coco:a∕9.json, alpha=9.0" in page
+    )  # a slash would be read as the end of a name
 
 
 def test_runs_that_cannot_stand_in_one_table(tmp_path):
@@ -519,7 +639,9 @@ def test_runs_that_cannot_stand_in_one_table(tmp_path):
         job.report(Experiment())
 
 
-@pytest.mark.parametrize("path", sorted(glob.glob(os.path.join(ROOT, "configs", "studies", "*.yaml"))), ids=os.path.basename)
+@pytest.mark.parametrize(
+    "path", sorted(glob.glob(os.path.join(ROOT, "configs", "studies", "*.yaml"))), ids=os.path.basename
+)
 def test_the_studies_that_come_with_the_program(path, monkeypatch, tmp_path):
     """Every run of the first seed parses as a command line and passes the checks that come before a run."""
     monkeypatch.chdir(tmp_path)  # their flagfiles are found from anywhere

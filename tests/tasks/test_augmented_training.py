@@ -1,4 +1,6 @@
-"""Every preset feeds every task that takes presets: shapes, finite numbers, the same bits for any number of threads, and a step."""
+"""Every preset feeds every task that takes presets: shapes, finite numbers, the same bits for any number of
+threads, and a step.
+"""
 
 import numpy as np
 import pytest
@@ -18,7 +20,9 @@ def batches(task, preset, threads, count=2):
 
 
 def presets():
-    """All that differ in kind; S2 is S3 without the wide crops, and S3 is S4 with another draw of operations, which detection shows."""
+    """All that differ in kind; S2 is S3 without the wide crops, and S3 is S4 with another draw of operations,
+    which detection shows.
+    """
     for task in ("detection", "segmentation", "classification"):
         for preset in ("s1", "s2", "s3", "s4"):
             marks = [pytest.mark.slow] if preset in ("s2", "s3") and task != "detection" else []
@@ -81,9 +85,13 @@ def test_the_student_may_have_another_preset(monkeypatch, tmp_path):
         options = dict(augment="s1", jitter_min=0.1, jitter_max=1.9, student_augment=student)
         experiment = tiny.experiment(model_dir=str(tmp_path), **options)
         teacher = tiny.teacher_result(tmp_path, experiment, source.categories)
-        run_ = loop.SelfTraining(build_task(experiment, source.categories), experiment, None, source, source, None)
+        run_ = loop.SelfTraining(
+            build_task(experiment, source.categories), experiment, None, source, source, None
+        )
         run_.train_teacher()
         run_.train_student(source, teacher)
         run_.train_control(teacher)
-        found = {name: (p.autoaugment, p.jitter_min, p.jitter_max, preset) for name, (p, preset) in seen.items()}
+        found = {
+            name: (p.autoaugment, p.jitter_min, p.jitter_max, preset) for name, (p, preset) in seen.items()
+        }
         assert found == {"teacher": ("", 0.1, 1.9, "s1"), "control": expected, "student": expected}

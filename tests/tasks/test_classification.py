@@ -67,7 +67,9 @@ def test_evaluation_is_the_share_of_right_predictions(finished, tmp_path):
     assert again["evaluation"]["top1"] == summary["student"]["top1"]
     matrix = np.array(again["evaluation"]["confusion_matrix"])
     assert np.trace(matrix) / matrix.sum() == pytest.approx(summary["student"]["top1"])
-    assert summary["verdict"]["scores"]["student"]["value"] == pytest.approx(summary["student"]["top1"], abs=1e-5)
+    assert summary["verdict"]["scores"]["student"]["value"] == pytest.approx(
+        summary["student"]["top1"], abs=1e-5
+    )
     assert "could not be made" not in (folder / "report.html").read_text()
 
 
@@ -83,13 +85,22 @@ def test_the_averaged_weights_are_what_is_evaluated(finished):
 def test_labels_are_stored_with_their_probabilities(finished):
     folder, experiment, summary = finished
     store = LabelStore(str(folder / "pseudo_labels"))
-    assert store.manifest()["kind"] == "classes" and store.manifest()["pictures"] == summary["pseudo_labels"]["images"]
+    assert (
+        store.manifest()["kind"] == "classes"
+        and store.manifest()["pictures"] == summary["pseudo_labels"]["images"]
+    )
     for row in store.rows():
         assert row["probabilities"].shape == (5,) and row["probabilities"].sum() == pytest.approx(1, abs=1e-5)
-        assert row["class"] == row["probabilities"].argmax() and row["score"] == pytest.approx(row["probabilities"].max(), rel=1e-5)
+        assert row["class"] == row["probabilities"].argmax() and row["score"] == pytest.approx(
+            row["probabilities"].max(), rel=1e-5
+        )
     result = rerun(experiment, job="inspect_labels")
     exported = json.load(open(result["exported"]))
-    assert len(exported) == summary["pseudo_labels"]["images"] and set(exported[0]) == {"file_name", "class", "score"}
+    assert len(exported) == summary["pseudo_labels"]["images"] and set(exported[0]) == {
+        "file_name",
+        "class",
+        "score",
+    }
     nothing = rerun(experiment, job="inspect_labels", score_threshold=1.0)
     assert json.load(open(nothing["exported"])) == []
 
@@ -127,12 +138,20 @@ def test_soft_and_hard_labels_reach_the_batches(finished):
     targets = task.encode({name: tf.constant(value) for name, value in batch.items()})
     logits = tf.random.normal([8, 5])
     found = task.loss_sums({"logits": logits}, targets)["class_loss"]
-    expected = -(batch["probabilities"] * tf.nn.log_softmax(logits).numpy()).sum()  # soft labels are not smoothed
+    expected = -(
+        batch["probabilities"] * tf.nn.log_softmax(logits).numpy()
+    ).sum()  # soft labels are not smoothed
     assert float(found) == pytest.approx(expected, rel=1e-5)
 
 
 def pool(classes):
-    return Source("pool", np.array([f"p{i}" for i in range(len(classes))]), np.ones((len(classes), 2)), None, image_classes=np.array(classes))
+    return Source(
+        "pool",
+        np.array([f"p{i}" for i in range(len(classes))]),
+        np.ones((len(classes), 2)),
+        None,
+        image_classes=np.array(classes),
+    )
 
 
 def test_the_surest_of_every_class_are_repeated():
@@ -140,7 +159,18 @@ def test_the_surest_of_every_class_are_repeated():
     source, surety = pool([0, 0, 1, 0, -1]), np.array([0.6, 0.9, 0.7, 0.8, 0.0])
     chosen = ClassLabels().chosen(source, surety, PseudoLabels(pictures_per_class=2))
     assert chosen.tolist() == [1, 3, 2, 2]
-    assert ClassLabels().chosen(source, surety, PseudoLabels(pictures_per_class=5)).tolist() == [1, 3, 0, 1, 3, 2, 2, 2, 2, 2]
+    assert ClassLabels().chosen(source, surety, PseudoLabels(pictures_per_class=5)).tolist() == [
+        1,
+        3,
+        0,
+        1,
+        3,
+        2,
+        2,
+        2,
+        2,
+        2,
+    ]
     assert ClassLabels().chosen(source, surety, PseudoLabels()).tolist() == [0, 1, 2, 3]
 
 
@@ -163,7 +193,15 @@ def test_joint_training_needs_data_and_weight(tmp_path):
     with pytest.raises(DataError, match="needs both"):
         jobs.run(tiny.experiment(model_dir=str(tmp_path), job="train", joint_weight=0.5))
     with pytest.raises(DataError, match="not for --task=classification"):
-        jobs.run(tiny.experiment(task="classification", model_dir=str(tmp_path / "b"), job="train", joint_weight=0.5, joint_data="scenes:train,count=4"))
+        jobs.run(
+            tiny.experiment(
+                task="classification",
+                model_dir=str(tmp_path / "b"),
+                job="train",
+                joint_weight=0.5,
+                joint_data="scenes:train,count=4",
+            )
+        )
 
 
 def test_presets_become_operations_on_crops():
@@ -174,7 +212,10 @@ def test_presets_become_operations_on_crops():
 
     assert (policy(augment="none").crop, policy(augment="none").flip) == (False, False)
     assert policy(augment="s1").autoaugment == "" and policy(augment="s1").randaugment_layers == 0
-    assert policy(augment="s2").autoaugment == "imagenet" and policy(augment="s3", autoaugment="v0").autoaugment == "v0"
+    assert (
+        policy(augment="s2").autoaugment == "imagenet"
+        and policy(augment="s3", autoaugment="v0").autoaugment == "v0"
+    )
     assert policy(augment="s4").randaugment_layers == 1 and policy(augment="s4").settings.cutout_const == 40
     assert policy(augment="s1", randaugment_layers=2, randaugment_magnitude=28).randaugment_magnitude == 28
     assert dataclasses.replace(policy(augment="s1")).smallest_area == 0.08
@@ -191,7 +232,9 @@ class Means(tf.keras.Model):
 
 @pytest.mark.parametrize("style", STYLES)
 def test_crop_style_reaches_evaluation_labels_and_export(style, monkeypatch):
-    """Crops of another share have other means; `auto` is EfficientNet's, of a linear evaluation and of SimCLR SimCLR's."""
+    """Crops of another share have other means; `auto` is EfficientNet's, of a linear evaluation and of SimCLR
+    SimCLR's.
+    """
     experiment = tiny.experiment(task="classification", image_size=48, crop_style=style, legacy_resize=True)
     source = tiny.scenes_source(count=1)  # 64 pixels: squares of 55, 38 and 56
     task = build_task(experiment, source.categories)
@@ -199,13 +242,24 @@ def test_crop_style_reaches_evaluation_labels_and_export(style, monkeypatch):
     crop = normalize(centre_crop(image, 48, style=style, legacy_resize=True)).numpy()
     found = np.stack(list(task._logits(Means(), source, 0, 1)))
     np.testing.assert_allclose(found[0], crop.mean((0, 1)), rtol=1e-4)
-    others = [normalize(centre_crop(image, 48, style=other, legacy_resize=True)).numpy() for other in STYLES if other != style]
+    others = [
+        normalize(centre_crop(image, 48, style=other, legacy_resize=True)).numpy()
+        for other in STYLES
+        if other != style
+    ]
     assert all(abs(found[0] - other.mean((0, 1))).max() > 1e-3 for other in others)
 
     handed = {}
-    monkeypatch.setattr("official.tasks.classification.export_classifier", lambda *args, **kwargs: handed.update(kwargs))
+    monkeypatch.setattr(
+        "official.tasks.classification.export_classifier", lambda *args, **kwargs: handed.update(kwargs)
+    )
     task.export(None, "folder")
-    assert handed == {"class_ids": [1, 2, 3, 4, 5], "crop_style": style, "legacy_resize": True, "tflite": False}
+    assert handed == {
+        "class_ids": [1, 2, 3, 4, 5],
+        "crop_style": style,
+        "legacy_resize": True,
+        "tflite": False,
+    }
     inputs = tf.keras.Input((48, 48, 3), name="images")
     network = tf.keras.Model({"images": inputs}, {"logits": tf.keras.layers.GlobalAveragePooling2D()(inputs)})
     network.image_size = 48

@@ -1,4 +1,6 @@
-"""What tasks do in Keras' `fit`, `evaluate` and `predict`, held against what they do for the command line; networks of one layer."""
+"""What tasks do in Keras' `fit`, `evaluate` and `predict`, held against what they do for the command line;
+networks of one layer.
+"""
 
 import dataclasses
 

@@ -23,7 +23,13 @@ from tests import tiny
 def pretrained(tmp_path_factory):
     """A contrastive run whose network wants pixels in [0, 1]."""
     folder = tmp_path_factory.mktemp("simclr")
-    experiment = tiny.experiment(task="contrastive", model_dir=str(folder), input_normalization="unit", optimizer="lars", learning_rate=1.0)
+    experiment = tiny.experiment(
+        task="contrastive",
+        model_dir=str(folder),
+        input_normalization="unit",
+        optimizer="lars",
+        learning_rate=1.0,
+    )
     return folder, jobs.run(experiment)
 
 
@@ -34,14 +40,21 @@ def test_the_result(pretrained):
     for path in (folder / "teacher").glob("*tfevents*"):
         for event in tf.compat.v1.train.summary_iterator(str(path)):
             tags |= {value.tag for value in event.summary.value}
-    assert {"train/human_contrastive_loss", "train/human_probe_loss", "training_human", "evaluation/contrast_accuracy"} <= tags
+    assert {
+        "train/human_contrastive_loss",
+        "train/human_probe_loss",
+        "training_human",
+        "evaluation/contrast_accuracy",
+    } <= tags
 
 
 def test_views_follow_the_step_and_the_picture():
     source = tiny.scenes_source(task="contrastive")
     task = build_task(tiny.experiment(task="contrastive"), source.categories)
     options = dict(batch_size=8, replica_batch_size=8, seed=1, stream="human")
-    first, again = (next(iter(task.training_dataset(source, **options).as_numpy_iterator())) for _ in range(2))
+    first, again = (
+        next(iter(task.training_dataset(source, **options).as_numpy_iterator())) for _ in range(2)
+    )
     assert first["images"].shape == (8, 32, 32, 6) and np.isfinite(first["images"]).all()
     np.testing.assert_array_equal(first["images"], again["images"])
     assert all((image[..., :3] != image[..., 3:]).any() for image in first["images"])
@@ -58,18 +71,33 @@ class Means(tf.keras.Model):
 
 
 def test_evaluating_by_hand(tmp_path, monkeypatch):
-    """Accuracy over the batches' other views alone; the same views whatever the run's seed; the centre is cut as SimCLR does."""
+    """Accuracy over the batches' other views alone; the same views whatever the run's seed; the centre is cut
+    as SimCLR does.
+    """
     source, styles = tiny.scenes_source(task="contrastive", count=4), []
     whole = contrastive.centre_crop
-    monkeypatch.setattr(contrastive, "centre_crop", lambda *args, **options: styles.append(options) or whole(*args, **options))
+    monkeypatch.setattr(
+        contrastive, "centre_crop", lambda *args, **options: styles.append(options) or whole(*args, **options)
+    )
     found, means, mild = [], [], dict(color_strength=0.0, smallest_crop=0.2)
     for seed in (0, 1):
-        task = build_task(tiny.experiment(task="contrastive", image_size=48, seed=seed, eval_batch_size=8, **mild), source.categories)
+        task = build_task(
+            tiny.experiment(task="contrastive", image_size=48, seed=seed, eval_batch_size=8, **mild),
+            source.categories,
+        )
         model = Means()
         model.seen = []
-        monkeypatch.setattr(contrastive, "spread", lambda model, run: lambda images: model.seen.append(images.numpy()) or run(images))
+        monkeypatch.setattr(
+            contrastive,
+            "spread",
+            lambda model, run: lambda images: model.seen.append(images.numpy()) or run(images),
+        )
         found.append(task.evaluate(model, source, str(tmp_path)))
-        means.append(np.concatenate([images.reshape(len(images), 48 * 48, 2, 3).mean(axis=1) for images in model.seen[::2]]))
+        means.append(
+            np.concatenate(
+                [images.reshape(len(images), 48 * 48, 2, 3).mean(axis=1) for images in model.seen[::2]]
+            )
+        )
     np.testing.assert_array_equal(means[0], means[1])
     assert found[0] == found[1]
     assert {(o["style"], o["legacy_resize"]) for o in styles} == {("simclr", False)}
@@ -82,7 +110,9 @@ def test_evaluating_by_hand(tmp_path, monkeypatch):
 
 
 def test_the_draws_of_a_batch_are_its_own():
-    """The sigma of the blur: one for a view of a whole step; another one for another view, step or seed (simclr data_util.py)."""
+    """The sigma of the blur: one for a view of a whole step; another one for another view, step or seed
+    (simclr data_util.py).
+    """
     keys, image = [], tf.zeros([8, 8, 3], tf.uint8)
 
     class Recorder:
@@ -96,7 +126,10 @@ def test_the_draws_of_a_batch_are_its_own():
         prepare = task.preparation()
         for step in range(4):
             for picture in range(2):
-                prepare({"image": image, "step": tf.constant(step, tf.int64), "index": picture}, tf.constant([picture, 5]))
+                prepare(
+                    {"image": image, "step": tf.constant(step, tf.int64), "index": picture},
+                    tf.constant([picture, 5]),
+                )
     own, shared = ({key[part] for key in keys} for part in (0, 1))
     assert len(own) == 4 and len(shared) == 4 * 4 * 2  # two views of two images; seeds, steps, views
     assert all(keys[i][1] == keys[i + 2][1] for i in range(0, len(keys), 4))
@@ -107,28 +140,52 @@ def test_without_classes_there_is_no_probe(tmp_path):
     source = tiny.scenes_source(task="contrastive").without_labels()
     task = build_task(experiment, source.categories)
     assert task.metrics == ("contrast_accuracy",)
-    batch = next(iter(task.training_dataset(source, batch_size=8, replica_batch_size=8, seed=1, stream="s").as_numpy_iterator()))
+    batch = next(
+        iter(
+            task.training_dataset(
+                source, batch_size=8, replica_batch_size=8, seed=1, stream="s"
+            ).as_numpy_iterator()
+        )
+    )
     assert (batch["class"] == -1).all()
     projections = tf.random.normal([8, 2, 4])
     sums = task.loss_sums({"projections": projections}, {"labels": tf.constant(batch["class"])})
     expected = tf.reduce_sum(nt_xent(projections[:, 0], projections[:, 1], temperature=0.1)[0])
-    assert set(sums) == {"contrastive_loss"} and float(sums["contrastive_loss"]) == pytest.approx(float(expected))
+    assert set(sums) == {"contrastive_loss"} and float(sums["contrastive_loss"]) == pytest.approx(
+        float(expected)
+    )
 
 
 def test_linear_evaluation_of_the_run(pretrained, tmp_path):
     """The backbone stays bit for bit what the run handed over, its scale of pixels with it."""
     folder, _ = pretrained
-    experiment = tiny.experiment(task="classification", weight_average=0.0, job="linear_eval", init=str(folder), model_dir=str(tmp_path), augment="s1")
+    experiment = tiny.experiment(
+        task="classification",
+        weight_average=0.0,
+        job="linear_eval",
+        init=str(folder),
+        model_dir=str(tmp_path),
+        augment="s1",
+    )
     summary = jobs.run(experiment)
     assert "top1" in summary["teacher"]
     report = json.load(open(tmp_path / "teacher" / "initialized.json"))
-    assert set(report["random"]) == {"predictions/kernel", "predictions/bias"} and "stem_conv/kernel" in report["initialized"]
+    assert (
+        set(report["random"]) == {"predictions/kernel", "predictions/bias"}
+        and "stem_conv/kernel" in report["initialized"]
+    )
     assert json.load(open(tmp_path / "run.json"))["flags"]["input_normalization"] == "unit"
     backbone = tf.keras.models.load_model(folder / "export" / "model.keras", compile=False)
     reader = tf.train.load_checkpoint(summary["teacher"]["checkpoint"] + "/state")
-    stored = {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map() if "model/" in name and "OPTIMIZER" not in name}
+    stored = {
+        name: reader.get_tensor(name)
+        for name in reader.get_variable_to_shape_map()
+        if "model/" in name and "OPTIMIZER" not in name
+    }
     for variable in backbone.variables:
-        assert any(v.shape == variable.shape and (v == variable.numpy()).all() for v in stored.values()), variable.name
+        assert any(v.shape == variable.shape and (v == variable.numpy()).all() for v in stored.values()), (
+            variable.name
+        )
     with pytest.raises(DataError, match="needs --init"):
         jobs.run(tiny.experiment(task="classification", job="linear_eval", model_dir=str(tmp_path / "b")))
 
@@ -141,14 +198,34 @@ def test_what_it_cannot_do_is_said(pretrained, tmp_path):
         flags = json.load(open(folder / "run.json"))["flags"]
         flags.update(job="predict", images=str(folder / "pictures"), model_dir=str(folder))
         os.makedirs(folder / "pictures", exist_ok=True)
-        tf.io.write_file(str(folder / "pictures" / "a.png"), tf.io.encode_png(tf.zeros([40, 40, 3], tf.uint8)))
+        tf.io.write_file(
+            str(folder / "pictures" / "a.png"), tf.io.encode_png(tf.zeros([40, 40, 3], tf.uint8))
+        )
         from official.experiment import experiment_from
 
         jobs.run(experiment_from(flags))
     with pytest.raises(DataError, match="needs images"):
-        jobs.run(tiny.experiment(task="contrastive", job="train", labeled_data="", unlabeled_data="rest", model_dir=str(tmp_path / "c")))
-    with pytest.raises(ModelError, match="(?s)--init=.*another network.*--backbone_width: 0.25 there, 0.5 given"):
-        jobs.run(tiny.experiment(job="train", init=str(folder), backbone_width=0.5, input_normalization="unit", model_dir=str(tmp_path / "d")))
+        jobs.run(
+            tiny.experiment(
+                task="contrastive",
+                job="train",
+                labeled_data="",
+                unlabeled_data="rest",
+                model_dir=str(tmp_path / "c"),
+            )
+        )
+    with pytest.raises(
+        ModelError, match="(?s)--init=.*another network.*--backbone_width: 0.25 there, 0.5 given"
+    ):
+        jobs.run(
+            tiny.experiment(
+                job="train",
+                init=str(folder),
+                backbone_width=0.5,
+                input_normalization="unit",
+                model_dir=str(tmp_path / "d"),
+            )
+        )
 
 
 def write_flagfile(path, **options):
@@ -167,21 +244,28 @@ def test_a_flagfile_alone_is_an_experiment(tmp_path):
 
 @tiny.without_export()
 def test_the_comparison(tmp_path, capsys):
-    """Random, supervised, joint: three runs of detection behind one of classification; run again it is done at once."""
+    """Random, supervised, joint: three runs of detection behind one of classification; run again it is done
+    at once.
+    """
     path = write_flagfile(tmp_path / "cls.cfg", task="classification", teacher_steps=3, pictures=0)
     experiment = tiny.experiment(
         job="compare_pretraining", pretraining=path, model_dir=str(tmp_path / "runs"), teacher_steps=3, pictures=0,
         joint_data="scenes:unlabeled,count=8", joint_weight=0.5, joint_batch_size=8, joint_image_size=32,
     )  # fmt: skip
     summary = jobs.run(experiment)
-    assert list(summary["runs"]) == ["random", "from_classification", "joint"] and list(summary["pretraining"]) == ["classification"]
+    assert list(summary["runs"]) == ["random", "from_classification", "joint"] and list(
+        summary["pretraining"]
+    ) == ["classification"]
     sha = {name: row["weights_sha256"] for name, row in summary["runs"].items()}
     assert len(set(sha.values())) == 3
     table = capsys.readouterr().out
     assert "from_classification" in table and "gain" in table and "+0.000" in table
     again = jobs.run(experiment)
     assert {name: row["weights_sha256"] for name, row in again["runs"].items()} == sha
-    for name in ("pretraining/classification", "joint"):  # each run is locked, somebody may have started it alone
+    for name in (
+        "pretraining/classification",
+        "joint",
+    ):  # each run is locked, somebody may have started it alone
         with folder_lock(str(tmp_path / "runs" / name)), pytest.raises(Locked, match=name):
             jobs.run(experiment)
     flags = json.load(open(tmp_path / "runs" / "random" / "run.json"))["flags"]
@@ -191,8 +275,12 @@ def test_the_comparison(tmp_path, capsys):
 
 
 def test_rows_from_imagenet_where_a_package_has_the_weights(tmp_path, monkeypatch, capsys):
-    """Two more runs of one network, and the gain is over its own random weights; without a package a line says so."""
-    compare_pretraining = importlib.import_module("official.jobs.compare_pretraining")  # not the job of that name
+    """Two more runs of one network, and the gain is over its own random weights; without a package a line
+    says so.
+    """
+    compare_pretraining = importlib.import_module(
+        "official.jobs.compare_pretraining"
+    )  # not the job of that name
     experiment = tiny.experiment(imagenet_backbone="efficientnet-lite0", model_dir=str(tmp_path))
     monkeypatch.setattr(compare_pretraining, "package_file", lambda backbone: "")
     assert list(compare_pretraining._variants(experiment, [])) == ["random"]

@@ -59,8 +59,12 @@ def test_evaluation_equals_numpy_on_the_predictions(setting, tmp_path):
     assert len(metrics["per_class"]) == 6 and 0 < metrics["mIoU_padded"] <= 1
     assert json.load(open(tmp_path / "metrics.json"))["mIoU"] == metrics["mIoU"]
     evaluated = read_evaluated(str(tmp_path))
-    assert evaluated.own()[0] == pytest.approx(metrics["mIoU"]) and evaluated.ids == [str(i) for i in source.ids]
-    np.testing.assert_array_equal(read_map(str(tmp_path), 1), found[1]["mask"])  # 64 pixels are kept as they are
+    assert evaluated.own()[0] == pytest.approx(metrics["mIoU"]) and evaluated.ids == [
+        str(i) for i in source.ids
+    ]
+    np.testing.assert_array_equal(
+        read_map(str(tmp_path), 1), found[1]["mask"]
+    )  # 64 pixels are kept as they are
 
 
 def test_one_scale_is_the_plain_prediction_and_scales_are_averaged(setting):
@@ -75,12 +79,16 @@ def test_one_scale_is_the_plain_prediction_and_scales_are_averaged(setting):
         assert row["mask"].shape[0] == source.sizes[i][0]
     several = [row["score"] for row in task.label(model, source, 0, 3)]
     assert any((a != b["score"]).any() for a, b in zip(several, single.label(model, source, 0, 3)))
-    mirrored = build_task(tiny.experiment(task="segmentation", label_scales="1", label_flip=True), source.categories)
+    mirrored = build_task(
+        tiny.experiment(task="segmentation", label_scales="1", label_flip=True), source.categories
+    )
     assert len(list(mirrored.label(model, source, 0, 2))) == 2
 
 
 class Brightness(tf.Module):
-    """A segmenter with two classes whose logits are the mean of the red and of the green channel in every cell of 4 x 4."""
+    """A segmenter with two classes whose logits are the mean of the red and of the green channel in every
+    cell of 4 x 4.
+    """
 
     distribute_strategy = tf.distribute.get_strategy()
 
@@ -96,7 +104,8 @@ class Brightness(tf.Module):
 @pytest.mark.parametrize("side, padded", [(24, 32), (32, 32), (40, 64), (17, 32), (56, 64)])
 @pytest.mark.parametrize("flip", [False, True])
 def test_every_scale_is_the_scale_it_says(side, padded, flip):
-    """An image of two halves (left: class 0, right: class 1) at any side gives halves of the output, wherever the padding ends.
+    """An image of two halves (left: class 0, right: class 1) at any side gives halves of the output, wherever
+    the padding ends.
 
     By hand: logits 4 and 0 in the left half make 1 / (1 + e^-4) = 0.982; between the halves bilinear.
     """
@@ -104,21 +113,27 @@ def test_every_scale_is_the_scale_it_says(side, padded, flip):
     columns = np.arange(side)
     image = np.zeros((1, side, side, 3), np.float32)
     image[..., 0], image[..., 1] = 4.0 * (columns < side / 2), 4.0 * (columns >= side / 2)
-    found = probabilities_function(model, side=side, size=size, multiple=32, flip=flip, legacy_resize=False)(image).numpy()
+    found = probabilities_function(model, side=side, size=size, multiple=32, flip=flip, legacy_resize=False)(
+        image
+    ).numpy()
     assert set(model.sides) == {padded} and found.shape == (1, size, size, 2)
     cell = 4 * size / side  # pixels of the output that blend at the border of two cells
     left, right = int(size / 2 - cell), int(np.ceil(size / 2 + cell))
     edge = size - int(np.ceil(cell)) if side % 4 or flip else size  # a cell that is part padding
-    np.testing.assert_allclose(found[0, :edge, int(flip) * (size - edge) : left, 0], 1 / (1 + np.exp(-4)), atol=1e-5)
+    np.testing.assert_allclose(
+        found[0, :edge, int(flip) * (size - edge) : left, 0], 1 / (1 + np.exp(-4)), atol=1e-5
+    )
     np.testing.assert_allclose(found[0, :edge, right:edge, 1], 1 / (1 + np.exp(-4)), atol=1e-5)
     np.testing.assert_allclose(found.sum(-1), 1.0, atol=1e-5)
 
 
 def test_six_scales_are_six_inputs_of_one_reading(setting):
-    """0.5 ... 1.75 of 64 pixels on a pyramid to stride 8: six different inputs. Labels are, bit for bit, the mean of six
-    passes that each read the photo for itself."""
+    """0.5 ... 1.75 of 64 pixels on a pyramid to stride 8: six different inputs. Labels are, bit for bit, the
+    mean of six passes that each read the photo for itself."""
     _, model, source = setting
-    task = build_task(tiny.experiment(task="segmentation", label_scales="0.5,0.75,1,1.25,1.5,1.75"), source.categories)
+    task = build_task(
+        tiny.experiment(task="segmentation", label_scales="0.5,0.75,1,1.25,1.5,1.75"), source.categories
+    )
     reads, calls, read_image = [], [], source.read_image
 
     def counted(index):
@@ -148,14 +163,21 @@ def test_masks_in_the_label_store(setting, tmp_path):
     experiment = tiny.experiment(task="segmentation")
     manifest = label_source(task, model, unlabelled, store, experiment, "t")
     assert manifest["kind"] == "masks" and manifest["images"] == 6
-    assert manifest["pixels"] == sum(h * 64 for h in (64, 50, 40, 64, 33, 64)) == sum(manifest["score_histogram"]) == sum(manifest["class_counts"])
+    assert (
+        manifest["pixels"]
+        == sum(h * 64 for h in (64, 50, 40, 64, 33, 64))
+        == sum(manifest["score_histogram"])
+        == sum(manifest["class_counts"])
+    )
     rows = list(store.rows())
     threshold = float(np.median(np.concatenate([row["score"].ravel() for row in rows]))) / 256
     pseudo, any_label, numbers = store.read(unlabelled, threshold)
     for i, row in enumerate(rows):
         mask = pseudo.read_mask(tf.constant(i, tf.int64)).numpy()
         assert mask.shape == tuple(source.sizes[i])
-        np.testing.assert_array_equal(mask, np.where(row["score"] >= round(threshold * 256), row["mask"], 255))
+        np.testing.assert_array_equal(
+            mask, np.where(row["score"] >= round(threshold * 256), row["mask"], 255)
+        )
     assert numbers["images_with_labels"] == any_label.sum() and 0.3 < numbers["labelled_pixels"] < 0.8
     with pytest.raises(LabelError, match="no pseudo pixel.*score_threshold=1.0") as caught:
         store.read(unlabelled, 1.0)
@@ -181,7 +203,9 @@ def test_labels_are_enlarged_to_large_pictures(setting, tmp_path):
     pseudo, _, _ = store.read(double, 0.0)
     row = next(iter(store.rows()))
     assert row["mask"].shape == (64, 64)  # as in the network's input
-    np.testing.assert_array_equal(pseudo.read_mask(tf.constant(0, tf.int64)), row["mask"].repeat(2, 0).repeat(2, 1))
+    np.testing.assert_array_equal(
+        pseudo.read_mask(tf.constant(0, tf.int64)), row["mask"].repeat(2, 0).repeat(2, 1)
+    )
 
 
 def test_export_agrees_with_predict(setting, tmp_path):
@@ -220,7 +244,9 @@ def test_other_ways_to_meet_the_labels(method):
 
 @tiny.without_export()
 def test_the_loop_and_every_job(tmp_path):
-    run = tiny.experiment(task="segmentation", model_dir=str(tmp_path), control=True, teacher_steps=4, student_steps=4)
+    run = tiny.experiment(
+        task="segmentation", model_dir=str(tmp_path), control=True, teacher_steps=4, student_steps=4
+    )
     summary = jobs.run(run)
     for phase in ("teacher", "control", "student"):
         assert {"mIoU", "mIoU_padded", "pixel_accuracy", "per_class"} <= set(summary[phase])
@@ -230,7 +256,14 @@ def test_the_loop_and_every_job(tmp_path):
     for path in (tmp_path / "student").glob("*tfevents*"):
         for event in tf.compat.v1.train.summary_iterator(str(path)):
             tags |= {value.tag for value in event.summary.value}
-    assert {"evaluation_confusion", "predictions", "training_human", "training_pseudo", "pseudo_labels", "evaluation/mIoU"} <= tags
+    assert {
+        "evaluation_confusion",
+        "predictions",
+        "training_human",
+        "training_pseudo",
+        "pseudo_labels",
+        "evaluation/mIoU",
+    } <= tags
 
     def again(**overrides):
         return jobs.run(experiment_from({**run.flags(), **overrides}))
@@ -245,12 +278,25 @@ def test_the_loop_and_every_job(tmp_path):
     assert sum(found["predictions"]["pixels"].values()) == 40 * 90
     with Image.open(tmp_path / "out" / "masks" / "a.png") as image:
         assert image.mode == "P" and image.size == (90, 40)
-    exported = again(job="export_labels", labels="predictions", format="voc", images=str(pictures), output=str(tmp_path / "voc"))
+    exported = again(
+        job="export_labels",
+        labels="predictions",
+        format="voc",
+        images=str(pictures),
+        output=str(tmp_path / "voc"),
+    )
     assert exported["exported"]["images"] == 1
-    with Image.open(tmp_path / "voc" / "SegmentationClass" / "a.png") as image, Image.open(tmp_path / "out" / "masks" / "a.png") as same:
+    with (
+        Image.open(tmp_path / "voc" / "SegmentationClass" / "a.png") as image,
+        Image.open(tmp_path / "out" / "masks" / "a.png") as same,
+    ):
         np.testing.assert_array_equal(np.asarray(image), np.asarray(same))
     pseudo = again(job="export_labels", format="coco", output=str(tmp_path / "coco"))
-    assert pseudo["exported"]["images"] == len(json.load(open(tmp_path / "coco" / "annotations.json"))["images"]) == 16
+    assert (
+        pseudo["exported"]["images"]
+        == len(json.load(open(tmp_path / "coco" / "annotations.json"))["images"])
+        == 16
+    )
     assert again(job="model_stats")["model"]["parameters"] > 1000
 
 

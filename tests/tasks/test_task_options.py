@@ -137,7 +137,11 @@ def test_other_backbones(name):
     backbone = build_backbone(Model(backbone=name, **width, **chosen, **shared))
     assert norms(backbone) == {(0.9, 0.02)} and scale_of(backbone) == "bytes"
     activations = ["swish" for layer in backbone.layers if isinstance(layer, Swish)]
-    activations += [layer.activation.__name__ for layer in backbone.layers if isinstance(layer, tf.keras.layers.Activation)]
+    activations += [
+        layer.activation.__name__
+        for layer in backbone.layers
+        if isinstance(layer, tf.keras.layers.Activation)
+    ]
     assert activations.count("swish") > 10 and "relu" not in activations
     if name == "resnet-50":
         gammas = [v.numpy() for v in backbone.variables if v.name.endswith("_3_bn/gamma:0")]
@@ -361,6 +365,11 @@ def test_draw_scores():
     image, box = np.full((120, 160, 3), 128, np.uint8), np.float32([[20, 20, 90, 130]])
     objects = {"boxes": box, "classes": np.int32([0]), "scores": np.float32([0.73])}
     categories = tiny.scenes_source(count=1).categories
-    given, without = (build_task(tiny.experiment(draw_scores=flag), categories).draw(image, objects) for flag in (True, False))
-    bare = build_task(tiny.experiment(), categories).draw(image, {k: v for k, v in objects.items() if k != "scores"})
+    given, without = (
+        build_task(tiny.experiment(draw_scores=flag), categories).draw(image, objects)
+        for flag in (True, False)
+    )
+    bare = build_task(tiny.experiment(), categories).draw(
+        image, {k: v for k, v in objects.items() if k != "scores"}
+    )
     assert (without == bare).all() and (given != bare).any()

@@ -1,4 +1,6 @@
-"""A batch that is passed in parts gives the step in one go; batch norm is the one difference, and none where parts are alike."""
+"""A batch that is passed in parts gives the step in one go; batch norm is the one difference, and none where
+parts are alike.
+"""
 
 import numpy as np
 import pytest
@@ -24,8 +26,9 @@ SLOW = pytest.mark.slow
     ],
 )
 def test_two_parts_are_one_batch(name, replicas, monkeypatch):
-    """Losses, averages, gradient norm and all weights after two steps, to 2e-3, where batch norm normalises by its moving
-    statistics; with clipping, weight decay, stochastic depth, dropout and the average of the weights."""
+    """Losses, averages, gradient norm and all weights after two steps, to 2e-3, where batch norm normalises
+    by its moving statistics; with clipping, weight decay, stochastic depth, dropout and the average of the
+    weights."""
     stock = tf.keras.layers.BatchNormalization.call
 
     @tf.autograph.experimental.do_not_convert
@@ -44,7 +47,9 @@ def test_two_parts_are_one_batch(name, replicas, monkeypatch):
 
 
 def test_batch_norm_of_equal_parts_is_that_of_the_whole():
-    """Two parts of the same images have the statistics of the batch that is both, so everything is the same, moving ones too."""
+    """Two parts of the same images have the statistics of the batch that is both, so everything is the same,
+    moving ones too.
+    """
     options = dict(task="classification", survival_probability=1.0, dropout=0.0, backbone_depth=0.1)
     whole, parts = make_trainer(**options), make_trainer(accumulate=2, **options)
     half = next(parts.batches())[0]
@@ -59,7 +64,9 @@ def test_batch_norm_of_equal_parts_is_that_of_the_whole():
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_parts_hold_the_examples_of_their_replica(workers):
-    """Two replicas a worker: first both first parts, then both second parts; together the batch, each example at its place."""
+    """Two replicas a worker: first both first parts, then both second parts; together the batch, each example
+    at its place.
+    """
     options = dict(
         source=tiny.scenes_source(count=16), prepare=lambda example, key: {"index": example["index"]}, batch_size=16, seed=3,
         stream="human", start_step=2,
@@ -68,7 +75,9 @@ def test_parts_hold_the_examples_of_their_replica(workers):
     assert len(set(whole)) == 16
     rows = 16 // (workers * 2 * 2)
     for worker in range(workers):
-        dataset = training_dataset(replica_batch_size=rows, parts=2, worker=Worker(worker, workers), **options)
+        dataset = training_dataset(
+            replica_batch_size=rows, parts=2, worker=Worker(worker, workers), **options
+        )
         for element, batch in zip(range(4), dataset):
             part, replica = element // 2, worker * 2 + element % 2
             first = (replica * 2 + part) * rows
@@ -80,4 +89,8 @@ def test_what_cannot_be_passed_in_parts():
         make_trainer(task="classification", accumulate=3)
     with pytest.raises(FlagError, match="cannot be passed in parts"):
         check_flags(tiny.experiment(task="contrastive", accumulate=2))
-    assert tiny.experiment(accumulate=1).fingerprint() == tiny.experiment().fingerprint() != tiny.experiment(accumulate=2).fingerprint()
+    assert (
+        tiny.experiment(accumulate=1).fingerprint()
+        == tiny.experiment().fingerprint()
+        != tiny.experiment(accumulate=2).fingerprint()
+    )

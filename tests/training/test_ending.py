@@ -1,4 +1,6 @@
-"""When a phase ends and which of its checkpoints goes on: --patience and --take, also over starts that were stopped."""
+"""When a phase ends and which of its checkpoints goes on: --patience and --take, also over starts that were
+stopped.
+"""
 
 import dataclasses
 import json
@@ -83,14 +85,20 @@ def counting(monkeypatch):
 
 
 def run(folder, *, may_end=True, **flags):
-    options = dict(model_dir=str(folder), eval_every=2, pictures=0, keep_checkpoints=2, checkpoint_every=5, **flags)
+    options = dict(
+        model_dir=str(folder), eval_every=2, pictures=0, keep_checkpoints=2, checkpoint_every=5, **flags
+    )
     task, phase = Evaluating(), Phase("teacher", STEPS, None, may_end=may_end)
     result = PhaseRun(task, tiny.experiment(**options), phase, [1], tf.distribute.get_strategy()).run()
     return result, task.seen
 
 
 def weight(path):
-    return int(tf.train.load_checkpoint(os.path.join(path, "state")).get_tensor("model/weight/.ATTRIBUTES/VARIABLE_VALUE"))
+    return int(
+        tf.train.load_checkpoint(os.path.join(path, "state")).get_tensor(
+            "model/weight/.ATTRIBUTES/VARIABLE_VALUE"
+        )
+    )
 
 
 def test_how_many_evaluations_brought_nothing():
@@ -107,12 +115,21 @@ def test_all_steps_are_taken_by_default(tmp_path):
 
 @pytest.mark.parametrize("patience,end", [(1, 6), (3, 10), (4, 20)])
 def test_patience_ends_a_phase_that_no_longer_gains(tmp_path, capsys, patience, end):
-    """Of the best at step 4 three evaluations bring nothing; the fourth brings 0.5, of which four bring nothing at step 20."""
+    """Of the best at step 4 three evaluations bring nothing; the fourth brings 0.5, of which four bring
+    nothing at step 20.
+    """
     result, seen = run(tmp_path, patience=patience)
-    assert (result["steps"], result["images_seen"]) == (end, 8 * end) and seen[-1] == end and weight(result["checkpoint"]) == end
+    assert (
+        (result["steps"], result["images_seen"]) == (end, 8 * end)
+        and seen[-1] == end
+        and weight(result["checkpoint"]) == end
+    )
     assert result.get("planned_steps") == (STEPS if end < STEPS else None)
     often = f"{patience} evaluations" if patience > 1 else "an evaluation"
-    said = f"teacher: ends at step {end} of {STEPS}: no gain in {often}, best 0.300 at step 4 (--patience={patience})"
+    said = (
+        f"teacher: ends at step {end} of {STEPS}: no gain in {often}, best 0.300 at step 4 "
+        f"(--patience={patience})"
+    )
     assert (said in capsys.readouterr().err) == (end < STEPS)
     found = find_model(str(tmp_path), "--teacher")
     assert found.finished and found.step == end and capsys.readouterr().err == ""
@@ -123,13 +140,17 @@ def test_the_control_is_not_ended(tmp_path):
     assert run(tmp_path, patience=1, may_end=False)[0]["steps"] == STEPS
 
 
-@pytest.mark.parametrize("stopped", ["before it is evaluated", "before it is said to be the end", "before the result"])
+@pytest.mark.parametrize(
+    "stopped", ["before it is evaluated", "before it is said to be the end", "before the result"]
+)
 def test_a_start_that_was_stopped_comes_to_the_same_end(tmp_path, monkeypatch, stopped):
     straight, _ = run(tmp_path / "a", patience=3, take="best")
     with monkeypatch.context() as patch:
         evaluate, save = PhaseRun._evaluate, PhaseRun._save
         if stopped == "before it is evaluated":
-            patch.setattr(PhaseRun, "_evaluate", lambda self, step: 1 / 0 if step == 10 else evaluate(self, step))
+            patch.setattr(
+                PhaseRun, "_evaluate", lambda self, step: 1 / 0 if step == 10 else evaluate(self, step)
+            )
         elif stopped == "before the result":
             patch.setattr(PhaseRun, "_finish", lambda *args: 1 / 0)
         else:
@@ -144,7 +165,10 @@ def test_a_start_that_was_stopped_comes_to_the_same_end(tmp_path, monkeypatch, s
 
 def test_the_best_checkpoint_goes_on(tmp_path, capsys):
     result, seen = run(tmp_path, take="best")
-    assert result["taken"] == {"step": 12, "because": "best", "evaluations": 10} and (result["AP"], result["steps"]) == (0.5, STEPS)
+    assert result["taken"] == {"step": 12, "because": "best", "evaluations": 10} and (
+        result["AP"],
+        result["steps"],
+    ) == (0.5, STEPS)
     assert weight(result["checkpoint"]) == 12 and seen[-1] == 12
     for path in (tmp_path, tmp_path / "teacher"):
         assert find_checkpoint(str(path)) == result["checkpoint"]
@@ -157,9 +181,14 @@ def test_the_best_checkpoint_goes_on(tmp_path, capsys):
 
 def test_the_best_of_a_run_that_went_on_with_its_last(tmp_path):
     result, _ = run(tmp_path)
-    assert find_checkpoint(str(tmp_path)) == result["checkpoint"] and weight(find_checkpoint(str(tmp_path), "best")) == 12
+    assert (
+        find_checkpoint(str(tmp_path)) == result["checkpoint"]
+        and weight(find_checkpoint(str(tmp_path), "best")) == 12
+    )
     step = os.path.dirname(result["checkpoint"])
-    assert weight(taken_checkpoint(os.path.join(step, "step_00000020"), "best")) == 20  # a checkpoint that was named
+    assert (
+        weight(taken_checkpoint(os.path.join(step, "step_00000020"), "best")) == 20
+    )  # a checkpoint that was named
     for name in os.listdir(step):
         meta = os.path.join(step, name, "checkpoint.json")
         content = json.load(open(meta))
@@ -171,8 +200,14 @@ def test_the_best_of_a_run_that_went_on_with_its_last(tmp_path):
 def test_the_table_says_so(tmp_path):
     result, _ = run(tmp_path, patience=3, take="best")
     text = table({"teacher": result, "student": {**result, "planned_steps": 30}}, ("AP",))
-    assert "teacher: ended after 10 of 20 steps, as it no longer gained" in text and "student: ended after 10 of 30 steps" in text
-    assert "goes on (teacher step 6 of 10, student step 6 of 10): chosen on the evaluation data, so these scores are too good" in text
+    assert (
+        "teacher: ended after 10 of 20 steps, as it no longer gained" in text
+        and "student: ended after 10 of 30 steps" in text
+    )
+    assert (
+        "goes on (teacher step 6 of 10, student step 6 of 10): chosen on the evaluation data, so these "
+        "scores are too good"
+    ) in text
     assert "0.300" in text
 
 
@@ -194,42 +229,68 @@ def test_the_control_of_a_study_cannot_know():
 
 
 def test_what_they_change_in_a_run():
-    """At the defaults the fingerprint is as before there were these flags; else which steps are evaluated counts too."""
+    """At the defaults the fingerprint is as before there were these flags; else which steps are evaluated
+    counts too.
+    """
     default = Experiment().decisive_flags()
     assert not {"patience", "take", "eval_every"} & set(default)
     assert Experiment().fingerprint() == experiment_from(dict(eval_every=7)).fingerprint()
     patient = experiment_from(dict(patience=2, eval_every=5))
     assert patient.fingerprint() != experiment_from(dict(patience=2, eval_every=6)).fingerprint()
     assert changed_flags(default, patient) == {"patience": (0, 2), "eval_every": (0, 5)}
-    assert changed_flags(patient.decisive_flags(), experiment_from(dict(patience=2, eval_every=6))) == {"eval_every": (5, 6)}
+    assert changed_flags(patient.decisive_flags(), experiment_from(dict(patience=2, eval_every=6))) == {
+        "eval_every": (5, 6)
+    }
     assert set(changed_flags(patient.decisive_flags(), Experiment())) == {"patience", "eval_every"}
     assert set(spoiled({"eval_every": (5, 6)}, ["teacher", "labels"])) == {"teacher", "labels"}
 
 
 def test_the_control_takes_the_steps_that_were_taken(tmp_path, monkeypatch):
-    """Teacher 6 of 12 steps, its checkpoint of step 4 goes on; student 5 of 10: 11 steps, a schedule for 12 x 11 / 12."""
-    experiment = tiny.experiment(model_dir=str(tmp_path), teacher_steps=12, student_steps=10, patience=2, eval_every=2)
+    """Teacher 6 of 12 steps, its checkpoint of step 4 goes on; student 5 of 10: 11 steps, a schedule for 12 x
+    11 / 12.
+    """
+    experiment = tiny.experiment(
+        model_dir=str(tmp_path), teacher_steps=12, student_steps=10, patience=2, eval_every=2
+    )
     loop = SelfTraining(mock.Mock(categories=(Category(1, "a"),)), experiment, None, None, None, None)
     phases = []
     monkeypatch.setattr(SelfTraining, "_run", lambda self, phase, *rest: phases.append(phase))
     monkeypatch.setattr(SelfTraining, "_as_student", lambda self: self)
-    taken = tiny.teacher_result(tmp_path / "teacher", experiment.with_flags({"teacher_steps": 4}), (Category(1, "a"),))
+    taken = tiny.teacher_result(
+        tmp_path / "teacher", experiment.with_flags({"teacher_steps": 4}), (Category(1, "a"),)
+    )
     loop.train_control({**taken, "steps": 6}, {"steps": 5})
-    loop.train_control({**tiny.teacher_result(tmp_path / "all", experiment, (Category(1, "a"),)), "steps": 12}, {"steps": 10})
+    loop.train_control(
+        {**tiny.teacher_result(tmp_path / "all", experiment, (Category(1, "a"),)), "steps": 12}, {"steps": 10}
+    )
     loop.train_control()
-    assert [(p.steps, p.stretch, p.may_end) for p in phases] == [(11, 11 / 12, False), (22, 22 / 12, False), (22, 22 / 12, False)]
+    assert [(p.steps, p.stretch, p.may_end) for p in phases] == [
+        (11, 11 / 12, False),
+        (22, 22 / 12, False),
+        (22, 22 / 12, False),
+    ]
     assert dataclasses.replace(phases[1]) == phases[2] and np.isclose(phases[0].stretch * 12, 11)
 
 
 def test_the_summary_keeps_what_the_training_found(tmp_path):
-    """Of evaluate: its evaluation and job; of the training: phases, labels, and under "training" its job and seconds."""
+    """Of evaluate: its evaluation and job; of the training: phases, labels, and under "training" its job and
+    seconds.
+    """
+
     def of(job, **content):
         return RunFolder(tiny.experiment(model_dir=str(tmp_path), job=job)).summarize(content)
 
     def there():
         return json.load(open(tmp_path / "summary.json"))
 
-    trained = of("self_train", teacher={"AP": 0.1}, pseudo_labels={"boxes": 3}, images_seen=9, evaluation={"AP": 0.2}, skipped_inputs={"labeled": {}})
+    trained = of(
+        "self_train",
+        teacher={"AP": 0.1},
+        pseudo_labels={"boxes": 3},
+        images_seen=9,
+        evaluation={"AP": 0.2},
+        skipped_inputs={"labeled": {}},
+    )
     assert there() == trained
     own = of("evaluate", evaluation={"AP": 0.3}, checkpoint="x", skipped_inputs={"eval": {"a": 1}})
     assert json.load(open(tmp_path / "summary_evaluate.json")) == own and "teacher" not in own
@@ -237,8 +298,15 @@ def test_the_summary_keeps_what_the_training_found(tmp_path):
         if content:
             of(job, **content)
         found = there()
-        assert (found["job"], found["teacher"], found["pseudo_labels"], found["images_seen"]) == (job, {"AP": 0.1}, {"boxes": 3}, 9)
+        assert (found["job"], found["teacher"], found["pseudo_labels"], found["images_seen"]) == (
+            job,
+            {"AP": 0.1},
+            {"boxes": 3},
+            9,
+        )
         assert (found["evaluation"], found["checkpoint"]) == ({"AP": 0.3}, "x")
         assert found["skipped_inputs"] == {"labeled": {}, "eval": {"a": 1}}
-        assert found["training"] == {name: trained[name] for name in ("job", "flags_fingerprint", "versions", "seed", "seconds")}
+        assert found["training"] == {
+            name: trained[name] for name in ("job", "flags_fingerprint", "versions", "seed", "seconds")
+        }
     assert of("self_train", teacher={"AP": 0.4}) == there()

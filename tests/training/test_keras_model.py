@@ -296,11 +296,21 @@ def model():
 
 
 def test_the_third_stream(model):
-    """Images with classes at a size of their own, through the same backbone; left out where they have no weight."""
-    human = {"images": tf.fill([1, 64, 64, 3], 9.0), "bounding_boxes": {"boxes": tf.zeros([1, 1, 4]), "classes": [[-1]]}}
+    """Images with classes at a size of their own, through the same backbone; left out where they have no
+    weight.
+    """
+    human = {
+        "images": tf.fill([1, 64, 64, 3], 9.0),
+        "bounding_boxes": {"boxes": tf.zeros([1, 1, 4]), "classes": [[-1]]},
+    }
     joint = {"images": tf.fill([2, 32, 32, 3], 9.0), "labels": tf.constant([2, 0])}
     found = model.streams({"human": human, "joint": joint})
-    assert found["joint"]["class"].numpy().tolist() == [2, 0] and found["joint"]["images"].shape == (2, 32, 32, 3)
+    assert found["joint"]["class"].numpy().tolist() == [2, 0] and found["joint"]["images"].shape == (
+        2,
+        32,
+        32,
+        3,
+    )
     assert model.joint_network({"images": found["joint"]["images"]})["logits"].shape == (2, 3)
     shared = {id(v) for v in model.network.backbone.trainable_variables}
     assert len(shared & {id(v) for v in model.joint_network.trainable_variables}) > 20

@@ -18,7 +18,9 @@ keras = tf.keras
 
 
 def network() -> keras.Model:
-    """16 x 16 pixels: 8 filters, batch norm, a depthwise convolution at stride 2, a 1 x 1 one of 4 filters."""
+    """16 x 16 pixels: 8 filters, batch norm, a depthwise convolution at stride 2, a 1 x 1 one of 4
+    filters.
+    """
     images = keras.Input([None, None, 3], name="images")
     x = keras.layers.BatchNormalization()(keras.layers.Conv2D(8, 3, padding="same")(images))
     x = keras.layers.Conv2D(4, 1)(keras.layers.DepthwiseConv2D(3, 2, padding="same")(x))
@@ -40,10 +42,17 @@ def test_what_does_not_fit_is_refused_and_what_may_fit_is_not():
     """The network keeps 77,824 B of a 32 px image, so 16,384 images are 1.19 GiB."""
     experiment, images = experiment_from(dict(image_size=32)), float(1 << 14)
     words = too_large(experiment, network, images, Machine(2, 1))
-    assert "16384 images of 32 px keeps at least 1 GB, and this machine has 1 GB" in words and "of 5518 in all may fit" in words
+    assert (
+        "16384 images of 32 px keeps at least 1 GB, and this machine has 1 GB" in words
+        and "of 5518 in all may fit" in words
+    )
     assert too_large(experiment, network, images * 0.8, Machine(2, 1)) is None
-    assert too_large(experiment, network, images, Machine(2, 1, gpus=1, gpu_memory=1)) is None  # its allocator says so
-    assert too_large(experiment, lambda: 1 / 0, 1.0, Machine(2, 1)) is None  # no network is built for a small batch
+    assert (
+        too_large(experiment, network, images, Machine(2, 1, gpus=1, gpu_memory=1)) is None
+    )  # its allocator says so
+    assert (
+        too_large(experiment, lambda: 1 / 0, 1.0, Machine(2, 1)) is None
+    )  # no network is built for a small batch
     assert "lower --image_size" in too_large(experiment, network, images, Machine(2, 0))
 
 

@@ -1,4 +1,6 @@
-"""Two or three worker processes on one machine give the same run as one process, stop together, and go on when one was killed."""
+"""Two or three worker processes on one machine give the same run as one process, stop together, and go on
+when one was killed.
+"""
 
 import json
 import os
@@ -15,7 +17,8 @@ import pytest
 from tests import tiny
 from tests.forked_main import HANGS_BEFORE, ForkedMain
 
-# Neither after two nor after four steps is a box found, so the phase ends there: the chief alone knows that, and says so.
+# Neither after two nor after four steps is a box found, so the phase ends there: the chief alone knows that,
+# and says so.
 FLAGS = dict(
     pictures=0, teacher_steps=8, job="train", eval_data="scenes:val,count=4", eval_every=2, patience=1, take="best", checkpoint_every=2,
 )  # fmt: skip
@@ -42,7 +45,9 @@ def start(model_dir, config=None, environment=None, **flags):
 def start_several(model_dir, count=2, environments=None, **flags):
     workers = [f"localhost:{free_port()}" for _ in range(count)]
     configs = [{"cluster": {"worker": workers}, "task": {"type": "worker", "index": i}} for i in range(count)]
-    return [start(model_dir, config, (environments or {}).get(i), **flags) for i, config in enumerate(configs)]
+    return [
+        start(model_dir, config, (environments or {}).get(i), **flags) for i, config in enumerate(configs)
+    ]
 
 
 def finish(process):
@@ -61,7 +66,9 @@ def weights(model_dir, phase="teacher", step=4):
     import tensorflow as tf
 
     reader = tf.train.load_checkpoint(str(model_dir / f"{phase}/checkpoints/step_{step:08d}/state"))
-    names = [n for n in reader.get_variable_to_shape_map() if n.startswith("model/") and "VARIABLE_VALUE" in n]
+    names = [
+        n for n in reader.get_variable_to_shape_map() if n.startswith("model/") and "VARIABLE_VALUE" in n
+    ]
     return {name: reader.get_tensor(name) for name in names}
 
 
@@ -70,17 +77,27 @@ def results(model_dir):
     found = {}
     for phase in ("teacher", "student"):
         with open(model_dir / phase / "result.json", encoding="utf-8") as file:
-            found[phase] = {k: v for k, v in json.load(file).items() if k in ("weights_sha256", "top1", "top5", "per_class")}
+            found[phase] = {
+                k: v
+                for k, v in json.load(file).items()
+                if k in ("weights_sha256", "top1", "top5", "per_class")
+            }
     return {**found, "labels": labels(model_dir)}
 
 
 def labels(model_dir):
     folder = model_dir / "pseudo_labels"
-    return {name: (folder / name).read_bytes() for name in sorted(os.listdir(folder)) if name.endswith(".tfrecord")}
+    return {
+        name: (folder / name).read_bytes()
+        for name in sorted(os.listdir(folder))
+        if name.endswith(".tfrecord")
+    }
 
 
 def test_two_workers_are_one_run(tmp_path):
-    """All weights after four steps, to 2e-3 (float32 sums in another order); both workers end the phase there."""
+    """All weights after four steps, to 2e-3 (float32 sums in another order); both workers end the phase
+    there.
+    """
     for process in start_several(tmp_path / "two"):
         finish(process)
     finish(start(tmp_path / "one"))
@@ -89,7 +106,11 @@ def test_two_workers_are_one_run(tmp_path):
     for name in one:
         np.testing.assert_allclose(two[name], one[name], rtol=2e-3, atol=2e-3, err_msg=name)
     summary = json.load(open(tmp_path / "two" / "summary.json"))
-    assert (summary["teacher"]["steps"], summary["teacher"]["planned_steps"], summary["teacher"]["taken"]["step"]) == (4, 8, 4)
+    assert (
+        summary["teacher"]["steps"],
+        summary["teacher"]["planned_steps"],
+        summary["teacher"]["taken"]["step"],
+    ) == (4, 8, 4)
 
 
 @pytest.fixture(scope="module")
@@ -104,13 +125,18 @@ def straight(tmp_path_factory):
 
 @pytest.mark.slow
 def test_labels_and_scores_are_those_of_one_process(straight, tmp_path):
-    """One process with the same teacher writes the same shards and gives it the same score; both workers have labelled."""
+    """One process with the same teacher writes the same shards and gives it the same score; both workers have
+    labelled.
+    """
     folder, said = straight
     assert all(re.search(r"labelling: \d+ ", words) for words in said)
     finish(start(tmp_path, **WHOLE, teacher=str(folder / "teacher")))
     assert labels(tmp_path) == labels(folder) and len(labels(folder)) >= 2  # a shard each
     # Weights: a given teacher is known by its averaged weights, one that was trained by those that moved.
-    scores = [{k: v for k, v in results(place)["teacher"].items() if k != "weights_sha256"} for place in (tmp_path, folder)]
+    scores = [
+        {k: v for k, v in results(place)["teacher"].items() if k != "weights_sha256"}
+        for place in (tmp_path, folder)
+    ]
     assert scores[0] == scores[1] and len(scores[0]) == 3
     assert os.listdir(folder / "teacher" / "evaluation" / "parts") == []
 
@@ -144,7 +170,9 @@ def three(tmp_path_factory):
 
 @pytest.mark.slow
 def test_three_workers_are_one_run(three, tmp_path):
-    """Their teacher's weights are one process's to 2e-3; with that teacher given, one process writes the same labels."""
+    """Their teacher's weights are one process's to 2e-3; with that teacher given, one process writes the same
+    labels.
+    """
     finish(start(tmp_path / "one", **THREE))
     own, wanted = (weights(folder, step=12) for folder in (three, tmp_path / "one"))
     assert set(own) == set(wanted) and len(own) > 100
@@ -157,7 +185,9 @@ def test_three_workers_are_one_run(three, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 2])
 def test_one_of_three_dies_in_training(three, victim, tmp_path):
-    """The chief or another: both that are left end with a word, and three new ones finish the run to the bit."""
+    """The chief or another: both that are left end with a word, and three new ones finish the run to the
+    bit.
+    """
     processes = start_several(tmp_path, 3, **THREE)
     wait_for(tmp_path / "teacher/checkpoints/step_00000005", processes)
     kill_and_see_the_others_end(processes, victim)
@@ -169,9 +199,13 @@ def test_one_of_three_dies_in_training(three, victim, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_worker_dies_in_an_evaluation(straight, victim, tmp_path):
-    """One is killed before its part of the evaluation is written, when the other's part is: the chief waits, the other goes on to the labels."""
+    """One is killed before its part of the evaluation is written, when the other's part is: the chief waits,
+    the other goes on to the labels.
+    """
     parts = tmp_path / "teacher/evaluation/parts"
-    processes = start_several(tmp_path, environments={victim: {HANGS_BEFORE: "official.training.sharing:_write"}}, **WHOLE)
+    processes = start_several(
+        tmp_path, environments={victim: {HANGS_BEFORE: "official.training.sharing:_write"}}, **WHOLE
+    )
     wait_for(parts, processes)
     time.sleep(1.0)
     assert [name[-6:] for name in os.listdir(parts)] == [f"-{1 - victim}.npz"]
@@ -188,7 +222,9 @@ def kill_and_see_the_others_end(processes, victim):
     for process in processes:
         if process is not processes[victim]:
             _, error = process.communicate(timeout=300)
-            assert process.returncode == 1 and "has died or cannot be reached" in error.decode(), error.decode()[-2000:]
+            assert process.returncode == 1 and "has died or cannot be reached" in error.decode(), (
+                error.decode()[-2000:]
+            )
     assert time.monotonic() - died < ENDS_WITHIN
 
 
@@ -213,7 +249,9 @@ except UserError as error:
 def test_a_worker_that_waits_for_a_dead_one_is_told(victim):
     """Without any collective under way: in the middle of an evaluation, or of the labels."""
     workers = [f"localhost:{free_port()}" for _ in range(2)]
-    configs = [json.dumps({"cluster": {"worker": workers}, "task": {"type": "worker", "index": i}}) for i in range(2)]
+    configs = [
+        json.dumps({"cluster": {"worker": workers}, "task": {"type": "worker", "index": i}}) for i in range(2)
+    ]
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", WAITS], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
@@ -223,7 +261,9 @@ def test_a_worker_that_waits_for_a_dead_one_is_told(victim):
     ]  # fmt: skip
     try:
         for i, process in enumerate(processes):  # keras-cv says something first
-            assert next(line for line in process.stdout if line.startswith("worker")) == f"worker {i} 2 of 2\n"
+            assert (
+                next(line for line in process.stdout if line.startswith("worker")) == f"worker {i} 2 of 2\n"
+            )
         time.sleep(1.0)
         assert [process.poll() for process in processes] == [None, None]
         processes[victim].kill()

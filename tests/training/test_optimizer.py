@@ -33,7 +33,14 @@ def test_warmup_then_cosine():
 
 def test_steps():
     """SpineNet-143: x 0.1 at 217,610 and 226,870."""
-    rate = WarmupSchedule(0.28, 231_500, schedule="step", warmup_steps=2000, boundaries=(217_610, 226_870), rates=(0.028, 0.0028))
+    rate = WarmupSchedule(
+        0.28,
+        231_500,
+        schedule="step",
+        warmup_steps=2000,
+        boundaries=(217_610, 226_870),
+        rates=(0.028, 0.0028),
+    )
     found = [float(rate(step)) for step in (0, 2000, 217_609, 217_610, 226_870)]
     np.testing.assert_allclose(found, [0.0, 0.28, 0.28, 0.028, 0.0028], rtol=1e-6)
 
@@ -70,7 +77,9 @@ def test_adam_agrees_with_keras():
 
 @pytest.mark.parametrize("build", [Momentum, Adam, RMSprop, LARS])
 def test_a_step_that_is_not_good_leaves_everything_as_it_was(build):
-    """Weight and state, to the bit; the step is counted, and the next one is that of a run without the bad gradient."""
+    """Weight and state, to the bit; the step is counted, and the next one is that of a run without the bad
+    gradient.
+    """
     weight, other = tf.Variable([1.0, 2.0]), tf.Variable([1.0, 2.0])
     optimizer, without = (build(WarmupSchedule(0.1, 10, schedule="constant")) for _ in range(2))
     for made, variable in ((optimizer, weight), (without, other)):
@@ -101,7 +110,10 @@ def test_clipping_by_hand():
 def tf1(build, gradients, start=1.0):
     """The same run with a TF1 optimizer."""
     with tf.Graph().as_default():
-        weight, fed = tf.compat.v1.get_variable("w", initializer=[start]), tf.compat.v1.placeholder(tf.float32, [1])
+        weight, fed = (
+            tf.compat.v1.get_variable("w", initializer=[start]),
+            tf.compat.v1.placeholder(tf.float32, [1]),
+        )
         step = build().apply_gradients([(fed, weight)])
         with tf.compat.v1.Session() as session:
             session.run(tf.compat.v1.global_variables_initializer())
@@ -129,7 +141,9 @@ def test_rmsprop_agrees_with_tf1():
 
 
 def test_lars_by_hand():
-    """Weight (3, 4), gradient (0, 2): trust 0.001 * 5 / 2; v = 0.1 * trust * g, then 0.9 v + the same with the new norm."""
+    """Weight (3, 4), gradient (0, 2): trust 0.001 * 5 / 2; v = 0.1 * trust * g, then 0.9 v + the same with
+    the new norm.
+    """
     kernel, bias = tf.Variable([3.0, 4.0], name="dense/kernel"), tf.Variable([3.0, 4.0], name="dense/bias")
     optimizer = LARS(WarmupSchedule(0.1, 10, schedule="constant"), 0.9)
     optimizer.build([kernel, bias])
@@ -142,7 +156,9 @@ def test_lars_by_hand():
     second = 0.9 * first + 0.1 * 0.001 * np.hypot(3, 4 - first) / 2 * 2
     np.testing.assert_allclose(kernel, [3, 4 - first - second], rtol=1e-6)
     assert adapted("projection_0/kernel:0") and adapted("block1a_dwconv/depthwise_kernel:0")
-    assert not any(map(adapted, ("stem_bn/gamma:0", "stem_bn/beta:0", "predictions/bias:0", "head_supervised/kernel:0")))
+    assert not any(
+        map(adapted, ("stem_bn/gamma:0", "stem_bn/beta:0", "predictions/bias:0", "head_supervised/kernel:0"))
+    )
 
 
 def test_lars_moves_weights_of_zero():
@@ -154,15 +170,21 @@ def test_lars_moves_weights_of_zero():
 
 
 def test_exponential_schedule_is_a_staircase():
-    rate = WarmupSchedule(0.256, 1000, schedule="exponential", decay_every=24, warmup_steps=10, decay_factor=0.97)
+    rate = WarmupSchedule(
+        0.256, 1000, schedule="exponential", decay_every=24, warmup_steps=10, decay_factor=0.97
+    )
     found = [float(rate(step)) for step in (0, 5, 23, 24, 47, 48)]
-    np.testing.assert_allclose(found, [0, 0.128, 0.256, 0.256 * 0.97, 0.256 * 0.97, 0.256 * 0.97**2], rtol=1e-5)
+    np.testing.assert_allclose(
+        found, [0, 0.128, 0.256, 0.256 * 0.97, 0.256 * 0.97, 0.256 * 0.97**2], rtol=1e-5
+    )
     with pytest.raises(ValueError, match="decay_every"):
         WarmupSchedule(0.1, 10, schedule="exponential")
 
 
 def test_exponential_schedule_is_tf1s():
-    """EfficientNet's decay_steps are 2.4 epochs, 750.684 steps of 4,096 images: after 350 epochs 145 decays, at the original's steps."""
+    """EfficientNet's decay_steps are 2.4 epochs, 750.684 steps of 4,096 images: after 350 epochs 145 decays,
+    at the original's steps.
+    """
     every = 2.4 * 1_281_167 / 4096
     rate = WarmupSchedule(0.256, 109_474, schedule="exponential", decay_every=every, warmup_steps=1563)
     steps = [1563, *(int(every * k) + d for k in (3, 20, 145) for d in (0, 1)), 109_473]
@@ -197,7 +219,9 @@ def tf1_average(decay, first, weights):
 
 @pytest.mark.parametrize("decay", [0.25, 0.9])
 def test_weight_average_is_tf1s(decay):
-    """The decay rises (2/11, 3/12 ... as (1 + t) / (10 + t), t = 1 after the first step) up to the one that is asked for."""
+    """The decay rises (2/11, 3/12 ... as (1 + t) / (10 + t), t = 1 after the first step) up to the one that
+    is asked for.
+    """
     model = tf.keras.Sequential([tf.keras.layers.Dense(2, input_shape=(3,))])
     kernel, average = model.variables[0], WeightAverage(model, decay)
     first, weights = kernel.numpy(), np.random.default_rng(0).normal(size=(30, 3, 2)).astype(np.float32)
@@ -214,10 +238,17 @@ def test_weight_average_is_tf1s(decay):
 
 
 def test_the_trainer_averages_after_its_step():
-    """The trainer's own averages, fed with random gradients, are TF1's of the same weights; a skipped step counts too."""
+    """The trainer's own averages, fed with random gradients, are TF1's of the same weights; a skipped step
+    counts too.
+    """
     source = tiny.scenes_source(task="classification", count=4)
     experiment = tiny.experiment(task="classification", weight_average=0.9, on_nan="skip")
-    trainer = Trainer(build_task(experiment, source.categories), experiment, Phase("teacher", 8, source), tf.distribute.get_strategy())
+    trainer = Trainer(
+        build_task(experiment, source.categories),
+        experiment,
+        Phase("teacher", 8, source),
+        tf.distribute.get_strategy(),
+    )
     place = next(i for i, v in enumerate(trainer.model.variables) if v.name == "predictions/kernel:0")
     kernel, shadow = trainer.model.variables[place], trainer.weight_average.shadows[place]
     first, weights, found = kernel.numpy(), [], []

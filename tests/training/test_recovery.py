@@ -89,7 +89,9 @@ def test_weights_fingerprint():
     import hashlib
 
     a, b = tf.Variable([1.0, 2.0], name="a"), tf.Variable([3], name="b", dtype=tf.int32)
-    expected = hashlib.sha256(b"a:0" + np.float32([1, 2]).tobytes() + b"b:0" + np.int32([3]).tobytes()).hexdigest()
+    expected = hashlib.sha256(
+        b"a:0" + np.float32([1, 2]).tobytes() + b"b:0" + np.int32([3]).tobytes()
+    ).hexdigest()
     assert weights_sha256([b, a]) == expected
     assert weights_sha256([a, tf.Variable([4], name="b", dtype=tf.int32)]) != expected
 
@@ -176,7 +178,9 @@ def test_a_checkpoint_without_room_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_the_checkpoint_of_a_result(tmp_path, monkeypatch):
-    """A given teacher stays the one that was given, also where the run itself has a checkpoint of that phase and step."""
+    """A given teacher stays the one that was given, also where the run itself has a checkpoint of that phase
+    and step.
+    """
     monkeypatch.chdir(tmp_path)
     step = os.path.join("student", "checkpoints", "step_00000006")
     for run in ("run", "run/round_2", "other"):
@@ -187,7 +191,11 @@ def test_the_checkpoint_of_a_result(tmp_path, monkeypatch):
 
     assert named("run/student", step) == f"run/{step}" == named("run/student/", step)
     assert named("run/teacher", str(tmp_path / "other" / step)) == f"other/{step}"  # a teacher from elsewhere
-    assert named("run/round_2/teacher", os.path.join("..", step)) == f"run/{step}"  # the student of the round before
+    assert (
+        named("run/round_2/teacher", os.path.join("..", step)) == f"run/{step}"
+    )  # the student of the round before
     assert named("run/student", f"/gone/{step}") == f"run/{step}"  # as earlier versions wrote it, moved since
     assert named("run/student", f"runs/there/{step}") == f"run/{step}"
-    assert result_checkpoint("run/teacher", {"checkpoint": f"/gone/{step}"}) == f"/gone/{step}"  # never the run's own student
+    assert (
+        result_checkpoint("run/teacher", {"checkpoint": f"/gone/{step}"}) == f"/gone/{step}"
+    )  # never the run's own student

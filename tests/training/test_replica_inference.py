@@ -1,4 +1,6 @@
-"""Evaluating and labelling on two replicas give what one gives: every image once, in order, also in uneven batches."""
+"""Evaluating and labelling on two replicas give what one gives: every image once, in order, also in uneven
+batches.
+"""
 
 import numpy as np
 import pytest
@@ -63,7 +65,9 @@ def test_labels(models):
 
 
 def test_every_program_of_a_tpu_compiles(models, monkeypatch, tmp_path):
-    """Evaluation and labelling with XLA for all that a TPU would run give what they give without; shapes are static."""
+    """Evaluation and labelling with XLA for all that a TPU would run give what they give without; shapes are
+    static.
+    """
     task, one, _, source = models
     shapes = []
 
@@ -94,7 +98,9 @@ def test_batches_are_numbers_of_static_shapes(name):
     """No text reaches a step: a TPU has no strings."""
     source = tiny.scenes_source(task=name)
     task = build_task(tiny.experiment(task=name), source.categories)
-    spec = task.training_dataset(source, batch_size=8, replica_batch_size=4, seed=0, stream="human").element_spec
+    spec = task.training_dataset(
+        source, batch_size=8, replica_batch_size=4, seed=0, stream="human"
+    ).element_spec
     for tensor in tf.nest.flatten(spec):
         assert tensor.dtype.is_floating or tensor.dtype.is_integer
         assert tensor.shape.is_fully_defined() and tensor.shape[0] == 4
@@ -102,7 +108,9 @@ def test_batches_are_numbers_of_static_shapes(name):
 
 def test_the_rows_come_back_in_order():
     with two_replicas().scope():
-        model = tf.keras.Sequential([tf.keras.layers.Dense(1, use_bias=False, input_shape=(1,), kernel_initializer="ones")])
+        model = tf.keras.Sequential(
+            [tf.keras.layers.Dense(1, use_bias=False, input_shape=(1,), kernel_initializer="ones")]
+        )
     double = spread(model, lambda x, y: {"sum": model(x) + y, "x": x})
     for count in (1, 2, 5, 8):
         x = tf.reshape(tf.range(count, dtype=tf.float32), [count, 1])

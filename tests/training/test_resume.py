@@ -12,7 +12,9 @@ import pytest
 from tests import tiny
 from tests.forked_main import ForkedMain
 
-FLAGS = dict(pictures=0, teacher_steps=24, student_steps=24, label_shard_size=2, eval_data="", checkpoint_every=3)
+FLAGS = dict(
+    pictures=0, teacher_steps=24, student_steps=24, label_shard_size=2, eval_data="", checkpoint_every=3
+)
 JOINT = dict(joint_data="scenes:unlabeled,count=8", joint_weight=0.2, joint_batch_size=8, joint_image_size=32)
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
@@ -24,7 +26,9 @@ def arguments(model_dir, task):
 
 
 def start(model_dir, task):
-    """A run in a fork of a process that has TensorFlow imported; without an export, which depends on the weights alone."""
+    """A run in a fork of a process that has TensorFlow imported; without an export, which depends on the
+    weights alone.
+    """
     return ForkedMain(arguments(model_dir, task), export=False)
 
 
@@ -32,7 +36,9 @@ def start_alone(model_dir, task):
     """A run in a process of its own from the first import on."""
     command = [sys.executable, "main.py", *arguments(model_dir, task)]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
 
 
 def finish(process):
@@ -54,25 +60,41 @@ def summary(model_dir):
 
 def labels(model_dir):
     folder = model_dir / "pseudo_labels"
-    return {name: (folder / name).read_bytes() for name in sorted(os.listdir(folder)) if name.endswith(".tfrecord")}
+    return {
+        name: (folder / name).read_bytes()
+        for name in sorted(os.listdir(folder))
+        if name.endswith(".tfrecord")
+    }
 
 
 def tasks():
-    """Detection has every phase and stream, pre-training the fewest; what is between runs the same code, before a release."""
-    return [pytest.param(t, marks=[pytest.mark.slow] * (t in ("segmentation", "classification"))) for t in tiny.TASKS]
+    """Detection has every phase and stream, pre-training the fewest; what is between runs the same code,
+    before a release.
+    """
+    return [
+        pytest.param(t, marks=[pytest.mark.slow] * (t in ("segmentation", "classification")))
+        for t in tiny.TASKS
+    ]
 
 
 @pytest.fixture(scope="module", params=tasks())
 def straight(request, tmp_path_factory):
-    """(task, the folder of a run that was not disturbed); one of them in a process of its own, as users start it."""
+    """(task, the folder of a run that was not disturbed); one of them in a process of its own, as users start
+    it.
+    """
     folder = tmp_path_factory.mktemp("straight")
     finish((start_alone if request.param == "contrastive" else start)(folder, request.param))
     return request.param, folder
 
 
-# Detection is killed three times: in the teacher, while labelling, and in the student. The phases are the same code for
+# Detection is killed three times: in the teacher, while labelling, and in the student. The phases are the
+# same code for
 # every task; what a task does itself is done again behind the first shards and the first steps.
-KILL_POINTS = ("teacher/checkpoints/step_00000009", "pseudo_labels/labels-00002.tfrecord.json", "student/checkpoints/step_00000006")
+KILL_POINTS = (
+    "teacher/checkpoints/step_00000009",
+    "pseudo_labels/labels-00002.tfrecord.json",
+    "student/checkpoints/step_00000006",
+)
 
 
 def phases(task):

@@ -1,4 +1,6 @@
-"""Evaluation shared by workers: one worker's numbers to the bit, parts that are there are taken, a dead worker ends the wait."""
+"""Evaluation shared by workers: one worker's numbers to the bit, parts that are there are taken, a dead
+worker ends the wait.
+"""
 
 import os
 
@@ -18,7 +20,9 @@ ONE = tf.distribute.get_strategy()
 def test_parts_are_whole_batches_and_all_images(images, batch, workers):
     parts = [part_of(images, batch, worker, workers) for worker in range(workers)]
     assert parts[0][0] == 0 and parts[-1][1] == images
-    assert all(a[1] == b[0] for a, b in zip(parts, parts[1:])) and all(first % batch == 0 for first, last in parts if first < last)
+    assert all(a[1] == b[0] for a, b in zip(parts, parts[1:])) and all(
+        first % batch == 0 for first, last in parts if first < last
+    )
     sizes = [last - first for first, last in parts]
     assert max(sizes) - min(sizes) <= 2 * batch
 
@@ -30,9 +34,13 @@ def tasks():
 
 @pytest.fixture(scope="module", params=tasks())
 def evaluated(request, tmp_path_factory):
-    """(task, model, source, metrics of one worker, the folder that it wrote to); the images or objects of seven in batches of three."""
+    """(task, model, source, metrics of one worker, the folder that it wrote to); the images or objects of
+    seven in batches of three.
+    """
     source = tiny.scenes_source(task=request.param, count=7)
-    task = build_task(tiny.experiment(task=request.param, eval_batch_size=3, backbone_depth=0.1), source.categories)
+    task = build_task(
+        tiny.experiment(task=request.param, eval_batch_size=3, backbone_depth=0.1), source.categories
+    )
     tf.keras.utils.set_random_seed(1)
     model = task.build_model()
     folder = tmp_path_factory.mktemp("one")
@@ -50,7 +58,10 @@ def test_the_numbers_are_one_workers(evaluated, workers, monkeypatch, tmp_path):
         as_worker(monkeypatch, number, workers)
         found = evaluate_together(ONE, task, model, source, str(tmp_path), "")
         assert found == (expected if number == 0 else {})
-    assert sorted(os.listdir(tmp_path)) == sorted([*os.listdir(alone), "parts"]) and os.listdir(tmp_path / "parts") == []
+    assert (
+        sorted(os.listdir(tmp_path)) == sorted([*os.listdir(alone), "parts"])
+        and os.listdir(tmp_path / "parts") == []
+    )
     for name in os.listdir(alone):
         if name.endswith(".json"):
             assert (tmp_path / name).read_bytes() == (alone / name).read_bytes()
@@ -59,7 +70,9 @@ def test_the_numbers_are_one_workers(evaluated, workers, monkeypatch, tmp_path):
 def test_what_has_been_seen_is_not_looked_at_again_but_of_other_weights(evaluated, monkeypatch, tmp_path):
     task, model, source, expected, _ = evaluated
     looked, look = [], task.look
-    monkeypatch.setattr(task, "look", lambda *arguments: looked.append(arguments[2:4]) or look(*arguments), raising=False)
+    monkeypatch.setattr(
+        task, "look", lambda *arguments: looked.append(arguments[2:4]) or look(*arguments), raising=False
+    )
     as_worker(monkeypatch, 1, 2)
     for _ in range(2):
         evaluate_together(ONE, task, model, source, str(tmp_path), "")
@@ -107,6 +120,8 @@ def test_errors_of_collectives_are_put_into_words(monkeypatch):
 
 def test_workers_of_different_states_are_stopped(monkeypatch):
     require_agreement(ONE, 7)
-    monkeypatch.setattr(distribution, "summed", lambda strategy, value: value * strategy.num_replicas_in_sync + 4)
+    monkeypatch.setattr(
+        distribution, "summed", lambda strategy, value: value * strategy.num_replicas_in_sync + 4
+    )
     with pytest.raises(distribution.UserError, match="step 7.*one folder that all of them see"):
         require_agreement(ONE, 7)

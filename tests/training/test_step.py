@@ -16,11 +16,21 @@ from official.tasks.registry import build_task
 from official.training.trainer import NonFiniteError, Phase, Trainer
 from tests import tiny
 
-KEPT = ("human_loss", "pseudo_loss", "loss", "human_loss_average", "pseudo_loss_average", "loss_ratio", "gradient_norm")
+KEPT = (
+    "human_loss",
+    "pseudo_loss",
+    "loss",
+    "human_loss_average",
+    "pseudo_loss_average",
+    "loss_ratio",
+    "gradient_norm",
+)
 
 
 def two_replicas():
-    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice())
+    return tf.distribute.MirroredStrategy(
+        ["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice()
+    )
 
 
 TASKS = tuple(tiny.TASKS)
@@ -30,7 +40,9 @@ VARIANTS = ("detection+joint", *TASKS[1:])
 
 
 def these(*fast):
-    """The variants, those that are not named before a release alone: between them the same code compiles for minutes."""
+    """The variants, those that are not named before a release alone: between them the same code compiles for
+    minutes.
+    """
     return [pytest.param(name, marks=[pytest.mark.slow] * (name not in fast)) for name in VARIANTS]
 
 
@@ -63,7 +75,9 @@ def run(trainer, steps=4, *, saved_to="", save_at=2):
 
 @functools.lru_cache
 def trained(name, replicas):
-    """A trainer of one or two replicas behind four steps, what they gave, and the state that it had after two."""
+    """A trainer of one or two replicas behind four steps, what they gave, and the state that it had after
+    two.
+    """
     trainer = make_trainer(strategy=two_replicas() if replicas == 2 else None, **variant(name))
     saved = os.path.join(tempfile.mkdtemp(prefix="state_"), "state")
     return trainer, run(trainer, saved_to=saved), saved
@@ -75,7 +89,9 @@ def reference(name="detection"):
 
 @functools.lru_cache
 def supervised():
-    """The trainer of three steps without a pseudo stream; its metrics; all weights after the first step and after the third."""
+    """The trainer of three steps without a pseudo stream; its metrics; all weights after the first step and
+    after the third.
+    """
     trainer = make_trainer(pseudo=False)
     metrics, weights = [], []
     for _, batch in zip(range(3), trainer.batches()):
@@ -94,11 +110,15 @@ def assert_same(found, expected, tolerance):
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_the_step_is_the_recorded_one(name):
-    """Losses, counts, gradient norm of four steps and the norms of all weights behind them: see tests/golden/README.md."""
+    """Losses, counts, gradient norm of four steps and the norms of all weights behind them: see
+    tests/golden/README.md.
+    """
     recorded = read_json(os.path.join(os.path.dirname(__file__), "..", "golden", "steps.json"))[name]
     metrics, weights = reference(name)
     for metric, values in recorded["metrics"].items():
-        np.testing.assert_allclose([step[metric] for step in metrics], values, rtol=1e-3, atol=1e-6, err_msg=metric)
+        np.testing.assert_allclose(
+            [step[metric] for step in metrics], values, rtol=1e-3, atol=1e-6, err_msg=metric
+        )
     assert len(weights) == len(recorded["norms"])
     for weight, (called, norm) in zip(weights, recorded["norms"].items()):
         np.testing.assert_allclose(np.linalg.norm(weight), norm, rtol=1e-3, atol=1e-5, err_msg=called)
@@ -106,7 +126,9 @@ def test_the_step_is_the_recorded_one(name):
 
 @pytest.mark.parametrize("name", these("detection+joint", "contrastive"))
 def test_one_replica_of_eight_is_two_of_four(name):
-    """Losses, averages, gradient norm and all weights after four steps, to 2e-3 (float32 sums in another order)."""
+    """Losses, averages, gradient norm and all weights after four steps, to 2e-3 (float32 sums in another
+    order).
+    """
     assert_same(trained(name, 2)[1], reference(name), 2e-3)
 
 
@@ -149,16 +171,22 @@ def test_alpha_zero_is_the_supervised_step():
 
 @pytest.mark.parametrize("name", ("detection+joint", "segmentation", "classification"))
 def test_joint_loss_is_made_of_its_parts(name):
-    """L = (L_h + alpha ratio L_p) / (1 + alpha) + w L_cls + L2, with the averages of Appendix B, at every step."""
+    """L = (L_h + alpha ratio L_p) / (1 + alpha) + w L_cls + L2, with the averages of Appendix B, at every
+    step.
+    """
     human = pseudo = 0.0
     for step in reference(name)[0]:
         human = 0.9997 * human + 0.0003 * step["human_loss"]
         pseudo = 0.9997 * pseudo + 0.0003 * step["pseudo_loss"]
         assert step["loss_ratio"] == pytest.approx(human / pseudo, rel=1e-4)
-        expected = (step["human_loss"] + step["loss_ratio"] * step["pseudo_loss"]) / 2 + step["weight_decay_loss"]
+        expected = (step["human_loss"] + step["loss_ratio"] * step["pseudo_loss"]) / 2 + step[
+            "weight_decay_loss"
+        ]
         expected += 0.2 * step.get("joint_loss", 0.0)
         assert step["loss"] == pytest.approx(expected, rel=1e-5)
-        assert step["human_loss"] == pytest.approx(step["human_class_loss"] + step.get("human_box_loss", 0.0), rel=1e-5)
+        assert step["human_loss"] == pytest.approx(
+            step["human_class_loss"] + step.get("human_box_loss", 0.0), rel=1e-5
+        )
         assert step["pseudo_weight"] == pytest.approx(step["loss_ratio"] / 2, rel=1e-5)
 
 
@@ -167,7 +195,11 @@ def test_weight_decay_counts_kernels_only():
     names = {v.name for v in trainer.decayed}
     assert all("kernel" in name for name in names)
     assert any("depthwise_kernel" in name for name in names)
-    squares = sum((w.astype(np.float64) ** 2).sum() for w, v in zip(weights, trainer.model.variables) if "kernel" in v.name)
+    squares = sum(
+        (w.astype(np.float64) ** 2).sum()
+        for w, v in zip(weights, trainer.model.variables)
+        if "kernel" in v.name
+    )
     assert metrics[1]["weight_decay_loss"] == pytest.approx(0.5e-4 * squares, rel=1e-4)
 
 
@@ -176,7 +208,9 @@ def test_weight_decay_on_batch_norm_too():
     trainer = make_trainer(pseudo=False, decay_batch_norm=True)
     kinds = {v.name.split("/")[-1] for v in trainer.decayed}
     assert kinds == {"kernel:0", "depthwise_kernel:0", "gamma:0", "beta:0"}
-    squares = sum(float(tf.reduce_sum(v**2)) for v in trainer.model.trainable_variables if "bias" not in v.name)
+    squares = sum(
+        float(tf.reduce_sum(v**2)) for v in trainer.model.trainable_variables if "bias" not in v.name
+    )
     assert float(trainer.keras_model.step.weight_decay_loss()) == pytest.approx(0.5e-4 * squares, rel=1e-4)
 
 
@@ -193,37 +227,58 @@ def test_weight_decay_of_a_classifier_is_the_originals():
     """
     found, trained = decayed(task="classification")
     backbone = build_backbone(tiny.experiment(task="classification").model)
-    names = {f"{ours}:0": theirs for ours, theirs in tf1_names(backbone, "efficientnet-b0").items() if "moving" not in ours}
+    names = {
+        f"{ours}:0": theirs
+        for ours, theirs in tf1_names(backbone, "efficientnet-b0").items()
+        if "moving" not in ours
+    }
     assert names.keys() < trained and len(names) > 60
-    assert {n for n in names if n in found} == {n for n, theirs in names.items() if "batch_normalization" not in theirs}
-    assert {n for n in found if n not in names} == {"top_conv/kernel:0", "predictions/kernel:0", "predictions/bias:0"}
+    assert {n for n in names if n in found} == {
+        n for n, theirs in names.items() if "batch_normalization" not in theirs
+    }
+    assert {n for n in found if n not in names} == {
+        "top_conv/kernel:0",
+        "predictions/kernel:0",
+        "predictions/bias:0",
+    }
     assert len(found) == 52 and sum("bias" in n for n in found) == 15
     probe, _ = decayed(task="classification", linear_probe=True)
-    assert probe == {"predictions/kernel:0", "predictions/bias:0"}  # google-research/simclr model_util.py, momentum
+    assert probe == {
+        "predictions/kernel:0",
+        "predictions/bias:0",
+    }  # google-research/simclr model_util.py, momentum
     with_norm, _ = decayed(task="classification", decay_batch_norm=True)
     assert with_norm == trained
 
 
 def test_weight_decay_of_simclr_follows_the_optimizer():
-    """LARS leaves biases out and decays the probe's kernel; other optimizers decay all but batch norm (simclr model_util.py:44-63)."""
+    """LARS leaves biases out and decays the probe's kernel; other optimizers decay all but batch norm (simclr
+    model_util.py:44-63).
+    """
     lars, trained = decayed(task="contrastive", optimizer="lars")
     other, _ = decayed(task="contrastive", optimizer="momentum")
     assert {n for n in trained if "kernel" in n} == lars and "head_supervised/kernel:0" in lars
-    assert {n for n in trained if "gamma" not in n and "beta" not in n} == other and "head_supervised/bias:0" in other
+    assert {
+        n for n in trained if "gamma" not in n and "beta" not in n
+    } == other and "head_supervised/bias:0" in other
 
 
 def test_pictures_without_boxes_train_the_background():
     """keras-cv's loss is exactly 0 on such a batch; here the classifier learns."""
     scenes = tiny.scenes_source()
     nothing = dataclasses.replace(scenes.annotations, crowd=np.ones_like(scenes.annotations.crowd))
-    trainer = make_trainer(pseudo=False, human=dataclasses.replace(scenes, annotations=nothing), learning_rate=0.001)
+    trainer = make_trainer(
+        pseudo=False, human=dataclasses.replace(scenes, annotations=nothing), learning_rate=0.001
+    )
     metrics, _ = run(trainer, 4)
     assert metrics[0]["human_count"] == 0 and metrics[0]["human_box_loss"] == 0
     assert metrics[0]["human_class_loss"] > 0 and metrics[0]["gradient_norm"] > 0
     assert metrics[3]["human_class_loss"] < metrics[0]["human_class_loss"]
 
 
-BLOW_UP = dict(alpha=1e7, learning_rate=0.2, clip_norm=0.0, warmup_steps=0, on_nan="stop", joint_loss="standard")
+BLOW_UP = dict(
+    alpha=1e7, learning_rate=0.2, clip_norm=0.0, warmup_steps=0, on_nan="stop", joint_loss="standard"
+)
 
 
 def test_standard_loss_blows_up_where_the_normalised_one_does_not():
@@ -238,7 +293,10 @@ def test_standard_loss_blows_up_where_the_normalised_one_does_not():
         standard.check({name: tf.constant(value) for name, value in metrics[-1].items()})
     assert all(np.isfinite(w).all() for w in weights)  # the guard kept the last good weights
     normalized, _ = run(make_trainer(**{**BLOW_UP, "joint_loss": "normalized"}), 8)
-    assert max(m["loss"] for m in normalized) < 10 and np.isfinite([m["gradient_norm"] for m in normalized]).all()
+    assert (
+        max(m["loss"] for m in normalized) < 10
+        and np.isfinite([m["gradient_norm"] for m in normalized]).all()
+    )
 
 
 def test_skipping_goes_on_and_counts():
@@ -290,14 +348,26 @@ def test_frozen_variables_stay_and_are_not_decayed():
 
 
 def test_joint_training_shares_the_backbone_and_keeps_its_statistics():
-    """The first step's losses of the task are those without a third stream, and so are the moving averages of batch norm."""
+    """The first step's losses of the task are those without a third stream, and so are the moving averages of
+    batch norm.
+    """
     joint, (alone, metrics, weights, _) = make_trainer(joint=True, pseudo=False, **JOINT), supervised()
     head = {v.name for v in joint.variables} - {v.name for v in alone.variables}
-    assert head == {"top_conv/kernel:0", "top_bn/gamma:0", "top_bn/beta:0", "predictions/kernel:0", "predictions/bias:0"}
+    assert head == {
+        "top_conv/kernel:0",
+        "top_bn/gamma:0",
+        "top_bn/beta:0",
+        "predictions/kernel:0",
+        "predictions/bias:0",
+    }
     found, expected = run(joint, 1), (metrics, weights)
     assert found[0][0]["human_loss"] == pytest.approx(expected[0][0]["human_loss"], rel=1e-5)
     for a, b, v in zip(found[1], expected[1], joint.model.variables):
         if "moving" in v.name:
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7, err_msg=v.name)
-    kernels = [(a, b) for a, b, v in zip(found[1], expected[1], joint.model.variables) if v.name == "stem_conv/kernel:0"]
+    kernels = [
+        (a, b)
+        for a, b, v in zip(found[1], expected[1], joint.model.variables)
+        if v.name == "stem_conv/kernel:0"
+    ]
     assert (kernels[0][0] != kernels[0][1]).any()  # but its gradient has arrived

@@ -236,11 +236,15 @@ def test_thresholds_that_leave_what_people_draw(tmp_path):
     label(tmp_path / "store")
     unlabeled = tiny.scenes_source("unlabeled", labeled=False)
     people = [{"boxes": np.tile([0.0, 0.0, 8.0, 8.0], (2, 1)), "classes": [0, 0]}] * len(unlabeled)
-    labeled = unlabeled.with_annotations(Annotations.from_images(people), (Category(1, "a"), Category(2, "b")))
+    labeled = unlabeled.with_annotations(
+        Annotations.from_images(people), (Category(1, "a"), Category(2, "b"))
+    )
     options = dict(label_store=str(tmp_path / "store"), model_dir=str(tmp_path), pictures=0)
     run_ = loop_of(unlabeled, score_threshold="auto", label_density=0.25, **options)
     pseudo, numbers = dataclasses.replace(run_, labeled=labeled).read_labels()
-    assert numbers["threshold"] == "auto" and np.bincount(pseudo.annotations.classes).tolist() == [8]  # 16 * 2 / 4
+    assert numbers["threshold"] == "auto" and np.bincount(pseudo.annotations.classes).tolist() == [
+        8
+    ]  # 16 * 2 / 4
     best = sorted((0.9 - 0.1 * i / 16 for i in range(16) if i % 3 > 0), reverse=True)[:8]
     np.testing.assert_allclose(np.sort(pseudo.annotations.scores)[::-1], best, rtol=1e-6)
 

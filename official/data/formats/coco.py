@@ -23,7 +23,7 @@ from official.data.labels import (
     identifier,
     note_crowded_classes,
     number,
-)  # fmt: skip
+)
 from official.data.source import Annotations, Category, Source
 
 
@@ -47,7 +47,8 @@ def open_coco(
       masks: labels are class maps rendered from the segmentations, in place of boxes.
       labeled: False reads images alone; the file needs no annotations.
       crowd: see `official.data.labels.clean_objects`.
-      stated_size: "check": an image of another size than the JSON states is left out; "scale": its labels are scaled.
+      stated_size: "check": an image of another size than the JSON states is left out; "scale": its labels are
+        scaled.
 
     Raises:
       DataError: see `load_coco_json`; no folder; too much unusable.
@@ -114,7 +115,9 @@ def _found_images(images: list[dict], folder: str, report: InputReport) -> tuple
 
 
 def _path(finder: image_files.ImageFinder, name: str) -> str | None:
-    """The path of a file of the folder, or of a labelling server's by its bare name; None if it leaves the folder."""
+    """The path of a file of the folder, or of a labelling server's by its bare name; None if it leaves the
+    folder.
+    """
     if image_files.is_foreign(name):
         return finder.known(name) or os.path.join(finder.folder, os.path.basename(name))
     return finder.inside(name)
@@ -126,11 +129,11 @@ def _stated(image: dict) -> tuple[float, float]:
 
 def read_categories(
     data: dict[str, Any], path: str, report: InputReport
-) -> tuple[tuple[Category, ...], tuple[int | str, ...]]:  # fmt: skip
+) -> tuple[tuple[Category, ...], tuple[int | str, ...]]:
     """The classes in the order of their ids, and their ids as they stand in the file.
 
-    Ids that are no numbers become 1, 2, ... in their order. Roboflow's category 0, which is called as the data set and has no
-    object, is left out.
+    Ids that are no numbers become 1, 2, ... in their order. Roboflow's category 0, which is called as the
+    data set and has no object, is left out.
 
     Raises:
       DataError: an id or a name is missing or occurs twice.
@@ -152,7 +155,9 @@ def read_categories(
 
 
 def _without_dummies(data: dict[str, Any], path: str, report: InputReport) -> list[dict]:
-    """The categories without one of id 0 that is above the others, or is called as one of them, and has no object."""
+    """The categories without one of id 0 that is above the others, or is called as one of them, and has no
+    object.
+    """
     categories = data["categories"]
     dummies = [
         c for c in categories if identifier(c["id"]) == "0" and str(c.get("supercategory")).lower() == "none"
@@ -162,7 +167,10 @@ def _without_dummies(data: dict[str, Any], path: str, report: InputReport) -> li
         above = any(dummy.get("name") in (c.get("name"), c.get("supercategory")) for c in others)
         if above and not any(identifier(a.get("category_id")) == "0" for a in data["annotations"]):
             report.note(
-                f"category 0 stands for all others and has no object: left out ({printable(str(dummy.get('name')))})",
+                (
+                    f"category 0 stands for all others and has no object: left out "
+                    f"({printable(str(dummy.get('name')))})"
+                ),
                 path,
             )
             return others
@@ -215,7 +223,8 @@ def _image_indices(references: list, place: dict[str, int]) -> np.ndarray:
 def labels_alone(
     path: str, *, outlines: bool = False, crowd: str = "ignore"
 ) -> tuple[Source, dict[str, Any], np.ndarray]:
-    """An annotation file without its images: a source that reads none, the file's content, and the rows that it kept.
+    """An annotation file without its images: a source that reads none, the file's content, and the rows that
+    it kept.
 
     Raises:
       DataError: see `load_coco_json`.
@@ -247,7 +256,8 @@ def labels_alone(
 
 
 def to_coco(source: Source, *, with_scores: bool = False) -> dict[str, Any]:
-    """A source as a COCO dict: images, annotations, categories, with the ids and in the pixels of the file it is from.
+    """A source as a COCO dict: images, annotations, categories, with the ids and in the pixels of the file it
+    is from.
 
     Args:
       source: labelled.
@@ -281,7 +291,9 @@ def to_coco(source: Source, *, with_scores: bool = False) -> dict[str, Any]:
 
 
 def in_file(source: Source, index: int, boxes: np.ndarray, area: np.ndarray | None = None):
-    """Boxes [N, 4] yxyx of the image as read, and their areas, in pixels of the file that the image is from."""
+    """Boxes [N, 4] yxyx of the image as read, and their areas, in pixels of the file that the image is
+    from.
+    """
     if source.frames is None:
         return boxes, area
     images = np.full(len(boxes), index)

@@ -1,4 +1,6 @@
-"""COCO's JSON files as text: read with the memory of their numbers, refused with the reason where they are not COCO."""
+"""COCO's JSON files as text: read with the memory of their numbers, refused with the reason where they are
+not COCO.
+"""
 
 from __future__ import annotations
 
@@ -81,7 +83,9 @@ def load_coco_json(path: str, *, labeled: bool = True, outlines: bool = True) ->
 
 
 def _hook(labeled: bool, outlines: bool) -> Callable[[dict], Any]:
-    """Keeps of an annotation what is wanted, while it is read: a COCO file is far larger as Python objects."""
+    """Keeps of an annotation what is wanted, while it is read: a COCO file is far larger as Python
+    objects.
+    """
 
     def hook(entry: dict) -> dict:
         if "segmentation" not in entry:

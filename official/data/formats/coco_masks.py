@@ -29,8 +29,8 @@ def class_map_reader(
 ) -> Callable[[tf.Tensor], tf.Tensor]:
     """A graph function: image number -> uint8 [H, W], 0 background, i + 1 for class i.
 
-    Crowds are ignored (255), and so is the box of an object without a usable outline, which is counted as lost. Where
-    objects overlap the smaller one shows. Images are rendered when they are read.
+    Crowds are ignored (255), and so is the box of an object without a usable outline, which is counted as
+    lost. Where objects overlap the smaller one shows. Images are rendered when they are read.
 
     Args:
       records: of `annotations`, row by row, with "segmentation".
@@ -92,9 +92,11 @@ def as_read(canvas: np.ndarray, frames: Frames, index: int) -> np.ndarray:
 
 
 def outline(segmentation: Any, size: tuple[int, int], box: np.ndarray) -> tuple[dict | None, str]:
-    """Run-length code of a segmentation in an image of (height, width), None where it has no usable one; what was mended.
+    """Run-length code of a segmentation in an image of (height, width), None where it has no usable one; what
+    was mended.
 
-    Polygons may be nested as COCO has them, one flat list, or lists of points. One that cannot be used is left out.
+    Polygons may be nested as COCO has them, one flat list, or lists of points. One that cannot be used is
+    left out.
 
     Args:
       box: yxyx of the object, which says which of two readings of a mask of swapped size is meant.
@@ -192,7 +194,8 @@ def _has_box(code: dict, box: np.ndarray) -> bool:
 def _decoded(text: str | bytes) -> list[int]:
     """COCO's compressed counts; pycocotools' own decoder writes past its memory where their sum is wrong.
 
-    Format: cocodataset/cocoapi common/maskApi.c, rleFrString: LEB128-like with 5 bits a character, from the third
+    Format: cocodataset/cocoapi common/maskApi.c, rleFrString: LEB128-like with 5 bits a character, from the
+      third
     count on as differences to the one before the last.
     """
     data = text.encode() if isinstance(text, str) else text

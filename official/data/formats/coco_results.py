@@ -1,4 +1,6 @@
-"""A COCO ground truth and a COCO results file, cleaned for the scorer by the rules that training data goes through."""
+"""A COCO ground truth and a COCO results file, cleaned for the scorer by the rules that training data goes
+through.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ from official.data.source import Source
 
 
 def read_truth(path: str, *, outlines: bool = False, crowd: str = "ignore") -> tuple[dict[str, Any], Source]:
-    """A ground truth as pycocotools needs it: annotation ids from 1, areas and crowd marks, boxes to the last digit.
+    """A ground truth as pycocotools needs it: annotation ids from 1, areas and crowd marks, boxes to the last
+    digit.
 
     Args:
       outlines: for masks; an object without a usable one is ignored inside its box, and counted as lost.
@@ -65,7 +68,7 @@ def _text(code: dict) -> dict[str, Any]:
 
 def read_results(
     path: str, ground_truth: str, source: Source, iou_type: str, report: InputReport
-) -> list[dict[str, Any]]:  # fmt: skip
+) -> list[dict[str, Any]]:
     """The usable results of a COCO results file; lost ones are reported.
 
     Args:

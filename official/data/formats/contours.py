@@ -1,6 +1,7 @@
 """Class maps as polygons along the borders of pixels, which give the same pixels back; none has a hole.
 
-A region with a hole is cut into parts side by side, since polygons of COCO, YOLO and the labelling tools cannot have one.
+A region with a hole is cut into parts side by side, since polygons of COCO, YOLO and the labelling tools
+cannot have one.
 """
 
 from __future__ import annotations
@@ -13,13 +14,17 @@ _STEPS = ((1, 0), (0, 1), (-1, 0), (0, -1))  # right, down, left, up
 
 
 def regions(mask: np.ndarray) -> Iterator[list[list[float]]]:
-    """The connected regions of a bool mask [H, W] (neighbours share a side), each as polygons x, y, x, y ... in pixels."""
+    """The connected regions of a bool mask [H, W] (neighbours share a side), each as polygons x, y, x, y ...
+    in pixels.
+    """
     for top, left, part in _components(np.asarray(mask, bool)):
         yield [[float(v) for x, y in loop for v in (x + left, y + top)] for loop in _hole_free(part, 0)]
 
 
 def _components(mask: np.ndarray) -> Iterator[tuple[int, int, np.ndarray]]:
-    """(top, left, mask of its bounding box) of every connected region, by joining the runs of neighbouring rows."""
+    """(top, left, mask of its bounding box) of every connected region, by joining the runs of neighbouring
+    rows.
+    """
     runs: list[tuple[int, int, int]] = []  # row, first column, end
     parent: list[int] = []
 
@@ -66,7 +71,8 @@ def _hole_free(mask: np.ndarray, left: int) -> list[list[tuple[int, int]]]:
 
 
 def _loops(mask: np.ndarray) -> list[list[tuple[int, int]]]:
-    """The corners of every border, with the set pixels to its right: clockwise around a region, the other way around a hole.
+    """The corners of every border, with the set pixels to its right: clockwise around a region, the other way
+    around a hole.
 
     Where two pixels touch at a corner alone the border turns right, so that they stay apart.
     """
@@ -92,7 +98,9 @@ def _loops(mask: np.ndarray) -> list[list[tuple[int, int]]]:
 
 
 def _border(mask: np.ndarray) -> dict[tuple[int, int], set[int]]:
-    """Directions of the unit edges that start at every corner, with a set pixel to their right and none to their left."""
+    """Directions of the unit edges that start at every corner, with a set pixel to their right and none to
+    their left.
+    """
     padded = np.pad(mask, 1)
     inside = padded[1:-1, 1:-1]
     sides = (

@@ -1,7 +1,8 @@
 """CVAT for images (XML 1.1): boxes, polygons, ellipses and masks of many images in one file.
 
-Format: CVAT's documentation, "XML annotation format". Boxes count from the corner of the first pixel; `rotation` turns
-clockwise about the centre; polygons and masks of one label and `group_id` are one object, as its export to COCO has them.
+Format: CVAT's documentation, "XML annotation format". Boxes count from the corner of the first pixel;
+`rotation` turns clockwise about the centre; polygons and masks of one label and `group_id` are one object, as
+its export to COCO has them.
 """
 
 from __future__ import annotations
@@ -60,7 +61,9 @@ def open_cvat(path: str, image_folder: str | None, rules: ReadRules) -> Source:
             report.skip_image("image is absent", printable(name), image.get("id"))
         else:
             records.append(_record(image, printable(name), found))
-    return source_of_records(word, records, report, rules, categories=_categories(root, path) if rules.labeled else None)
+    return source_of_records(
+        word, records, report, rules, categories=_categories(root, path) if rules.labeled else None
+    )
 
 
 def _lose_tracks(root: ElementTree.Element, report: InputReport, word: str) -> None:
@@ -69,7 +72,9 @@ def _lose_tracks(root: ElementTree.Element, report: InputReport, word: str) -> N
         for item in track:
             if item.tag in _SHAPES and item.get("outside") != "1":
                 report.objects += 1
-                report.lose_object("object of a video's track: not read, export `CVAT for images 1.1`", word, track.get("id"))
+                report.lose_object(
+                    "object of a video's track: not read, export `CVAT for images 1.1`", word, track.get("id")
+                )
 
 
 def _read_xml(path: str) -> ElementTree.Element:
@@ -84,14 +89,20 @@ def _read_xml(path: str) -> ElementTree.Element:
     except (ElementTree.ParseError, LookupError) as error:
         raise DataError(f"{path} is not XML ({error}){what_it_is(path)}") from error
     if root.tag != "annotations" or (root.find("track") is not None and root.find("image") is None):
-        video = ": it holds the tracks of a video; export it as `CVAT for images 1.1`" if root.tag == "annotations" else ""
+        video = (
+            ": it holds the tracks of a video; export it as `CVAT for images 1.1`"
+            if root.tag == "annotations"
+            else ""
+        )
         raise DataError(f"{path} is not `CVAT for images 1.1`{video or what_it_is(path)}")
     return root
 
 
 def _categories(root: ElementTree.Element, path: str) -> list[Category] | None:
     """The labels of the task in their order, None where the XML does not list them."""
-    found = [label for label in root.iterfind("meta//labels/label") if not (label.findtext("parent") or "").strip()]
+    found = [
+        label for label in root.iterfind("meta//labels/label") if not (label.findtext("parent") or "").strip()
+    ]
     names = [printable((label.findtext("name") or "").strip()) for label in found]
     repeated = [name for name, n in collections.Counter(names).items() if n > 1]
     if repeated:  # of several tasks of one project: one list is enough where all are the same
@@ -115,14 +126,20 @@ def _record(image: ElementTree.Element, image_id: str, path: str) -> ImageRecord
         group, parts = item.get("group_id", "0"), item.tag in ("polygon", "mask")
         groups[(found.label, group) if parts and group not in ("", "0") else place].append(found)
     record.shapes += [joined(shapes) for shapes in groups.values()]
-    record.notes += ["shapes of one group: read as one object"] * sum(len(shapes) > 1 for shapes in groups.values())
+    record.notes += ["shapes of one group: read as one object"] * sum(
+        len(shapes) > 1 for shapes in groups.values()
+    )
     return record
 
 
 def _shape(item: ElementTree.Element, size: tuple[float, float]) -> Shape | str:
     """A shape in pixels, or the reason why it is none."""
     label = printable((item.get("label") or "").strip())
-    crowd = any(flag((a.text or "").strip()) for a in item.iterfind("attribute") if (a.get("name") or "").lower() in _CROWD)
+    crowd = any(
+        flag((a.text or "").strip())
+        for a in item.iterfind("attribute")
+        if (a.get("name") or "").lower() in _CROWD
+    )
     turn = number(item.get("rotation") or 0)
     if item.tag == "box":
         box = [number(item.get(key)) for key in ("xtl", "ytl", "xbr", "ybr")]
@@ -158,5 +175,9 @@ def _mask(item: ElementTree.Element, label: str, size: tuple[float, float], crow
     box = mask_box(pixels)
     if box is None:
         return "mask without a pixel"
-    outline = placed_mask(pixels, int(left), int(top), (int(size[0]), int(size[1]))) if all(map(math.isfinite, size)) else None
+    outline = (
+        placed_mask(pixels, int(left), int(top), (int(size[0]), int(size[1])))
+        if all(map(math.isfinite, size))
+        else None
+    )
     return Shape(label, [box[0] + left, box[1] + top, box[2] + left, box[3] + top], outline, crowd=crowd)

@@ -1,4 +1,6 @@
-"""A labelled source as a folder in one of the formats of labelling tools, with its images: whole, or not there."""
+"""A labelled source as a folder in one of the formats of labelling tools, with its images: whole, or not
+there.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ from official.screen import counted
 IMAGE_FILES = ("copy", "link")
 NO_PLACE = "object that is ignored (a crowd, or difficult): this format has no place for it, left out"
 CUT = "box that reaches outside its image: cut at the border"
-UNREADABLE_NAME = "class whose name has a colon or starts with #: other tools cannot read labelmap.txt with it"
+UNREADABLE_NAME = (
+    "class whose name has a colon or starts with #: other tools cannot read labelmap.txt with it"
+)
 SAYS_NOTHING = "image with pixels that say nothing: whoever reads this format takes them for background"
 _PALETTE = [value for label in range(256) for value in voc_color(label)]
 
@@ -54,7 +58,9 @@ def export_labels(
     with whole_folder(folder) as unfinished:
         images = os.path.join(unfinished, form.images)
         names = image_names(source)
-        for i in counted(range(len(source)), "writing images", len(source), "images", shown=len(source) >= 2000):
+        for i in counted(
+            range(len(source)), "writing images", len(source), "images", shown=len(source) >= 2000
+        ):
             write_image(source, i, os.path.join(images, names[i]), image_files)
         header, first = _header(source, form, scored)
         for name in header.names if kind == "voc" else ():
@@ -72,7 +78,9 @@ def refuse_existing(folder: str) -> None:
 
 @contextlib.contextmanager
 def whole_folder(folder: str) -> Iterator[str]:
-    """A folder of the same name in `<folder>.unfinished/`, which takes its place at the end; nothing is left after an error."""
+    """A folder of the same name in `<folder>.unfinished/`, which takes its place at the end; nothing is left
+    after an error.
+    """
     folder = os.path.abspath(folder)
     refuse_existing(folder)
     holder = folder + ".unfinished"
@@ -135,7 +143,9 @@ def write_image(source: Source, index: int, path: str, image_files: str) -> None
 
 
 def _header(source: Source, form: Format, predicted: bool) -> tuple[Header, int]:
-    """The classes that are written, and the index of the first: a background is none in formats of objects."""
+    """The classes that are written, and the index of the first: a background is none in formats of
+    objects.
+    """
     names, ids = [c.name for c in source.categories], list(source.own_category_ids())
     if source.read_mask is None:
         ids = [c.id if i is None else i for c, i in zip(source.categories, ids)]
@@ -146,7 +156,7 @@ def _header(source: Source, form: Format, predicted: bool) -> tuple[Header, int]
 
 def _out_images(
     source: Source, names: list[str], form: Format, first: int, scored: bool, report: InputReport
-) -> Iterator[OutImage]:  # fmt: skip
+) -> Iterator[OutImage]:
     ids = source.coco_image_ids()
     for i, name in enumerate(names):
         size = tuple(int(v) for v in source.sizes[i])

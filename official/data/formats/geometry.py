@@ -1,4 +1,6 @@
-"""Shapes of labelling tools as boxes and outlines: turned rectangles, ellipses, masks of a part of the image."""
+"""Shapes of labelling tools as boxes and outlines: turned rectangles, ellipses, masks of a part of the
+image.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ ELLIPSE_POINTS = 64
 
 
 def turned_rectangle(box: Sequence[float], degrees: float, pivot: tuple[float, float]) -> list[float]:
-    """The corners x, y, x, y ... of x1, y1, x2, y2 turned clockwise (in an image, whose y points down) about a point."""
+    """The corners x, y, x, y ... of x1, y1, x2, y2 turned clockwise (in an image, whose y points down) about
+    a point.
+    """
     x1, y1, x2, y2 = box
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     found = []
@@ -34,15 +38,18 @@ def ellipse(
     half_width, half_height = sign * math.hypot(rx * cos, ry * sin), sign * math.hypot(rx * sin, ry * cos)
     points = []
     for step in range(ELLIPSE_POINTS):
-        a, b = rx * math.cos(2 * math.pi * step / ELLIPSE_POINTS), ry * math.sin(
-            2 * math.pi * step / ELLIPSE_POINTS
+        a, b = (
+            rx * math.cos(2 * math.pi * step / ELLIPSE_POINTS),
+            ry * math.sin(2 * math.pi * step / ELLIPSE_POINTS),
         )
         points += [x + a * cos - b * sin, y + a * sin + b * cos]
     return [x - half_width, y - half_height, x + half_width, y + half_height], points
 
 
 def placed_mask(mask: np.ndarray, left: int, top: int, size: tuple[int, int]) -> dict[str, Any] | None:
-    """Run lengths, as COCO has them, of a mask [h, w] laid into an image of (height, width); None where it does not fit."""
+    """Run lengths, as COCO has them, of a mask [h, w] laid into an image of (height, width); None where it
+    does not fit.
+    """
     height, width = size
     if left < 0 or top < 0 or top + mask.shape[0] > height or left + mask.shape[1] > width:
         return None

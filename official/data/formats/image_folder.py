@@ -18,7 +18,8 @@ def open_folder(
 ) -> Source:
     """A source over every image below a folder, links followed; the id is the path inside it.
 
-    A folder that is reached by two ways (a link beside it) is read once, by the one without a link where there is one.
+    A folder that is reached by two ways (a link beside it) is read once, by the one without a link where
+    there is one.
 
     Args:
       classes: the first folder of an image's path is its class; an image beside these folders is

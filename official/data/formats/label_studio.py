@@ -1,7 +1,8 @@
 """Label Studio's JSON and JSON-MIN: rectangles, ellipses, polygons and brush strokes in percent of the image.
 
-Format: Label Studio's documentation of its export and `label_studio_sdk/converter` (brush strokes: `brush.py`). Of several
-annotations of one image the ground truth counts, or else the newest that was not cancelled, as in its own converter.
+Format: Label Studio's documentation of its export and `label_studio_sdk/converter` (brush strokes:
+`brush.py`). Of several annotations of one image the ground truth counts, or else the newest that was not
+cancelled, as in its own converter.
 """
 
 from __future__ import annotations
@@ -32,9 +33,11 @@ MAX_MASK = 100_000_000  # pixels of a brush stroke's image
 _GEOMETRY = ("x", "points", "rle")
 
 
-def open_label_studio(path: str, image_folder: str | None, rules: ReadRules, *, predictions: bool = False) -> Source:
-    """A source over the tasks of a JSON; ids are the tasks' own. Images are found by their bare names, without the prefix of
-    an upload where need be.
+def open_label_studio(
+    path: str, image_folder: str | None, rules: ReadRules, *, predictions: bool = False
+) -> Source:
+    """A source over the tasks of a JSON; ids are the tasks' own. Images are found by their bare names,
+    without the prefix of an upload where need be.
 
     Args:
       image_folder: where the images are; looked for beside the JSON when not given.
@@ -55,7 +58,9 @@ def open_label_studio(path: str, image_folder: str | None, rules: ReadRules, *, 
         image_id = identifier(task.get("id") if isinstance(task, dict) else None) or f"task {place}"
         found = finder.known(image) if image else None
         if found is None:
-            report.skip_image("image is absent" if image else "task without one image", printable(str(image)), image_id)
+            report.skip_image(
+                "image is absent" if image else "task without one image", printable(str(image)), image_id
+            )
             continue
         results = _results(task, predictions, report, image_id) if rules.labeled else ([], [])
         if results is not None:
@@ -82,25 +87,39 @@ def _image_of(task: Any) -> str | None:
     return next(iter(usual or named), None)
 
 
-def _results(task: dict, predictions: bool, report: InputReport, image_id: str) -> tuple[list, list[str]] | None:
+def _results(
+    task: dict, predictions: bool, report: InputReport, image_id: str
+) -> tuple[list, list[str]] | None:
     """(regions, notes) of a task; None where nobody has looked at it."""
     if "data" not in task and "annotations" not in task:  # JSON-MIN
         regions = [r for v in task.values() if isinstance(v, list) for r in v if isinstance(r, dict)]
         return [{"value": region, **region} for region in regions], []
     found = task.get("predictions" if predictions else "annotations") or task.get("completions") or []
-    found = [a for a in found if isinstance(a, dict) and isinstance(a.get("result"), list)] if isinstance(found, list) else []
+    found = (
+        [a for a in found if isinstance(a, dict) and isinstance(a.get("result"), list)]
+        if isinstance(found, list)
+        else []
+    )
     found = [a for a in found if not (a.get("was_cancelled") or a.get("skipped"))]
     if not found:
         report.note("task that nobody has annotated: left out", image_id)
         return None
-    chosen = max(found, key=lambda a: (bool(a.get("ground_truth")), str(a.get("created_at", "")), number(a.get("id"))))
-    notes = ["image with several annotations: the ground truth, or the newest, is taken"] if len(found) > 1 else []
+    chosen = max(
+        found, key=lambda a: (bool(a.get("ground_truth")), str(a.get("created_at", "")), number(a.get("id")))
+    )
+    notes = (
+        ["image with several annotations: the ground truth, or the newest, is taken"]
+        if len(found) > 1
+        else []
+    )
     return [r for r in chosen["result"] if isinstance(r, dict)], notes
 
 
 def _record(image_id: str, path: str, results: list[dict], notes: list[str]) -> ImageRecord:
     sizes = [s for r in results if all(map(math.isfinite, s := _size(r)))]
-    record = ImageRecord(image_id, path, sizes[0] if sizes else (math.nan, math.nan), notes=notes, fractions=True)
+    record = ImageRecord(
+        image_id, path, sizes[0] if sizes else (math.nan, math.nan), notes=notes, fractions=True
+    )
     for result in _regions(results):
         found = _shape(result, record.size)
         if isinstance(found, str):
@@ -144,7 +163,11 @@ def _shape(region: dict[str, Any], size: tuple[float, float]) -> Shape | str:
     label, score = labels[0], region["score"]
     if "points" in region:
         outline = [[number(value) / 100 for value in points_outline(region["points"])[0]]]
-        return Shape(label, outline=outline, score=score) if len(outline[0]) >= 6 else "polygon of fewer than three points"
+        return (
+            Shape(label, outline=outline, score=score)
+            if len(outline[0]) >= 6
+            else "polygon of fewer than three points"
+        )
     if "rle" in region:
         return _brush(label, region["rle"], size, score)
     height, width = size if all(map(math.isfinite, size)) else (1.0, 1.0)
@@ -186,7 +209,8 @@ def _brush(label: str, rle: Any, size: tuple[float, float], score: float) -> Sha
 def decode_brush(rle: np.ndarray, expected: int) -> np.ndarray:
     """Uint8 [expected], what Label Studio's run lengths (of @thi.ng/rle-pack) unpack to.
 
-    A head of 32 bits: how many values; 5 bits: their width - 1; four times 4 bits: widths of counts - 1. Then runs: a bit, 1 for
+    A head of 32 bits: how many values; 5 bits: their width - 1; four times 4 bits: widths of counts - 1. Then
+      runs: a bit, 1 for
     a value that is repeated; 2 bits: which width the count has; the count - 1; the value, or as many values.
 
     Raises:

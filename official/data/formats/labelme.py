@@ -1,7 +1,7 @@
 """LabelMe: a JSON beside every image, with polygons, rectangles, circles and masks.
 
-Format: wkentaro/labelme, `label_file.py` and `utils/shape.py`; shapes of one label and `group_id` are one object, as in its
-own export to COCO (`examples/instance_segmentation/labelme2coco.py`).
+Format: wkentaro/labelme, `label_file.py` and `utils/shape.py`; shapes of one label and `group_id` are one
+object, as in its own export to COCO (`examples/instance_segmentation/labelme2coco.py`).
 """
 
 from __future__ import annotations

@@ -21,8 +21,11 @@ Palette = Mapping[tuple[int, int, int], int]
 
 
 def read_class_map(
-    path_or_bytes: str | bytes, size: tuple[int, int] | None = None, palette: Palette | None = None, turned: bool = False
-) -> np.ndarray | str:  # fmt: skip
+    path_or_bytes: str | bytes,
+    size: tuple[int, int] | None = None,
+    palette: Palette | None = None,
+    turned: bool = False,
+) -> np.ndarray | str:
     """Uint8 [H, W] class indices of a palette or greyscale PNG, or the reason why it has none.
 
     Args:
@@ -32,17 +35,23 @@ def read_class_map(
     """
     try:
         file = io.BytesIO(path_or_bytes) if isinstance(path_or_bytes, bytes) else path_or_bytes
-        with Image.open(file, formats=["PNG"]) as image:  # of Pillow's other decoders some are old and few are needed
+        with Image.open(
+            file, formats=["PNG"]
+        ) as image:  # of Pillow's other decoders some are old and few are needed
             sizes = [tuple(size), tuple(size)[::-1]] if turned else [size and tuple(size)]
             if size is not None and image.size[::-1] not in sizes:
-                return f"mask has another size than its image ({image.height} x {image.width}, its image {size[0]} x {size[1]})"
+                return (
+                    f"mask has another size than its image ({image.height} x {image.width}, its image "
+                    f"{size[0]} x {size[1]})"
+                )
             if palette is not None:
                 classes = _classes_of_colors(np.asarray(image.convert("RGB")), palette)
                 if isinstance(classes, np.ndarray) or image.mode not in ("L", "1"):
                     return classes  # a greyscale one may hold class indices all the same
             if image.mode not in ("P", "L", "1", "I", "I;16", "I;16B"):
                 return (
-                    "mask is a colour image, not class indices; say what its colours mean with ,palette=FILE or make it "
+                    "mask is a colour image, not class indices; say what its colours mean with ,palette=FILE "
+                    "or make it "
                     f"greyscale (mode {image.mode})"
                 )
             values = np.asarray(image)
@@ -51,7 +60,10 @@ def read_class_map(
     except Exception as error:  # Pillow raises many kinds for broken files
         return f"mask is not a readable PNG ({type(error).__name__}: {str(error)[:80]})"
     if values.size and (values.max() > IGNORE or values.min() < 0):
-        return f"mask has a label beyond 8 bits, which hold at most 254 and 255 for ignore (label {int(values.max())})"
+        return (
+            f"mask has a label beyond 8 bits, which hold at most 254 and 255 for ignore (label "
+            f"{int(values.max())})"
+        )
     return values.astype(np.uint8)
 
 
@@ -87,14 +99,16 @@ def note_classes(
       classes: names by index; None: numbers up to the highest label.
 
     Raises:
-      DataError: nothing but one class and "ignore" occurs: most often masks of 0 and 255 whose 255 is the object.
+      DataError: nothing but one class and "ignore" occurs: most often masks of 0 and 255 whose 255 is the
+        object.
     """
     labels = np.flatnonzero(present[:IGNORE])
     names = list(classes) if classes is not None else [str(i) for i in range(int(labels.max(initial=0)) + 1)]
     if len(labels) < 2 and present[IGNORE]:
         held = f"{labels[0]} and 255" if len(labels) else "255"
         raise DataError(
-            f"{word}: the masks hold nothing but {held}, and 255 means that nothing is said there. Where it is the object, "
+            f"{word}: the masks hold nothing but {held}, and 255 means that nothing is said there. Where it "
+            f"is the object, "
             "add ,foreground=255 to the word"
         )
     if len(labels) < 2:

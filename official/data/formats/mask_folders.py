@@ -21,7 +21,7 @@ from official.data.formats.mask_files import (
     present_labels,
     read_class_map,
     stored_mask_reader,
-)  # fmt: skip
+)
 from official.data.formats.mask_palettes import VOC_CLASSES, read_palette
 from official.data.frames import turned_upright
 from official.data.input_report import DataError, InputReport, shown
@@ -92,9 +92,15 @@ def _class_names(path: str | None) -> tuple[str, ...] | None:
 
 
 def _mask_source(
-    word: str, pairs: Sequence[tuple[str, str, str | None]], rules: MaskRules, report: InputReport,
-    *, full_check: bool, max_pixels: int, max_skipped_fraction: float,
-) -> Source:  # fmt: skip
+    word: str,
+    pairs: Sequence[tuple[str, str, str | None]],
+    rules: MaskRules,
+    report: InputReport,
+    *,
+    full_check: bool,
+    max_pixels: int,
+    max_skipped_fraction: float,
+) -> Source:
     """A source over (id, image path, mask path or None for unlabelled).
 
     Raises:
@@ -162,10 +168,18 @@ NO_IMAGE = "entry of the list has no image"
 
 
 def open_voc_masks(
-    folder: str, split: str | None, *, mask_folder: str | None = None, rules: MaskRules = MaskRules(), labeled: bool = True,
-    full_check: bool = True, max_pixels: int = 100_000_000, max_skipped_fraction: float = 0.1,
-) -> Source:  # fmt: skip
-    """A source over a Pascal VOC folder's segmentation: `JPEGImages`, `SegmentationClass`, 21 classes or one's own.
+    folder: str,
+    split: str | None,
+    *,
+    mask_folder: str | None = None,
+    rules: MaskRules = MaskRules(),
+    labeled: bool = True,
+    full_check: bool = True,
+    max_pixels: int = 100_000_000,
+    max_skipped_fraction: float = 0.1,
+) -> Source:
+    """A source over a Pascal VOC folder's segmentation: `JPEGImages`, `SegmentationClass`, 21 classes or
+    one's own.
 
     Args:
       folder: such as VOCdevkit/VOC2012.
@@ -240,9 +254,15 @@ def _entry(line: str, images: str) -> str:
 
 
 def open_masks(
-    image_folder: str, mask_folder: str, *, rules: MaskRules = MaskRules(), labeled: bool = True, full_check: bool = True,
-    max_pixels: int = 100_000_000, max_skipped_fraction: float = 0.1,
-) -> Source:  # fmt: skip
+    image_folder: str,
+    mask_folder: str,
+    *,
+    rules: MaskRules = MaskRules(),
+    labeled: bool = True,
+    full_check: bool = True,
+    max_pixels: int = 100_000_000,
+    max_skipped_fraction: float = 0.1,
+) -> Source:
     """A source over two folders: images, and PNG masks of the same names, or of Cityscapes' pairs of names.
 
     Raises:
@@ -267,9 +287,14 @@ def open_masks(
         mask = _mask_of(mask_folder, os.path.splitext(name)[0]) if labeled else None
         pairs.append((image_files.displayed(name), path, mask))
     return _mask_source(
-        word, sorted(pairs), rules, report, full_check=full_check, max_pixels=max_pixels,
+        word,
+        sorted(pairs),
+        rules,
+        report,
+        full_check=full_check,
+        max_pixels=max_pixels,
         max_skipped_fraction=max_skipped_fraction,
-    )  # fmt: skip
+    )
 
 
 def _same(folder: str, other: str) -> bool:

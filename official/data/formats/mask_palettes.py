@@ -1,4 +1,6 @@
-"""What the colours of masks mean: Pascal VOC's, `labelmap.txt` of CVAT and Datumaro, or lines of `r g b name`."""
+"""What the colours of masks mean: Pascal VOC's, `labelmap.txt` of CVAT and Datumaro, or lines of `r g b
+name`.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +11,28 @@ from official.data.input_report import DataError
 from official.data.text_lists import read_lines
 
 VOC_CLASSES = (
-    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
-    "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
-)  # fmt: skip
+    "background",
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "diningtable",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "pottedplant",
+    "sheep",
+    "sofa",
+    "train",
+    "tvmonitor",
+)
 _VOC_BORDER = (224, 224, 192)
 _NOTHING = ("void", "ignore", "ignored", "unlabeled", "unlabelled")  # names of classes that say nothing
 _LABEL_MAP = re.compile(r"^(?P<name>[^:]*):(?P<r>\d+),(?P<g>\d+),(?P<b>\d+):[^:]*:[^:]*$")
@@ -19,7 +40,9 @@ _COLOR_NAME = re.compile(r"^(?P<r>\d+)[\s,]+(?P<g>\d+)[\s,]+(?P<b>\d+)[\s,]+(?P<
 
 
 def voc_color(label: int) -> tuple[int, int, int]:
-    """The colour of a label in Pascal VOC's palette: the bits of the label spread over the channels, highest first."""
+    """The colour of a label in Pascal VOC's palette: the bits of the label spread over the channels, highest
+    first.
+    """
     channels = [0, 0, 0]
     for bit in range(8):
         for channel in range(3):
@@ -60,6 +83,7 @@ def _entry(line: str, source: str) -> tuple[str, tuple[int, int, int]]:
     match = _LABEL_MAP.match(line) or _COLOR_NAME.match(line)
     if not match or max(int(match[c]) for c in "rgb") > 255:
         raise DataError(
-            f"palette={source}: {line!r:.80} is neither `name:r,g,b::` nor `r g b name`, with colours of 0 to 255"
+            f"palette={source}: {line!r:.80} is neither `name:r,g,b::` nor `r g b name`, with colours of 0 "
+            f"to 255"
         )
     return match["name"].strip(), (int(match["r"]), int(match["g"]), int(match["b"]))

@@ -1,4 +1,6 @@
-"""What a PNG says beside its pixels, read chunk header by chunk header: nothing is inflated, pixel data is skipped over."""
+"""What a PNG says beside its pixels, read chunk header by chunk header: nothing is inflated, pixel data is
+skipped over.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ def png_exif(image: Image.Image, path: str | bytes) -> Image.Exif:
 
 
 def _chunks(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
-    """(kind, length) of every chunk, up to the end or to where the file is no PNG; the file stands at its body."""
+    """(kind, length) of every chunk, up to the end or to where the file is no PNG; the file stands at its
+    body.
+    """
     if file.read(len(SIGNATURE)) != SIGNATURE:
         return
     place = len(SIGNATURE)

@@ -1,4 +1,6 @@
-"""Formats that are known by their looks: which word reads them, or how they are converted to one that is read."""
+"""Formats that are known by their looks: which word reads them, or how they are converted to one that is
+read.
+"""
 
 from __future__ import annotations
 
@@ -13,32 +15,53 @@ _HEAD = 4096
 # What is read, by its word; what is not, by its name, and what to do.
 READ = {
     "coco": "a COCO JSON: coco:FILE.json,IMAGE_FOLDER",
-    "results": "a COCO results file: it is scored with --job=evaluate --detections=FILE.json --eval_data=coco:GROUND_TRUTH.json",
+    "results": (
+        "a COCO results file: it is scored with --job=evaluate --detections=FILE.json "
+        "--eval_data=coco:GROUND_TRUTH.json"
+    ),
     "voc": "Pascal VOC's XML: voc:FOLDER",
     "yolo": "a YOLO data.yaml: yolo:data.yaml",
     "labelme": "a JSON of LabelMe: labelme:FOLDER",
     "cvat": "CVAT for images: cvat:FILE.xml,IMAGE_FOLDER",
     "via": "a JSON of VIA: via:FILE.json,IMAGE_FOLDER",
     "labelstudio": "a JSON of Label Studio: labelstudio:FILE.json,IMAGE_FOLDER",
-    "tfrecord": "TFRecords, as of the TensorFlow detection stack or Roboflow's `Pascal TFRecord`: tfrecord:GLOB",
+    "tfrecord": (
+        "TFRecords, as of the TensorFlow detection stack or Roboflow's `Pascal TFRecord`: tfrecord:GLOB"
+    ),
 }
 CONVERT = {
-    "darknet": "Darknet's obj.data: its text files are YOLO's; write a data.yaml with `train:` (its list of images) and `names:` (the "
+    "darknet": "Darknet's obj.data: its text files are YOLO's; write a data.yaml with `train:` (its list of "
+    "images) and `names:` (the "
     "lines of obj.names), and read it with yolo:data.yaml",
     "cvat_video": "CVAT for video: export the task as `CVAT for images 1.1` or as COCO",
     "via3": "a project of VIA 3: label in VIA 2, or write its regions as COCO",
     "supervisely": "Supervisely's: export the project there as COCO (app `Export to COCO`)",
-    "labelbox": "a Labelbox export: `pip install labelformat; labelformat convert --task object-detection --input-format labelbox "
+    "labelbox": "a Labelbox export: `pip install labelformat; labelformat convert --task object-detection "
+    "--input-format labelbox "
     "--output-format coco …`",
-    "createml": "CreateML's JSON, whose boxes are centre and size in pixels: import it into Roboflow or Label Studio and export COCO",
-    "openimages": "Open Images' CSV: tfds:open_images_v4, or `datum convert -if open_images -i FOLDER -f coco -o OUT` (datumaro)",
+    "createml": (
+        "CreateML's JSON, whose boxes are centre and size in pixels: import it into Roboflow or "
+        "Label Studio and export COCO"
+    ),
+    "openimages": (
+        "Open Images' CSV: tfds:open_images_v4, or `datum convert -if open_images -i FOLDER -f "
+        "coco -o OUT` (datumaro)"
+    ),
     "kitti": "KITTI's: `datum convert -if kitti -i FOLDER -f coco -o OUT` (datumaro), or labelformat",
-    "vott": "VoTT's JSON: export Pascal VOC from VoTT, or `datum convert -if vott_json -i FOLDER -f coco -o OUT` (datumaro)",
+    "vott": (
+        "VoTT's JSON: export Pascal VOC from VoTT, or `datum convert -if vott_json -i FOLDER -f coco -o "
+        "OUT` (datumaro)"
+    ),
     "datumaro": "Datumaro's JSON: `datum convert -if datumaro -i FOLDER -f coco -o OUT`",
     "bdd100k": "BDD100K's JSON: `python -m bdd100k.label.to_coco` makes COCO of it",
-    "sagemaker": "a manifest of SageMaker Ground Truth: write its boxes (left, top, width, height in pixels) as COCO",
+    "sagemaker": (
+        "a manifest of SageMaker Ground Truth: write its boxes (left, top, width, height in pixels) as COCO"
+    ),
     "darwin": "V7 Darwin's JSON: export the data set there as COCO",
-    "csv": "a CSV of boxes: export the same data set as COCO, Pascal VOC or YOLO (Roboflow and others offer all of them)",
+    "csv": (
+        "a CSV of boxes: export the same data set as COCO, Pascal VOC or YOLO (Roboflow and others offer "
+        "all of them)"
+    ),
     "cityscapes": "Cityscapes' polygons: the masks beside them are read with masks:IMAGES,MASKS",
 }
 _NAMES = {
@@ -58,7 +81,9 @@ def advice(name: str) -> str:
 
 
 def what_it_is(path: str) -> str:
-    """What a file or folder that was not read looks like, and what to do; "" if it is not known. Never raises."""
+    """What a file or folder that was not read looks like, and what to do; "" if it is not known. Never
+    raises.
+    """
     try:
         found = _of_folder(path) if os.path.isdir(path) else _of_file(path) if os.path.isfile(path) else None
     except (OSError, ValueError, RecursionError, ElementTree.ParseError, LookupError):

@@ -1,4 +1,6 @@
-"""What every reader of a labelling tool's files gives, image by image, and the one way from there to a `Source`."""
+"""What every reader of a labelling tool's files gives, image by image, and the one way from there to a
+`Source`.
+"""
 
 from __future__ import annotations
 
@@ -84,16 +86,21 @@ class ImageRecord:
 
 
 def joined(shapes: list[Shape]) -> Shape:
-    """Parts of one object as one: the box around all, and all polygons; without an outline where a part has none."""
+    """Parts of one object as one: the box around all, and all polygons; without an outline where a part has
+    none.
+    """
     if len(shapes) == 1:
         return shapes[0]
     boxes = [shape.box if shape.box is not None else _around(shape.outline) for shape in shapes]
     box = [*np.min([b[:2] for b in boxes], axis=0).tolist(), *np.max([b[2:] for b in boxes], axis=0).tolist()]
     whole = all(isinstance(shape.outline, list) for shape in shapes)
     return Shape(
-        shapes[0].label, box, [p for shape in shapes for p in shape.outline] if whole else None,
-        crowd=any(shape.crowd for shape in shapes), score=min(shape.score for shape in shapes),
-    )  # fmt: skip
+        shapes[0].label,
+        box,
+        [p for shape in shapes for p in shape.outline] if whole else None,
+        crowd=any(shape.crowd for shape in shapes),
+        score=min(shape.score for shape in shapes),
+    )
 
 
 def _around(outline: Any) -> list[float]:
@@ -108,9 +115,14 @@ def stated_number(value: Any) -> float:
 
 
 def source_of_records(
-    word: str, records: Sequence[ImageRecord], report: InputReport, rules: ReadRules, *,
-    categories: Sequence[Category] | None = None, references: Sequence[str] | None = None,
-) -> Source:  # fmt: skip
+    word: str,
+    records: Sequence[ImageRecord],
+    report: InputReport,
+    rules: ReadRules,
+    *,
+    categories: Sequence[Category] | None = None,
+    references: Sequence[str] | None = None,
+) -> Source:
     """A source over the records whose images can be used, with their cleaned objects.
 
     Args:
@@ -151,9 +163,12 @@ def _refuse_repeated(word: str, records: Sequence[ImageRecord]) -> None:
 
 
 def _labelled(
-    source: Source, records: Sequence[ImageRecord], categories: Sequence[Category] | None,
-    references: Sequence[str] | None, rules: ReadRules,
-) -> Source:  # fmt: skip
+    source: Source,
+    records: Sequence[ImageRecord],
+    categories: Sequence[Category] | None,
+    references: Sequence[str] | None,
+    rules: ReadRules,
+) -> Source:
     _report_losses(source, records)
     shapes = [shape for record in records for shape in record.shapes]
     if categories is None:

@@ -44,8 +44,8 @@ def open_tfds(
       label_kind: "boxes"; "masks": class maps, from a one-channel image feature such as
         `segmentation_mask` of oxford_iiit_pet; "classes": of whole images, from a class feature
         or, where there is none, boxes (for `official.data.crops`).
-      feature: name of the feature that holds the labels; by default what the builder says is supervised, then the usual
-        names, then the only one that fits.
+      feature: name of the feature that holds the labels; by default what the builder says is supervised, then
+        the usual names, then the only one that fits.
       crowd: see `official.data.labels.clean_objects`.
 
     Raises:
@@ -113,8 +113,11 @@ class _Keys:
         image = _chosen(
             [k for k, v in info.features.items() if isinstance(v, kinds.Image) and v.shape[-1] != 1]
             or [k for k, v in info.features.items() if isinstance(v, kinds.Image)],
-            (*supervised, "image"), "images", "", word,
-        )  # fmt: skip
+            (*supervised, "image"),
+            "images",
+            "",
+            word,
+        )
         if image is None:
             raise DataError(f"{word}: none of its features {sorted(info.features)} is an image")
         key = None

@@ -1,7 +1,8 @@
 """TFRecords: random access by byte offset, and TF Examples in the layout of the original stack.
 
-A TFRecord file has no index. Opening one reads it once with TensorFlow's own reader, which verifies the checksums,
-notes where every record starts and parses everything but the pixels; an image is then read by seeking to its record.
+A TFRecord file has no index. Opening one reads it once with TensorFlow's own reader, which verifies the
+checksums, notes where every record starts and parses everything but the pixels; an image is then read by
+seeking to its record.
 
 Keys: tensorflow/tpu models/official/detection/dataloader/tf_example_decoder.py:50-75, with
 `image/object/class/text`, `image/object/score` and `image/filename` added.
@@ -47,14 +48,18 @@ def records(path: str) -> Iterator[tuple[int, bytes]]:
     position = number = 0
     with tf.io.gfile.GFile(path, "rb") as file:
         if file.read(2) == b"\x1f\x8b":
-            raise DataError(f"{path} is compressed; unpack it: records are read one by one from where they start")
+            raise DataError(
+                f"{path} is compressed; unpack it: records are read one by one from where they start"
+            )
     try:
         for payload in tf.data.TFRecordDataset(path).as_numpy_iterator():
             yield position + 12, payload
             position, number = position + _OVERHEAD + len(payload), number + 1
     except tf.errors.DataLossError as error:
         message = str(error.message).split("[[")[0].strip()[:120]
-        raise DataError(f"{path} is truncated or damaged: record {number} at byte {position} ({message})") from error
+        raise DataError(
+            f"{path} is truncated or damaged: record {number} at byte {position} ({message})"
+        ) from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +82,13 @@ class Places:
     def of(cls, paths: Sequence[str], rows: Sequence[tuple[int, int, int, int]]) -> Places:
         """Args: rows: file, offset, length and checksum of every record."""
         columns = np.array(rows, np.int64).reshape(-1, 4).T
-        return cls(paths, *(column.astype(dtype) for column, dtype in zip(columns, (np.int32, np.int64, np.int64, np.uint32))))
+        return cls(
+            paths,
+            *(
+                column.astype(dtype)
+                for column, dtype in zip(columns, (np.int32, np.int64, np.int64, np.uint32))
+            ),
+        )
 
 
 _reading = {"in_graph": False}
@@ -86,14 +97,17 @@ _reading = {"in_graph": False}
 def read_in_graph(wanted: bool) -> None:
     """Whether records are read by TensorFlow's operations alone, from now on in this process.
 
-    So can machines that run no Python of ours, the hosts of a TPU pod. A record that was replaced by a whole one of the same
-    length is not noticed then, and under TensorFlow's switch for determinism these operations run one after the other.
+    So can machines that run no Python of ours, the hosts of a TPU pod. A record that was replaced by a whole
+    one of the same length is not noticed then, and under TensorFlow's switch for determinism these operations
+    run one after the other.
     """
     _reading["in_graph"] = wanted
 
 
 def record_reader(places: Places) -> Callable[[tf.Tensor], tf.Tensor]:
-    """A graph function: record number -> its bytes (scalar string); an error if they are not what was there before."""
+    """A graph function: record number -> its bytes (scalar string); an error if they are not what was there
+    before.
+    """
     return _graph_reader(places) if _reading["in_graph"] else _python_reader(places)
 
 
@@ -122,13 +136,18 @@ def _graph_reader(places: Places) -> Callable[[tf.Tensor], tf.Tensor]:
         file, offset, length = (tf.gather(table, index) for table in tables)
         path = tf.gather(paths, file)
         dataset = tf.raw_ops.TFRecordDatasetV2(
-            filenames=path[None], compression_type="", buffer_size=length + _OVERHEAD, byte_offsets=(offset - 12)[None]
+            filenames=path[None],
+            compression_type="",
+            buffer_size=length + _OVERHEAD,
+            byte_offsets=(offset - 12)[None],
         )
         one = {"output_types": [tf.string], "output_shapes": [[]]}
         dataset = tf.raw_ops.TakeDataset(input_dataset=dataset, count=1, **one)
         payload = tf.raw_ops.DatasetToSingleElement(dataset=dataset, **one)[0]
         same = tf.equal(tf.strings.length(payload), tf.cast(length, tf.int32))
-        changed = tf.strings.join([path, " has changed since it was opened: the record at byte ", tf.strings.as_string(offset - 12)])
+        changed = tf.strings.join(
+            [path, " has changed since it was opened: the record at byte ", tf.strings.as_string(offset - 12)]
+        )
         with tf.control_dependencies([tf.debugging.Assert(same, [changed])]):
             return tf.identity(payload)
 
@@ -136,9 +155,14 @@ def _graph_reader(places: Places) -> Callable[[tf.Tensor], tf.Tensor]:
 
 
 def encode_example(
-    encoded: bytes, image_id: str, file_name: str, size: tuple[int, int], objects: dict, names: Sequence[str],
+    encoded: bytes,
+    image_id: str,
+    file_name: str,
+    size: tuple[int, int],
+    objects: dict,
+    names: Sequence[str],
     numbers: Sequence[int] | None = None,
-) -> tf.train.Example:  # fmt: skip
+) -> tf.train.Example:
     """One image as a TF Example; boxes normalised.
 
     Args:
@@ -196,7 +220,8 @@ def add_class(example: tf.train.Example, category: Category) -> None:
 
 
 def write_tfrecords(source: Source, prefix: str, num_shards: int) -> list[str]:
-    """Writes a labelled or unlabelled source as `prefix-00000-of-0000N.tfrecord` shards, atomically; classes by their ids.
+    """Writes a labelled or unlabelled source as `prefix-00000-of-0000N.tfrecord` shards, atomically; classes
+    by their ids.
 
     Files that are JPEG or PNG already are copied byte for byte if upright, others become PNG.
 
@@ -221,7 +246,9 @@ def write_tfrecords(source: Source, prefix: str, num_shards: int) -> list[str]:
                 if source.image_classes is not None and source.image_classes[i] >= 0:
                     add_class(record, source.categories[source.image_classes[i]])
                 if source.read_mask is not None:
-                    add_mask(record, encode_class_map(source.read_mask(tf.constant(i, tf.int64)).numpy()), names)
+                    add_mask(
+                        record, encode_class_map(source.read_mask(tf.constant(i, tf.int64)).numpy()), names
+                    )
                 writer.write(record.SerializeToString())
     return paths
 
@@ -238,10 +265,18 @@ def _encoded(file_name: str, image: tf.Tensor) -> bytes:
 
 
 def open_tfrecords(
-    pattern: str, *, full_check: bool = True, max_pixels: int = 100_000_000, max_skipped_fraction: float = 0.1,
-    labeled: bool = True, masks: bool = False, classes: bool = False, crowd: str = "ignore",
-) -> Source:  # fmt: skip
-    """A source over TFRecords of TF Examples with boxes, with a class map, or with a class of the whole image.
+    pattern: str,
+    *,
+    full_check: bool = True,
+    max_pixels: int = 100_000_000,
+    max_skipped_fraction: float = 0.1,
+    labeled: bool = True,
+    masks: bool = False,
+    classes: bool = False,
+    crowd: str = "ignore",
+) -> Source:
+    """A source over TFRecords of TF Examples with boxes, with a class map, or with a class of the whole
+    image.
 
     Args:
       pattern: a glob, or several joined by "+".
@@ -251,15 +286,17 @@ def open_tfrecords(
       crowd: see `official.data.labels.clean_objects`.
 
     Raises:
-      DataError: no file, a damaged file, a record that is not such an Example, texts that contradict the numbers of
-        classes; too much unusable.
+      DataError: no file, a damaged file, a record that is not such an Example, texts that contradict the
+        numbers of classes; too much unusable.
     """
     word = f"tfrecord:{pattern}"
     paths = sorted(p for part in joined_globs(pattern) for p in tf.io.gfile.glob(part))
     if not paths:
         raise DataError(f"{word}: no file matches")
     options = {"full_check": full_check, "max_pixels": max_pixels, "masks": masks and labeled}
-    parts = index.of_files("records", paths, options, functools.partial(_columns_of, **options), "reading records")
+    parts = index.of_files(
+        "records", paths, options, functools.partial(_columns_of, **options), "reading records"
+    )
     report, found = InputReport(), _joined(parts, paths)
     for reason, file, image_id in (skip for part in parts for skip in json.loads(bytes(part["skipped"]))):
         report.skip_image(reason, file, image_id)
@@ -291,7 +328,9 @@ def open_tfrecords(
 
 
 def joined_globs(pattern: str) -> list[str]:
-    """Globs joined by "+"; a plus in a name is understood where the whole matches, and may be written with a backslash."""
+    """Globs joined by "+"; a plus in a name is understood where the whole matches, and may be written with a
+    backslash.
+    """
     if tf.io.gfile.glob(pattern):
         return [pattern]
     return [part.replace("\0", "+") for part in pattern.replace("\\+", "\0").split("+")]
@@ -314,7 +353,9 @@ def _mask_categories(parts: Sequence[index.Columns], word: str, report: InputRep
     """
     named = {tuple(names) for part in parts for names in json.loads(bytes(part["mask_names"]))}
     if len(named) > 1:
-        raise DataError(f"{word}: its records name the classes of masks differently: {shown(sorted(named), 2)}")
+        raise DataError(
+            f"{word}: its records name the classes of masks differently: {shown(sorted(named), 2)}"
+        )
     names = note_classes(word, sum(part["present"] for part in parts), next(iter(named), None), report)
     return [Category(i, name) for i, name in enumerate(names)]
 
@@ -376,7 +417,10 @@ def _usable(row: dict, full_check: bool, max_pixels: int, report: InputReport, m
     if isinstance(facts, str):
         report.skip_image(facts, row["file"], row["id"])
         return None
-    row, encoded_mask = {**row, "size": (facts.height, facts.width), "by_pillow": facts.by_pillow}, row.pop("mask")
+    row, encoded_mask = (
+        {**row, "size": (facts.height, facts.width), "by_pillow": facts.by_pillow},
+        row.pop("mask"),
+    )
     if masks:
         values = sized_class_map(encoded_mask, row["size"])
         if isinstance(values, str):
@@ -395,7 +439,9 @@ def _refuse_repeated(ids: np.ndarray, word: str) -> None:
 # --- columns ----------------------------------------------------------------------------------------
 
 
-def _columns_of(path: str, progress: Callable[[int], None], *, full_check: bool, max_pixels: int, masks: bool) -> index.Columns:
+def _columns_of(
+    path: str, progress: Callable[[int], None], *, full_check: bool, max_pixels: int, masks: bool
+) -> index.Columns:
     """What the index keeps of one file: its usable records in columns, and what was left out."""
     report, rows, places = InputReport(), [], []
     report.MAX_ENTRIES = sys.maxsize  # each is told again when the index is read
@@ -433,7 +479,9 @@ def _columns_of(path: str, progress: Callable[[int], None], *, full_check: bool,
         "image_text": np.array([names[row["class_text"]] for row in rows], np.int32),
         "names": _json_column(list(names)),
         "mask_names": _json_column(mask_names),
-        "present": sum((row["present"] for row in rows), np.zeros(256, np.int64)) if masks else np.zeros(0, np.int64),
+        "present": sum((row["present"] for row in rows), np.zeros(256, np.int64))
+        if masks
+        else np.zeros(0, np.int64),
         "skipped": _json_column(skipped),
     }
 
@@ -464,7 +512,11 @@ class _Found:
 
 
 def _joined(parts: Sequence[index.Columns], paths: Sequence[str]) -> _Found:
-    columns = {field.name: [part[field.name] for part in parts] for field in dataclasses.fields(_Found) if field.name != "places"}
+    columns = {
+        field.name: [part[field.name] for part in parts]
+        for field in dataclasses.fields(_Found)
+        if field.name != "places"
+    }
     names: dict[str, int] = {}
     for number, own in enumerate(columns.pop("names")):
         place = np.array([names.setdefault(name, len(names)) for name in json.loads(bytes(own))], np.int32)
@@ -532,19 +584,24 @@ def _marks(row: dict) -> list[bool]:
 
 def _classified(source: Source, found: _Found) -> Source:
     known = found.image_class != _NO_CLASS
-    names = _class_texts(found.image_class[known], found.image_text[known], np.flatnonzero(known), found.names, source)
+    names = _class_texts(
+        found.image_class[known], found.image_text[known], np.flatnonzero(known), found.names, source
+    )
     order = np.array(sorted(names), np.int64)
     places = np.where(known, np.searchsorted(order, found.image_class), -1)
-    return source.with_classes(places, [Category(int(label), names[label] or str(label)) for label in order.tolist()])
+    return source.with_classes(
+        places, [Category(int(label), names[label] or str(label)) for label in order.tolist()]
+    )
 
 
 def _class_texts(
     labels: np.ndarray, texts: np.ndarray, images: np.ndarray, texts_of: Sequence[str], source: Source
-) -> dict[int, str]:  # fmt: skip
+) -> dict[int, str]:
     """Name by number of every class.
 
     Args:
-      labels, texts, images: int [N], of every object its number, its text (an index into `texts_of`) and its image.
+      labels, texts, images: int [N], of every object its number, its text (an index into `texts_of`) and its
+        image.
 
     Raises:
       DataError: one number with two names, or one name with two numbers: files of two label maps joined.
@@ -558,7 +615,8 @@ def _class_texts(
         if text and (before != text or numbers.get(text, label) != label):
             file = source.file_names[images[row]]
             raise DataError(
-                f"{source.word}: {file} says class {label} is {text!r}, but before that {label} was {before!r} and "
+                f"{source.word}: {file} says class {label} is {text!r}, but before that {label} was "
+                f"{before!r} and "
                 f"{text!r} was {numbers.get(text, label)}: files of two label maps were joined"
             )
         names[label] = before

@@ -1,6 +1,7 @@
 """VGG Image Annotator (VIA) 1 and 2: projects and exported annotations as JSON.
 
-Format: VIA's own `via.js` (`_via_img_metadata`, or the same dict alone); regions are a list in VIA 2, a dict in VIA 1.
+Format: VIA's own `via.js` (`_via_img_metadata`, or the same dict alone); regions are a list in VIA 2, a dict
+in VIA 1.
 """
 
 from __future__ import annotations

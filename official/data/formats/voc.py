@@ -19,7 +19,7 @@ from official.data.labels import (
     flag,
     note_crowded_classes,
     number,
-)  # fmt: skip
+)
 from official.data.source import Category, Source
 from official.data.text_lists import read_split
 
@@ -40,18 +40,20 @@ def open_voc(
 ) -> Source:
     """A source over a VOC folder: `Annotations/*.xml` and `JPEGImages/`, or XML and images anywhere in it.
 
-    Boxes become 0-based and exclusive at the far side: Pascal VOC counts pixels from 1, LabelImg (which calls its
-    database "Unknown") and other tools from 0. Objects marked difficult count as crowd:
-    they are not trained on and not held against a detection. The id of an image is the name of its XML, with the
-    folders below `folder` (or below `Annotations`) where names occur twice.
+    Boxes become 0-based and exclusive at the far side: Pascal VOC counts pixels from 1, LabelImg (which calls
+    its database "Unknown") and other tools from 0. Objects marked difficult count as crowd:
+    they are not trained on and not held against a detection. The id of an image is the name of its XML, with
+    the folders below `folder` (or below `Annotations`) where names occur twice.
 
     Args:
       folder: the folder, such as VOCdevkit/VOC2007.
       split: a list in `ImageSets/Main/<split>.txt`; every XML when not given.
       image_folder: where the images are, when not in `folder`.
-      first_pixel: number of the first pixel, "0" or "1"; "auto": 0 in XMLs of LabelImg, and in all where one has a 0.
+      first_pixel: number of the first pixel, "0" or "1"; "auto": 0 in XMLs of LabelImg, and in all where one
+        has a 0.
       crowd: see `official.data.labels.clean_objects`.
-      stated_size: "check": an image of another size than its XML states is left out; "scale": its boxes are scaled.
+      stated_size: "check": an image of another size than its XML states is left out; "scale": its boxes are
+        scaled.
 
     Raises:
       DataError: nothing found, a bad list, two images that fit one XML, too much unusable.
@@ -78,7 +80,7 @@ def open_voc(
 
 def _read_entries(
     folder: str, entries: dict[str, str], finder: _ImageFinder, report: InputReport
-) -> tuple[list[dict], list[str], list[str]]:  # fmt: skip
+) -> tuple[list[dict], list[str], list[str]]:
     """What the XMLs say, the paths of their images, and their ids; what cannot be used is reported."""
     records, paths, ids = [], [], []
     for image_id, xml_name in entries.items():
@@ -96,7 +98,7 @@ def _read_entries(
 
 def _counted_from_zero(
     records: list[dict], paths: list[str], ids: list[str], first_pixel: str, report: InputReport
-) -> list[dict]:  # fmt: skip
+) -> list[dict]:
     """The records with their near corners counted from 0.
 
     Raises:
@@ -144,7 +146,9 @@ def _labelled(source: Source, records: list[dict], crowd: str) -> Source:
 
 
 def _xml_files(folder: str, split: str | None, word: str, report: InputReport) -> dict[str, str]:
-    """XML path below `folder` by the id of its image, in order; entries of the list without one are reported."""
+    """XML path below `folder` by the id of its image, in order; entries of the list without one are
+    reported.
+    """
     names = list(image_files.walk(folder, (".xml",)))
     bare = collections.Counter(_stem(name) for name in names)
     found = {_whole_id(name) if bare[_stem(name)] > 1 else _stem(name): name for name in names}
@@ -191,7 +195,9 @@ def _whole_id(name: str) -> str:
 
 
 class _ImageFinder:
-    """The image of an XML: by its relative path, beside the XML, in `JPEGImages`, then anywhere below the folder."""
+    """The image of an XML: by its relative path, beside the XML, in `JPEGImages`, then anywhere below the
+    folder.
+    """
 
     def __init__(self, folder: str, image_folder: str | None):
         self.folder, self.images = folder, image_folder
@@ -212,9 +218,7 @@ class _ImageFinder:
         places = self._places(beside, below)
         for names in ((file_name, os.path.basename(file_name)), (_stem(xml_name),)):
             names = [name for name in dict.fromkeys(names) if image_files.safe_join(".", name)]
-            near = (
-                image_files.named_image(os.path.join(*place), name) for name in names for place in places
-            )
+            near = (image_files.named_image(os.path.join(*place), name) for name in names for place in places)
             far = (self.everywhere.elsewhere(os.path.join(below, name), stem=True) for name in names)
             found = next(filter(None, near), None) or next(filter(None, far), None)
             if found:

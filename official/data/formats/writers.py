@@ -1,6 +1,7 @@
 """One writer a format: images with their labels -> the files that the tools of the format open.
 
-A writer gets the folder, whose images are there already, and writes what stands beside them. Numbers are written so that they
+A writer gets the folder, whose images are there already, and writes what stands beside them. Numbers are
+written so that they
 come back as they were: pixels in the fewest digits that are the same float32.
 """
 
@@ -42,7 +43,9 @@ class OutObject:
 
 @dataclasses.dataclass(frozen=True)
 class OutImage:
-    """One image: its name below the folder of images, its id for COCO, (height, width), objects, a PNG of its class map."""
+    """One image: its name below the folder of images, its id for COCO, (height, width), objects, a PNG of its
+    class map.
+    """
 
     name: str
     id: int | str
@@ -103,7 +106,9 @@ def _corners(box: Sequence[float]) -> list[float]:
 
 
 def write_coco(folder: str, images: Sequence[OutImage], header: Header) -> None:
-    """`annotations.json` beside `images/`; where the box is all that is known its corners are the segmentation."""
+    """`annotations.json` beside `images/`; where the box is all that is known its corners are the
+    segmentation.
+    """
     annotations = []
     for image in images:
         for found in image.objects:
@@ -122,18 +127,34 @@ def write_coco(folder: str, images: Sequence[OutImage], header: Header) -> None:
             )
     entries = [{"id": i.id, "file_name": i.name, "height": i.size[0], "width": i.size[1]} for i in images]
     categories = [{"id": i, "name": name, "supercategory": ""} for i, name in zip(header.ids, header.names)]
-    content = {"info": {}, "licenses": [], "images": entries, "annotations": annotations, "categories": categories}
+    content = {
+        "info": {},
+        "licenses": [],
+        "images": entries,
+        "annotations": annotations,
+        "categories": categories,
+    }
     _write_json(os.path.join(folder, "annotations.json"), content)
 
 
 def write_yolo(folder: str, images: Sequence[OutImage], header: Header) -> None:
-    """`data.yaml`, and in `labels/` a line a box or a polygon. `val:` is the same images, since Ultralytics wants one."""
+    """`data.yaml`, and in `labels/` a line a box or a polygon. `val:` is the same images, since Ultralytics
+    wants one.
+    """
     for image in images:
         lines = [line for found in image.objects for line in _yolo_lines(found, image.size)]
         place = "/labels/".join(f"/images/{image.name}".rsplit("/images/", 1))
         _write_text(os.path.join(folder, _stem(place[1:]) + ".txt"), "".join(f"{line}\n" for line in lines))
-    content = {"train": "images", "val": "images", "nc": len(header.names), "names": dict(enumerate(header.names))}
-    _write_text(os.path.join(folder, "data.yaml"), yaml.safe_dump(content, allow_unicode=True, sort_keys=False, width=1000))
+    content = {
+        "train": "images",
+        "val": "images",
+        "nc": len(header.names),
+        "names": dict(enumerate(header.names)),
+    }
+    _write_text(
+        os.path.join(folder, "data.yaml"),
+        yaml.safe_dump(content, allow_unicode=True, sort_keys=False, width=1000),
+    )
 
 
 def _yolo_lines(found: OutObject, size: tuple[int, int]) -> list[str]:
@@ -145,14 +166,18 @@ def _yolo_lines(found: OutObject, size: tuple[int, int]) -> list[str]:
 
 
 def write_voc(folder: str, images: Sequence[OutImage], header: Header) -> None:
-    """`Annotations/*.xml` beside `JPEGImages/`, boxes counted from 1; or `SegmentationClass/*.png`; lists and `labelmap.txt`."""
+    """`Annotations/*.xml` beside `JPEGImages/`, boxes counted from 1; or `SegmentationClass/*.png`; lists and
+    `labelmap.txt`.
+    """
     kind = "Main"
     for image in images:
         if image.mask is not None:
             kind = "Segmentation"
             write_bytes(os.path.join(folder, "SegmentationClass", _stem(image.name) + ".png"), image.mask)
         else:
-            _write_xml(os.path.join(folder, "Annotations", _stem(image.name) + ".xml"), _voc_xml(image, header))
+            _write_xml(
+                os.path.join(folder, "Annotations", _stem(image.name) + ".xml"), _voc_xml(image, header)
+            )
     names = "".join(f"{_stem(image.name)}\n" for image in images)
     _write_text(os.path.join(folder, "ImageSets", kind, "default.txt"), names)
     # As CVAT and Datumaro read and write it; the colours are those of the masks' palette.
@@ -173,7 +198,12 @@ def _voc_xml(image: OutImage, header: Header) -> ElementTree.Element:
     _add(root, "segmented", 0)
     for found in image.objects:
         item = _add(root, "object")
-        texts = {"name": header.names[found.label], "pose": "Unspecified", "truncated": 0, "difficult": int(found.crowd)}
+        texts = {
+            "name": header.names[found.label],
+            "pose": "Unspecified",
+            "truncated": 0,
+            "difficult": int(found.crowd),
+        }
         for name, value in texts.items():
             _add(item, name, value)
         box = _add(item, "bndbox")
@@ -208,14 +238,22 @@ def write_cvat(folder: str, images: Sequence[OutImage], header: Header) -> None:
         place = {"id": str(number), "name": image.name, "width": str(width), "height": str(height)}
         item = ElementTree.SubElement(root, "image", place)
         for group, found in enumerate(image.objects, 1):
-            common = {"label": header.names[found.label], "source": "auto" if header.predicted else "manual", "occluded": "0"}
+            common = {
+                "label": header.names[found.label],
+                "source": "auto" if header.predicted else "manual",
+                "occluded": "0",
+            }
             y1, x1, y2, x2 = map(_digits, found.box)
             if not found.outline:
-                ElementTree.SubElement(item, "box", {**common, "xtl": x1, "ytl": y1, "xbr": x2, "ybr": y2, "z_order": "0"})
+                ElementTree.SubElement(
+                    item, "box", {**common, "xtl": x1, "ytl": y1, "xbr": x2, "ybr": y2, "z_order": "0"}
+                )
             shared = {"group_id": str(group)} if len(found.outline) > 1 else {}
             for polygon in found.outline:
                 points = ";".join(f"{_digits(x)},{_digits(y)}" for x, y in zip(polygon[0::2], polygon[1::2]))
-                ElementTree.SubElement(item, "polygon", {**common, "points": points, "z_order": "0", **shared})
+                ElementTree.SubElement(
+                    item, "polygon", {**common, "points": points, "z_order": "0", **shared}
+                )
     _write_xml(os.path.join(folder, "annotations.xml"), root)
 
 
@@ -241,28 +279,42 @@ def write_labelme(folder: str, images: Sequence[OutImage], header: Header) -> No
                     }
                 )
         content = {
-            "version": "5.5.0", "flags": {}, "shapes": shapes, "imagePath": os.path.basename(image.name), "imageData": None,
-            "imageHeight": image.size[0], "imageWidth": image.size[1],
-        }  # fmt: skip
+            "version": "5.5.0",
+            "flags": {},
+            "shapes": shapes,
+            "imagePath": os.path.basename(image.name),
+            "imageData": None,
+            "imageHeight": image.size[0],
+            "imageWidth": image.size[1],
+        }
         _write_json(os.path.join(folder, _stem(image.name) + ".json"), content)
 
 
 def write_label_studio(folder: str, images: Sequence[OutImage], header: Header) -> None:
-    """`tasks.json` and `label_config.xml` beside `images/`: a model's labels are predictions, human ones annotations.
+    """`tasks.json` and `label_config.xml` beside `images/`: a model's labels are predictions, human ones
+    annotations.
 
     Images are named as files of local storage, relative to the folder above the one that is written.
     """
     above, tasks = os.path.basename(os.path.abspath(folder)), []
     kinds: collections.Counter = collections.Counter()
     for number, image in enumerate(images, 1):
-        regions = [r for n, found in enumerate(image.objects, 1) for r in _studio_regions(found, f"{number}-{n}", image, header)]
+        regions = [
+            r
+            for n, found in enumerate(image.objects, 1)
+            for r in _studio_regions(found, f"{number}-{n}", image, header)
+        ]
         kinds.update(region["type"] for region in regions)
         scores = [found.score for found in image.objects if found.score is not None]
         content: dict[str, Any] = {"result": regions}
         if header.predicted:
             content.update(model_version="exported", **({"score": min(scores)} if scores else {}))
         url = f"/data/local-files/?d={above}/images/{image.name}"
-        made = {"annotations": [], "predictions": [], "predictions" if header.predicted else "annotations": [content]}
+        made = {
+            "annotations": [],
+            "predictions": [],
+            "predictions" if header.predicted else "annotations": [content],
+        }
         tasks.append({"id": number, "data": {"image": url, "image_id": image.id}, **made})
     _write_json(os.path.join(folder, "tasks.json"), tasks)
     view = ElementTree.Element("View")
@@ -275,22 +327,36 @@ def write_label_studio(folder: str, images: Sequence[OutImage], header: Header) 
     _write_xml(os.path.join(folder, "label_config.xml"), view, declared=False)
 
 
-def _studio_regions(found: OutObject, region_id: str, image: OutImage, header: Header) -> list[dict[str, Any]]:
+def _studio_regions(
+    found: OutObject, region_id: str, image: OutImage, header: Header
+) -> list[dict[str, Any]]:
     height, width = image.size
     y1, x1, y2, x2 = found.box
     values: list[dict[str, Any]] = [
-        {"points": [[100 * x / width, 100 * y / height] for x, y in zip(p[0::2], p[1::2])], "closed": True} for p in found.outline
+        {"points": [[100 * x / width, 100 * y / height] for x, y in zip(p[0::2], p[1::2])], "closed": True}
+        for p in found.outline
     ]
     if not values:
-        box = {"x": 100 * x1 / width, "y": 100 * y1 / height, "width": 100 * (x2 - x1) / width, "height": 100 * (y2 - y1) / height}
+        box = {
+            "x": 100 * x1 / width,
+            "y": 100 * y1 / height,
+            "width": 100 * (x2 - x1) / width,
+            "height": 100 * (y2 - y1) / height,
+        }
         values = [{**box, "rotation": 0}]
     kind = "polygonlabels" if found.outline else "rectanglelabels"
     common = {
-        "from_name": "label", "to_name": "image", "type": kind, "original_width": width, "original_height": height,
-        "image_rotation": 0, **({} if found.score is None else {"score": found.score}),
-    }  # fmt: skip
+        "from_name": "label",
+        "to_name": "image",
+        "type": kind,
+        "original_width": width,
+        "original_height": height,
+        "image_rotation": 0,
+        **({} if found.score is None else {"score": found.score}),
+    }
     return [
-        {"id": f"{region_id}-{n}", **common, "value": {**value, kind: [header.names[found.label]]}} for n, value in enumerate(values)
+        {"id": f"{region_id}-{n}", **common, "value": {**value, kind: [header.names[found.label]]}}
+        for n, value in enumerate(values)
     ]
 
 

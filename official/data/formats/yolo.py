@@ -1,10 +1,13 @@
-"""YOLO as Ultralytics lays it out: a `data.yaml`, images below `images/`, and a text file each below `labels/`.
+"""YOLO as Ultralytics lays it out: a `data.yaml`, images below `images/`, and a text file each below
+`labels/`.
 
-A line is a box (class, centre x, centre y, width, height), a box with a score, or a polygon (class, x, y, x, y ...), all in
-fractions of the upright image. An image without a text file, or with an empty one, has no object.
+A line is a box (class, centre x, centre y, width, height), a box with a score, or a polygon (class, x, y, x,
+y ...), all in fractions of the upright image. An image without a text file, or with an empty one, has no
+object.
 
-Rules: Ultralytics' documentation of its dataset formats (detect, segment, pose) and, for paths, its `check_det_dataset` and
-`img2label_paths`. Other than there a bad line loses its object, not the whole image, and a box among polygons stays a box.
+Rules: Ultralytics' documentation of its dataset formats (detect, segment, pose) and, for paths, its
+`check_det_dataset` and `img2label_paths`. Other than there a bad line loses its object, not the whole image,
+and a box among polygons stays a box.
 """
 
 from __future__ import annotations
@@ -30,7 +33,8 @@ _IMAGES, _LABELS = f"{os.sep}images{os.sep}", f"{os.sep}labels{os.sep}"
 def open_yolo(place: str, split: str, rules: ReadRules) -> Source:
     """A source over one split of a YOLO data set.
 
-    Ids of images are their paths below the folder, or as the list of images has them. Category ids are class numbers + 1.
+    Ids of images are their paths below the folder, or as the list of images has them. Category ids are class
+    numbers + 1.
 
     Args:
       place: the `data.yaml`, or the folder that it is in.
@@ -56,13 +60,18 @@ def open_yolo(place: str, split: str, rules: ReadRules) -> Source:
         if records and not labelled:
             raise DataError(
                 f"{word}: not one of the {len(records)} images of {split} has a text file, for example "
-                f"{image_files.displayed(_label_place(records[0].path))}; without labels it can be --unlabeled_data"
+                f"{image_files.displayed(_label_place(records[0].path))}; without labels it can be "
+                f"--unlabeled_data"
             )
     classes = sorted(config.names.items())
     return source_of_records(
-        word, records, report, rules, categories=[Category(i + 1, name) for i, name in classes],
+        word,
+        records,
+        report,
+        rules,
+        categories=[Category(i + 1, name) for i, name in classes],
         references=[str(i) for i, _ in classes],
-    )  # fmt: skip
+    )
 
 
 # --- which images ------------------------------------------------------------------------------------

@@ -51,7 +51,8 @@ class YoloConfig:
             place = self.find(entry, self.roots)
             if place is None or not (os.path.isdir(place) or place.endswith(".txt")):
                 raise DataError(
-                    f"{self.path}: {split}: {printable(entry)} is no folder and no list (.txt) of images below "
+                    f"{self.path}: {split}: {printable(entry)} is no folder and no list (.txt) of images "
+                    f"below "
                     f"{self.roots[0]}; mend `path:` or `{split}:`"
                 )
             found.append((entry, place))
@@ -59,7 +60,8 @@ class YoloConfig:
 
     @staticmethod
     def find(entry: str, roots: Sequence[str]) -> str | None:
-        """An existing path: as written, below a root, or, of another machine's, the longest end that is below a root.
+        """An existing path: as written, below a root, or, of another machine's, the longest end that is below
+        a root.
 
         Ultralytics leaves out a leading `../` where nothing is there, since Roboflow writes one too many.
         """
@@ -75,7 +77,8 @@ def _ends(path: str) -> list[str]:
 
 
 def read_config(place: str) -> YoloConfig:
-    """Reads a data.yaml, or the one in a folder; without one a folder with a `classes.txt` is one split of all images.
+    """Reads a data.yaml, or the one in a folder; without one a folder with a `classes.txt` is one split of
+    all images.
 
     Raises:
       DataError: absent, not such a file, or names that cannot be used.
@@ -126,7 +129,9 @@ def _config_file(place: str) -> str:
 
 
 class _PlainLoader(yaml.BaseLoader):
-    """Text, lists and dicts alone: a class `no` stays "no", no tag makes an object, no key may occur twice."""
+    """Text, lists and dicts alone: a class `no` stays "no", no tag makes an object, no key may occur
+    twice.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -177,7 +182,8 @@ def _names(names: Any, count: Any, path: str) -> dict[int, str]:
     found = {int(k): printable(v.strip()) for k, v in names.items() if k not in wrong}
     if wrong or len(set(found.values())) != len(names) or len(found) != len(names):
         raise DataError(
-            f"{path}: names: needs a number and a name of its own for each class, not {shown(names.items(), 20)}"
+            f"{path}: names: needs a number and a name of its own for each class, not "
+            f"{shown(names.items(), 20)}"
         )
     if stated is not None and stated != len(found):
         raise DataError(f"{path}: nc: says {stated} classes, names: has {len(found)}")

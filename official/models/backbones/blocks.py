@@ -16,22 +16,37 @@ keras = tf.keras
 class BlockBuilder:
     """Makes the layers of one network, counting blocks for stochastic depth."""
 
-    def __init__(self, momentum: float, epsilon: float, activation: str = "relu", *, zero_last_gamma: bool = False):
-        """Args: momentum, epsilon: of batch norm. activation: "relu" or "swish". zero_last_gamma: branches start at zero."""
+    def __init__(
+        self, momentum: float, epsilon: float, activation: str = "relu", *, zero_last_gamma: bool = False
+    ):
+        """Args: momentum, epsilon: of batch norm. activation: "relu" or "swish". zero_last_gamma: branches
+        start at zero.
+        """
         self.momentum, self.epsilon, self.activation = momentum, epsilon, activation
         self.last_gamma = "zeros" if zero_last_gamma else "ones"
         self.blocks_made = 0
 
-    def conv(self, x: tf.Tensor, filters: int, kernel: int, stride: int, name: str, gamma: str = "ones") -> tf.Tensor:
+    def conv(
+        self, x: tf.Tensor, filters: int, kernel: int, stride: int, name: str, gamma: str = "ones"
+    ) -> tf.Tensor:
         """Convolution without bias and batch norm; strided ones are padded symmetrically."""
         padding = "same"
         if stride > 1:
             padding = "valid"
-            x = keras.layers.ZeroPadding2D(((kernel - 1) // 2, kernel // 2), name=f"{name}_pad")(x) if kernel > 1 else x
+            x = (
+                keras.layers.ZeroPadding2D(((kernel - 1) // 2, kernel // 2), name=f"{name}_pad")(x)
+                if kernel > 1
+                else x
+            )
         x = keras.layers.Conv2D(
-            filters, kernel, strides=stride, padding=padding, use_bias=False,
-            kernel_initializer="VarianceScaling", name=f"{name}_conv",
-        )(x)  # fmt: skip
+            filters,
+            kernel,
+            strides=stride,
+            padding=padding,
+            use_bias=False,
+            kernel_initializer="VarianceScaling",
+            name=f"{name}_conv",
+        )(x)
         return SyncBatchNormalization(
             momentum=self.momentum, epsilon=self.epsilon, gamma_initializer=gamma, name=f"{name}_bn"
         )(x)

@@ -27,9 +27,12 @@ from official.models.layers import DepthwiseConv2D, StochasticDepth, Swish, Sync
 
 keras = tf.keras
 
+
 @dataclasses.dataclass(frozen=True)
 class Member:
-    """One published network: coefficients, and the image side and dropout that its classifier was trained with."""
+    """One published network: coefficients, and the image side and dropout that its classifier was trained
+    with.
+    """
 
     width: float
     depth: float
@@ -146,7 +149,8 @@ class EfficientNetBackbone(keras_cv.models.Backbone):
             1 - (1 - p) * i / n. 1 turns stochastic depth off.
           batch_norm_momentum, batch_norm_epsilon: EfficientNet's own (0.99, 1e-3) by default, as in
             the original stack, whose detection settings do not reach the backbone.
-          lite: EfficientNet-Lite: ReLU6, no squeeze-excite, unscaled stem and repeats of the first and last stage.
+          lite: EfficientNet-Lite: ReLU6, no squeeze-excite, unscaled stem and repeats of the first and last
+            stage.
           input_normalization: a key of `official.models.backbones.input_scale.SCALES`.
           input_shape: (height, width, 3).
         """
@@ -199,9 +203,14 @@ class _Builder:
     def conv(self, x, filters, kernel, name, stride=1):
         conv_name = f"{name}_conv"
         x = keras.layers.Conv2D(
-            filters, kernel, strides=stride, padding="same", use_bias=False,
-            kernel_initializer=fan_out_normal(), name=conv_name,
-        )(x)  # fmt: skip
+            filters,
+            kernel,
+            strides=stride,
+            padding="same",
+            use_bias=False,
+            kernel_initializer=fan_out_normal(),
+            name=conv_name,
+        )(x)
         x = self.norm(x, f"{name}_bn")
         return activation(self.lite, f"{name}_activation")(x)
 
@@ -211,17 +220,25 @@ class _Builder:
         if stage.expand != 1:
             x = self.conv(x, filters * stage.expand, 1, f"{name}_expand")
         x = DepthwiseConv2D(
-            stage.kernel, strides=stride, padding="same", use_bias=False,
-            depthwise_initializer=fan_out_normal(), name=f"{name}_dwconv",
-        )(x)  # fmt: skip
+            stage.kernel,
+            strides=stride,
+            padding="same",
+            use_bias=False,
+            depthwise_initializer=fan_out_normal(),
+            name=f"{name}_dwconv",
+        )(x)
         x = self.norm(x, f"{name}_bn")
         x = activation(self.lite, f"{name}_activation")(x)
         if not self.lite:
             x = self.squeeze_excite(x, max(1, int(filters * 0.25)), name)
         x = keras.layers.Conv2D(
-            out_filters, 1, padding="same", use_bias=False,
-            kernel_initializer=fan_out_normal(), name=f"{name}_project_conv",
-        )(x)  # fmt: skip
+            out_filters,
+            1,
+            padding="same",
+            use_bias=False,
+            kernel_initializer=fan_out_normal(),
+            name=f"{name}_project_conv",
+        )(x)
         x = self.norm(x, f"{name}_project_bn")  # linear: no activation follows
         survival = 1.0 - (1.0 - self.survival_probability) * self.blocks_made / self.total_blocks
         self.blocks_made += 1
@@ -235,13 +252,21 @@ class _Builder:
         channels = x.shape[-1]
         gate = keras.layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_se_squeeze")(x)
         gate = keras.layers.Conv2D(
-            squeezed, 1, activation="swish", padding="same",
-            kernel_initializer=fan_out_normal(), name=f"{name}_se_reduce",
-        )(gate)  # fmt: skip
+            squeezed,
+            1,
+            activation="swish",
+            padding="same",
+            kernel_initializer=fan_out_normal(),
+            name=f"{name}_se_reduce",
+        )(gate)
         gate = keras.layers.Conv2D(
-            channels, 1, activation="sigmoid", padding="same",
-            kernel_initializer=fan_out_normal(), name=f"{name}_se_expand",
-        )(gate)  # fmt: skip
+            channels,
+            1,
+            activation="sigmoid",
+            padding="same",
+            kernel_initializer=fan_out_normal(),
+            name=f"{name}_se_expand",
+        )(gate)
         return keras.layers.Multiply(name=f"{name}_se_excite")([x, gate])
 
 

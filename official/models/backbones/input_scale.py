@@ -50,7 +50,9 @@ def scale_layer(normalization: str) -> keras.layers.Layer:
 
 def _constants(normalization: str) -> tuple[list[float], list[float]]:
     factor, shift = SCALES[normalization]
-    return [factor * deviation for deviation in IMAGENET_STD], [factor * mean + shift for mean in IMAGENET_MEAN]
+    return [factor * deviation for deviation in IMAGENET_STD], [
+        factor * mean + shift for mean in IMAGENET_MEAN
+    ]
 
 
 def scale_of(model: keras.Model) -> str:
@@ -76,7 +78,9 @@ def scale_of_layers(configs: Sequence[dict[str, Any]]) -> str:
     for config in configs:
         if config["name"] == LAYER:
             for name, constants in SCALES.items():
-                if constants and np.allclose([config["scale"], config["offset"]], _constants(name), rtol=1e-5):
+                if constants and np.allclose(
+                    [config["scale"], config["offset"]], _constants(name), rtol=1e-5
+                ):
                     return name
             raise FlagError(f"the layer {LAYER} has an unknown scale {config['scale']}")
     return "imagenet"

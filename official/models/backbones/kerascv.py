@@ -20,8 +20,14 @@ keras = tf.keras
 _BLOCKS = {"50": [3, 4, 6, 3], "101": [3, 4, 23, 3], "152": [3, 8, 36, 3]}
 # Name on the command line -> (class, blocks per stage).
 KERAS_CV = {
-    **{f"keras-cv-resnet-{depth}": (keras_cv.models.ResNetBackbone, blocks) for depth, blocks in _BLOCKS.items()},
-    **{f"keras-cv-resnet-{depth}-v2": (keras_cv.models.ResNetV2Backbone, blocks) for depth, blocks in _BLOCKS.items()},
+    **{
+        f"keras-cv-resnet-{depth}": (keras_cv.models.ResNetBackbone, blocks)
+        for depth, blocks in _BLOCKS.items()
+    },
+    **{
+        f"keras-cv-resnet-{depth}-v2": (keras_cv.models.ResNetV2Backbone, blocks)
+        for depth, blocks in _BLOCKS.items()
+    },
 }
 
 
@@ -32,9 +38,12 @@ def stock_backbone(
     constructor, blocks = KERAS_CV[name]
     filters = [max(8, int(f * width)) for f in (64, 128, 256, 512)]
     return constructor(
-        stackwise_filters=filters, stackwise_blocks=blocks, stackwise_strides=[1, 2, 2, 2],
-        include_rescaling=include_rescaling, input_shape=input_shape,
-    )  # fmt: skip
+        stackwise_filters=filters,
+        stackwise_blocks=blocks,
+        stackwise_strides=[1, 2, 2, 2],
+        include_rescaling=include_rescaling,
+        input_shape=input_shape,
+    )
 
 
 @keras.saving.register_keras_serializable("self_training")
@@ -45,9 +54,14 @@ class KerasCVBackbone(keras_cv.models.Backbone):
     """
 
     def __init__(
-        self, *, variant: str, width: float = 1.0, input_normalization: str = "unit",
-        input_shape: tuple = (None, None, 3), **kwargs,
-    ):  # fmt: skip
+        self,
+        *,
+        variant: str,
+        width: float = 1.0,
+        input_normalization: str = "unit",
+        input_shape: tuple = (None, None, 3),
+        **kwargs,
+    ):
         """Builds the network.
 
         Args:
@@ -69,8 +83,11 @@ class KerasCVBackbone(keras_cv.models.Backbone):
         self.pyramid_level_inputs = dict(stock.pyramid_level_inputs)
         self.variant = variant
         self._arguments = {
-            "variant": variant, "width": width, "input_normalization": input_normalization, "input_shape": tuple(input_shape),
-        }  # fmt: skip
+            "variant": variant,
+            "width": width,
+            "input_normalization": input_normalization,
+            "input_shape": tuple(input_shape),
+        }
 
     def get_config(self):
         return {**super().get_config(), **self._arguments}

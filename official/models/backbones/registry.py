@@ -1,6 +1,7 @@
 """Every backbone by the name that --backbone takes.
 
-A new one is a file beside this with its network and a function below `@backbones(...)`, and its line in `FAMILIES`.
+A new one is a file beside this with its network and a function below `@backbones(...)`, and its line in
+`FAMILIES`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ class Family:
     """Networks that one function builds.
 
     Attributes:
-      build: (options, **shared) -> a model with `pyramid_level_inputs`; shared is "input_normalization" and "input_shape".
+      build: (options, **shared) -> a model with `pyramid_level_inputs`; shared is "input_normalization" and
+        "input_shape".
       scale: of the pixels where no weights say otherwise, a key of `input_scale.SCALES`.
       levels: the finest and coarsest level that it offers itself, if its levels go to the heads as they are.
     """
@@ -62,7 +64,8 @@ def family_of(backbone: str) -> Family:
 
 
 def check_levels(options: Model) -> None:
-    """Whether the levels of a detector or segmenter are in order, offered by its backbone, and divide its input.
+    """Whether the levels of a detector or segmenter are in order, offered by its backbone, and divide its
+    input.
 
     Raises:
       FlagError: says which flag does not fit and what does.

@@ -32,11 +32,19 @@ class ResNetBackbone(keras_cv.models.Backbone):
     """
 
     def __init__(
-        self, *, blocks: tuple, width: float = 1.0, batch_norm_momentum: float = 0.997,
-        batch_norm_epsilon: float = 1e-4, activation: str = "relu", zero_last_gamma: bool = False,
-        pool_padding: str = "same", input_normalization: str = "imagenet", input_shape: tuple = (None, None, 3),
+        self,
+        *,
+        blocks: tuple,
+        width: float = 1.0,
+        batch_norm_momentum: float = 0.997,
+        batch_norm_epsilon: float = 1e-4,
+        activation: str = "relu",
+        zero_last_gamma: bool = False,
+        pool_padding: str = "same",
+        input_normalization: str = "imagenet",
+        input_shape: tuple = (None, None, 3),
         **kwargs,
-    ):  # fmt: skip
+    ):
         """Builds the network.
 
         Args:
@@ -45,17 +53,21 @@ class ResNetBackbone(keras_cv.models.Backbone):
           batch_norm_momentum, batch_norm_epsilon: the detection stack's.
           activation: "relu" or "swish".
           zero_last_gamma: residual branches start at zero, as in SimCLR; the detection stack's do not.
-          pool_padding: of the 3x3 pool after the stem: "same" (TensorFlow's, the far side alone) or "symmetric"
-            (PyTorch's, both sides).
+          pool_padding: of the 3x3 pool after the stem: "same" (TensorFlow's, the far side alone) or
+            "symmetric" (PyTorch's, both sides).
           input_normalization: a key of `official.models.backbones.input_scale.SCALES`.
           input_shape: (height, width, 3).
         """
-        build = BlockBuilder(batch_norm_momentum, batch_norm_epsilon, activation, zero_last_gamma=zero_last_gamma)
+        build = BlockBuilder(
+            batch_norm_momentum, batch_norm_epsilon, activation, zero_last_gamma=zero_last_gamma
+        )
         images = keras.Input(input_shape, name="images")
         filters = [max(8, int(f * width)) for f in FILTERS]
         x = build.conv_act(scaled_input(images, input_normalization), filters[0], 7, 2, "stem")
         if pool_padding == "symmetric" and activation != "relu":
-            raise FlagError(f"pool_padding=symmetric is PyTorch's with relu, not with activation={activation}")
+            raise FlagError(
+                f"pool_padding=symmetric is PyTorch's with relu, not with activation={activation}"
+            )
         x = _pool(x, pool_padding)
         levels = {}
         for stage, (count, channels) in enumerate(zip(blocks, filters), start=2):
@@ -66,14 +78,19 @@ class ResNetBackbone(keras_cv.models.Backbone):
         super().__init__(inputs=images, outputs=x, **kwargs)
         self.pyramid_level_inputs = levels
         self._arguments = {
-            "blocks": tuple(blocks), "width": width, "batch_norm_momentum": batch_norm_momentum,
-            "batch_norm_epsilon": batch_norm_epsilon, "activation": activation, "zero_last_gamma": zero_last_gamma,
-            "pool_padding": pool_padding, "input_normalization": input_normalization, "input_shape": tuple(input_shape),
-        }  # fmt: skip
+            "blocks": tuple(blocks),
+            "width": width,
+            "batch_norm_momentum": batch_norm_momentum,
+            "batch_norm_epsilon": batch_norm_epsilon,
+            "activation": activation,
+            "zero_last_gamma": zero_last_gamma,
+            "pool_padding": pool_padding,
+            "input_normalization": input_normalization,
+            "input_shape": tuple(input_shape),
+        }
 
     def get_config(self):
         return {**super().get_config(), **self._arguments}
-
 
 
 POOL_PAD = "stem_pool_pad"
@@ -89,13 +106,21 @@ def _pool(x: tf.Tensor, padding: str) -> tf.Tensor:
         raise FlagError(f"pool_padding={padding!r} is unknown; choose same or symmetric")
     if padding == "symmetric":
         x = keras.layers.ZeroPadding2D(1, name=POOL_PAD)(x)
-    return keras.layers.MaxPool2D(3, 2, padding="valid" if padding == "symmetric" else "same", name="stem_pool")(x)
+    return keras.layers.MaxPool2D(
+        3, 2, padding="valid" if padding == "symmetric" else "same", name="stem_pool"
+    )(x)
 
 
 def pool_padding_of(model: keras.Model) -> str:
-    """How a network pads the pool of its ResNet, from its layers (also those of models inside it); "same" without one."""
+    """How a network pads the pool of its ResNet, from its layers (also those of models inside it); "same"
+    without one.
+    """
     inside = [pool_padding_of(layer) for layer in model.layers if isinstance(layer, keras.Model)]
-    return "symmetric" if "symmetric" in inside or any(layer.name == POOL_PAD for layer in model.layers) else "same"
+    return (
+        "symmetric"
+        if "symmetric" in inside or any(layer.name == POOL_PAD for layer in model.layers)
+        else "same"
+    )
 
 
 @backbones(BLOCKS)

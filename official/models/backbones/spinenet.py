@@ -95,10 +95,20 @@ class SpineNetBackbone(keras_cv.models.Backbone):
     is_pyramid = True  # its levels go to the heads as they are
 
     def __init__(
-        self, *, endpoint_filters: int = 256, filter_scale: float = 1.0, resample_alpha: float = 0.5, repeats: int = 1,
-        survival_probability: float = 1.0, batch_norm_momentum: float = 0.997, batch_norm_epsilon: float = 1e-4,
-        activation: str = "swish", input_normalization: str = "imagenet", input_shape: tuple = (None, None, 3), **kwargs,
-    ):  # fmt: skip
+        self,
+        *,
+        endpoint_filters: int = 256,
+        filter_scale: float = 1.0,
+        resample_alpha: float = 0.5,
+        repeats: int = 1,
+        survival_probability: float = 1.0,
+        batch_norm_momentum: float = 0.997,
+        batch_norm_epsilon: float = 1e-4,
+        activation: str = "swish",
+        input_normalization: str = "imagenet",
+        input_shape: tuple = (None, None, 3),
+        **kwargs,
+    ):
         """Builds the network.
 
         Args:
@@ -114,7 +124,9 @@ class SpineNetBackbone(keras_cv.models.Backbone):
           input_shape: (height, width, 3).
         """
         arguments = {k: v for k, v in locals().items() if k not in ("self", "kwargs", "__class__")}
-        build = _Builder(filter_scale, resample_alpha, repeats, batch_norm_momentum, batch_norm_epsilon, activation)
+        build = _Builder(
+            filter_scale, resample_alpha, repeats, batch_norm_momentum, batch_norm_epsilon, activation
+        )
         images = keras.Input(input_shape, name="images")
         features = build.stem(scaled_input(images, input_normalization))
         for number, block in enumerate(BLOCKS):
@@ -122,7 +134,8 @@ class SpineNetBackbone(keras_cv.models.Backbone):
             features.append(build.permuted(block, features, survival))
         outputs = {f.block.level: f.map for f in features if f.block.output}
         endpoints = {
-            level: build.conv_act(outputs[level], endpoint_filters, 1, 1, f"endpoint_{level}") for level in sorted(outputs)
+            level: build.conv_act(outputs[level], endpoint_filters, 1, 1, f"endpoint_{level}")
+            for level in sorted(outputs)
         }
         super().__init__(inputs=images, outputs=_mean_of_levels(endpoints), **kwargs)
         self.pyramid_level_inputs = {f"P{level}": x.node.layer.name for level, x in endpoints.items()}
@@ -170,7 +183,9 @@ class _Builder(BlockBuilder):
         return x
 
     def permuted(self, block: Block, features: list[_Feature], survival: float) -> _Feature:
-        """Merges two parents, and at an output every map of its size that nothing has used; then the block."""
+        """Merges two parents, and at an output every map of its size that nothing has used; then the
+        block.
+        """
         name, filters = f"block{len(features)}", self.filters(block.level)
         channels = 4 * filters if block.kind == "bottleneck" else filters
         maps = []
@@ -179,14 +194,19 @@ class _Builder(BlockBuilder):
             features[number].uses += 1
         if block.output:
             for feature in features:
-                if not feature.uses and feature.block.level == block.level and feature.map.shape[-1] == channels:
+                if (
+                    not feature.uses
+                    and feature.block.level == block.level
+                    and feature.map.shape[-1] == channels
+                ):
                     maps.append(feature.map)
                     feature.uses += 1
         x = self.act(keras.layers.Add(name=f"{name}_sum")(maps), f"{name}_sum")
         return _Feature(block, self.group(x, block.kind, filters, name, survival), filters)
 
     def resample(self, feature: _Feature, level: int, channels: int, name: str) -> tf.Tensor:
-        """1x1 to alpha times the parent's filters, then the resolution, then 1x1 to `channels` without activation.
+        """1x1 to alpha times the parent's filters, then the resolution, then 1x1 to `channels` without
+        activation.
 
         Coarser: 3x3/2 convolution and, beyond a factor of two, a max pool for the rest (window 3 up to
         a factor of four, else 5). Finer: repetition.

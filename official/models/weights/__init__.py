@@ -1,1 +1,3 @@
-"""Readers of other people's weight files, none of which executes anything, and where public weights are found."""
+"""Readers of other people's weight files, none of which executes anything, and where public weights are
+found.
+"""

@@ -8,15 +8,18 @@
     TF1 checkpoint of a ResNet           resnet50/conv2d/kernel …                 mean, std      as the run
       (of tensorflow/tpu's classifiers)  conv2d/kernel …                          mean, std      0.9, 1e-5
     keras.applications EfficientNet      a .h5, with or without head              mean, std      0.99, 1e-3
-    keras-cv ResNet                      a .h5 or .weights.h5                     [0, 1]         0.99, 1.001e-5
-    PyTorch: efficientnet-pytorch, timm  .pth, .pt or .safetensors                official/models/weights/import_torch.py
+    keras-cv ResNet                      a .h5 or .weights.h5                     [0, 1]         0.99,
+    1.001e-5
+    PyTorch: efficientnet-pytorch, timm  .pth, .pt or .safetensors
+      official/models/weights/import_torch.py
     a run of this project                an exported model.keras                  as the run      as the run
-    a file of --job=import_checkpoint    .npz                                     as its origin   as its origin
+    a file of --job=import_checkpoint    .npz                                     as its origin   as its
+    origin
 
 A run folder itself is read by official/training/loading.py. The scale of the pixels travels with the
-weights: a backbone gets a layer in front that makes it (official/models/backbones/input_scale.py). Where the epsilon
-of batch norm differs, the difference goes into the moving variances, which gives the same features, and is
-reported; momenta are the run's own. Nothing that a file contains is executed, and nothing but what is
+weights: a backbone gets a layer in front that makes it (official/models/backbones/input_scale.py). Where the
+epsilon of batch norm differs, the difference goes into the moving variances, which gives the same features,
+and is reported; momenta are the run's own. Nothing that a file contains is executed, and nothing but what is
 wanted is read: see official/models/weights/weight_files.py.
 """
 
@@ -68,7 +71,8 @@ def read_weights(path: str, backbone: keras.Model) -> Weights:
                 return read(path, backbone)
     raise WeightsError(
         f"{path}: no weights there, or of an unknown kind; what can be read is a checkpoint prefix"
-        " (model.ckpt) of EfficientNet, ResNet, SpineNet or SimCLR, a .h5 of keras.applications or keras-cv, a .pth,"
+        " (model.ckpt) of EfficientNet, ResNet, SpineNet or SimCLR, a .h5 of keras.applications or keras-cv, "
+        "a .pth,"
         " .pt or .safetensors of efficientnet-pytorch, timm or torchvision,"
         " a run folder or an exported model.keras of this project, or an imported .npz"
     )
@@ -116,7 +120,8 @@ def classifier_channels(path: str) -> int:
         found = {array.shape[0] for name, array in file.arrays.items() if _CLASSIFIER.fullmatch(name)}
         if len(found) != 1:
             raise WeightsError(
-                f"{path} has no classifier (_fc, classifier, fc, predictions or head/dense) to evaluate it by; it"
+                f"{path} has no classifier (_fc, classifier, fc, predictions or head/dense) to evaluate it "
+                f"by; it"
                 f" holds {sorted(file.arrays)[:3]}"
             )
         return found.pop()

@@ -55,7 +55,8 @@ def model_name(path: str, there: Iterable[str]) -> str:
 
 
 def check_kind(path: str, lite: bool, names: Container[str]) -> None:
-    """Refuses weights of an EfficientNet for a Lite and the other way: all names of the one are in the other, too.
+    """Refuses weights of an EfficientNet for a Lite and the other way: all names of the one are in the other,
+    too.
 
     Args:
       lite: what the file is of; names: of the network's variables; one that is no EfficientNet passes.
@@ -65,7 +66,9 @@ def check_kind(path: str, lite: bool, names: Container[str]) -> None:
     """
     if "block1a_dwconv/depthwise_kernel" in names and lite == ("block1a_se_reduce/kernel" in names):
         kind = ("-lite", "lite0 (to -lite4)") if lite else ("", "b0 (to -b7, or -l2)")
-        raise WeightsError(f"{path} is of an EfficientNet{kind[0]}; it needs --backbone=efficientnet-{kind[1]}")
+        raise WeightsError(
+            f"{path} is of an EfficientNet{kind[0]}; it needs --backbone=efficientnet-{kind[1]}"
+        )
 
 
 def block_order(block: str) -> tuple[int, int, str]:
@@ -109,8 +112,12 @@ def read_efficientnet(path: str, file: WeightFile, backbone: keras.Model) -> Wei
     plain = tf1_names(backbone, scope)
     table = {ours: theirs + EMA if theirs + EMA in there else theirs for ours, theirs in plain.items()}
     weights = take(
-        file, table, shapes_of(backbone), f"TF1 checkpoint {path}", without=("/RMSProp", "/Momentum"),
+        file,
+        table,
+        shapes_of(backbone),
+        f"TF1 checkpoint {path}",
+        without=("/RMSProp", "/Momentum"),
         normalization="lite" if lite else "imagenet",
-    )  # fmt: skip
+    )
     averaged = set(plain.values())
     return dataclasses.replace(weights, unused=tuple(name for name in weights.unused if name not in averaged))

@@ -63,9 +63,10 @@ def _spinenet_scopes(layers: set[str]) -> Iterator[tuple[str, list[str]]]:
         scope = f"spinenet/sub_policy{block - 2}"
         for parent in (0, 1):
             wanted = [f"block{block}_parent{parent}_{part}" for part in _RESAMPLE_PARTS]
-            yield f"{scope}/resample_with_alpha_resample_{block - 2}_{parent}", [
-                layer for layer in wanted if layer in layers
-            ]
+            yield (
+                f"{scope}/resample_with_alpha_resample_{block - 2}_{parent}",
+                [layer for layer in wanted if layer in layers],
+            )
         yield f"{scope}/scale_permuted_block_{block}", group(block)
 
 

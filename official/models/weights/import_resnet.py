@@ -98,6 +98,10 @@ def read_resnet(path: str, file: WeightFile, backbone: tf.keras.Model) -> Weight
     table = resnet_table(path, file.arrays, backbone)
     scope = scope_of_resnet(file.arrays)
     return take(
-        file, table, shapes_of(backbone), f"TF1 checkpoint {path} ({scope or 'ResNet'})", without=OPTIMIZER,
+        file,
+        table,
+        shapes_of(backbone),
+        f"TF1 checkpoint {path} ({scope or 'ResNet'})",
+        without=OPTIMIZER,
         epsilon=epsilon_of(backbone) if scope else CLASSIFIER_EPSILON,
-    )  # fmt: skip
+    )

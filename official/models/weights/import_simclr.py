@@ -112,7 +112,11 @@ def read_simclr(path: str, file: WeightFile, backbone: tf.keras.Model) -> Weight
         raise WeightsError(f"{path} is a SimCLR ResNet; it needs --backbone=resnet-50 (or -101, -152)")
     table = dict(_found_tf2(graph, names)) if graph else tf1_table(names)
     return take(
-        file, table, names, f"SimCLR {'TF1' if tf1 else 'TF2'} checkpoint {path}",
-        normalization="unit", epsilon=EPSILON,
+        file,
+        table,
+        names,
+        f"SimCLR {'TF1' if tf1 else 'TF2'} checkpoint {path}",
+        normalization="unit",
+        epsilon=EPSILON,
         without=("Momentum", "OBJECT_GRAPH", "OPTIMIZER_SLOT", "global_step", "save_counter"),
-    )  # fmt: skip
+    )

@@ -37,20 +37,33 @@ from official.models.weights.weight_files import StoredArray, WeightFile
 
 keras = tf.keras
 _NORM = {
-    "gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var",
-}  # fmt: skip
+    "gamma": "weight",
+    "beta": "bias",
+    "moving_mean": "running_mean",
+    "moving_variance": "running_var",
+}
 _PLAIN = {"kernel": "weight", "depthwise_kernel": "weight", "bias": "bias"}
 # Parts of a block in efficientnet-pytorch; in timm with expansion; in timm without (the first stage).
 _LUKEMELAS = {
-    "expand_conv": "_expand_conv", "expand_bn": "_bn0", "dwconv": "_depthwise_conv", "bn": "_bn1",
-    "se_reduce": "_se_reduce", "se_expand": "_se_expand", "project_conv": "_project_conv",
+    "expand_conv": "_expand_conv",
+    "expand_bn": "_bn0",
+    "dwconv": "_depthwise_conv",
+    "bn": "_bn1",
+    "se_reduce": "_se_reduce",
+    "se_expand": "_se_expand",
+    "project_conv": "_project_conv",
     "project_bn": "_bn2",
-}  # fmt: skip
+}
 _TIMM = {
-    "expand_conv": "conv_pw", "expand_bn": "bn1", "dwconv": "conv_dw", "bn": "bn2",
-    "se_reduce": "se.conv_reduce", "se_expand": "se.conv_expand", "project_conv": "conv_pwl",
+    "expand_conv": "conv_pw",
+    "expand_bn": "bn1",
+    "dwconv": "conv_dw",
+    "bn": "bn2",
+    "se_reduce": "se.conv_reduce",
+    "se_expand": "se.conv_expand",
+    "project_conv": "conv_pwl",
     "project_bn": "bn3",
-}  # fmt: skip
+}
 _TIMM_FIRST = {**_TIMM, "bn": "bn1", "project_conv": "conv_pw", "project_bn": "bn2"}
 # Outside of blocks: ours -> efficientnet-pytorch's, timm's.
 _ENDS = {
@@ -99,9 +112,14 @@ def read_torch(path: str, model: keras.Model) -> Weights:
         else:
             family, table = _efficientnet(path, file.arrays, names)
         weights = take(
-            _as_in_keras(file, table), table, names, f"PyTorch weights {path} ({family.name})",
-            without=("num_batches_tracked",), normalization=family.normalization, epsilon=family.epsilon,
-        )  # fmt: skip
+            _as_in_keras(file, table),
+            table,
+            names,
+            f"PyTorch weights {path} ({family.name})",
+            without=("num_batches_tracked",),
+            normalization=family.normalization,
+            epsilon=family.epsilon,
+        )
         return dataclasses.replace(weights, pool=family.pool)
 
 

@@ -185,9 +185,15 @@ def shapes_of(model: keras.Model) -> dict[str, tuple[int, ...]]:
 
 
 def take(
-    file: WeightFile, table: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]], origin: str,
-    *, without: Sequence[str] = (), normalization: str = "imagenet", epsilon: float = 1e-3,
-) -> Weights:  # fmt: skip
+    file: WeightFile,
+    table: Mapping[str, str],
+    shapes: Mapping[str, tuple[int, ...]],
+    origin: str,
+    *,
+    without: Sequence[str] = (),
+    normalization: str = "imagenet",
+    epsilon: float = 1e-3,
+) -> Weights:
     """Reads from an open file what a model has a place for, all shapes before the first value.
 
     Args:

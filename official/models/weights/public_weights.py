@@ -36,20 +36,43 @@ _KERAS_MD5 = {
     "b7": "cbcfe4450ddf6f3ad90b1b398090fe4a",
 }
 _TIMM_AUTOAUGMENT = {
-    "b0": "827b6e33", "b1": "ea7a6ee0", "b2": "60c94f97", "b3": "84b4657e",
-    "b4": "818f208c", "b5": "99018a74", "b6": "80ba17e4", "b7": "076e3472",
-}  # fmt: skip
+    "b0": "827b6e33",
+    "b1": "ea7a6ee0",
+    "b2": "60c94f97",
+    "b3": "84b4657e",
+    "b4": "818f208c",
+    "b5": "99018a74",
+    "b6": "80ba17e4",
+    "b7": "076e3472",
+}
 _TIMM_NOISY_STUDENT = {
-    "b0": "c0e6a31c", "b1": "99dd0c41", "b2": "00306e48", "b3": "9d44bf68",
-    "b4": "d6313a46", "b5": "6f26d0cf", "b6": "51548356", "b7": "1dbc32de", "l2": "df73bb44",
-}  # fmt: skip
+    "b0": "c0e6a31c",
+    "b1": "99dd0c41",
+    "b2": "00306e48",
+    "b3": "9d44bf68",
+    "b4": "d6313a46",
+    "b5": "6f26d0cf",
+    "b6": "51548356",
+    "b7": "1dbc32de",
+    "l2": "df73bb44",
+}
 _TIMM_LITE = {
-    "lite0": "0aa007d2", "lite1": "bde8b488", "lite2": "dcccb7df", "lite3": "b733e338", "lite4": "741542c3",
-}  # fmt: skip
+    "lite0": "0aa007d2",
+    "lite1": "bde8b488",
+    "lite2": "dcccb7df",
+    "lite3": "b733e338",
+    "lite4": "741542c3",
+}
 _LUKEMELAS = {
-    "b0": "355c32eb", "b1": "f1951068", "b2": "8bb594d6", "b3": "5fb5a3c3",
-    "b4": "6ed6700e", "b5": "b6417697", "b6": "c76e70fd", "b7": "dcc49843",
-}  # fmt: skip
+    "b0": "355c32eb",
+    "b1": "f1951068",
+    "b2": "8bb594d6",
+    "b3": "5fb5a3c3",
+    "b4": "6ed6700e",
+    "b5": "b6417697",
+    "b6": "c76e70fd",
+    "b7": "dcc49843",
+}
 _TORCHVISION_RESNET = {"50": "0676ba61", "101": "63fe2227", "152": "394f9c45"}
 # Backbone -> package, file in it and the digits of its sha256.
 PACKAGES = {

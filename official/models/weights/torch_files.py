@@ -364,9 +364,12 @@ def _state_dict(content: Any, path: str) -> dict[str, _Tensor]:
 
 
 def _arrays(
-    path: str, file: BinaryIO, tensors: Mapping[str, _Tensor],
-    storages: Mapping[str, tuple[int, int]], order: str,
-) -> dict[str, StoredArray]:  # fmt: skip
+    path: str,
+    file: BinaryIO,
+    tensors: Mapping[str, _Tensor],
+    storages: Mapping[str, tuple[int, int]],
+    order: str,
+) -> dict[str, StoredArray]:
     """The tensors as arrays of the file.
 
     Args:

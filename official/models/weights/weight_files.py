@@ -237,7 +237,10 @@ def open_h5_member(path: str, archive: zipfile.ZipFile, name: str) -> Iterator[W
         raise WeightsError(
             f"{path}: {name} is compressed, which Keras does not do; pack it again without compression"
         )
-    with open(path, "rb") as raw, h5py.File(_Window(raw, start_of_member(raw, info), info.file_size), "r") as file:
+    with (
+        open(path, "rb") as raw,
+        h5py.File(_Window(raw, start_of_member(raw, info), info.file_size), "r") as file,
+    ):
         yield WeightFile(path, _h5_arrays(file, path))
 
 
