@@ -30,7 +30,7 @@ def normalized_joint_loss(
 class LossAverages(tf.Module):
     """Exponential moving averages of the human and the pseudo loss.
 
-    The variables are kept per replica and averaged when read or saved; every replica feeds them the
+    The variables are kept per replica, and read and saved from the first; every replica feeds them the
     same global losses, so the copies agree.
 
     Attributes:
@@ -87,5 +87,6 @@ def _average_variable(name: str) -> tf.Variable:
         trainable=False,
         name=name,
         synchronization=tf.VariableSynchronization.ON_READ,
-        aggregation=tf.VariableAggregation.MEAN,
+        # All replicas hold the same bits; the mean of three of them may be another number.
+        aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
     )

@@ -32,6 +32,15 @@ class SyncBatchNormalization(keras.layers.BatchNormalization):
     Input and output: float [batch, height, width, channels].
     """
 
+    def add_weight(self, *args, **options):
+        """As Keras', but moving statistics are read from the first replica: all hold the same bits, and a
+        mean of three of them, Keras' choice, is not always one of them, so that a run would not go on as it
+        was.
+        """
+        if options.get("synchronization") == tf.VariableSynchronization.ON_READ:
+            options["aggregation"] = tf.VariableAggregation.ONLY_FIRST_REPLICA
+        return super().add_weight(*args, **options)
+
     def call(self, inputs, training=None, mask=None):
         if not training or not self.trainable:
             return super().call(inputs, training=False)

@@ -7,7 +7,7 @@ import functools
 import json
 import os
 import time
-from typing import Callable, Iterator
+from typing import Callable, Collection, Iterator
 
 import tensorflow as tf
 from tensorflow.python.eager import context
@@ -209,15 +209,19 @@ def _tasks(strategy: tf.distribute.Strategy) -> list[tuple[str, int]]:
     ]
 
 
-def require_workers(strategy: tf.distribute.Strategy) -> None:
-    """Asks every other worker whether it is there.
+def require_workers(strategy: tf.distribute.Strategy, among: Collection[int] | None = None) -> None:
+    """Asks other workers whether they are there.
+
+    Args:
+      among: numbers of workers, as `worker_of` counts; None: all of them.
 
     Raises:
       WorkerLost: one has not answered for `PEER_TRIES` times `PEER_SECONDS`, or has been started anew.
     """
     own = worker_of(strategy)[0]
     for number, (kind, index) in enumerate(_tasks(strategy)):
-        for left in reversed(range(PEER_TRIES if number != own else 0)):
+        asked = number != own and (among is None or number in among)
+        for left in reversed(range(PEER_TRIES if asked else 0)):
             try:
                 peer = f"/job:{kind}/replica:0/task:{index}"
                 context.context().check_collective_ops_peer_health(

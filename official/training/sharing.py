@@ -20,7 +20,7 @@ from official.data.fingerprints import ids_digest
 from official.data.source import Source
 from official.files import whole_file
 from official.tasks.task import Columns, Task
-from official.training.distribution import require_workers, worker_of
+from official.training.distribution import WorkerLost, require_workers, worker_of
 from official.training.recovery import weights_sha256
 
 PARTS = "parts"
@@ -63,13 +63,24 @@ def evaluate_together(
         _write(paths[worker], task.look(model, source, first, last, words) if last > first else {})
     if worker:
         return {}
-    while missing := [path for path in paths if not os.path.isfile(path)]:
-        require_workers(strategy)
-        if all(not os.path.isfile(path) for path in missing):
+    for number, path in enumerate(paths):
+        while not os.path.isfile(path):
+            _require(strategy, number, path)
             time.sleep(WAIT_SECONDS)
     metrics = task.score(source, _joined(paths), folder)
     _remove(os.path.join(folder, PARTS), key)
     return metrics
+
+
+def _require(strategy: tf.distribute.Strategy, number: int, path: str) -> None:
+    """Raises WorkerLost unless the worker is there, or has written its part and ended: the run may end with
+    it.
+    """
+    try:
+        require_workers(strategy, (number,))
+    except WorkerLost:
+        if not os.path.isfile(path):
+            raise
 
 
 def _write(path: str, columns: Columns) -> None:

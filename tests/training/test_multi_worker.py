@@ -10,10 +10,12 @@ import socket
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from official.training import distribution
 from tests import tiny
 from tests.forked_main import HANGS_BEFORE, ForkedMain
 
@@ -226,6 +228,19 @@ def kill_and_see_the_others_end(processes, victim):
                 error.decode()[-2000:]
             )
     assert time.monotonic() - died < ENDS_WITHIN
+
+
+def test_only_those_that_are_named_are_asked(monkeypatch):
+    asked = []
+    health = SimpleNamespace(
+        check_collective_ops_peer_health=lambda peer, timeout_in_ms: asked.append(peer[-1])
+    )
+    monkeypatch.setattr(distribution, "context", SimpleNamespace(context=lambda: health))
+    monkeypatch.setattr(distribution, "worker_of", lambda strategy: (1, 4))
+    monkeypatch.setattr(distribution, "_tasks", lambda strategy: [("worker", number) for number in range(4)])
+    distribution.require_workers(None)
+    distribution.require_workers(None, (1, 3))
+    assert asked == ["0", "2", "3", "3"]
 
 
 WAITS = """

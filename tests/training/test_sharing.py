@@ -92,8 +92,8 @@ def test_nobody_waits_for_a_dead_worker(evaluated, monkeypatch, tmp_path):
     task, model, source, *_ = evaluated
     asked = []
 
-    def dead(strategy):
-        asked.append(1)
+    def dead(strategy, among):
+        asked.extend(among)
         if len(asked) == 3:
             raise WorkerLost("worker 1 has died")
 
@@ -102,6 +102,28 @@ def test_nobody_waits_for_a_dead_worker(evaluated, monkeypatch, tmp_path):
     as_worker(monkeypatch, 0, 2)
     with pytest.raises(WorkerLost):
         evaluate_together(ONE, task, model, source, str(tmp_path), "")
+    assert asked == [1, 1, 1]
+
+
+def test_a_worker_whose_part_is_written_may_have_ended(evaluated, monkeypatch, tmp_path):
+    """The run is over for it: of three the first to end is asked for nothing, and one that ends while it is asked is not missed."""
+    task, model, source, expected, _ = evaluated
+    as_worker(monkeypatch, 1, 3)
+    evaluate_together(ONE, task, model, source, str(tmp_path), "")
+    asked = []
+
+    def gone(strategy, among):
+        asked.extend(among)
+        if len(asked) == 2:  # it writes its part and ends
+            as_worker(monkeypatch, 2, 3)
+            evaluate_together(ONE, task, model, source, str(tmp_path), "")
+            raise WorkerLost("worker 2 has died")
+
+    monkeypatch.setattr(sharing, "require_workers", gone)
+    monkeypatch.setattr(sharing, "WAIT_SECONDS", 0.01)
+    as_worker(monkeypatch, 0, 3)
+    assert evaluate_together(ONE, task, model, source, str(tmp_path), "") == expected
+    assert asked == [2, 2]
 
 
 def test_errors_of_collectives_are_put_into_words(monkeypatch):
