@@ -5,7 +5,10 @@ Beam is an extra (requirements-beam.txt); where it is not installed these are sk
 """
 
 import os
+import signal
+import subprocess
 import sys
+import time
 
 import pytest
 import tensorflow as tf
@@ -16,6 +19,7 @@ from official.jobs.checks import check_flags
 from official.tasks.registry import build_task
 from tests import tiny
 
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 FLAGS = dict(label_shard_size=4, backbone_depth=0.1, max_level=4)
 
 
@@ -63,6 +67,45 @@ def test_the_store_is_that_of_one_process(teacher, options, tmp_path):
     for _ in range(2):
         again += shards.process(2)
     assert again == [2, 2] and labelled(tmp_path / "beam", teacher) == expected
+
+
+@pytest.mark.slow
+def test_all_processes_are_killed_in_the_middle(teacher, tmp_path):
+    """Of 32 shards, once the first are there: the same command makes those that are missing, and no other."""
+    pytest.importorskip("apache_beam", reason="Apache Beam is not installed")
+    flags = dict(
+        FLAGS,
+        job="pseudo_label",
+        checkpoint=teacher,
+        label_shard_size=1,
+        unlabeled_data="scenes:unlabeled,count=32",
+    )
+    plain = dict(flags, model_dir=str(tmp_path / "plain"))
+    assert jobs.run(tiny.experiment(**plain))["pseudo_labels"]["finished"]
+    workers = "--direct_num_workers=2 --direct_running_mode=multi_processing"
+    command = [sys.executable, "main.py", *tiny.command_line(**flags, engine="beam", beam_options=workers)]
+    command.append(f"--model_dir={tmp_path / 'beam'}")
+    store = tmp_path / "beam" / "pseudo_labels"
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, start_new_session=True, stderr=subprocess.DEVNULL
+    )
+    while not (written := finished_shards(store)) and process.poll() is None:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert 0 < len(written) and len(finished_shards(store)) < 32 and not (store / "manifest.json").exists()
+    before = {name: os.stat(store / name).st_mtime_ns for name in finished_shards(store)}
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
+    assert {name: os.stat(store / name).st_mtime_ns for name in before} == before
+    expected = tmp_path / "plain" / "pseudo_labels"
+    assert sorted(os.listdir(store)) == sorted(os.listdir(expected))
+    for name in os.listdir(expected):
+        assert (store / name).read_bytes() == (expected / name).read_bytes(), name
+
+
+def finished_shards(store):
+    return [name for name in (os.listdir(store) if store.is_dir() else ()) if name.endswith(".tfrecord.json")]
 
 
 def test_without_beam_it_says_what_to_install(teacher, tmp_path, monkeypatch):
