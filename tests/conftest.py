@@ -8,8 +8,7 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # XLA still compiles the whole step, with all its rewriting of the graph (fusion and so on), and the compiled
-# kernels
-# are what runs; only LLVM, which took nine tenths of the time, does not optimise the machine code.
+# kernels are what runs; only LLVM, which took nine tenths of the time, does not optimise the machine code.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import pytest
@@ -28,8 +27,7 @@ gc.set_threshold(50_000, 20, 20)
 
 
 # Files by the minutes that they take, longest first: whichever worker is free takes the next, and none is
-# left with a
-# long one at the end. All others follow, those with many tests first.
+# left with a long one at the end. All others follow, those with many tests first.
 LONG = (
     "training/test_step.py", "training/test_resume.py", "test_jobs.py", "test_trained_model.py", "tasks/test_pretraining.py",
     "test_main.py", "tasks/test_segmentation.py", "training/test_multi_worker.py",

@@ -88,8 +88,7 @@ def straight(request, tmp_path_factory):
 
 
 # Detection is killed three times: in the teacher, while labelling, and in the student. The phases are the
-# same code for
-# every task; what a task does itself is done again behind the first shards and the first steps.
+# same code for every task; what a task does itself is done again behind the first shards and the first steps.
 KILL_POINTS = (
     "teacher/checkpoints/step_00000009",
     "pseudo_labels/labels-00002.tfrecord.json",
