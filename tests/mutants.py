@@ -28,7 +28,7 @@ TABLE = os.path.join(ROOT, "tests", "mutants.txt")
 LEFT_OUT = (".git", "__pycache__", ".pytest_cache", ".venv", "venv")
 LEFT_OUT_AT_THE_ROOT = ("runs", "weights")  # what runs leave there
 PYTEST = (
-    "-x", "-q", "--no-header", "-o", "addopts=", "-m", "not slow", "-p", "no:xdist", "-p", "no:cacheprovider",
+    "-x", "-q", "--no-header", "-o", "addopts=", "-p", "no:xdist", "-p", "no:cacheprovider",
     "--import-mode=importlib",
 )  # fmt: skip
 PASSED, FAILED = 0, 1  # pytest's exit codes; others mean that no test could evaluate
@@ -137,7 +137,9 @@ def start(tree: str, tests: tuple[str, ...], log: str) -> int:
         for module in [m for m in sys.modules if m == "tests" or m.startswith("tests.")]:
             del sys.modules[module]  # of the tree that is not mutated
         os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
-        code = int(pytest.main([*PYTEST, *tests]))
+        # A test that is named by itself is run even if it is slow.
+        chosen = [] if all("::" in test for test in tests) else ["-m", "not slow"]
+        code = int(pytest.main([*PYTEST, *chosen, *tests]))
     finally:
         sys.stdout.flush()
         os._exit(code)

@@ -265,6 +265,9 @@ def test_a_step_that_does_not_fit_is_said():
     paper = experiment_from(dict(precision="bfloat16"))
     found = preparing.memory_words(paper, SERVER)
     assert len(found) == 1 and "64 images on a GPU need about 140 GB of its 80; about 33 fit" in found[0]
+    assert "--accumulate=2," in found[0] and not preparing.memory_words(
+        paper.with_flags({"accumulate": 2}), SERVER
+    )
     assert not preparing.memory_words(paper, Machine(96, 1000, 16, 80)) and not preparing.memory_words(
         paper, LAPTOP
     )

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from typing import Any
 
@@ -110,14 +111,16 @@ def memory_words(experiment: Experiment, machine: Machine) -> list[str]:
     each = gigabytes_per_image(
         name, experiment.model.image_size, 4 if experiment.runtime.precision == "float32" else 2
     )
-    held = sum(_streams(experiment).values()) / machine.gpus
+    held = images_in_memory(experiment, _streams(experiment), 1.0 / machine.gpus)
     if held * each <= machine.gpu_memory:
         return []
+    fitting = max(1, int(0.9 * machine.gpu_memory / each))
+    parts = experiment.training.accumulate * 2 ** math.ceil(math.log2(held / fitting))
     return [
         f"memory: {held:g} images on a GPU need about {held * each:.0f} GB of its {machine.gpu_memory}; "
-        f"about "
-        f"{max(1, int(0.9 * machine.gpu_memory / each))} fit: a smaller --batch_size and --pseudo_batch_size "
-        f"(and --learning_rate in proportion)"
+        f"about {fitting} fit: --accumulate={parts}, which passes a batch in parts, or a smaller "
+        f"--batch_size and "
+        f"--pseudo_batch_size (and --learning_rate in proportion)"
     ]
 
 

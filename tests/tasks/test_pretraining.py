@@ -243,6 +243,7 @@ def test_a_flagfile_alone_is_an_experiment(tmp_path):
 
 
 @tiny.without_export()
+@pytest.mark.slow
 def test_the_comparison(tmp_path, capsys):
     """Random, supervised, joint: three runs of detection behind one of classification; run again it is done
     at once.
