@@ -15,6 +15,7 @@ from official.errors import FileDamaged
 from official.experiment import Experiment
 from official.files import name_file, read_json, sweep, sync_entries, sync_folder, temporary_name, write_json
 from official.lock import folder_lock
+from official.screen import stamped
 from official.tasks.task import Task
 
 NOTE = "export.json"
@@ -38,6 +39,7 @@ def export_once(
     there = {kind: os.path.join(folder, name) for kind, name in note.get("files", {}).items()}
     if note.get("key") == key and all(os.path.exists(path) for path in there.values()):
         return there, False
+    stamped(f"exporting the model to {folder}")  # half a minute in which nothing else is said
     with folder_lock(experiment.runtime.model_dir, "export.lock"):
         files = _write(load, folder, {"key": key, "weights_sha256": weights_sha256})
     return {kind: os.path.join(folder, name) for kind, name in files.items()}, True
