@@ -16,11 +16,10 @@ from typing import Any
 
 import keras_cv
 import tensorflow as tf
+from tensorflow import keras
 
 from augment import ops
 from augment.geometry import Settings
-
-keras = tf.keras
 
 
 class AugmentationLayer(keras_cv.layers.BaseImageAugmentationLayer):

@@ -17,14 +17,13 @@ import dataclasses
 from typing import Any, Sequence
 
 import tensorflow as tf
+from tensorflow import keras
 
 from augment.autoaugment import POLICIES, autoaugment
 from augment.geometry import Settings
 from augment.jitter import PER_BOX, random_flip, resize_and_crop, static_size
 from augment.layers import AugmentationLayer, settings_from
 from augment.randaugment import SETS, randaugment
-
-keras = tf.keras
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,14 +6,13 @@ import os
 from typing import Sequence
 
 import tensorflow as tf
+from tensorflow import keras
 
 from augment.crops import centre_crop
 from official.data import image_files
 from official.data.example import normalize
 from official.export.serving import Placing, tflite_bytes, write_export, write_tflite
 from official.export.stock import stock_model
-
-keras = tf.keras
 
 
 class ClassificationServing(Placing):

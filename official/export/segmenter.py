@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Sequence
 
 import tensorflow as tf
+from tensorflow import keras
 
 from losses.segmentation import resize_logits
 from official.data import image_files
 from official.export.serving import Placing, tflite_bytes, write_export, write_tflite
-
-keras = tf.keras
 
 
 class SegmentationServing(Placing):

@@ -10,13 +10,12 @@ import os
 from typing import Any, Callable, Mapping, Sequence
 
 import tensorflow as tf
+from tensorflow import keras
 
 from augment.jitter import resize_and_crop
 from official.data.example import IMAGENET_MEAN, IMAGENET_STD, NORMALIZATION
 from official.export.stock import stock_model
 from official.files import write_bytes, write_json
-
-keras = tf.keras
 
 
 class Placing(tf.Module):

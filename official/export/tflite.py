@@ -14,12 +14,12 @@ from typing import Any, Callable, Iterator
 
 import numpy as np
 import tensorflow as tf
+from tensorflow import keras
 
 from official.data.source import Source
 from official.export.stock import stock_model
 from official.files import write_bytes
 
-keras = tf.keras
 KINDS = ("int8", "float16")
 CALIBRATION_IMAGES = 100
 

@@ -11,6 +11,7 @@ google-research/simclr model_util.py:157-213.
 from __future__ import annotations
 
 import tensorflow as tf
+from tensorflow import keras
 
 from official.models.backbones.efficientnet import (
     EfficientNetBackbone,
@@ -21,8 +22,6 @@ from official.models.backbones.efficientnet import (
 from official.models.backbones.spinenet import COARSEST_LEVEL, SpineNetBackbone
 from official.models.features import check_size
 from official.models.layers import Dropout, SyncBatchNormalization
-
-keras = tf.keras
 
 
 class _OnBackbone(keras.Model):

@@ -9,11 +9,11 @@ from typing import Iterator, Sequence, Tuple
 
 import numpy as np
 import tensorflow as tf
+from tensorflow import keras
 
 from losses.replicas import all_reduce
 from official.hashing import hashed, mixed, named_seed
 
-keras = tf.keras
 _MEAN = tf.distribute.ReduceOp.MEAN
 
 

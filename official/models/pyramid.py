@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 
 import tensorflow as tf
+from tensorflow import keras
 
 from official.errors import FlagError
 from official.models.layers import SyncBatchNormalization, UpsampleNearest
-
-keras = tf.keras
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing import Any, Mapping
 
 import keras_cv
 import tensorflow as tf
+from tensorflow import keras
 
 from losses.focal import IGNORED
 from losses.replicas import all_reduce
@@ -24,8 +25,6 @@ from official.models.decoding import DetectionDecoder
 from official.models.features import backbone_features, check_size, is_pyramid
 from official.models.keras_metrics import deserialized, metric_values, serialized
 from official.models.pyramid import PyramidBuilder
-
-keras = tf.keras
 
 CLASS_PRIOR = 0.01
 

@@ -7,13 +7,12 @@ nn_ops.py:587-715. keras-cv has no NAS-FPN and none of its segmenters has this h
 from __future__ import annotations
 
 import tensorflow as tf
+from tensorflow import keras
 
 from official.errors import FlagError
 from official.models.features import backbone_features, check_size, is_pyramid
 from official.models.layers import UpsampleBilinear, legacy_upsample
 from official.models.pyramid import PyramidBuilder
-
-keras = tf.keras
 
 
 @keras.saving.register_keras_serializable("self_training")

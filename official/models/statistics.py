@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import tensorflow as tf
+from tensorflow import keras
 
 from official.models.backbones.efficientnet import EfficientNetBackbone, top_filters
 
-keras = tf.keras
 HEAD_CLASSES = 1000
 
 

@@ -16,6 +16,7 @@ from typing import Any, Callable, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
+from tensorflow import keras
 
 from official.data.example import normalize
 from official.data.pipeline import Worker, as_it_is
@@ -27,8 +28,6 @@ from official.tasks.registry import build_task, task_of
 from official.tasks.task import Task, Tensors
 from official.training.distribution import distribute
 from official.training.step import STREAMS, JointStep
-
-keras = tf.keras
 
 
 @keras.saving.register_keras_serializable("self_training")

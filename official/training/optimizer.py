@@ -12,11 +12,10 @@ import math
 from typing import Any
 
 import tensorflow as tf
+from tensorflow import keras
 
 from official.errors import FlagError
 from official.experiment import Optimizer as Options
-
-keras = tf.keras
 
 
 @keras.saving.register_keras_serializable("self_training")

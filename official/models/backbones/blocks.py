@@ -7,10 +7,9 @@ nn_ops.py:325-386.
 from __future__ import annotations
 
 import tensorflow as tf
+from tensorflow import keras
 
 from official.models.layers import StochasticDepth, SyncBatchNormalization
-
-keras = tf.keras
 
 
 class BlockBuilder:

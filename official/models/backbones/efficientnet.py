@@ -17,15 +17,13 @@ import dataclasses
 import math
 
 import keras_cv
-import tensorflow as tf
+from tensorflow import keras
 
 from official.errors import FlagError
 from official.experiment import Model
 from official.models.backbones.input_scale import scaled_input
 from official.models.backbones.registry import backbones
 from official.models.layers import DepthwiseConv2D, StochasticDepth, Swish, SyncBatchNormalization
-
-keras = tf.keras
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,12 +10,10 @@ from __future__ import annotations
 from typing import Any, Sequence
 
 import numpy as np
-import tensorflow as tf
+from tensorflow import keras
 
 from official.data.example import IMAGENET_MEAN, IMAGENET_STD
 from official.errors import FlagError
-
-keras = tf.keras
 
 # (factor, shift) of pixels in [0, 1].
 SCALES = {

@@ -8,14 +8,12 @@ official/models/layers.py. keras-cv's EfficientNetV1 is not the published networ
 from __future__ import annotations
 
 import keras_cv
-import tensorflow as tf
+from tensorflow import keras
 
 from official.experiment import Model
 from official.models.backbones.input_scale import scale_layer
 from official.models.backbones.registry import backbones
 from official.models.layers import SyncBatchNormalization
-
-keras = tf.keras
 
 _BLOCKS = {"50": [3, 4, 6, 3], "101": [3, 4, 23, 3], "152": [3, 8, 36, 3]}
 # Name on the command line -> (class, blocks per stage).

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import keras_cv
 import tensorflow as tf
+from tensorflow import keras
 
 from official.errors import FlagError
 from official.experiment import Model
 from official.models.backbones.blocks import BlockBuilder
 from official.models.backbones.input_scale import scaled_input
 from official.models.backbones.registry import backbones
-
-keras = tf.keras
 
 BLOCKS = {"resnet-50": (3, 4, 6, 3), "resnet-101": (3, 4, 23, 3), "resnet-152": (3, 8, 36, 3)}
 FILTERS = (64, 128, 256, 512)

@@ -13,14 +13,13 @@ import dataclasses
 
 import keras_cv
 import tensorflow as tf
+from tensorflow import keras
 
 from official.experiment import Model
 from official.models.backbones.blocks import BlockBuilder
 from official.models.backbones.input_scale import scaled_input
 from official.models.backbones.registry import backbones
 from official.models.layers import UpsampleNearest
-
-keras = tf.keras
 
 
 @dataclasses.dataclass(frozen=True)

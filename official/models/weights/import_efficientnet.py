@@ -9,12 +9,11 @@ import dataclasses
 import re
 from typing import Container, Iterable
 
-import tensorflow as tf
+from tensorflow import keras
 
 from official.models.weights.named_weights import Weights, WeightsError, shapes_of, take, variable_name
 from official.models.weights.weight_files import WeightFile
 
-keras = tf.keras
 _HEAD = {"top_conv": "conv2d", "top_bn": "tpu_batch_normalization", "predictions": "dense"}
 EMA = "/ExponentialMovingAverage"
 

@@ -16,7 +16,7 @@ import re
 import zipfile
 from typing import Any, Iterable, Iterator
 
-import tensorflow as tf
+from tensorflow import keras
 
 from official.models.backbones.input_scale import scale_of_layers
 from official.models.backbones.kerascv import KerasCVBackbone, stock_backbone
@@ -31,7 +31,6 @@ from official.models.weights.weight_files import (
     read_member,
 )
 
-keras = tf.keras
 MODELS = ("Functional", "Model")
 OPTIMIZER = "optimizer_weights/"  # of a whole model in the old format
 

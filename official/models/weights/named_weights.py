@@ -10,13 +10,13 @@ from typing import Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
+from tensorflow import keras
 
 from official.files import whole_file
 from official.models.backbones.input_scale import SCALES, scale_of
 from official.models.backbones.resnet import pool_padding_of
 from official.models.weights.weight_files import WeightFile, WeightsError, open_npz
 
-keras = tf.keras
 META = "__meta__"
 BATCH_NORM = ("gamma", "beta", "moving_mean", "moving_variance")
 LICENCE_NOTE = (
