@@ -134,6 +134,7 @@ class AugmentationLayer(keras_cv.layers.BaseImageAugmentationLayer):
         if "bounding_boxes" in inputs:
             example.update(self._boxes_in(inputs["bounding_boxes"], images))
         found = self.augment(example, inputs["key"]) if training else self.still(example)
+        assert found is not None  # else `call` gave the inputs back
         image = found["image"]
         if scale is not None:
             image = tf.cast(image, tf.float32) / scale

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
-from typing import Iterator, Sequence, Tuple
+from typing import Any, Iterator, Sequence, Tuple
 
 import numpy as np
 import tensorflow as tf
@@ -91,7 +91,8 @@ class SyncBatchNormalization(keras.layers.BatchNormalization):
 @contextlib.contextmanager
 def statistics_together():
     """Batch norm's moving statistics are moved when this ends, all in a few operations, to the same bits."""
-    _step.statistics_waiting = waiting = []
+    waiting: list[Move] = []
+    _step.statistics_waiting = waiting
     try:
         yield
         _step.statistics_waiting = None
@@ -109,7 +110,8 @@ def statistics_noted() -> Iterator[list[Move]]:
     """While active, batch norm's moving statistics stay as they are; gives what they would be moved by, for
     `move_statistics`.
     """
-    _step.statistics_waiting = waiting = []
+    waiting: list[Move] = []
+    _step.statistics_waiting = waiting
     try:
         yield waiting
     finally:
@@ -279,7 +281,8 @@ class _Keys:
     """The two hashes of a step's words, made when a layer first draws, and once for all layers of a graph."""
 
     def __init__(self, words: Sequence[int | tf.Tensor]):
-        self._words, self._made = words, {}
+        self._words = words
+        self._made: dict[Any, tuple[tf.Tensor, tf.Tensor]] = {}
 
     def __call__(self) -> tuple[tf.Tensor, tf.Tensor]:
         # Another's tensors are out of reach.

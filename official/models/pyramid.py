@@ -118,7 +118,8 @@ class PyramidBuilder:
     def _cell(self, pyramid: dict[int, tf.Tensor], name: str) -> dict[int, tf.Tensor]:
         """One pass of the cell; returns the new pyramid."""
         maps = [(level, pyramid[level]) for level in sorted(pyramid)]  # (level, map) by number
-        used, outputs = set(), {}
+        used: set[int] = set()
+        outputs = {}
         for number, node in enumerate(NAS_FPN_CELL, start=len(maps)):
             used.update(node.inputs)
             merged = self._merge(node, [maps[i] for i in node.inputs], f"{name}_node_{number}")

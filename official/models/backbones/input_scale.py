@@ -47,7 +47,9 @@ def scale_layer(normalization: str) -> keras.layers.Layer:
 
 
 def _constants(normalization: str) -> tuple[list[float], list[float]]:
-    factor, shift = SCALES[normalization]
+    scale = SCALES[normalization]
+    assert scale is not None
+    factor, shift = scale
     return [factor * deviation for deviation in IMAGENET_STD], [
         factor * mean + shift for mean in IMAGENET_MEAN
     ]

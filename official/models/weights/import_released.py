@@ -140,7 +140,7 @@ def _spinenet_names(path: str, backbone: keras.Model) -> dict[str, str]:
     return spinenet_table(names)
 
 
-def _backbone_table(path: str, there: Container[str], backbone: keras.Model) -> dict[str, str]:
+def _backbone_table(path: str, there: Collection[str], backbone: keras.Model) -> dict[str, str]:
     """Names of a SpineNet, ResNet or EfficientNet."""
     if SPINENET in there:
         return _spinenet_names(path, backbone)

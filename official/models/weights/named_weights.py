@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from typing import Mapping, Sequence
+from typing import Any, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -44,7 +44,7 @@ class Weights:
     epsilon: float = 1e-3
     pool: str = "same"
 
-    def needs(self) -> dict[str, str]:
+    def needs(self) -> dict[str, Any]:
         """The options of a backbone that these weights decide."""
         return {"input_normalization": self.normalization, "resnet_pool": self.pool}
 
