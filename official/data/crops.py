@@ -22,7 +22,7 @@ def object_crops(source: Source) -> Source:
     Raises:
       DataError: no object is left.
     """
-    columns = source.annotations
+    columns = source.objects
     owner = np.repeat(np.arange(len(source)), columns.counts())
     boxes = columns.boxes.astype(np.float64)
     longer = np.maximum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])

@@ -117,7 +117,7 @@ class InputReport:
 
     def lines(self, word: str) -> list[str]:
         """A line for every kind of repair, with its count and first example; see `SHOWN_REASONS`."""
-        first = {}
+        first: dict[str, dict] = {}
         for entry in self.entries:
             first.setdefault(kind_of(entry["reason"]), entry)
         found = []

@@ -76,7 +76,8 @@ class SelfTrainingModel(keras.Model):
             network decides.
         """
         super().__init__(name=name, dtype="float32")  # float16's loss is scaled by the guard, not by Keras
-        network, given = None, isinstance(task, keras.Model)
+        network: Any = None
+        given = isinstance(task, keras.Model)
         if given:
             network, (task, options, classes) = task, task_of(task, options, classes)
         if not isinstance(task, Task):
@@ -84,12 +85,12 @@ class SelfTrainingModel(keras.Model):
             task = build_task(experiment, categories(classes))
         self.task, self.experiment = task, experiment or task.experiment
         self.bounding_box_format, self._given = bounding_box_format, given
-        self.network = task.build_model() if network is None else network
+        self.network: keras.Model = task.build_model() if network is None else network
         self.joint_network, self.joint_categories = None, categories(joint_classes)
-        tasks = {"human": task, "pseudo": task}
+        tasks: dict[str, Task] = {"human": task, "pseudo": task}
         if self.joint_categories:
-            tasks["joint"] = joint_task(self.experiment, self.joint_categories)
-            self.joint_network = tasks["joint"].build_model(self.network.backbone)
+            joint = joint_task(self.experiment, self.joint_categories)
+            tasks["joint"], self.joint_network = joint, joint.build_model(self.network.backbone)
         self.step = JointStep(tasks, self.experiment, self.network, self.joint_network)
         self.averages, self.guard = self.step.averages, self.step.guard
         self.weight_average = self.step.weight_average
@@ -336,7 +337,11 @@ class SelfTrainingModel(keras.Model):
             variable.assign(np.asarray(store[name]))
 
     def _remembered(self) -> dict[str, tf.Variable]:
-        parts = {"averages": self.averages, "guard": self.guard, "weight_average": self.weight_average}
+        parts: dict[str, Any] = {
+            "averages": self.averages,
+            "guard": self.guard,
+            "weight_average": self.weight_average,
+        }
         return {
             f"{name}_{number}": variable
             for name, part in parts.items()

@@ -176,9 +176,9 @@ def _read_rows(
     rows, places = [], []
     for file_number, number, offset, payload in _payloads(instructions):
         example = info.features.deserialize_example(payload, decoders=decoders)
-        row = _row(example, keys, keys.boxes if labeled else None, f"{paths[file_number]}@{number}")
-        row["class"] = int(example[keys.image_class]) if keys.image_class else -1
-        row = _with_size(row, full_check, max_pixels, report)
+        said = _row(example, keys, keys.boxes if labeled else None, f"{paths[file_number]}@{number}")
+        said["class"] = int(example[keys.image_class]) if keys.image_class else -1
+        row = _with_size(said, full_check, max_pixels, report)
         if row is not None and keys.mask and labeled:
             row = _with_mask(row, example[keys.mask].numpy(), report)
         if row is not None:
@@ -196,7 +196,8 @@ def _with_labels(
             [row["class"] for row in rows], [Category(i + 1, n) for i, n in enumerate(names)]
         )
     if keys.mask:
-        names = note_classes(source.word, sum(row["present"] for row in rows), None, source.report)
+        present = np.sum([row["present"] for row in rows], axis=0)
+        names = note_classes(source.word, present, None, source.report)
         return source.with_masks(read.mask, [Category(i, name) for i, name in enumerate(names)])
     objects = [row["objects"] for row in rows]
     raw = RawObjects(
@@ -208,7 +209,7 @@ def _with_labels(
         area=np.concatenate([o["area"] for o in objects]) if "area" in objects[0] else None,
     )
     categories = _categories(features[keys.boxes].feature["label"].names)
-    table = ImageTable(source.ids.tolist(), source.file_names.tolist(), source.sizes)
+    table = ImageTable(source.ids.tolist(), source.names.tolist(), source.sizes)
     class_of = {str(i): i for i in range(len(categories))}
     annotations, _ = clean_objects(raw, table, class_of, source.report, crowd=crowd)
     note_crowded_classes(annotations, categories, source.report)

@@ -19,7 +19,7 @@ import json
 import os
 import sys
 import zlib
-from typing import Callable, Iterator, Sequence
+from typing import Any, Callable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -293,7 +293,7 @@ def open_tfrecords(
     paths = sorted(p for part in joined_globs(pattern) for p in tf.io.gfile.glob(part))
     if not paths:
         raise DataError(f"{word}: no file matches")
-    options = {"full_check": full_check, "max_pixels": max_pixels, "masks": masks and labeled}
+    options: dict[str, Any] = {"full_check": full_check, "max_pixels": max_pixels, "masks": masks and labeled}
     parts = index.of_files(
         "records", paths, options, functools.partial(_columns_of, **options), "reading records"
     )
@@ -356,7 +356,8 @@ def _mask_categories(parts: Sequence[index.Columns], word: str, report: InputRep
         raise DataError(
             f"{word}: its records name the classes of masks differently: {shown(sorted(named), 2)}"
         )
-    names = note_classes(word, sum(part["present"] for part in parts), next(iter(named), None), report)
+    present = np.sum([part["present"] for part in parts], axis=0)
+    names = note_classes(word, present, next(iter(named), None), report)
     return [Category(i, name) for i, name in enumerate(names)]
 
 
@@ -567,7 +568,7 @@ def _labelled(source: Source, found: _Found, crowd: str) -> Source:
         area=found.area.astype(np.float64) if (found.has_area | (found.counts == 0)).all() else None,
         scores=found.scores.astype(np.float64),
     )
-    table = ImageTable(source.ids, source.file_names, source.sizes)
+    table = ImageTable(source.ids, source.names, source.sizes)
     annotations, _ = clean_objects(
         raw, table, {str(label): i for i, label in enumerate(order)}, source.report, crowd=crowd
     )
@@ -613,7 +614,7 @@ def _class_texts(
         label, text = int(labels[row]), texts_of[texts[row]]
         before = names.get(label) or text
         if text and (before != text or numbers.get(text, label) != label):
-            file = source.file_names[images[row]]
+            file = source.names[images[row]]
             raise DataError(
                 f"{source.word}: {file} says class {label} is {text!r}, but before that {label} was "
                 f"{before!r} and "
