@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from typing import Any, Sequence
+from typing import Any, Iterable, Sequence
 
 import numpy as np
 
@@ -249,7 +249,7 @@ def _mean_of_known(values: np.ndarray) -> np.ndarray:
 
 
 def write_per_image(
-    folder: str, ids: Sequence[str], class_names: Sequence[str], **columns: np.ndarray
+    folder: str, ids: Iterable[str], class_names: Sequence[str], **columns: np.ndarray
 ) -> None:
     """Keeps what `EvaluatedMasks` or `EvaluatedClasses` are made of beside an evaluation's metrics."""
     os.makedirs(folder, exist_ok=True)

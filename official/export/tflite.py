@@ -10,7 +10,7 @@ Source of the two schemes: tensorflow.org/lite/performance/post_training_quantiz
 from __future__ import annotations
 
 import os
-from typing import Any, Callable, Iterator
+from typing import Any, Callable, Iterable, Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -42,7 +42,7 @@ class StandIn:
 
 
 def calibration_images(
-    predict: Callable[..., Iterator[Any]], model: keras.Model, source: Source, count: int
+    predict: Callable[..., Iterable[Any]], model: keras.Model, source: Source, count: int
 ) -> np.ndarray:
     """The first images of a source as a task feeds them to its network, float32 [N, S, S, 3].
 

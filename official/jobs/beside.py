@@ -82,6 +82,7 @@ class Beside:
 
     def _read(self) -> None:
         """Passes on what the process says; it speaks as in a log (official/screen.py)."""
+        assert self._process is not None and self._process.stdout is not None
         rest = b""
         while chunk := os.read(self._process.stdout.fileno(), 4096):
             *lines, rest = re.split(rb"[\r\n]+", rest + chunk)

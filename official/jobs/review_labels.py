@@ -200,7 +200,7 @@ def _listed(source: Source, word: str, reasons: list[list[str]], files: list[str
     """
     entries = []
     for i, file in enumerate(files):
-        entry = {"file": file, "id": str(source.ids[i]), "reasons": reasons[i]}
+        entry: dict[str, Any] = {"file": file, "id": str(source.ids[i]), "reasons": reasons[i]}
         entry["boxes"] = None if source.annotations is None else _boxes(source, i)
         if source.image_classes is not None:
             entry["class"] = source.categories[source.image_classes[i]].name
@@ -209,7 +209,7 @@ def _listed(source: Source, word: str, reasons: list[list[str]], files: list[str
 
 
 def _boxes(source: Source, i: int) -> list[list[Any]]:
-    objects = source.annotations.of(i)
+    objects = source.objects.of(i)
     return [
         [source.categories[c].name, *np.rint(b).tolist()]
         for b, c in zip(objects["boxes"], objects["classes"])

@@ -54,6 +54,10 @@ class _Labels:
     unit = 1
     none: str
 
+    def parse(self, record: bytes) -> dict[str, Any]:
+        """The labels of one image."""
+        raise NotImplementedError
+
     def rows(self, paths: Sequence[str]) -> Iterator[dict[str, Any]]:
         """Every image's labels, shard by shard; see `parse`."""
         return (self.parse(record) for path in paths for _, record in records(path))
@@ -138,12 +142,12 @@ class BoxLabels(_Labels):
         numbers = {"images_with_boxes": int((counts > 0).sum()), "boxes": int(counts.sum())}
         if ignore_above < 1.0:
             labelled = dataclasses.replace(labelled, sure_from=limits)
-            numbers["uncertain_boxes"] = len(labelled.annotations.boxes) - numbers["boxes"]
+            numbers["uncertain_boxes"] = len(labelled.objects.boxes) - numbers["boxes"]
         return labelled, counts > 0, numbers
 
     def used_scores(self, source: Source) -> np.ndarray:
         """Scores of the boxes that are objects."""
-        objects = source.annotations
+        objects = source.objects
         if source.sure_from is None:
             return objects.scores
         return objects.scores[objects.scores >= source.sure_from[objects.classes]]
@@ -248,7 +252,7 @@ class MaskLabels(_Labels):
         read_record = record_reader(Places.of(paths, [found[i] for i in source.ids]))
         any_sure = np.array([sure[i] for i in source.ids])
         labelled = source.with_masks(_mask_reader(read_record, source.sizes, stored), store.categories())
-        numbers = {
+        numbers: dict[str, Any] = {
             "images_with_labels": int(any_sure.sum()),
             "labelled_pixels": round(int(sure_pixels.sum()) / max(1, pixels), 4),
         }
@@ -358,8 +362,8 @@ class ClassLabels(_Labels):
         if not wanted:
             return sure
         parts = []
-        for label in np.unique(source.image_classes[sure]):
-            members = sure[source.image_classes[sure] == label]
+        for label in np.unique(source.image_labels[sure]):
+            members = sure[source.image_labels[sure] == label]
             best = members[np.argsort(-surety[members], kind="stable")][:wanted]
             parts.append(np.resize(best, wanted))
         return np.concatenate(parts)
@@ -426,7 +430,7 @@ def _common(feature) -> dict[str, Any]:
     }
 
 
-def _refuse_missing(folder: str, missing: Sequence[str]) -> None:
+def _refuse_missing(folder: str, missing: Sequence[str] | np.ndarray) -> None:
     if len(missing):
         raise LabelError(f"{folder} has no labels for {len(missing)} images, the first is {missing[0]}")
 

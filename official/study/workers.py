@@ -103,7 +103,7 @@ def work(
     workers: int,
     *,
     say: Callable[[str], None] = print,
-    after: Callable[[], None] = lambda: None,
+    after: Callable[[], object] = lambda: None,
 ) -> dict[str, str]:
     """Runs what is missing, `workers` at a time; returns key -> reason of those that failed or could not
     begin.
@@ -123,7 +123,7 @@ class _Pool:
     """The processes of this machine."""
 
     def __init__(
-        self, root: str, plan: Plan, workers: int, say: Callable[[str], None], after: Callable[[], None]
+        self, root: str, plan: Plan, workers: int, say: Callable[[str], None], after: Callable[[], object]
     ):
         self.root, self.plan, self.say, self.after = root, plan, say, after
         self.ledger = Ledger(root, plan)

@@ -265,7 +265,7 @@ class DetectionTask(Task):
         coco = to_coco(dataclasses.replace(labelled, file_names=None), with_scores=True)
         for name, content in (("detections", results), ("images", images), ("coco", coco)):
             write_json(os.path.join(output, f"{name}.json"), content, compact=True)
-        columns = labelled.annotations
+        columns = labelled.objects
         places = np.unique(
             np.stack([np.repeat(np.arange(len(source)), columns.counts()), columns.classes]), axis=1
         )[1]
@@ -333,7 +333,7 @@ class DetectionTask(Task):
         return drawing.confident(objects, self.experiment.pseudo_labels.drawn_from)
 
     def human_labels(self, source: Source, index: int) -> dict:
-        return {k: v for k, v in source.annotations.of(index).items() if k != "scores"}
+        return {k: v for k, v in source.objects.of(index).items() if k != "scores"}
 
     def batch_labels(self, batch: dict, index: int) -> dict:
         real = batch["classes"][index] >= 0

@@ -196,7 +196,8 @@ class SegmentationTask(Task):
         columns = np.zeros((3, last - first, len(self.categories)), np.int64)
         maps: list[bytes] = [b""] * (last - first)
         logits_of, size = logits_function(model), self.experiment.model.image_size
-        legacy = self.experiment.data.legacy_resize
+        legacy, read_mask = self.experiment.data.legacy_resize, source.read_mask
+        assert read_mask is not None
         batches = -(-(last - first) // self.experiment.decoding.eval_batch_size)
         found = self._batches(source, first, last, masks=True)
         for batch in counted(found, progress, batches, "batches", shown=bool(progress)):
@@ -206,7 +207,7 @@ class SegmentationTask(Task):
                 if index < 0:
                     continue
                 padded.add(batch["masks"][i].numpy(), input_maps[i])
-                truth = source.read_mask(tf.constant(index, tf.int64)).numpy()
+                truth = read_mask(tf.constant(index, tf.int64)).numpy()
                 extent = tf.cast(batch["extent"][i], tf.int32)
                 winners = tf.argmax(
                     _probabilities(logits[i : i + 1], size, extent, source.sizes[index], legacy), axis=-1
@@ -340,6 +341,7 @@ class SegmentationTask(Task):
         return objects
 
     def human_labels(self, source: Source, index: int) -> dict:
+        assert source.read_mask is not None
         return {"mask": source.read_mask(tf.constant(index, tf.int64)).numpy()}
 
     def batch_labels(self, batch: dict, index: int) -> dict:

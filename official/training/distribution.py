@@ -195,8 +195,10 @@ class WorkerLost(UserError):
 def worker_of(strategy: tf.distribute.Strategy) -> tuple[int, int]:
     """(number of this worker, the chief being 0; number of workers)."""
     tasks = _tasks(strategy)
-    resolver = strategy.cluster_resolver if tasks else None
-    return (tasks.index((resolver.task_type, resolver.task_id)), len(tasks)) if tasks else (0, 1)
+    if not tasks:
+        return 0, 1
+    resolver = strategy.cluster_resolver
+    return tasks.index((resolver.task_type, resolver.task_id)), len(tasks)
 
 
 def _tasks(strategy: tf.distribute.Strategy) -> list[tuple[str, int]]:
