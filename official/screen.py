@@ -69,7 +69,7 @@ class Pace:
 
     MARKS, APART = 30, 0.5  # seconds: what comes in batches is counted by the batch
 
-    def __init__(self, done: int = 0, clock: Callable[[], float] = time.monotonic):
+    def __init__(self, done: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
         """Args: done: how much there is when the time begins to count."""
         self._clock = clock
         self._marks: collections.deque[tuple[float, int]] = collections.deque(maxlen=self.MARKS)
@@ -110,7 +110,7 @@ class Bar:
         first: int = 0,
         shown: bool = True,
         clock: Callable[[], float] = time.monotonic,
-    ):
+    ) -> None:
         """Args:
         what: is done; total: how much of it, in units called `unit`; first: how much has been done before.
         shown: False: says nothing (another process speaks).

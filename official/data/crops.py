@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -57,7 +58,7 @@ def _frames(boxes: np.ndarray, longer: np.ndarray, sizes: np.ndarray) -> np.ndar
     return np.concatenate([low, high], axis=1).astype(np.int64)
 
 
-def _reader(source: Source, owner: np.ndarray, frames: np.ndarray):
+def _reader(source: Source, owner: np.ndarray, frames: np.ndarray) -> Callable[[tf.Tensor], tf.Tensor]:
     owners, table = tf.constant(owner, tf.int64), tf.constant(frames)
 
     def read(index):

@@ -299,7 +299,9 @@ def inspect_stored(encoded: bytes, *, full: bool = True, max_pixels: int = 100_0
     return facts
 
 
-def stored_reader(read_encoded: Callable[[tf.Tensor], tf.Tensor], by_pillow: Sequence[bool] | np.ndarray):
+def stored_reader(
+    read_encoded: Callable[[tf.Tensor], tf.Tensor], by_pillow: Sequence[bool] | np.ndarray
+) -> Callable[[tf.Tensor], tf.Tensor]:
     """A graph function that reads image i from records, as it is stored.
 
     Args:

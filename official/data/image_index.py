@@ -24,7 +24,7 @@ class ImageIndex:
         and calls `keep`.
     """
 
-    def __init__(self, paths: Sequence[str], options: dict[str, Any], *, kept: bool):
+    def __init__(self, paths: Sequence[str], options: dict[str, Any], *, kept: bool) -> None:
         """Args: options: JSON values that decide the entries; kept: False: nothing is read or written."""
         self.entries: list[Entry | None] = [None] * len(paths)
         self._folders: dict[str, list[int]] = {}

@@ -80,7 +80,7 @@ def _objects(scene: Scene) -> dict[str, np.ndarray]:
     return {"boxes": scene.boxes, "classes": scene.classes, "area": area.astype(np.float32)}
 
 
-def _reader(kept: np.ndarray | None, draw: Callable, shape: list[int]):
+def _reader(kept: np.ndarray | None, draw: Callable, shape: list[int]) -> Callable[[tf.Tensor], tf.Tensor]:
     """A graph function over what is kept in memory, or drawn again when it is too much to keep."""
     if kept is not None:
         table = tf.constant(kept)

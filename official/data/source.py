@@ -88,7 +88,7 @@ class Annotations:
 _COLUMNS = ("boxes", "classes", "crowd", "area", "scores")
 
 
-def _join(parts, dtype, empty_shape) -> np.ndarray:
+def _join(parts: Sequence[Any], dtype: Any, empty_shape: tuple[int, ...]) -> np.ndarray:
     return np.concatenate([np.asarray(p, dtype) for p in parts]) if parts else np.zeros(empty_shape, dtype)
 
 
@@ -216,7 +216,7 @@ class Source:
         classes = np.asarray(image_classes, np.int32)
         return self._labelled_with(categories, image_classes=classes, image_probabilities=probabilities)
 
-    def _labelled_with(self, categories: Sequence[Category], **labels) -> Source:
+    def _labelled_with(self, categories: Sequence[Category], **labels: Any) -> Source:
         nothing = dict.fromkeys(
             ("annotations", "read_mask", "image_classes", "image_probabilities", "category_ids", "sure_from")
         )

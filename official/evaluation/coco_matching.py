@@ -136,7 +136,9 @@ def match(
     return matched, ignored
 
 
-def _rounds(found: Found, pairs) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def _rounds(
+    found: Found, pairs: tuple[np.ndarray, np.ndarray, np.ndarray]
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Pairs of the detections that are first in their group, then of the second, ...; those without a pair
     left out.
 

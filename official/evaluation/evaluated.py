@@ -76,7 +76,9 @@ class EvaluatedBoxes(Evaluated):
 
     metric = "AP"
 
-    def __init__(self, ground_truth: dict[str, Any], found: Sequence[dict[str, Any]], iou_type: str = "bbox"):
+    def __init__(
+        self, ground_truth: dict[str, Any], found: Sequence[dict[str, Any]], iou_type: str = "bbox"
+    ) -> None:
         """Args: as of `official.evaluation.coco_scores.matches`."""
         self.ground_truth, self.found, self.iou_type = ground_truth, found, iou_type
         self.matched = matches(ground_truth, found, iou_type)

@@ -69,7 +69,7 @@ def _telling_example(source: Source) -> tuple[dict, list[str]]:
     return {"image": image, "mask": tf.constant(mask), **columns}, names
 
 
-def _ellipses(objects: dict, size) -> np.ndarray:
+def _ellipses(objects: dict, size: tuple[int, int]) -> np.ndarray:
     y, x = np.mgrid[0 : size[0], 0 : size[1]] + 0.5
     mask = np.zeros(size, np.uint8)
     for (y1, x1, y2, x2), label in zip(objects["boxes"], objects["classes"]):

@@ -30,7 +30,7 @@ class StandIn:
     Args of the answer: float32 [B, S, S, 3]; it returns tensors by name, as the network does.
     """
 
-    def __init__(self, model: keras.Model, answer: Callable[[tf.Tensor], dict[str, tf.Tensor]]):
+    def __init__(self, model: keras.Model, answer: Callable[[tf.Tensor], dict[str, tf.Tensor]]) -> None:
         self._model, self._answer = model, answer
         self.distribute_strategy = tf.distribute.get_strategy()
 

@@ -36,7 +36,7 @@ _STAMP = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ")
 class Beside:
     """A process that trains the control while a `with` block runs; without `--parallel_phases` none."""
 
-    def __init__(self, experiment: Experiment, *, needed: bool):
+    def __init__(self, experiment: Experiment, *, needed: bool) -> None:
         """Args: needed: whether there is a control to be trained."""
         self.experiment, self.needed = experiment, needed and experiment.runtime.parallel_phases
         self._process: subprocess.Popen | None = None

@@ -235,7 +235,7 @@ def train(experiment: Experiment, strategy: tf.distribute.Strategy | None = None
 class _Loaded:
     """The model of a finished phase, built when it is first needed."""
 
-    def __init__(self, loop: SelfTraining, phase: dict[str, Any]):
+    def __init__(self, loop: SelfTraining, phase: dict[str, Any]) -> None:
         self.loop, self.phase = loop, phase
 
     @functools.cached_property

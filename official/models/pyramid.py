@@ -51,7 +51,7 @@ class PyramidBuilder:
         epsilon: float,
         separable: bool = False,
         activation: str = "relu",
-    ):
+    ) -> None:
         """Args: filters: of every map. separable: depthwise-separable convolutions in NAS-FPN."""
         self.filters, self.momentum, self.epsilon = filters, momentum, epsilon
         self.separable, self.activation = separable, activation

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import zlib
-from typing import Any, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Iterator, Mapping, Sequence, Union
 
 import numpy as np
 import tensorflow as tf
@@ -31,6 +31,9 @@ from official.evaluation.drawing import VOC_PALETTE
 from official.experiment import PseudoLabels
 from official.files import output_names, write_bytes, write_json
 from official.self_training.label_columns import BoxColumns, batches, joined, places
+
+if TYPE_CHECKING:
+    from official.self_training.label_store import LabelStore
 
 SCORE_BINS = 20
 SCORE_KEY = "image/segmentation/score/encoded"
@@ -126,7 +129,7 @@ class BoxLabels(_Labels):
 
     def read(
         self,
-        store,
+        store: LabelStore,
         source: Source,
         limits: np.ndarray,
         probabilities: bool = False,
@@ -152,7 +155,7 @@ class BoxLabels(_Labels):
             return objects.scores
         return objects.scores[objects.scores >= source.sure_from[objects.classes]]
 
-    def export(self, store, folder: str, limits: np.ndarray) -> str:
+    def export(self, store: LabelStore, folder: str, limits: np.ndarray) -> str:
         """Writes a COCO JSON with a "score" per annotation; returns its path."""
         rows = list(store.rows())
         labelled = Source(
@@ -226,7 +229,7 @@ class MaskLabels(_Labels):
 
     def read(
         self,
-        store,
+        store: LabelStore,
         source: Source,
         limits: np.ndarray,
         probabilities: bool = False,
@@ -259,7 +262,7 @@ class MaskLabels(_Labels):
         numbers["pixels_per_class"] = {c.name: int(n) for c, n in zip(store.categories(), sure_pixels)}
         return labelled, any_sure, numbers
 
-    def export(self, store, folder: str, limits: np.ndarray) -> str:
+    def export(self, store: LabelStore, folder: str, limits: np.ndarray) -> str:
         """Writes palette PNGs of the images' own sizes and names, as VOC tools read them; returns the
         folder.
         """
@@ -325,7 +328,7 @@ class ClassLabels(_Labels):
 
     def read(
         self,
-        store,
+        store: LabelStore,
         source: Source,
         limits: np.ndarray,
         probabilities: bool = False,
@@ -368,7 +371,7 @@ class ClassLabels(_Labels):
             parts.append(np.resize(best, wanted))
         return np.concatenate(parts)
 
-    def export(self, store, folder: str, limits: np.ndarray) -> str:
+    def export(self, store: LabelStore, folder: str, limits: np.ndarray) -> str:
         """Writes a JSON list of file, class and score; returns its path."""
         names, rows = [category.name for category in store.categories()], []
         for row in store.rows():
@@ -386,7 +389,8 @@ class ClassLabels(_Labels):
         return path
 
 
-KINDS = {kind.name: kind for kind in (BoxLabels(), MaskLabels(), ClassLabels())}
+Kind = Union[BoxLabels, MaskLabels, ClassLabels]
+KINDS: dict[str, Kind] = {kind.name: kind for kind in (BoxLabels(), MaskLabels(), ClassLabels())}
 
 
 def record_name(record: bytes) -> str:
@@ -422,7 +426,7 @@ def _of_source(
     return annotations, np.bincount(image[sure[order]], minlength=len(source))
 
 
-def _common(feature) -> dict[str, Any]:
+def _common(feature: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "id": feature["image/source_id"].bytes_list.value[0].decode(),
         "file_name": feature["image/filename"].bytes_list.value[0].decode(),
@@ -435,7 +439,9 @@ def _refuse_missing(folder: str, missing: Sequence[str] | np.ndarray) -> None:
         raise LabelError(f"{folder} has no labels for {len(missing)} images, the first is {missing[0]}")
 
 
-def _mask_reader(read_record, sizes: np.ndarray, stored: np.ndarray):
+def _mask_reader(
+    read_record: Callable[[tf.Tensor], tf.Tensor], sizes: np.ndarray, stored: np.ndarray
+) -> Callable[[tf.Tensor], tf.Tensor]:
     limits, sizes = tf.constant(stored, tf.int32), tf.constant(sizes, tf.int32)
     spec = {key: tf.io.FixedLenFeature([], tf.string) for key in (MASK_KEY, SCORE_KEY)}
 

@@ -230,7 +230,7 @@ def _name(source: Source, i: int) -> str:
 class _Listed:
     """The lists of job=review_labels in the folders around image files."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.lists: dict[str, dict[str, Any]] = {}
 
     def id_of(self, path: str) -> str | None:

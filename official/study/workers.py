@@ -61,7 +61,7 @@ class Ledger:
     another machine: such a result counts, and the run is made again only if another one starts from it.
     """
 
-    def __init__(self, root: str, plan: Plan):
+    def __init__(self, root: str, plan: Plan) -> None:
         self._root, self._plan = root, plan
         self._kept: dict[str, dict[str, Any]] = {}
         for path in sorted(glob.glob(os.path.join(glob.escape(root), "*", RECORD))):
@@ -124,7 +124,7 @@ class _Pool:
 
     def __init__(
         self, root: str, plan: Plan, workers: int, say: Callable[[str], None], after: Callable[[], object]
-    ):
+    ) -> None:
         self.root, self.plan, self.say, self.after = root, plan, say, after
         self.ledger = Ledger(root, plan)
         self.workers, self.working = workers, []  # type: int, list[_Working]

@@ -42,7 +42,7 @@ class ClassificationTask(Task):
     whole_images = True
     metrics = ("top1", "top5")
 
-    def __init__(self, experiment: Experiment, categories: tuple[Category, ...]):
+    def __init__(self, experiment: Experiment, categories: tuple[Category, ...]) -> None:
         """Args: categories: the classes, in the order of their indices."""
         self.experiment = experiment
         self.categories = tuple(categories)

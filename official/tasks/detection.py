@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from typing import Any, Iterable, Iterator, Sequence
+from typing import Any, Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -45,7 +45,7 @@ class DetectionTask(Task):
     keras_label = "bounding_boxes"
     metrics = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
-    def __init__(self, experiment: Experiment, categories: tuple[Category, ...]):
+    def __init__(self, experiment: Experiment, categories: tuple[Category, ...]) -> None:
         """Args: categories: the classes of the human labels."""
         self.experiment = experiment
         self.categories = tuple(categories)
@@ -231,7 +231,7 @@ class DetectionTask(Task):
                 if index >= 0:
                     yield _in_picture(found, i, scale[i], source.sizes[index])
 
-    def _fitting(self):
+    def _fitting(self) -> pipeline.Fitting:
         return pipeline.fitting(
             self.experiment.model.image_size, legacy_resize=self.experiment.data.legacy_resize
         )
@@ -340,7 +340,7 @@ class DetectionTask(Task):
         return {name: batch[name][index][real] for name in ("boxes", "classes")}
 
 
-def detection_function(model: RetinaNet, decoder: DetectionDecoder):
+def detection_function(model: RetinaNet, decoder: DetectionDecoder) -> Callable[..., Tensors]:
     """A compiled function (images, extent) -> decoded detections; kept on the model."""
     kept = model.__dict__.setdefault("_detection_functions", {})
     if decoder not in kept:

@@ -59,7 +59,7 @@ class SelfTrainingModel(keras.Model):
         experiment: Experiment | None = None,
         name: str | None = None,
         **options: Any,
-    ):
+    ) -> None:
         """Builds the network, or takes one.
 
         Args:
@@ -409,7 +409,7 @@ class _Checking(keras.callbacks.Callback):
 class _Hidden:
     """A dict that Keras does not track."""
 
-    def __init__(self, parts: dict[str, Any]):
+    def __init__(self, parts: dict[str, Any]) -> None:
         self._parts = parts
 
     def __getitem__(self, name: str) -> Any:
@@ -425,7 +425,7 @@ class StepMeans(keras.metrics.Metric):
 
     SLOTS = 64
 
-    def __init__(self, name: str = "step_means", **kwargs: Any):
+    def __init__(self, name: str = "step_means", **kwargs: Any) -> None:
         super().__init__(name=name, dtype="float32", **kwargs)
         self.sums = self.add_weight("sums", shape=[self.SLOTS], initializer="zeros")
         self.counts = self.add_weight("counts", shape=[self.SLOTS], initializer="zeros")

@@ -49,7 +49,7 @@ class JointStep:
         experiment: Experiment,
         network: tf.keras.Model,
         joint_network: tf.keras.Model | None = None,
-    ):
+    ) -> None:
         """Makes the variables; under the strategy's scope.
 
         Raises:

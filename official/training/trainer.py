@@ -64,7 +64,9 @@ class Trainer:
       sources, batch_sizes: by stream.
     """
 
-    def __init__(self, task: Task, experiment: Experiment, phase: Phase, strategy: tf.distribute.Strategy):
+    def __init__(
+        self, task: Task, experiment: Experiment, phase: Phase, strategy: tf.distribute.Strategy
+    ) -> None:
         """Builds everything under the strategy's scope.
 
         Raises:

@@ -276,6 +276,7 @@ def to_coco(source: Source, *, with_scores: bool = False) -> dict[str, Any]:
         images.append({"id": image_id, "file_name": str(source.names[i]), "height": height, "width": width})
         objects = source.objects.of(i)
         boxes, areas = in_file(source, i, objects["boxes"], objects["area"])
+        assert areas is not None  # they were given
         for box, label, crowd, area, score in zip(
             to_xywh(boxes), objects["classes"], objects["crowd"], areas, objects["scores"]
         ):
@@ -294,7 +295,9 @@ def to_coco(source: Source, *, with_scores: bool = False) -> dict[str, Any]:
     return {"info": {}, "images": images, "annotations": annotations, "categories": categories}
 
 
-def in_file(source: Source, index: int, boxes: np.ndarray, area: np.ndarray | None = None):
+def in_file(
+    source: Source, index: int, boxes: np.ndarray, area: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray | None]:
     """Boxes [N, 4] yxyx of the image as read, and their areas, in pixels of the file that the image is
     from.
     """

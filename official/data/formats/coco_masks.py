@@ -54,7 +54,9 @@ def class_map_reader(
     return _reader(objects, sizes, source.frames)
 
 
-def _reader(objects: list[list], sizes: np.ndarray, frames: Frames | None):
+def _reader(
+    objects: list[list], sizes: np.ndarray, frames: Frames | None
+) -> Callable[[tf.Tensor], tf.Tensor]:
     def render(index):
         height, width = (int(v) for v in sizes[index])
         canvas = np.zeros((height, width), np.uint8)

@@ -141,7 +141,13 @@ def _known(
 
 
 def _masks(
-    found, images, classes, scores, source: Source, report: InputReport, path: str
+    found: list[dict],
+    images: list[Any],
+    classes: list[Any],
+    scores: np.ndarray,
+    source: Source,
+    report: InputReport,
+    path: str,
 ) -> list[dict[str, Any]]:
     sizes = dict(zip(source.coco_image_ids(), source.sizes))
     kept = []

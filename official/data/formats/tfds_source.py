@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import os
 import zlib
+from typing import Any, Callable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -79,7 +80,7 @@ def open_tfds(
     return source
 
 
-def _check_prepared(info, split: str, word: str) -> None:
+def _check_prepared(info: Any, split: str, word: str) -> None:
     """Raises DataError unless the builder has the splits, as TFRecords."""
     if not all(part.split("[")[0] in info.splits for part in split.split("+")):
         raise DataError(f"{word}: no split {split!r}; it has {sorted(info.splits)}")
@@ -97,7 +98,7 @@ class _Keys:
     image_class: str | None = None
 
     @classmethod
-    def of(cls, info, tfds, label_kind: str, feature: str, word: str) -> _Keys:
+    def of(cls, info: Any, tfds: Any, label_kind: str, feature: str, word: str) -> _Keys:
         """Those that are wanted; boxes stand in where there are none.
 
         Raises:
@@ -162,13 +163,13 @@ def _chosen(fitting: list[str], preferred: tuple[str, ...], what: str, wanted: s
     return found or next(iter(fitting), None)
 
 
-def _are_boxes(feature, tfds) -> bool:
+def _are_boxes(feature: Any, tfds: Any) -> bool:
     inner = getattr(feature, "feature", None)
     return isinstance(inner, tfds.features.FeaturesDict) and {"bbox", "label"} <= set(inner.keys())
 
 
 def _read_rows(
-    info, split: str, keys: _Keys, labeled: bool, full_check: bool, max_pixels: int, report: InputReport
+    info: Any, split: str, keys: _Keys, labeled: bool, full_check: bool, max_pixels: int, report: InputReport
 ) -> tuple[list[dict], Places]:
     """One dict per usable image, and their places."""
     decoders, instructions = keys.decoders(), info.splits[split].file_instructions
@@ -188,7 +189,7 @@ def _read_rows(
 
 
 def _with_labels(
-    source: Source, rows: list[dict], keys: _Keys, features, read: _Reader, crowd: str
+    source: Source, rows: list[dict], keys: _Keys, features: Any, read: _Reader, crowd: str
 ) -> Source:
     if keys.image_class:
         names = features[keys.image_class].names
@@ -224,7 +225,7 @@ def _categories(names: list[str]) -> tuple[Category, ...]:
     return tuple(Category(i + 1, name) for i, name in enumerate(names))
 
 
-def _payloads(instructions):
+def _payloads(instructions: Sequence[Any]) -> Iterator[tuple[int, int, int, bytes]]:
     """(file number, record number, offset, payload) of every record of a split or slice."""
     for file_number, instruction in enumerate(instructions):
         stop = None if instruction.take < 0 else instruction.skip + instruction.take
@@ -240,7 +241,7 @@ def _split_name(name: str) -> tuple[str, str]:
     return (head, last + bracket + slice_) if head and not is_version else (plain, "train" + bracket + slice_)
 
 
-def _builder(tfds, name: str, data_dir: str | None, word: str):
+def _builder(tfds: Any, name: str, data_dir: str | None, word: str) -> Any:
     try:
         builder = tfds.builder(name, data_dir=data_dir, try_gcs=False)
     except Exception as error:  # unknown names and bad versions raise several kinds
@@ -257,7 +258,7 @@ def _builder(tfds, name: str, data_dir: str | None, word: str):
 class _Reader:
     """Images and masks by index, inside a data pipeline."""
 
-    def __init__(self, read_record, features, keys: _Keys):
+    def __init__(self, read_record: Callable[[tf.Tensor], tf.Tensor], features: Any, keys: _Keys) -> None:
         self.keys, decoders = keys, keys.decoders()
         self.example = lambda index: features.deserialize_example(read_record(index), decoders=decoders)
 

@@ -336,7 +336,7 @@ def joined_globs(pattern: str) -> list[str]:
     return [part.replace("\0", "+") for part in pattern.replace("\\+", "\0").split("+")]
 
 
-def _mask_reader(read_record):
+def _mask_reader(read_record: Callable[[tf.Tensor], tf.Tensor]) -> Callable[[tf.Tensor], tf.Tensor]:
     def read(index):
         spec = {MASK_KEY: tf.io.FixedLenFeature([], tf.string)}
         encoded = tf.io.parse_single_example(read_record(index), spec)[MASK_KEY]
@@ -487,7 +487,7 @@ def _columns_of(
     }
 
 
-def _json_column(value) -> np.ndarray:
+def _json_column(value: Any) -> np.ndarray:
     return np.frombuffer(json.dumps(value).encode(), np.uint8)
 
 
@@ -533,13 +533,13 @@ def _joined(parts: Sequence[index.Columns], paths: Sequence[str]) -> _Found:
 class RecordNames(collections.abc.Sequence):
     """What each record is called in lists and messages, FILE@OFFSET, spelled out where it is asked for."""
 
-    def __init__(self, places: Places):
+    def __init__(self, places: Places) -> None:
         self.places = places
 
     def __len__(self) -> int:
         return len(self.places.file)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: Any) -> Any:
         """The name of one record, or the names of those that an array or a slice chooses."""
         file, offset = self.places.file[index], self.places.offset[index]
         if np.ndim(file) == 0:
@@ -547,7 +547,7 @@ class RecordNames(collections.abc.Sequence):
         columns = {name: getattr(self.places, name)[index] for name in ("length", "checksum")}
         return RecordNames(dataclasses.replace(self.places, file=file, offset=offset, **columns))
 
-    def __array__(self, dtype=None):
+    def __array__(self, dtype: Any = None) -> np.ndarray:
         return np.array(list(self), dtype or str)
 
     def tolist(self) -> list[str]:

@@ -200,7 +200,7 @@ class _ImageFinder:
     folder.
     """
 
-    def __init__(self, folder: str, image_folder: str | None):
+    def __init__(self, folder: str, image_folder: str | None) -> None:
         self.folder, self.images = folder, image_folder
         self.everywhere = image_files.ImageFinder(image_folder or folder)
 

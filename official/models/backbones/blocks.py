@@ -17,7 +17,7 @@ class BlockBuilder:
 
     def __init__(
         self, momentum: float, epsilon: float, activation: str = "relu", *, zero_last_gamma: bool = False
-    ):
+    ) -> None:
         """Args: momentum, epsilon: of batch norm. activation: "relu" or "swish". zero_last_gamma: branches
         start at zero.
         """

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any, Sequence
 
 import numpy as np
+import tensorflow as tf
 from tensorflow import keras
 
 from official.data.example import IMAGENET_MEAN, IMAGENET_STD
@@ -26,7 +27,7 @@ SCALES = {
 LAYER = "input_scale"
 
 
-def scaled_input(images, normalization: str):
+def scaled_input(images: tf.Tensor, normalization: str) -> tf.Tensor:
     """Normalised images to the scale `normalization`, a key of `SCALES`; imagenet: as they are.
 
     Raises:

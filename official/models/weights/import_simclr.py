@@ -62,7 +62,7 @@ def is_tf1(there: Container[str]) -> bool:
 class ObjectGraph:
     """The object graph of a TF2 checkpoint: finds the key of a variable by its path."""
 
-    def __init__(self, file: WeightFile):
+    def __init__(self, file: WeightFile) -> None:
         """Args: file: an open checkpoint."""
         graph = trackable_object_graph_pb2.TrackableObjectGraph.FromString(file.arrays[GRAPH].load())
         self.nodes = graph.nodes

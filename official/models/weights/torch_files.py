@@ -135,7 +135,7 @@ def _load(stream: io.BytesIO, path: str) -> Any:
 class _Machine:
     """The stack and the memory that the words of a pickle work on."""
 
-    def __init__(self, path: str):
+    def __init__(self, path: str) -> None:
         self.path = path
         self.stack: list[Any] = []
         self.memory: dict[int, Any] = {}

@@ -16,7 +16,7 @@ import math
 import os
 import struct
 import zipfile
-from typing import BinaryIO, Callable, Iterator, Mapping
+from typing import Any, BinaryIO, Callable, Iterator, Mapping
 
 import h5py
 import numpy as np
@@ -255,7 +255,7 @@ def start_of_member(raw: BinaryIO, info: zipfile.ZipInfo) -> int:
 class _Window(io.RawIOBase):
     """A part of a file as a file."""
 
-    def __init__(self, raw: io.BufferedReader, start: int, length: int):
+    def __init__(self, raw: io.BufferedReader, start: int, length: int) -> None:
         super().__init__()
         self._raw, self._start, self._length, self._place = raw, start, length, 0
 
@@ -274,7 +274,7 @@ class _Window(io.RawIOBase):
         )
         return self._place
 
-    def readinto(self, buffer) -> int:
+    def readinto(self, buffer: Any) -> int:
         self._raw.seek(self._start + self._place)
         content = self._raw.read(max(0, min(len(buffer), self._length - self._place)))
         buffer[: len(content)] = content
