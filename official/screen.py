@@ -118,7 +118,8 @@ class Bar:
         self.what, self.total, self.unit, self.done, self.new = what, total, unit, first, 0
         self.pace = Pace(first, clock)
         self._clock, self._began, self._said = clock, clock(), clock()
-        self._words, self._shown, self._bar, self._built = "", shown, None, False
+        self._words, self._shown, self._built = "", shown, False
+        self._bar: tqdm.tqdm | None = None
 
     def __enter__(self) -> Bar:
         self._outer = _open[-1] if _open else None
