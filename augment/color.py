@@ -74,7 +74,7 @@ def sharpness(image: tf.Tensor, factor: float) -> tf.Tensor:
     return tf.cond(small, lambda: image, lambda: _sharpen(image, factor))
 
 
-def _sharpen(image, factor):
+def _sharpen(image: tf.Tensor, factor: float | tf.Tensor) -> tf.Tensor:
     pixels = tf.cast(image, tf.float32)
     centre = pixels[1:-1, 1:-1]
     columns = pixels[:-2] + pixels[1:-1] + pixels[2:]
@@ -155,7 +155,14 @@ def posterize(image: tf.Tensor, bits: int) -> tf.Tensor:
     return tf.bitwise.bitwise_and(image, tf.constant(mask, tf.uint8))
 
 
-def fill_rectangle(image: tf.Tensor, top, left, bottom, right, fill: int) -> tf.Tensor:
+def fill_rectangle(
+    image: tf.Tensor,
+    top: int | tf.Tensor,
+    left: int | tf.Tensor,
+    bottom: int | tf.Tensor,
+    right: int | tf.Tensor,
+    fill: int,
+) -> tf.Tensor:
     """Paints rows top..bottom - 1, columns left..right - 1; the rectangle must lie inside."""
     return paste(
         image,
@@ -165,7 +172,7 @@ def fill_rectangle(image: tf.Tensor, top, left, bottom, right, fill: int) -> tf.
     )
 
 
-def paste(image: tf.Tensor, patch: tf.Tensor, top, left) -> tf.Tensor:
+def paste(image: tf.Tensor, patch: tf.Tensor, top: int | tf.Tensor, left: int | tf.Tensor) -> tf.Tensor:
     """Lays a patch [h, w, C] into [H, W, C]; it must lie inside."""
     bottom, right = top + tf.shape(patch)[0], left + tf.shape(patch)[1]
     rows = image[top:bottom]

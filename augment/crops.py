@@ -109,7 +109,9 @@ def centre_crop(
     return tf.clip_by_value(pixels, 0.0, 255.0) if style == "simclr" else pixels
 
 
-def _cut(image, top_left, sides, size, legacy_resize):
+def _cut(
+    image: tf.Tensor, top_left: tf.Tensor, sides: tf.Tensor, size: int, legacy_resize: bool
+) -> tf.Tensor:
     bottom_right = top_left + sides
     part = image[top_left[0] : bottom_right[0], top_left[1] : bottom_right[1]]
     resized = tf.raw_ops.ResizeBicubic(

@@ -114,7 +114,13 @@ def _resized(image: tf.Tensor, resizing: dict, *, random: bool) -> tf.Tensor:
     )
 
 
-def _placement(image, key, output_size, jitter_min, jitter_max) -> tuple[tf.Tensor, tf.Tensor]:
+def _placement(
+    image: tf.Tensor,
+    key: tf.Tensor | None,
+    output_size: int | Sequence[int] | tf.Tensor,
+    jitter_min: float,
+    jitter_max: float,
+) -> tuple[tf.Tensor, tf.Tensor]:
     """(size of the scaled image, offset of the crop in it), int32 [2] each."""
     size = tf.cast(tf.shape(image)[:2], tf.float32)
     desired = tf.cast(tf.broadcast_to(output_size, [2]), tf.float32)
@@ -132,16 +138,22 @@ def _placement(image, key, output_size, jitter_min, jitter_max) -> tuple[tf.Tens
 class _Frame:
     """Where the resized image is cut and padded to the output size."""
 
-    def __init__(self, scaled, offset, output_size, half_pixel_centers):
+    def __init__(
+        self,
+        scaled: tf.Tensor,
+        offset: tf.Tensor,
+        output_size: int | Sequence[int] | tf.Tensor,
+        half_pixel_centers: bool,
+    ) -> None:
         self.resizing = {"size": scaled, "half_pixel_centers": half_pixel_centers}
         self.offset, self.size = offset, tf.broadcast_to(output_size, [2])
         self.static = static_size(output_size)
 
-    def crop(self, pixels):
+    def crop(self, pixels: tf.Tensor) -> tf.Tensor:
         top, left = tf.unstack(self.offset)
         return pixels[top : top + self.size[0], left : left + self.size[1]]
 
-    def pad(self, pixels, fill=None):
+    def pad(self, pixels: tf.Tensor, fill: tf.Tensor | None = None) -> tf.Tensor:
         """Zeros at the bottom and right; `fill` is added afterwards."""
         missing = self.size - tf.shape(pixels)[:2]
         padded = tf.pad(pixels, [[0, missing[0]], [0, missing[1]], [0, 0]])
@@ -156,7 +168,9 @@ def static_size(size: int | Sequence[int] | tf.Tensor | None) -> tuple[int | Non
     return tuple(size) if isinstance(size, (list, tuple)) else (None, None)
 
 
-def _normalized(pixels, normalization, fill):
+def _normalized(
+    pixels: tf.Tensor, normalization: tuple[Sequence[float], Sequence[float]] | None, fill: Sequence[float]
+) -> tuple[tf.Tensor, tf.Tensor | None]:
     """(what is padded with zeros, what is added after padding); see the head of `augment.color` for the
     rows.
     """

@@ -16,11 +16,10 @@ from typing import Any
 
 import keras_cv
 import tensorflow as tf
+from tensorflow import keras
 
 from augment import ops
 from augment.geometry import Settings
-
-keras = tf.keras
 
 
 class AugmentationLayer(keras_cv.layers.BaseImageAugmentationLayer):
@@ -46,8 +45,8 @@ class AugmentationLayer(keras_cv.layers.BaseImageAugmentationLayer):
         seed: int | None = None,
         bounding_box_format: str | None = None,
         value_range: tuple[float, float] | None = None,
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         """Args: see below.
 
         boxes, bounding_box_format: two names of one thing: keras-cv's format, needed where there are boxes.
@@ -77,7 +76,7 @@ class AugmentationLayer(keras_cv.layers.BaseImageAugmentationLayer):
         """One example without anything random; None where a layer then has nothing at all to do."""
         return None
 
-    def call(self, inputs, training: bool = True):
+    def call(self, inputs: Any, training: bool = True) -> Any:
         if not isinstance(inputs, dict):
             return self.call({"images": inputs}, training=training)["images"]
         training = training is None or bool(training)
@@ -107,7 +106,7 @@ class AugmentationLayer(keras_cv.layers.BaseImageAugmentationLayer):
 
     # --- inside -----------------------------------------------------------------------------------
 
-    def _keys(self, images, single: bool) -> tf.Tensor:
+    def _keys(self, images: tf.Tensor | tf.RaggedTensor, single: bool) -> tf.Tensor:
         if single:
             return self._random_generator.uniform_full_int([2], tf.int32)
         count = images.nrows(tf.int32) if isinstance(images, tf.RaggedTensor) else tf.shape(images)[0]
@@ -135,6 +134,7 @@ class AugmentationLayer(keras_cv.layers.BaseImageAugmentationLayer):
         if "bounding_boxes" in inputs:
             example.update(self._boxes_in(inputs["bounding_boxes"], images))
         found = self.augment(example, inputs["key"]) if training else self.still(example)
+        assert found is not None  # else `call` gave the inputs back
         image = found["image"]
         if scale is not None:
             image = tf.cast(image, tf.float32) / scale
@@ -168,7 +168,7 @@ class AugmentationLayer(keras_cv.layers.BaseImageAugmentationLayer):
         columns = {name: tf.gather(value, example["classes"]) for name, value in given.items()}
         return {name: _pad_like(value, given[name]) for name, value in {**columns, "boxes": corners}.items()}
 
-    def _signature(self, inputs: dict):
+    def _signature(self, inputs: dict) -> dict[str, Any]:
         def spec(name, value):
             if name in ("images", "segmentation_masks"):
                 shape = self.output_shape_of(value.shape[1:])
@@ -179,7 +179,7 @@ class AugmentationLayer(keras_cv.layers.BaseImageAugmentationLayer):
 
         return {name: spec(name, value) for name, value in inputs.items()}
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "boxes": self.boxes,
@@ -212,8 +212,8 @@ class Operation(AugmentationLayer):
         level: float = 10.0,
         probability: float = 1.0,
         settings: Settings | dict | None = None,
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         """Args: operation: a name in `augment.ops.OPERATIONS`. level: 0 to 10. probability: of running."""
         super().__init__(**kwargs)
         if operation not in ops.OPERATIONS:
@@ -221,7 +221,7 @@ class Operation(AugmentationLayer):
         self.operation, self.level, self.probability = operation, level, probability
         self.settings = settings_from(settings)
 
-    def augment(self, example, key, **options):
+    def augment(self, example: dict, key: tf.Tensor, **options: Any) -> dict:
         return ops.apply(
             example,
             self.operation,
@@ -231,6 +231,6 @@ class Operation(AugmentationLayer):
             settings=self.settings,
         )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         own = {"operation": self.operation, "level": self.level, "probability": self.probability}
         return {**super().get_config(), **own, "settings": dataclasses.asdict(self.settings)}

@@ -8,7 +8,7 @@ Source: tensorflow/tpu models/official/detection/utils/autoaugment_utils.py:1386
 
 from __future__ import annotations
 
-from typing import Callable
+from typing import Any, Callable
 
 import tensorflow as tf
 
@@ -56,7 +56,7 @@ def _pixel(function: Callable) -> Operation:
     return run
 
 
-def _geometric(function: Callable, full: Callable, **where) -> Operation:
+def _geometric(function: Callable, full: Callable, **where: Any) -> Operation:
     """An operation with a random sign from function(example, argument, settings)."""
 
     def run(example, level, probability, key, settings):
@@ -66,12 +66,12 @@ def _geometric(function: Callable, full: Callable, **where) -> Operation:
     return run
 
 
-def _cutout(image, level, key, settings):
+def _cutout(image: tf.Tensor, level: float, key: tf.Tensor, settings: Settings) -> tf.Tensor:
     half = tf.cast(settings.pixels(settings.cutout_const, level, tf.shape(image)[:2]), tf.int32)
     return patches.random_cutout(image, half, key, settings.fill)
 
 
-def _bbox_cutout(example, level, probability, key, settings):
+def _bbox_cutout(example: dict, level: float, probability: float, key: tf.Tensor, settings: Settings) -> dict:
     return patches.bbox_cutout(example, settings.bbox_cutout_fraction * level / MAX_LEVEL, key, settings)
 
 
@@ -89,7 +89,7 @@ def _inside(make: Callable) -> Operation:
     return run
 
 
-def _inside_geometric(function: Callable, full: Callable, **where) -> Operation:
+def _inside_geometric(function: Callable, full: Callable, **where: Any) -> Operation:
     def make(level, key, settings, size):
         argument = _signed(full(level, settings, size), key)  # one sign for all boxes
         return lambda patch, _: function(patch, argument, settings, **where)
@@ -107,7 +107,7 @@ def _inside_pixel(function: Callable) -> Operation:
     return _inside(make)
 
 
-def _cutout_inside(level, key, settings, size):
+def _cutout_inside(level: float, key: tf.Tensor, settings: Settings, size: tf.Tensor) -> Callable:
     half = tf.cast(settings.pixels(settings.cutout_bbox_const, level, size), tf.int32)
     return lambda patch, patch_key: {
         **patch,
@@ -115,27 +115,27 @@ def _cutout_inside(level, key, settings, size):
     }
 
 
-def _solarize(image, level, key, settings):
+def _solarize(image: tf.Tensor, level: float, key: tf.Tensor, settings: Settings) -> tf.Tensor:
     return color.solarize(image, _solarize_threshold(level, settings))
 
 
-def _equalize(image, level, key, settings):
+def _equalize(image: tf.Tensor, level: float, key: tf.Tensor, settings: Settings) -> tf.Tensor:
     return color.equalize(image)
 
 
-def _rotation(level, settings, size):
+def _rotation(level: float, settings: Settings, size: tf.Tensor) -> float:
     return 30.0 * level / MAX_LEVEL
 
 
-def _slope(level, settings, size):
+def _slope(level: float, settings: Settings, size: tf.Tensor) -> float:
     return 0.3 * level / MAX_LEVEL
 
 
-def _distance(level, settings, size):
+def _distance(level: float, settings: Settings, size: tf.Tensor) -> tf.Tensor:
     return settings.pixels(settings.translate_const, level, size)
 
 
-def _distance_inside(level, settings, size):
+def _distance_inside(level: float, settings: Settings, size: tf.Tensor) -> tf.Tensor:
     return settings.pixels(settings.translate_bbox_const, level, size)
 
 

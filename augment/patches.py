@@ -51,7 +51,7 @@ def _inclusive(box: tf.Tensor, size: tf.Tensor) -> list[tf.Tensor]:
     return tf.unstack(tf.clip_by_value(corners, 0, last))
 
 
-def _lay(pixels: tf.Tensor, patch: tf.Tensor, top, left) -> tf.Tensor:
+def _lay(pixels: tf.Tensor, patch: tf.Tensor, top: int | tf.Tensor, left: int | tf.Tensor) -> tf.Tensor:
     if pixels.shape.rank == 3:
         return tf.ensure_shape(paste(pixels, patch, top, left), pixels.shape)
     return tf.ensure_shape(paste(pixels[..., None], patch[..., None], top, left)[..., 0], pixels.shape)
@@ -81,7 +81,14 @@ def bbox_cutout(example: dict, fraction: float, key: tf.Tensor, settings: Settin
     return {**example, "image": image}
 
 
-def cut_out(image: tf.Tensor, centre_y, centre_x, half_height, half_width, fill: int) -> tf.Tensor:
+def cut_out(
+    image: tf.Tensor,
+    centre_y: int | tf.Tensor,
+    centre_x: int | tf.Tensor,
+    half_height: int | tf.Tensor,
+    half_width: int | tf.Tensor,
+    fill: int,
+) -> tf.Tensor:
     """Fills rows centre_y - half .. centre_y + half - 1, columns likewise, clipped at the borders."""
     size = tf.shape(image)[:2]
     centre, half = tf.stack([centre_y, centre_x]), tf.stack([half_height, half_width])

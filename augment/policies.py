@@ -17,14 +17,13 @@ import dataclasses
 from typing import Any, Sequence
 
 import tensorflow as tf
+from tensorflow import keras
 
 from augment.autoaugment import POLICIES, autoaugment
 from augment.geometry import Settings
 from augment.jitter import PER_BOX, random_flip, resize_and_crop, static_size
 from augment.layers import AugmentationLayer, settings_from
 from augment.randaugment import SETS, randaugment
-
-keras = tf.keras
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,8 +63,8 @@ class Policy(AugmentationLayer):
         settings: Settings | dict | None = None,
         size: int | Sequence[int] | None = None,
         min_box_size: float = 0.0,
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         """Args: see `policy`.
 
         Raises:
@@ -88,7 +87,14 @@ class Policy(AugmentationLayer):
         self.size = tuple(size) if isinstance(size, (list, tuple)) else size
         self.min_box_size = min_box_size
 
-    def augment(self, example: dict, key: tf.Tensor, *, output_size=None, **options: Any) -> dict:
+    def augment(
+        self,
+        example: dict,
+        key: tf.Tensor,
+        *,
+        output_size: int | Sequence[int] | tf.Tensor | None = None,
+        **options: Any,
+    ) -> dict:
         """Augments one example; the same key gives the same result.
 
         Args:
@@ -143,12 +149,12 @@ class Policy(AugmentationLayer):
             ignore_label=self.settings.ignore_label,
         )
 
-    def output_shape_of(self, shape):
+    def output_shape_of(self, shape: tf.TensorShape) -> tf.TensorShape:
         if self.size is None:
             return shape
         return tf.TensorShape([*static_size(self.size), *shape[2:]])
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         names = (
             "flip",
             "jitter_min",
@@ -167,7 +173,7 @@ class Policy(AugmentationLayer):
 class _Operations(Policy):
     """The operations of a policy alone: neither flipped nor resized, dtype and size stay."""
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any) -> None:
         if "size" in kwargs:
             raise ValueError(
                 f"{type(self).__name__} keeps the size of an image; resize with LargeScaleJitter(size=...)"
@@ -189,8 +195,8 @@ class RandAugment(_Operations):
         *,
         operations: str = "boxes",
         settings: Settings | dict | None = None,
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         """Args: magnitude: 0 to 10. operations: "boxes" or "image". settings, and others: see `policy`."""
         super().__init__(
             flip=False,
@@ -201,7 +207,7 @@ class RandAugment(_Operations):
             **kwargs,
         )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         own = {
             "magnitude": self.randaugment_magnitude,
             "layers": self.randaugment_layers,
@@ -214,11 +220,13 @@ class RandAugment(_Operations):
 class AutoAugment(_Operations):
     """A policy of AutoAugment for detection: `AutoAugment("v0")`."""
 
-    def __init__(self, version: str = "v0", *, settings: Settings | dict | None = None, **kwargs):
+    def __init__(
+        self, version: str = "v0", *, settings: Settings | dict | None = None, **kwargs: Any
+    ) -> None:
         """Args: version: a name in `augment.autoaugment.POLICIES`. settings, and others: see `policy`."""
         super().__init__(flip=False, autoaugment=version, settings=settings, **kwargs)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         own = {"version": self.autoaugment, "settings": dataclasses.asdict(self.settings)}
         return {**AugmentationLayer.get_config(self), **own}
 
@@ -227,11 +235,11 @@ class AutoAugment(_Operations):
 class LargeScaleJitter(Policy):
     """Scaled at random into a window, then cropped and padded: `LargeScaleJitter(0.5, 2.0, size=640)`."""
 
-    def __init__(self, smallest: float = 0.5, largest: float = 2.0, **kwargs):
+    def __init__(self, smallest: float = 0.5, largest: float = 2.0, **kwargs: Any) -> None:
         """Args: smallest, largest: of the scale, times the size of the output. Others: see `policy`."""
         super().__init__(**{"flip": False, **kwargs, "jitter_min": smallest, "jitter_max": largest})
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         own = {"smallest": config.pop("jitter_min"), "largest": config.pop("jitter_max")}
         return {**config, **own}
@@ -242,7 +250,7 @@ class _Named(Policy):
 
     preset: str
 
-    def __init__(self, size: int | Sequence[int] | None = None, **kwargs):
+    def __init__(self, size: int | Sequence[int] | None = None, **kwargs: Any) -> None:
         found = PRESETS[self.preset]
         parts = {
             "flip": found.flip,

@@ -37,7 +37,7 @@ class LossAverages(tf.Module):
       human, pseudo: float32 scalars.
     """
 
-    def __init__(self, decay: float = 0.9997):
+    def __init__(self, decay: float = 0.9997) -> None:
         """Args: decay: in [0, 1); 0.9997 is the paper's (a time constant of 3,333 steps)."""
         if not 0.0 <= decay < 1.0:
             raise ValueError(f"ema_decay={decay} is not in [0, 1)")

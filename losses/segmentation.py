@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Sequence
+
 import tensorflow as tf
 
 IGNORE = 255
@@ -71,6 +73,8 @@ def labels_at(
     return tf.cast(resized, tf.int32)
 
 
-def resize_logits(logits: tf.Tensor, size, *, legacy_resize: bool = False) -> tf.Tensor:
+def resize_logits(
+    logits: tf.Tensor, size: Sequence[int] | tf.Tensor, *, legacy_resize: bool = False
+) -> tf.Tensor:
     """Float [batch, h, w, classes] to [batch, *size, classes], bilinearly; see `labels_at` for the kernel."""
     return tf.raw_ops.ResizeBilinear(images=logits, size=size, half_pixel_centers=not legacy_resize)

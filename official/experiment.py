@@ -20,7 +20,7 @@ def option(
     lower: float | None = None,
     upper: float | None = None,
     words: tuple[str, ...] = (),
-):
+) -> Any:
     """A dataclass field that also describes its flag; a number may also be one of `words`."""
     metadata = {"help": help, "choices": choices, "lower": lower, "upper": upper, "words": words}
     return dataclasses.field(default=default, metadata=metadata)

@@ -20,7 +20,7 @@ import secrets
 import shutil
 import socket
 import time
-from typing import Any, Iterator, Sequence
+from typing import Any, Iterable, Iterator
 
 from official.errors import FileDamaged, UserError
 
@@ -123,7 +123,7 @@ def file_sha256(path: str) -> str:
     return digest.hexdigest()
 
 
-def output_names(names: Sequence[str], ending: str) -> list[str]:
+def output_names(names: Iterable[str], ending: str) -> list[str]:
     """A relative path for the file that belongs to each name, all different, none outside the folder it is
     joined to.
 

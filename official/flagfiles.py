@@ -29,7 +29,8 @@ def expanded(arguments: Sequence[str], beside: str = "", open_files: tuple[str, 
     Raises:
       FlagError: no such file, a file that names itself, or a line that is no flag.
     """
-    found, rest = [], iter(arguments)
+    found: list[str] = []
+    rest = iter(arguments)
     for argument in rest:
         if argument == "--":
             return [*found, argument, *rest]

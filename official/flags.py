@@ -20,7 +20,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
             _define(field, values)
 
 
-def experiment_from_flagfile(path: str, **overrides) -> Experiment:
+def experiment_from_flagfile(path: str, **overrides: Any) -> Experiment:
     """The `Experiment` that a flagfile describes alone, apart from the command line.
 
     Args:
@@ -40,7 +40,7 @@ def as_arguments(options: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def experiment_from_arguments(arguments: Sequence[str], where: str, **overrides) -> Experiment:
+def experiment_from_arguments(arguments: Sequence[str], where: str, **overrides: Any) -> Experiment:
     """The `Experiment` that arguments describe alone, apart from the command line.
 
     Args:
@@ -83,7 +83,7 @@ def _define(field: dataclasses.Field, values: flags.FlagValues) -> None:
 class _NumberOrWord(flags.ArgumentParser):
     """Parses a number in bounds, or one of some words."""
 
-    def __init__(self, words: Sequence[str], lower_bound: float | None, upper_bound: float | None):
+    def __init__(self, words: Sequence[str], lower_bound: float | None, upper_bound: float | None) -> None:
         self.words, self.syntactic_help = words, f"a number or {' or '.join(words)}"
         self._number = flags.FloatParser(lower_bound, upper_bound)
 

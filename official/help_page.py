@@ -103,7 +103,8 @@ def _short(command: str, width: int) -> str:
 def _full(width: int) -> str:
     lines = []
     for name, group in GROUPS.items():
-        lines += ["", f"{name.replace('_', ' ')}: {group.__doc__.splitlines()[0]}"]
+        about = (group.__doc__ or "").splitlines()[0]
+        lines += ["", f"{name.replace('_', ' ')}: {about}"]
         for field in dataclasses.fields(group):
             lines += _entry(f"--{field.name}", _described(field), width)
     return "\n".join(lines[1:])
@@ -130,6 +131,6 @@ def jobs() -> list[tuple[str, str]]:
     """
     path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "jobs", "__init__.py")
     with open(path, encoding="utf-8") as file:
-        text = ast.get_docstring(ast.parse(file.read()))
+        text = ast.get_docstring(ast.parse(file.read())) or ""
     rows = [line.strip().split(None, 1) for line in text.split("\n\n", 1)[1].splitlines() if line.strip()]
     return [(name, what) for name, what in rows]

@@ -55,7 +55,7 @@ def folder_lock(folder: str, name: str = LOCK) -> Iterator[None]:
 class _Lock:
     """One lock file; see the head of this module."""
 
-    def __init__(self, path: str):
+    def __init__(self, path: str) -> None:
         self.path = path
         self._handle = -1
         self._token = secrets.token_hex(8)

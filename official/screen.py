@@ -69,7 +69,7 @@ class Pace:
 
     MARKS, APART = 30, 0.5  # seconds: what comes in batches is counted by the batch
 
-    def __init__(self, done: int = 0, clock: Callable[[], float] = time.monotonic):
+    def __init__(self, done: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
         """Args: done: how much there is when the time begins to count."""
         self._clock = clock
         self._marks: collections.deque[tuple[float, int]] = collections.deque(maxlen=self.MARKS)
@@ -110,7 +110,7 @@ class Bar:
         first: int = 0,
         shown: bool = True,
         clock: Callable[[], float] = time.monotonic,
-    ):
+    ) -> None:
         """Args:
         what: is done; total: how much of it, in units called `unit`; first: how much has been done before.
         shown: False: says nothing (another process speaks).
@@ -118,7 +118,8 @@ class Bar:
         self.what, self.total, self.unit, self.done, self.new = what, total, unit, first, 0
         self.pace = Pace(first, clock)
         self._clock, self._began, self._said = clock, clock(), clock()
-        self._words, self._shown, self._bar, self._built = "", shown, None, False
+        self._words, self._shown, self._built = "", shown, False
+        self._bar: tqdm.tqdm | None = None
 
     def __enter__(self) -> Bar:
         self._outer = _open[-1] if _open else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -22,7 +23,7 @@ def object_crops(source: Source) -> Source:
     Raises:
       DataError: no object is left.
     """
-    columns = source.annotations
+    columns = source.objects
     owner = np.repeat(np.arange(len(source)), columns.counts())
     boxes = columns.boxes.astype(np.float64)
     longer = np.maximum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
@@ -57,7 +58,7 @@ def _frames(boxes: np.ndarray, longer: np.ndarray, sizes: np.ndarray) -> np.ndar
     return np.concatenate([low, high], axis=1).astype(np.int64)
 
 
-def _reader(source: Source, owner: np.ndarray, frames: np.ndarray):
+def _reader(source: Source, owner: np.ndarray, frames: np.ndarray) -> Callable[[tf.Tensor], tf.Tensor]:
     owners, table = tf.constant(owner, tf.int64), tf.constant(frames)
 
     def read(index):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from typing import Sequence
+from typing import Iterable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -72,6 +72,6 @@ def difference(
     return "\n".join(lines)
 
 
-def ids_digest(ids: Sequence[str]) -> str:
+def ids_digest(ids: Iterable[str]) -> str:
     """A digest of the ids in their order."""
     return hashlib.sha256("\n".join(map(str, ids)).encode()).hexdigest()[:16]

@@ -5,6 +5,7 @@ scale.
 from __future__ import annotations
 
 import dataclasses
+from typing import Sequence
 
 import numpy as np
 
@@ -111,9 +112,9 @@ def frame_of(
 def frames_of(
     stated: np.ndarray,
     shown: np.ndarray,
-    orientations: list[int],
-    files: list[str],
-    ids: list[str],
+    orientations: Sequence[int],
+    files: Sequence[str],
+    ids: Sequence[str],
     report: InputReport,
     *,
     scaled: bool,

@@ -159,8 +159,8 @@ def _damage(image: Image.Image, path: str | bytes, full: bool, by_pillow: bool) 
     return ""
 
 
-def _has_end(path: str | bytes, image_format: str) -> bool:
-    marker = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}.get(image_format)
+def _has_end(path: str | bytes, image_format: str | None) -> bool:
+    marker = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}.get(image_format or "")
     if marker is None:
         return True
     if isinstance(path, bytes):
@@ -215,11 +215,11 @@ def _as_entry(facts: ImageFacts | str) -> list | str:
     return facts if isinstance(facts, str) else [*dataclasses.astuple(facts)[:4], list(facts.notes)]
 
 
-def _facts_of(entry: list, made: dict[str, ImageFacts]) -> ImageFacts:
+def _facts_of(entry: Any, made: dict[str, ImageFacts]) -> ImageFacts:
     key = str(entry)
     if key not in made:
-        *numbers, notes = entry
-        made[key] = ImageFacts(*numbers, tuple(notes))
+        height, width, orientation, by_pillow, notes = entry
+        made[key] = ImageFacts(height, width, orientation, by_pillow, tuple(notes))
     return made[key]
 
 
@@ -236,8 +236,10 @@ def stated_frames(
     stated.
     """
     sizes = np.array([(fact.height, fact.width) for fact in facts], np.int32).reshape(-1, 2)
-    stated = np.array(stated, np.float64).reshape(-1, 2)
-    return frames_of(stated, sizes, [fact.orientation for fact in facts], paths, ids, report, scaled=scaled)
+    turns = [fact.orientation for fact in facts]
+    return frames_of(
+        np.array(stated, np.float64).reshape(-1, 2), sizes, turns, paths, ids, report, scaled=scaled
+    )
 
 
 def file_source(
@@ -256,12 +258,13 @@ def file_source(
       facts: of `inspect_images`.
       more: further attributes of `Source`.
     """
-    ids, paths, facts = ([column[i] for i in kept] for column in (ids, paths, facts))
+    ids, paths = ([column[i] for i in kept] for column in (ids, paths))
+    known = [fact for i in kept if (fact := facts[i]) is not None]
     return Source(
         word=word,
         ids=np.array(ids),
-        sizes=np.array([(fact.height, fact.width) for fact in facts], np.int32).reshape(-1, 2),
-        read_image=path_reader(paths, facts),
+        sizes=np.array([(fact.height, fact.width) for fact in known], np.int32).reshape(-1, 2),
+        read_image=path_reader(paths, known),
         file_names=np.array([displayed(path) for path in paths]),
         report=report,
         **more,
@@ -296,7 +299,9 @@ def inspect_stored(encoded: bytes, *, full: bool = True, max_pixels: int = 100_0
     return facts
 
 
-def stored_reader(read_encoded: Callable[[tf.Tensor], tf.Tensor], by_pillow: Sequence[bool]):
+def stored_reader(
+    read_encoded: Callable[[tf.Tensor], tf.Tensor], by_pillow: Sequence[bool] | np.ndarray
+) -> Callable[[tf.Tensor], tf.Tensor]:
     """A graph function that reads image i from records, as it is stored.
 
     Args:

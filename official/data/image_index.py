@@ -24,7 +24,7 @@ class ImageIndex:
         and calls `keep`.
     """
 
-    def __init__(self, paths: Sequence[str], options: dict[str, Any], *, kept: bool):
+    def __init__(self, paths: Sequence[str], options: dict[str, Any], *, kept: bool) -> None:
         """Args: options: JSON values that decide the entries; kept: False: nothing is read or written."""
         self.entries: list[Entry | None] = [None] * len(paths)
         self._folders: dict[str, list[int]] = {}
@@ -66,8 +66,8 @@ class ImageIndex:
         before = self._part(folder).read()
         if before is not None:
             old = json.loads(bytes(before["table"]))
-            columns = (before["names"].tolist(), before["stamps"], before["codes"].tolist())
-            for name, stamp, code in zip(*columns):
+            known = (before["names"].tolist(), before["stamps"], before["codes"].tolist())
+            for name, stamp, code in zip(*known):
                 rows.setdefault(name.decode("utf-8", "surrogateescape"), (stamp, _coded(old[code], table)))
         names = texts(list(rows))
         order = np.argsort(names, kind="stable")

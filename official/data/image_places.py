@@ -173,7 +173,7 @@ def _nearest(found: list[str], file_name: str) -> list[str]:
 class ImageFinder:
     """Finds the images of annotations in a folder."""
 
-    def __init__(self, folder: str):
+    def __init__(self, folder: str) -> None:
         self.folder = folder
         self._names: dict[str, list[str]] | None = None  # by file name, and by name without its ending
 

@@ -47,7 +47,7 @@ def kept_in(folder: str) -> Iterator[None]:
 class Part:
     """One part of an index, of whatever stands in `place` (a path) seen with `options`."""
 
-    def __init__(self, kind: str, place: str, options: dict[str, Any], *, kept: bool = True):
+    def __init__(self, kind: str, place: str, options: dict[str, Any], *, kept: bool = True) -> None:
         """Args:
         kind: what the columns are, e.g. "records"; options: JSON values that decide them.
         kept: False: nowhere.

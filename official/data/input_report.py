@@ -18,7 +18,7 @@ class DataError(UserError):
 class UnusableData(DataError):
     """Too much of a data set cannot be used; `report` lists what."""
 
-    def __init__(self, message: str, report: InputReport):
+    def __init__(self, message: str, report: InputReport) -> None:
         super().__init__(message)
         self.report = report
 
@@ -38,7 +38,7 @@ class InputReport:
     MAX_ENTRIES = 10_000  # listed one by one; all are counted
     ALWAYS_LISTED = 100  # of every kind, whatever the others fill
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.counts: collections.Counter = collections.Counter()
         self.entries: list[dict] = []
         self.skipped_images = 0
@@ -117,7 +117,7 @@ class InputReport:
 
     def lines(self, word: str) -> list[str]:
         """A line for every kind of repair, with its count and first example; see `SHOWN_REASONS`."""
-        first = {}
+        first: dict[str, dict] = {}
         for entry in self.entries:
             first.setdefault(kind_of(entry["reason"]), entry)
         found = []

@@ -140,9 +140,9 @@ def _column(sources: Sequence[Source], name: str) -> np.ndarray | None:
 
 
 def _annotations(sources: Sequence[Source]) -> Annotations | None:
-    parts = [source.annotations for source in sources]
-    if parts[0] is None:
+    if sources[0].annotations is None:
         return None
+    parts = [source.objects for source in sources]
     counts = np.concatenate([part.counts() for part in parts])
     columns = {
         field.name: np.concatenate([getattr(part, field.name) for part in parts])

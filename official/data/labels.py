@@ -12,18 +12,19 @@ import dataclasses
 import itertools
 import math
 import operator
-from typing import Any, Mapping, Sequence
+from typing import Any, Mapping, Sequence, Union, overload
 
 import numpy as np
 
 from official.data.frames import Frames
 from official.data.input_report import DataError, InputReport, printable
-from official.data.source import Annotations, Category
+from official.data.source import Annotations, Category, Names
 
 UNLISTED, UNUSABLE = -1, -2  # in place of an image's index: not among the file's images; left out already
 CROWD_SHARE = 0.9  # from which a class counts as marked all over
 STRING_NUMBER = "number written as a string: read as a number"
 NO_AREA = "area is missing or not positive: that of the box is taken"
+Column = Union[Sequence[Any], np.ndarray]  # a value a row
 _FALSE, _TRUE = ("0", "false", "no", "n", "f", "none", "null", ""), ("1", "true", "yes", "y", "t")
 
 
@@ -42,13 +43,13 @@ class RawObjects:
     """
 
     images: np.ndarray
-    boxes: Sequence[Any]
-    classes: Sequence[Any]
+    boxes: Column
+    classes: Column
     box_format: str = "xyxy"
-    crowd: Sequence[Any] | None = None
-    area: Sequence[Any] | None = None
-    scores: Sequence[Any] | None = None
-    ids: Sequence[Any] | None = None
+    crowd: Column | None = None
+    area: Column | None = None
+    scores: Column | None = None
+    ids: Column | None = None
     text: bool = False
 
 
@@ -62,8 +63,8 @@ class ImageTable:
       frames: what boxes count in, None where that is the image as read.
     """
 
-    ids: Sequence[str]
-    files: Sequence[str]
+    ids: Sequence[str] | np.ndarray
+    files: Sequence[str] | Names
     sizes: np.ndarray
     frames: Frames | None = None
 
@@ -183,7 +184,7 @@ def number(value: Any) -> float:
         return math.nan
 
 
-def numbers(values: Sequence[Any], report: InputReport, *, text: bool = False) -> np.ndarray:
+def numbers(values: Column, report: InputReport, *, text: bool = False) -> np.ndarray:
     """`number` of each, float64 [N]; text is counted unless everything is text."""
     if isinstance(values, np.ndarray) and values.dtype.kind in "fiu":
         return values.astype(np.float64)
@@ -202,12 +203,12 @@ def numbers(values: Sequence[Any], report: InputReport, *, text: bool = False) -
     return found
 
 
-def _at(values: Sequence[Any], rows: np.ndarray) -> Sequence[Any]:
+def _at(values: Column, rows: np.ndarray) -> Column:
     """Some of a column: of an array an array, else a list."""
     return values[rows] if isinstance(values, np.ndarray) else [values[i] for i in rows]
 
 
-def box_numbers(boxes: Sequence[Any], report: InputReport, *, text: bool = False) -> np.ndarray:
+def box_numbers(boxes: Column, report: InputReport, *, text: bool = False) -> np.ndarray:
     """Float64 [N, 4]; a row of NaN where there are not four values."""
     if isinstance(boxes, np.ndarray) and boxes.dtype.kind in "fiu":
         return np.array(boxes, np.float64).reshape(-1, 4)
@@ -230,6 +231,14 @@ def _corners(boxes: np.ndarray, box_format: str) -> np.ndarray:
     return np.stack([b, a, d, c], axis=1)
 
 
+@overload
+def identifier(value: str) -> str: ...
+
+
+@overload
+def identifier(value: Any) -> str | None: ...
+
+
 def identifier(value: Any) -> str | None:
     """An id as text: 7, 7.0 and "7" are one; None where there is none."""
     if isinstance(value, float) and value.is_integer():
@@ -246,7 +255,7 @@ def file_id(value: Any) -> int | str:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _class_indices(references: Sequence[Any], class_of: Mapping[str, int]) -> np.ndarray:
+def _class_indices(references: Column, class_of: Mapping[str, int]) -> np.ndarray:
     """Int64 [N], -1 where a reference is unknown."""
     if isinstance(references, np.ndarray) and references.dtype.kind in "iu":
         references = references.tolist()
@@ -277,7 +286,7 @@ def flag(value: Any) -> bool | None:
     return value != 0 if math.isfinite(value) else None
 
 
-def _flags(values: Sequence[Any] | None, rows: np.ndarray, report: InputReport, *, text: bool) -> np.ndarray:
+def _flags(values: Column | None, rows: np.ndarray, report: InputReport, *, text: bool) -> np.ndarray:
     """Bool [N]; what is neither yes nor no counts as no, and is reported."""
     if values is None:
         return np.zeros(len(rows), bool)

@@ -8,7 +8,7 @@ starts at its step and needs no iterator state, and neither threads nor replicas
 from __future__ import annotations
 
 import dataclasses
-from typing import Callable, Iterator, Sequence
+from typing import Any, Callable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -77,6 +77,8 @@ def example_reader(source: Source) -> Callable[[tf.Tensor], dict[str, tf.Tensor]
 
 # An example and a key, to what one row of a batch holds.
 Preparation = Callable[[dict[str, tf.Tensor], tf.Tensor], dict[str, tf.Tensor]]
+# An example, to what one row of a batch holds for inference.
+Fitting = Callable[[dict[str, tf.Tensor]], dict[str, Any]]
 
 
 # Python as it stands: no branch or loop here hangs on a tensor, and AutoGraph would rewrite every function
@@ -169,7 +171,7 @@ def pack(example: dict[str, tf.Tensor], max_boxes: int) -> dict[str, tf.Tensor]:
 def inference_dataset(
     source: Source,
     *,
-    prepare: Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]],
+    prepare: Fitting,
     batch_size: int,
     first: int = 0,
     last: int | None = None,
@@ -192,6 +194,7 @@ def inference_dataset(
         place = tf.where(real, number, last - 1)
         example = {"image": source.read_image(place), "index": place}
         if masks:
+            assert source.read_mask is not None
             example["mask"] = source.read_mask(place)
         return {**prepare(example), "index": tf.where(real, number, tf.constant(-1, tf.int64))}
 
@@ -200,7 +203,7 @@ def inference_dataset(
     return dataset.batch(batch_size, drop_remainder=True).prefetch(4)
 
 
-def fitting(image_size: int, *, legacy_resize: bool = False):
+def fitting(image_size: int, *, legacy_resize: bool = False) -> Fitting:
     """How dense tasks look at an image: resized to fit the input, at the top left.
 
     Returns:
@@ -219,7 +222,7 @@ def fitting(image_size: int, *, legacy_resize: bool = False):
     return prepare
 
 
-def fitting_all(image_sizes: Sequence[int], *, legacy_resize: bool = False):
+def fitting_all(image_sizes: Sequence[int], *, legacy_resize: bool = False) -> Fitting:
     """`fitting` into several inputs from one reading of the image: "images" is a tuple, one of every size."""
     each = [fitting(size, legacy_resize=legacy_resize) for size in image_sizes]
     return lambda example: {"images": tuple(prepare(example)["images"] for prepare in each)}

@@ -55,7 +55,7 @@ def open_scenes(
     for i in counted(range(count), f"drawing scenes:{split}", count, "images", shown=count >= 500):
         scene = draw_scene(seed=seed, split=split, index=i, size=size)
         objects.append(_objects(scene))
-        if keep:
+        if images is not None:
             images[i] = scene.image
         if maps is not None:
             maps[i] = class_map(scene)
@@ -80,7 +80,7 @@ def _objects(scene: Scene) -> dict[str, np.ndarray]:
     return {"boxes": scene.boxes, "classes": scene.classes, "area": area.astype(np.float32)}
 
 
-def _reader(kept: np.ndarray | None, draw: Callable, shape: list[int]):
+def _reader(kept: np.ndarray | None, draw: Callable, shape: list[int]) -> Callable[[tf.Tensor], tf.Tensor]:
     """A graph function over what is kept in memory, or drawn again when it is too much to keep."""
     if kept is not None:
         table = tf.constant(kept)
@@ -109,7 +109,7 @@ def write_scenes(
             os.makedirs(os.path.join(folder, split, name), exist_ok=True)
         for i in range(count):
             scene = draw_scene(seed=seed, split=split, index=i, size=size)
-            name = str(source.file_names[i])
+            name = str(source.names[i])
             Image.fromarray(scene.image).save(os.path.join(folder, split, "images", name))
             Image.fromarray(class_map(scene)).save(os.path.join(folder, split, "masks", name))
         path = os.path.join(folder, split, "annotations.json")

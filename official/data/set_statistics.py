@@ -34,7 +34,7 @@ def set_statistics(source: Source) -> dict[str, Any]:
 
 
 def _boxes(source: Source, rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    columns = source.annotations
+    columns = source.objects
     real = ~columns.crowd
     side = np.sqrt((columns.boxes[:, 2:] - columns.boxes[:, :2]).prod(axis=1).clip(0))
     images = np.repeat(np.arange(len(source)), columns.counts())
@@ -60,7 +60,7 @@ def _boxes(source: Source, rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 def repeated_objects(source: Source) -> int:
     """How many objects are written twice: the same class and the same box in one image."""
-    columns = source.annotations
+    columns = source.objects
     images = np.repeat(np.arange(len(source)), columns.counts())
     rows = np.concatenate([images[:, None], columns.classes[:, None], columns.boxes], axis=1)[~columns.crowd]
     return len(rows) - len(np.unique(rows, axis=0))

@@ -20,8 +20,8 @@ def shared_images(these: Source, those: Source) -> tuple[int, list[str]]:
     sources of one word, share the images that have the same id.
     """
     if these.word == those.word or all(source.word.startswith("scenes") for source in (these, those)):
-        known = set(map(str, those.ids))
-        found = [i for i in range(len(these)) if str(these.ids[i]) in known]
+        ids = set(map(str, those.ids))
+        found = [i for i in range(len(these)) if str(these.ids[i]) in ids]
         return len(found), [these.name_of(i) for i in found[:3]]
     ours, theirs = _files(these), _files(those)
     known = {place for place, _ in theirs.values()}

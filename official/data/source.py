@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from typing import Callable, Iterable, Mapping, Sequence
+from typing import Any, Callable, Iterable, Iterator, Mapping, Protocol, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -88,8 +88,20 @@ class Annotations:
 _COLUMNS = ("boxes", "classes", "crowd", "area", "scores")
 
 
-def _join(parts, dtype, empty_shape) -> np.ndarray:
+def _join(parts: Sequence[Any], dtype: Any, empty_shape: tuple[int, ...]) -> np.ndarray:
     return np.concatenate([np.asarray(p, dtype) for p in parts]) if parts else np.zeros(empty_shape, dtype)
+
+
+class Names(Protocol):
+    """Text of every image: an array, or what is indexed as one."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Any, /) -> Any: ...
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+    def tolist(self) -> Any: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +140,7 @@ class Source:
     read_mask: Callable[[tf.Tensor], tf.Tensor] | None = None
     image_classes: np.ndarray | None = None
     image_probabilities: np.ndarray | None = None
-    file_names: np.ndarray | None = None
+    file_names: Names | None = None
     report: InputReport = dataclasses.field(default_factory=InputReport)
     file_ids: np.ndarray | None = None
     category_ids: tuple[int | str | None, ...] | None = None
@@ -138,6 +150,23 @@ class Source:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def objects(self) -> Annotations:
+        """The annotations of a source that has boxes."""
+        assert self.annotations is not None, f"{self.word} has no boxes"
+        return self.annotations
+
+    @property
+    def image_labels(self) -> np.ndarray:
+        """The `image_classes` of a source that has some."""
+        assert self.image_classes is not None, f"{self.word} has no classes of images"
+        return self.image_classes
+
+    @property
+    def names(self) -> Names:
+        """The file names, or the ids where there are none."""
+        return self.file_names if self.file_names is not None else self.ids
 
     def subset(self, indices: np.ndarray) -> Source:
         """The given images, in that order; an image may be given more than once."""
@@ -179,7 +208,7 @@ class Source:
 
     def with_classes(
         self,
-        image_classes: np.ndarray,
+        image_classes: np.ndarray | Sequence[int],
         categories: Sequence[Category],
         probabilities: np.ndarray | None = None,
     ) -> Source:
@@ -187,7 +216,7 @@ class Source:
         classes = np.asarray(image_classes, np.int32)
         return self._labelled_with(categories, image_classes=classes, image_probabilities=probabilities)
 
-    def _labelled_with(self, categories: Sequence[Category], **labels) -> Source:
+    def _labelled_with(self, categories: Sequence[Category], **labels: Any) -> Source:
         nothing = dict.fromkeys(
             ("annotations", "read_mask", "image_classes", "image_probabilities", "category_ids", "sure_from")
         )
@@ -203,15 +232,15 @@ class Source:
             return self
         place, table = {category.name: i for i, category in enumerate(categories)}, self._places(categories)
         if self.image_classes is not None:
-            moved = np.where(self.image_classes >= 0, table[self.image_classes], -1)
-            return self.with_classes(moved, categories)
+            classes = np.where(self.image_classes >= 0, table[self.image_classes], -1)
+            return self.with_classes(classes, categories)
         if self.read_mask is not None:
             values, read = np.full(256, 255, np.uint8), self.read_mask
             values[: len(table)] = table
             return self.with_masks(
                 lambda index: tf.gather(values, tf.cast(read(index), tf.int32)), categories
             )
-        moved = dataclasses.replace(self.annotations, classes=table[self.annotations.classes])
+        moved = dataclasses.replace(self.objects, classes=table[self.objects.classes])
         ids: list[int | str | None] = [None] * len(categories)
         for category, own in zip(self.categories, self.own_category_ids()):
             if category.name in place:
@@ -250,7 +279,7 @@ class Source:
 
     def short_name(self, index: int) -> str:
         """The file name of an image without folders, else its id: for captions."""
-        return str((self.file_names if self.file_names is not None else self.ids)[index]).rsplit("/", 1)[-1]
+        return str(self.names[index]).rsplit("/", 1)[-1]
 
     def name_of(self, index: int) -> str:
         """File name and id of an image, for messages."""
@@ -309,8 +338,7 @@ def listed_subset(source: Source, wanted: Sequence[str]) -> tuple[Source, Source
       DataError: an entry of the list is not in the source, or is the name of two of its files.
     """
     place: dict[str, list[int]] = {}
-    names = source.file_names if source.file_names is not None else source.ids
-    for i, name in enumerate(names):
+    for i, name in enumerate(source.names):
         for known in {str(name), str(name).rsplit("/", 1)[-1]}:
             place.setdefault(known, []).append(i)
     place.update({str(name): [i] for i, name in enumerate(source.ids)})
@@ -322,8 +350,8 @@ def listed_subset(source: Source, wanted: Sequence[str]) -> tuple[Source, Source
     several = next((name for name in wanted if len(place[str(name)]) > 1), None)
     if several is not None:
         raise DataError(
-            f"{source.word}: {several!r} is the name of {shown(names[i] for i in place[str(several)])}; "
-            f"list ids"
+            f"{source.word}: {several!r} is the name of "
+            f"{shown(source.names[i] for i in place[str(several)])}; list ids"
         )
     chosen = np.unique([place[str(name)][0] for name in wanted])
     return source.subset(chosen), source.subset(np.setdiff1d(np.arange(len(source)), chosen))

@@ -229,7 +229,7 @@ def _file_checks(options: ReadOptions) -> dict:
     }
 
 
-def _scenes(place, named, options, labeled):
+def _scenes(place: str, named: dict[str, str], options: ReadOptions, labeled: bool) -> Source:
     count = named.pop("count", None)
     return open_scenes(
         place or "train",
@@ -245,7 +245,7 @@ def _label_rules(options: ReadOptions) -> dict:
     return {"crowd": options.crowd, "stated_size": options.stated_size}
 
 
-def _coco(place, named, options, labeled):
+def _coco(place: str, named: dict[str, str], options: ReadOptions, labeled: bool) -> Source:
     return open_coco(
         place,
         named.pop("images", None),
@@ -256,7 +256,7 @@ def _coco(place, named, options, labeled):
     )
 
 
-def _voc(place, named, options, labeled):
+def _voc(place: str, named: dict[str, str], options: ReadOptions, labeled: bool) -> Source:
     split = named.pop("split", None)
     if options.masks:
         return open_voc_masks(
@@ -281,25 +281,25 @@ def _read_rules(options: ReadOptions, labeled: bool) -> ReadRules:
     return ReadRules(labeled=labeled, masks=options.masks, **_label_rules(options), **_file_checks(options))
 
 
-def _yolo(place, named, options, labeled):
+def _yolo(place: str, named: dict[str, str], options: ReadOptions, labeled: bool) -> Source:
     return open_yolo(place, named.pop("split", options.split), _read_rules(options, labeled))
 
 
-def _labelme(place, named, options, labeled):
+def _labelme(place: str, named: dict[str, str], options: ReadOptions, labeled: bool) -> Source:
     return open_labelme(place, named.pop("images", None), _read_rules(options, labeled))
 
 
-def _cvat(place, named, options, labeled):
+def _cvat(place: str, named: dict[str, str], options: ReadOptions, labeled: bool) -> Source:
     return open_cvat(place, named.pop("images", None), _read_rules(options, labeled))
 
 
-def _via(place, named, options, labeled):
+def _via(place: str, named: dict[str, str], options: ReadOptions, labeled: bool) -> Source:
     return open_via(
         place, named.pop("images", None), named.pop("attribute", None), _read_rules(options, labeled)
     )
 
 
-def _label_studio(place, named, options, labeled):
+def _label_studio(place: str, named: dict[str, str], options: ReadOptions, labeled: bool) -> Source:
     which = named.pop("which", "annotations")
     if which not in ("annotations", "predictions"):
         raise DataError(f"data 'labelstudio:{place}': which={which} is neither annotations nor predictions")
@@ -308,7 +308,7 @@ def _label_studio(place, named, options, labeled):
     )
 
 
-def _masks(place, named, options, labeled):
+def _masks(place: str, named: dict[str, str], options: ReadOptions, labeled: bool) -> Source:
     return open_masks(
         place,
         named.pop("images", ""),
@@ -318,11 +318,11 @@ def _masks(place, named, options, labeled):
     )
 
 
-def _folder(place, named, options, labeled):
+def _folder(place: str, named: dict[str, str], options: ReadOptions, labeled: bool) -> Source:
     return open_folder(place, classes=options.classes and labeled, **_file_checks(options))
 
 
-def _tfrecord(place, named, options, labeled):
+def _tfrecord(place: str, named: dict[str, str], options: ReadOptions, labeled: bool) -> Source:
     return open_tfrecords(
         place,
         labeled=labeled,
@@ -333,7 +333,7 @@ def _tfrecord(place, named, options, labeled):
     )
 
 
-def _tfds(place, named, options, labeled):
+def _tfds(place: str, named: dict[str, str], options: ReadOptions, labeled: bool) -> Source:
     return open_tfds(
         place,
         data_dir=options.data_dir or None,

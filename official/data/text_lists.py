@@ -36,8 +36,8 @@ def imagenet_wnids() -> list[str]:
 def read_split(path: str, what: str) -> list[str]:
     """Entries of a split list: names with spaces, or a name and a flag of a class."""
     lines = read_lines(path, what)
-    flagged = [_WITH_FLAG.match(line) for line in lines]
-    return [match[1] for match in flagged] if lines and all(flagged) else lines
+    names = [match[1] for line in lines if (match := _WITH_FLAG.match(line))]
+    return names if len(names) == len(lines) else lines
 
 
 def read_id_list(path: str) -> list[str]:

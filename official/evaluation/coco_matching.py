@@ -77,7 +77,8 @@ def close_pairs(truths: Truths, found: Found) -> tuple[np.ndarray, np.ndarray, n
         iou = box_iou(found.boxes[d], truths.boxes[g], truths.crowd[g])
         close = iou >= IOU_THRESHOLDS[0]
         parts.append((d[close], g[close], iou[close]))
-    return tuple(map(np.concatenate, zip(*parts)))
+    detections, objects, ious = map(np.concatenate, zip(*parts))
+    return detections, objects, ious
 
 
 def _chunks(counts: np.ndarray) -> Iterator[tuple[int, int]]:
@@ -135,7 +136,9 @@ def match(
     return matched, ignored
 
 
-def _rounds(found: Found, pairs) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def _rounds(
+    found: Found, pairs: tuple[np.ndarray, np.ndarray, np.ndarray]
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Pairs of the detections that are first in their group, then of the second, ...; those without a pair
     left out.
 

@@ -76,8 +76,15 @@ def evaluate_files(
     reports: dict[str, InputReport] | None = None,
 ) -> dict[str, Any]:
     """Scores an existing COCO results file; see `read_files`."""
-    options = {"max_skipped_fraction": max_skipped_fraction, "crowd": crowd, "reports": reports}
-    return score(*read_files(ground_truth, detections, iou_type, **options), iou_type)
+    truth, found = read_files(
+        ground_truth,
+        detections,
+        iou_type,
+        max_skipped_fraction=max_skipped_fraction,
+        crowd=crowd,
+        reports=reports,
+    )
+    return score(truth, found, iou_type)
 
 
 def read_files(
@@ -104,7 +111,7 @@ def read_files(
     truth, source = read_truth(ground_truth, outlines=iou_type == "segm", crowd=crowd)
     reports["eval"] = source.report
     source.report.check_objects(source.word, max_skipped_fraction)
-    require_objects(source.word, source.annotations)
+    require_objects(source.word, source.objects)
     reports["detections"] = InputReport()
     found = read_results(detections, ground_truth, source, iou_type, reports["detections"])
     reports["detections"].check_objects(detections, max_skipped_fraction)
@@ -120,7 +127,7 @@ def score(
       The twelve numbers by name, "coco_stats" in pycocotools' order, "per_class" AP by name (-1
       where a class has no object).
     """
-    found = curves(ground_truth, found, iou_type)
-    stats, names = found.stats(), {c["id"]: str(c.get("name", c["id"])) for c in ground_truth["categories"]}
-    per_class = {names[class_id]: ap for class_id, ap in found.per_class().items()}
+    made = curves(ground_truth, found, iou_type)
+    stats, names = made.stats(), {c["id"]: str(c.get("name", c["id"])) for c in ground_truth["categories"]}
+    per_class = {names[class_id]: ap for class_id, ap in made.per_class().items()}
     return {**dict(zip(STATS, stats)), "coco_stats": stats, "per_class": per_class}

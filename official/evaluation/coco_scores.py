@@ -166,18 +166,17 @@ def _detections(results: list[dict], groups: np.ndarray, *, masks: bool) -> tupl
 
 def _encoded(segmentation: Any, size: tuple[int, int] | None) -> dict[str, Any]:
     """A run-length code of a polygon, of plain or of packed run lengths."""
-    if isinstance(segmentation, list):
-        return mask_api.merge(mask_api.frPyObjects(segmentation, *size))
-    return (
-        mask_api.frPyObjects(segmentation, *size)
-        if isinstance(segmentation["counts"], list)
-        else segmentation
-    )
+    polygons = isinstance(segmentation, list)
+    if not polygons and not isinstance(segmentation["counts"], list):
+        return segmentation
+    assert size is not None  # results come packed
+    codes = mask_api.frPyObjects(segmentation, *size)
+    return mask_api.merge(codes) if polygons else codes
 
 
 def _mask_pairs(
     truths: Truths, codes: list[dict], found: Found, codes_found: list[dict]
-) -> tuple[np.ndarray, ...]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """`close_pairs` of masks."""
     parts = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
     for group in np.intersect1d(truths.group, found.group):
@@ -186,7 +185,8 @@ def _mask_pairs(
         iou = mask_api.iou(codes_found[d0:d1], codes[g0:g1], truths.crowd[g0:g1].astype(int).tolist())
         d, g = np.nonzero(iou >= IOU_THRESHOLDS[0])
         parts.append((d + d0, g + g0, iou[d, g]))
-    return tuple(map(np.concatenate, zip(*parts)))
+    detections, objects, ious = map(np.concatenate, zip(*parts))
+    return detections, objects, ious
 
 
 def _curves(

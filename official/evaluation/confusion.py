@@ -42,7 +42,7 @@ def box_confusion(evaluated: EvaluatedBoxes, least_score: float) -> np.ndarray:
         is_class, as_class = truths.group[own] // images, found.group[called] // images
         for b, g in enumerate(pairs):
             counts[is_class[g] if g >= 0 else classes, as_class[b]] += 1
-        np.add.at(counts, (np.delete(is_class, pairs[pairs >= 0]), classes), 1)
+        np.add.at(counts[:, classes], np.delete(is_class, pairs[pairs >= 0]), 1)
     return counts
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from typing import Sequence
+from typing import Sequence, Union
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -35,6 +35,7 @@ MOST_LABELS = 20  # texts in one image
 LABELS_IN_A_CROWD = 5  # where there are more boxes than that; the surest have them
 MOST_IN_LEGEND = 30
 Color = tuple[int, int, int]
+Font = Union[ImageFont.FreeTypeFont, ImageFont.ImageFont]
 
 
 def class_color(label: int) -> Color:
@@ -55,7 +56,7 @@ def _against(color: Color) -> Color:
 
 
 @functools.lru_cache
-def _font(letters: int) -> ImageFont.FreeTypeFont:
+def _font(letters: int) -> Font:
     """Pillow's own font; reading it takes as long as drawing ten boxes."""
     return ImageFont.load_default(size=letters)
 
@@ -124,7 +125,7 @@ def _write_label(
     box: np.ndarray,
     text: str,
     color: Color,
-    font: ImageFont.FreeTypeFont,
+    font: Font,
     taken: list[tuple[float, float, float, float]],
 ) -> None:
     """Writes a text at the first free place at its box, and notes that in `taken`; nothing where all are
@@ -195,7 +196,7 @@ def draw_mask(image: np.ndarray, mask: np.ndarray, *, opacity: float = 0.55) -> 
     """
     height, width = image.shape[:2]
     if mask.shape != (height, width):
-        mask = np.asarray(Image.fromarray(mask).resize((width, height), Image.NEAREST))
+        mask = np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
     tables = _laid_over(opacity)
     shown = np.stack(
         [tables[channel][mask.astype(np.int32) * 256 + image[..., channel]] for channel in range(3)], axis=-1
@@ -320,7 +321,7 @@ def sheet(
     return with_legend(np.asarray(canvas), legend, 14)
 
 
-def _cut(text: str, width: int, pen: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont) -> str:
+def _cut(text: str, width: int, pen: ImageDraw.ImageDraw, font: Font) -> str:
     """A text that is at most so many pixels long; the middle is left out, because names differ at their
     ends.
     """

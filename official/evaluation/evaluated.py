@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from typing import Any, Sequence
+from typing import Any, Iterable, Sequence
 
 import numpy as np
 
@@ -76,7 +76,9 @@ class EvaluatedBoxes(Evaluated):
 
     metric = "AP"
 
-    def __init__(self, ground_truth: dict[str, Any], found: Sequence[dict[str, Any]], iou_type: str = "bbox"):
+    def __init__(
+        self, ground_truth: dict[str, Any], found: Sequence[dict[str, Any]], iou_type: str = "bbox"
+    ) -> None:
         """Args: as of `official.evaluation.coco_scores.matches`."""
         self.ground_truth, self.found, self.iou_type = ground_truth, found, iou_type
         self.matched = matches(ground_truth, found, iou_type)
@@ -249,7 +251,7 @@ def _mean_of_known(values: np.ndarray) -> np.ndarray:
 
 
 def write_per_image(
-    folder: str, ids: Sequence[str], class_names: Sequence[str], **columns: np.ndarray
+    folder: str, ids: Iterable[str], class_names: Sequence[str], **columns: np.ndarray
 ) -> None:
     """Keeps what `EvaluatedMasks` or `EvaluatedClasses` are made of beside an evaluation's metrics."""
     os.makedirs(folder, exist_ok=True)

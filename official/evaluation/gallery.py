@@ -57,19 +57,19 @@ def draw_gallery(source: Source, folder: str, seed: int = 0) -> list[str]:
 
 def _telling_example(source: Source) -> tuple[dict, list[str]]:
     names = [category.name for category in source.categories]
-    if source.annotations is None:
+    if source.annotations is None and source.read_mask is not None:
         index = tf.constant(0, tf.int64)
         return {"image": source.read_image(index), "mask": source.read_mask(index)}, names
-    counts = source.annotations.counts()
+    counts = source.objects.counts()
     index = int(np.argmax(np.where(counts <= 8, counts, -1)))
-    objects = source.annotations.of(index)
+    objects = source.objects.of(index)
     image = source.read_image(tf.constant(index, tf.int64))
     mask = _ellipses(objects, image.shape[:2])
     columns = {name: tf.constant(objects[name]) for name in ("boxes", "classes")}
     return {"image": image, "mask": tf.constant(mask), **columns}, names
 
 
-def _ellipses(objects: dict, size) -> np.ndarray:
+def _ellipses(objects: dict, size: tuple[int, int]) -> np.ndarray:
     y, x = np.mgrid[0 : size[0], 0 : size[1]] + 0.5
     mask = np.zeros(size, np.uint8)
     for (y1, x1, y2, x2), label in zip(objects["boxes"], objects["classes"]):

@@ -16,7 +16,7 @@ class ConfusionMatrix:
       counts: int64 [classes, classes], rows are true classes.
     """
 
-    def __init__(self, classes: int):
+    def __init__(self, classes: int) -> None:
         """Starts from zero."""
         self.counts = np.zeros((classes, classes), np.int64)
 

@@ -35,4 +35,6 @@ def read_map(folder: str, index: int) -> np.ndarray | None:
     if not os.path.isfile(path):
         return None
     with zipfile.ZipFile(path) as archive:
-        return read_class_map(archive.read(f"{index}.png"))
+        found = read_class_map(archive.read(f"{index}.png"))
+    assert isinstance(found, np.ndarray), found  # it was written here
+    return found

@@ -6,6 +6,7 @@ import os
 from typing import Sequence
 
 import tensorflow as tf
+from tensorflow import keras
 
 from augment.crops import centre_crop
 from official.data import image_files
@@ -13,18 +14,18 @@ from official.data.example import normalize
 from official.export.serving import Placing, tflite_bytes, write_export, write_tflite
 from official.export.stock import stock_model
 
-keras = tf.keras
-
 
 class ClassificationServing(Placing):
     """The SavedModel of a classifier: encoded images in, probabilities out."""
 
-    def __init__(self, model: keras.Model, class_names: Sequence[str], crop_style: str, legacy_resize: bool):
+    def __init__(
+        self, model: keras.Model, class_names: Sequence[str], crop_style: str, legacy_resize: bool
+    ) -> None:
         super().__init__(model, class_names, legacy_resize)
         self.crop_style = crop_style
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
-    def from_bytes(self, image_bytes):
+    def from_bytes(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         """JPEG, PNG, GIF or BMP bytes [B]; see `_result`."""
         crops = tf.map_fn(
             lambda e: self._crop(image_files.decode(e)), image_bytes, fn_output_signature=tf.float32
@@ -32,16 +33,16 @@ class ClassificationServing(Placing):
         return self._result(crops)
 
     @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")])
-    def from_pixels(self, images):
+    def from_pixels(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
         """Uint8 RGB images [B, H, W, 3] of one size."""
         return self._result(tf.map_fn(self._crop, images, fn_output_signature=tf.float32))
 
-    def _crop(self, image):
+    def _crop(self, image: tf.Tensor) -> tf.Tensor:
         return normalize(
             centre_crop(image, self.size, style=self.crop_style, legacy_resize=self.legacy_resize)
         )
 
-    def _result(self, images):
+    def _result(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
         """probabilities float32 [B, C], classes int32 [B], scores [B], class_names string [B]."""
         probabilities = tf.nn.softmax(self.network(images, training=False)["logits"])
         classes = tf.argmax(probabilities, axis=-1, output_type=tf.int32)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Sequence
+from typing import Any, Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -19,13 +19,13 @@ class DetectionServing(Placing):
 
     def __init__(
         self, model: RetinaNet, decoder: DetectionDecoder, class_names: Sequence[str], legacy_resize: bool
-    ):
+    ) -> None:
         super().__init__(model, class_names, legacy_resize)
         self.decoder = decoder
         self.levels = [tf.constant(level.numpy()) for level in model.anchors()]
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
-    def from_bytes(self, image_bytes):
+    def from_bytes(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         """JPEG, PNG, GIF or BMP bytes [B]; see `_result` for what comes back."""
         placed = tf.map_fn(
             lambda encoded: self._place(image_files.decode(encoded)),
@@ -35,12 +35,12 @@ class DetectionServing(Placing):
         return self._result(*placed)
 
     @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")])
-    def from_pixels(self, images):
+    def from_pixels(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
         """Uint8 RGB images [B, H, W, 3] of one size."""
         spec = (tf.float32, tf.float32, tf.float32)
         return self._result(*tf.map_fn(self._place, images, fn_output_signature=spec))
 
-    def _result(self, images, extent, frame):
+    def _result(self, images: tf.Tensor, extent: tf.Tensor, frame: tf.Tensor) -> dict[str, tf.Tensor]:
         """boxes float32 [B, D, 4] yxyx pixels, scores [B, D], classes int32 [B, D] (-1: none),
         class_names string [B, D], num_detections int32 [B]."""
         outputs = self.network(images, training=False)
@@ -123,7 +123,7 @@ def detect_one(serving: DetectionServing, images: tf.Tensor) -> dict[str, tf.Ten
     return serving.decoder.single(outputs, serving.levels, tf.fill([1, 2], float(serving.size)))
 
 
-def detect_bytes(signature, encoded: bytes) -> dict[str, np.ndarray]:
+def detect_bytes(signature: Callable[..., dict[str, tf.Tensor]], encoded: bytes) -> dict[str, np.ndarray]:
     """Runs one encoded image through a serving signature; columns of its real detections."""
     found = {k: v.numpy()[0] for k, v in signature(image_bytes=tf.constant([encoded])).items()}
     count = int(found.pop("num_detections"))

@@ -5,28 +5,27 @@ from __future__ import annotations
 from typing import Sequence
 
 import tensorflow as tf
+from tensorflow import keras
 
 from losses.segmentation import resize_logits
 from official.data import image_files
 from official.export.serving import Placing, tflite_bytes, write_export, write_tflite
-
-keras = tf.keras
 
 
 class SegmentationServing(Placing):
     """The SavedModel of a segmenter: one encoded image in, a class map of its own size out."""
 
     @tf.function(input_signature=[tf.TensorSpec([], tf.string, name="image_bytes")])
-    def from_bytes(self, image_bytes):
+    def from_bytes(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         """JPEG, PNG, GIF or BMP bytes, a scalar; see `_result`."""
         return self._result(image_files.decode(image_bytes))
 
     @tf.function(input_signature=[tf.TensorSpec([None, None, 3], tf.uint8, name="image")])
-    def from_pixels(self, image):
+    def from_pixels(self, image: tf.Tensor) -> dict[str, tf.Tensor]:
         """One uint8 RGB image [H, W, 3]."""
         return self._result(image)
 
-    def _result(self, image):
+    def _result(self, image: tf.Tensor) -> dict[str, tf.Tensor]:
         """classes uint8 [H, W], scores float32 [H, W] (the winner's probability), class_names string [C]."""
         placed, extent, _ = self._place(image)
         logits = self.network(placed[None], training=False)["logits"]

@@ -10,25 +10,24 @@ import os
 from typing import Any, Callable, Mapping, Sequence
 
 import tensorflow as tf
+from tensorflow import keras
 
 from augment.jitter import resize_and_crop
 from official.data.example import IMAGENET_MEAN, IMAGENET_STD, NORMALIZATION
 from official.export.stock import stock_model
 from official.files import write_bytes, write_json
 
-keras = tf.keras
-
 
 class Placing(tf.Module):
     """The part of a SavedModel that decodes an image and fits it into the network's input."""
 
-    def __init__(self, model: keras.Model, class_names: Sequence[str], legacy_resize: bool):
+    def __init__(self, model: keras.Model, class_names: Sequence[str], legacy_resize: bool) -> None:
         super().__init__(name="serving")
         self.network = stock_model(model)
         self.size, self.legacy_resize = model.image_size, legacy_resize
         self.class_names = tf.constant([*class_names, ""])
 
-    def _place(self, image):
+    def _place(self, image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """(input float32 [S, S, 3], extent [2], scale and image size [4])."""
         placed = resize_and_crop(
             {"image": image},

@@ -5,7 +5,7 @@ It maps normalised images to raw head outputs.
 
 from __future__ import annotations
 
-import tensorflow as tf
+from tensorflow import keras
 
 from official.models.layers import (
     DepthwiseConv2D,
@@ -16,8 +16,6 @@ from official.models.layers import (
     UpsampleBilinear,
     UpsampleNearest,
 )
-
-keras = tf.keras
 
 
 def stock_model(model: keras.Model) -> keras.Model:

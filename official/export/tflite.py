@@ -10,16 +10,16 @@ Source of the two schemes: tensorflow.org/lite/performance/post_training_quantiz
 from __future__ import annotations
 
 import os
-from typing import Any, Callable, Iterator
+from typing import Any, Callable, Iterable, Iterator
 
 import numpy as np
 import tensorflow as tf
+from tensorflow import keras
 
 from official.data.source import Source
 from official.export.stock import stock_model
 from official.files import write_bytes
 
-keras = tf.keras
 KINDS = ("int8", "float16")
 CALIBRATION_IMAGES = 100
 
@@ -30,7 +30,7 @@ class StandIn:
     Args of the answer: float32 [B, S, S, 3]; it returns tensors by name, as the network does.
     """
 
-    def __init__(self, model: keras.Model, answer: Callable[[tf.Tensor], dict[str, tf.Tensor]]):
+    def __init__(self, model: keras.Model, answer: Callable[[tf.Tensor], dict[str, tf.Tensor]]) -> None:
         self._model, self._answer = model, answer
         self.distribute_strategy = tf.distribute.get_strategy()
 
@@ -42,7 +42,7 @@ class StandIn:
 
 
 def calibration_images(
-    predict: Callable[..., Iterator[Any]], model: keras.Model, source: Source, count: int
+    predict: Callable[..., Iterable[Any]], model: keras.Model, source: Source, count: int
 ) -> np.ndarray:
     """The first images of a source as a task feeds them to its network, float32 [N, S, S, 3].
 

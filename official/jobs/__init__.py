@@ -20,8 +20,7 @@ write_scenes     the embedded data set as files in COCO format
 write_tfrecords  any source as TFRecord shards
 study            the runs of a study file over seeds, shared where they can be, and a report
 report           tables, figures and a page of runs that exist, grouped by what they differ in
-export_labels    pseudo labels, predictions or human labels, with their images, for COCO, YOLO and labelling
-tools
+export_labels    pseudo labels, predictions or human labels, with their images, for COCO, YOLO and other tools
 """
 
 from __future__ import annotations

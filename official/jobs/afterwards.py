@@ -216,11 +216,11 @@ def beside_each_other(
         pictures, captions = [], []
         for i in range(min(most, len(source))):
             image = source.read_image(tf.constant(i, tf.int64)).numpy()
-            columns = {
+            everything = {
                 "human": task.human_labels(source, i),
                 **{p: found[p].of(i) for p in results if p in found},
             }
-            columns = {name: objects for name, objects in columns.items() if objects is not None}
+            columns = {name: objects for name, objects in everything.items() if objects is not None}
             pictures += [task.draw(image, objects) for objects in columns.values()]
             captions += [f"{source.short_name(i)}: human", *list(columns)[1:]]
         width = len(pictures) // max(1, min(most, len(source)))
@@ -285,7 +285,7 @@ def _one_sided_classes(loop: SelfTraining) -> tuple[tuple[str, ...], tuple[str, 
     """(classes that only the evaluation data shows, those that only the labelled data shows); masks are not
     read for it.
     """
-    if loop.labeled.read_mask is not None:
+    if loop.labeled.read_mask is not None or loop.evaluation is None:
         return (), ()
     own, evaluated = (np.asarray(class_counts(source)) for source in (loop.labeled, loop.evaluation))
     names = [category.name for category in loop.task.categories]

@@ -31,7 +31,7 @@ _opening = threading.Lock()
 class _Opened:
     """Teacher, data and store of one process."""
 
-    def __init__(self, experiment: Experiment, teacher_path: str, folder: str):
+    def __init__(self, experiment: Experiment, teacher_path: str, folder: str) -> None:
         set_up_runtime(experiment.runtime)
         teacher = describe(teacher_path)
         self.task, self.model = load_model(teacher, experiment)
@@ -56,7 +56,7 @@ def _opened(*arguments: Any) -> _Opened:
 class LabelShards(beam.DoFn):
     """Number of a shard -> the same, once it is in the store."""
 
-    def __init__(self, *arguments: Any):
+    def __init__(self, *arguments: Any) -> None:
         """Args: those of `_opened`, all of which can be pickled."""
         self.arguments = arguments
 

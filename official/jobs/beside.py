@@ -36,7 +36,7 @@ _STAMP = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ")
 class Beside:
     """A process that trains the control while a `with` block runs; without `--parallel_phases` none."""
 
-    def __init__(self, experiment: Experiment, *, needed: bool):
+    def __init__(self, experiment: Experiment, *, needed: bool) -> None:
         """Args: needed: whether there is a control to be trained."""
         self.experiment, self.needed = experiment, needed and experiment.runtime.parallel_phases
         self._process: subprocess.Popen | None = None
@@ -82,6 +82,7 @@ class Beside:
 
     def _read(self) -> None:
         """Passes on what the process says; it speaks as in a log (official/screen.py)."""
+        assert self._process is not None and self._process.stdout is not None
         rest = b""
         while chunk := os.read(self._process.stdout.fileno(), 4096):
             *lines, rest = re.split(rb"[\r\n]+", rest + chunk)

@@ -126,9 +126,9 @@ def _anchors(experiment: Experiment, labeled: Source) -> dict[str, Any]:
     flags, iou = anchor_flags(experiment), experiment.loss.match_iou
     found = anchor_report(experiment, labeled)
     boxes, sizes = sampled_boxes(labeled)
-    rows = np.flatnonzero(~labeled.annotations.crowd)
+    rows = np.flatnonzero(~labeled.objects.crowd)
     if len(rows) == len(boxes):
-        classes = labeled.annotations.classes[rows]
+        classes = labeled.objects.classes[rows]
         found["per_class"] = {
             c.name: round(possible_recall(boxes[classes == i], sizes[classes == i], flags, iou), 4)
             for i, c in enumerate(labeled.categories)
@@ -149,10 +149,10 @@ def _anchors(experiment: Experiment, labeled: Source) -> dict[str, Any]:
 def _taught(experiment: Experiment, labeled: Source) -> float:
     """The share of boxes of some images that the training's matching gives an anchor."""
     flags, given, total = anchor_flags(experiment), 0, 0
-    counts = labeled.annotations.counts()
+    counts = labeled.objects.counts()
     images = np.flatnonzero(counts)
     for i in images[np.linspace(0, len(images) - 1, min(MATCHED_IMAGES, len(images))).astype(int)]:
-        objects = labeled.annotations.of(i)
+        objects = labeled.objects.of(i)
         boxes = objects["boxes"][~objects["crowd"]][: experiment.data.max_boxes]
         total += int((~objects["crowd"]).sum())
         if len(boxes):
@@ -178,10 +178,10 @@ def _duplicates(opened: dict[str, Source]) -> dict[str, Any]:
             between[f"{first} in {second}"] = similar_images.copies_between(whole[first], whole[second], pair)
     seconds = round(time.time() - started, 1)
     print(f"duplicates: {sum(map(len, whole.values()))} images compared in {seconds} s")
-    for pair, found in between.items():
+    for where, found in between.items():
         same, alike = found["same"]["count"], found["alike"]["count"]
         if same or alike:
-            print(f"  {pair}: {same} the same, {alike} alike, of {found['images']}")
+            print(f"  {where}: {same} the same, {alike} alike, of {found['images']}")
     return {"seconds": seconds, "between": between}
 
 

@@ -92,11 +92,11 @@ def anchor_flags(experiment: Experiment) -> AnchorFlags:
 
 def sampled_boxes(source: Source, most: int = SAMPLED_BOXES) -> tuple[np.ndarray, np.ndarray]:
     """At most so many boxes that are no crowds, and the sizes of their images; evenly spaced."""
-    rows = np.flatnonzero(~source.annotations.crowd)
+    rows = np.flatnonzero(~source.objects.crowd)
     if len(rows) > most:
         rows = rows[np.linspace(0, len(rows) - 1, most).astype(int)]
-    images = np.repeat(np.arange(len(source)), source.annotations.counts())
-    return source.annotations.boxes[rows], source.sizes[images[rows]]
+    images = np.repeat(np.arange(len(source)), source.objects.counts())
+    return source.objects.boxes[rows], source.sizes[images[rows]]
 
 
 def anchor_warnings(experiment: Experiment, report: Mapping[str, Any]) -> list[str]:
@@ -131,7 +131,7 @@ def crowded_warnings(experiment: Experiment, opened: Mapping[str, Source]) -> li
     for role, (flag, limit, what) in limits.items():
         if role not in opened:
             continue
-        columns = opened[role].annotations
+        columns = opened[role].objects
         images = np.repeat(np.arange(len(opened[role])), columns.counts())[~columns.crowd]
         counts = np.bincount(images, minlength=1)
         if counts.max() > limit:

@@ -7,6 +7,7 @@ import json
 import os
 from typing import Any, Mapping, Sequence
 
+from official.data.input_report import InputReport
 from official.data.source import Category, DataError
 from official.data.sources import parse_word, split_word
 from official.data.unreadable import naming_unreadable
@@ -135,7 +136,8 @@ def _evaluate_files(experiment: Experiment) -> dict[str, Any]:
     kind, _, place = experiment.data.eval_data.partition(":")
     if kind != "coco" or not place or len(split_word(experiment.data.eval_data)) > 1:
         raise DataError("--detections needs --eval_data=coco:GROUND_TRUTH.json, one file")
-    handover, reports = experiment.handover, {}
+    handover = experiment.handover
+    reports: dict[str, InputReport] = {}
     with listing(folder.path, reports):
         truth, found = coco_metrics.read_files(
             parse_word(experiment.data.eval_data)[1],

@@ -146,7 +146,8 @@ def opened(
 
 def open_images(experiment: Experiment, folder: RunFolder) -> Source:
     """The images below --images, without labels; what was skipped is listed in the run folder."""
-    options, reports = read_options(experiment), {}
+    options = read_options(experiment)
+    reports: dict[str, InputReport] = {}
     with listing(folder.path, reports):
         source = open_folder(
             experiment.handover.images,
@@ -265,6 +266,7 @@ def _held_out_again(experiment: Experiment) -> Source:
         trained on.
     """
     held_out = open_labeled(experiment)[2]
+    assert held_out is not None  # --eval_fraction
     path = os.path.join(experiment.runtime.model_dir, "data", "eval_ids.json")
     if os.path.isfile(path) and read_json(path) != [str(i) for i in held_out.ids]:
         raise DataError(

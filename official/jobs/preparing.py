@@ -131,7 +131,8 @@ def _streams(experiment: Experiment) -> dict[str, int]:
 
 def missing(experiment: Experiment, data: Opened) -> list[str]:
     """What a run lacks to be worth its time, each with what to do about it."""
-    found, options = [], experiment.training
+    found: list[str] = []
+    options = experiment.training
     if not TASKS[experiment.model.task].needs_labels:
         return found
     if data.evaluation is None:
@@ -307,7 +308,8 @@ def _open_flags(experiment: Experiment, chosen: dict[str, Any]) -> dict[str, Any
 def facts_of(experiment: Experiment, data: Opened) -> Facts:
     """What a recipe is made from."""
     side = int(np.median(data.labeled.sizes.max(axis=1)))
-    recall, scales = {}, {}
+    recall: dict[int, float] = {}
+    scales: dict[int, float] = {}
     if data.labeled.annotations is not None:
         boxes, sizes = sampled_boxes(data.labeled, RECALL_BOXES)
         for size in SIZES if len(boxes) else ():

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import collections
 import os
-from typing import Any, Callable
+from typing import Any, Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -24,7 +24,7 @@ from official.self_training import review
 from official.self_training.label_store import LabelStore
 from official.self_training.thresholds import in_use
 from official.tasks.task import Task
-from official.trained_model import SIZE
+from official.trained_model import SIZE, TrainedModel
 from official.training.distribution import set_up_runtime
 from official.training.loading import load_model
 from official.training.recovery import weights_sha256
@@ -138,7 +138,13 @@ def _in_order(store: LabelStore, pool: Source, kept: Callable[[dict[str, Any]], 
 
 
 def _compare_views(
-    experiment, store, manifest, pool: Source, rows, limits: np.ndarray, found: review.Worth
+    experiment: Experiment,
+    store: LabelStore,
+    manifest: Mapping[str, Any],
+    pool: Source,
+    rows: Sequence[dict[str, Any]],
+    limits: np.ndarray,
+    found: review.Worth,
 ) -> None:
     """Adds the reason "views" to `found`, where the network that made the labels is there."""
     try:
@@ -163,14 +169,14 @@ def _compare_views(
     found.reasons["views"] = values
 
 
-def _mirrored(task: Task, model: tf.keras.Model, source: Source):
+def _mirrored(task: Task, model: tf.keras.Model, source: Source) -> Iterable[dict]:
     found = task.label(model, review.mirrored(source), 0, len(source))
     if task.label_kind == "classes":
         return found
     return (review.unmirrored(objects, int(source.sizes[i][1])) for i, objects in enumerate(found))
 
 
-def _smaller(teacher, experiment: Experiment, source: Source):
+def _smaller(teacher: TrainedModel, experiment: Experiment, source: Source) -> Iterable[dict]:
     """The labels at the next smaller input that the pyramid takes, or at the next larger one where there is
     none.
     """
@@ -200,7 +206,7 @@ def _listed(source: Source, word: str, reasons: list[list[str]], files: list[str
     """
     entries = []
     for i, file in enumerate(files):
-        entry = {"file": file, "id": str(source.ids[i]), "reasons": reasons[i]}
+        entry: dict[str, Any] = {"file": file, "id": str(source.ids[i]), "reasons": reasons[i]}
         entry["boxes"] = None if source.annotations is None else _boxes(source, i)
         if source.image_classes is not None:
             entry["class"] = source.categories[source.image_classes[i]].name
@@ -209,7 +215,7 @@ def _listed(source: Source, word: str, reasons: list[list[str]], files: list[str
 
 
 def _boxes(source: Source, i: int) -> list[list[Any]]:
-    objects = source.annotations.of(i)
+    objects = source.objects.of(i)
     return [
         [source.categories[c].name, *np.rint(b).tolist()]
         for b, c in zip(objects["boxes"], objects["classes"])

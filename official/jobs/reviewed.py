@@ -28,7 +28,7 @@ def with_reviewed(
     reviewed = _opened(experiment, labeled)
     joined = join_sources(labeled.word, [labeled, reviewed])
     left = pool and _without(pool, reviewed)
-    of_pool = f", {len(pool) - len(left)} of them were unlabelled ones" if pool else ""
+    of_pool = f", {len(pool) - len(left)} of them were unlabelled ones" if pool and left is not None else ""
     note(f"reviewed: {len(reviewed)} images are labelled by people now{of_pool}{review_changes(reviewed)}")
     return joined, left
 
@@ -40,7 +40,10 @@ def unlabeled_pool(experiment: Experiment) -> Source:
     whole = experiment.data.unlabeled_data == "rest" or experiment.data.reviewed
     labeled, rest, _ = open_labeled(experiment) if whole else (None, None, None)
     pool = open_unlabeled(experiment, rest)
-    return _without(pool, _opened(experiment, labeled)) if experiment.data.reviewed else pool
+    if not experiment.data.reviewed:
+        return pool
+    assert labeled is not None
+    return _without(pool, _opened(experiment, labeled))
 
 
 def _opened(experiment: Experiment, labeled: Source) -> Source:

@@ -51,7 +51,7 @@ def _settled_by_teacher(experiment: Experiment, teacher: TrainedModel) -> Experi
     if options.student_init == "teacher":
         remedy = ", or start the student elsewhere (--student_init=scratch)"
         experiment = adopted(experiment, teacher, because=f"--teacher={options.teacher}", remedy=remedy)
-    same = {
+    same: dict[str, Any] = {
         n: teacher.origin[n]
         for n in ("init", "init_checkpoint")
         if _open(experiment, n) and n in teacher.origin

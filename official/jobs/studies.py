@@ -82,7 +82,7 @@ def report(experiment: Experiment) -> dict[str, Any]:
 class _Progress:
     """Lines with the share that is done and the time that is left, and a report that grows."""
 
-    def __init__(self, described: Study, planned: Plan, root: str, count: int):
+    def __init__(self, described: Study, planned: Plan, root: str, count: int) -> None:
         self.study, self.plan, self.root, self.count = described, planned, root, count
         self.ledger = workers.Ledger(root, planned)
 

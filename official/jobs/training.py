@@ -136,6 +136,7 @@ def self_train(experiment: Experiment) -> dict[str, Any]:
         if number > 1:
             note(f"\n== round {number}")
             last, own = begin_round(loop, number)
+            assert loop.plan is not None
             loop.plan.round = number
         with timed(folder, f"round_{number}") if number > 1 else contextlib.nullcontext():
             rounds.append(_chain(last, own, given))
@@ -234,7 +235,7 @@ def train(experiment: Experiment, strategy: tf.distribute.Strategy | None = None
 class _Loaded:
     """The model of a finished phase, built when it is first needed."""
 
-    def __init__(self, loop: SelfTraining, phase: dict[str, Any]):
+    def __init__(self, loop: SelfTraining, phase: dict[str, Any]) -> None:
         self.loop, self.phase = loop, phase
 
     @functools.cached_property
@@ -365,7 +366,7 @@ def _label_lines(labels: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _explain_zero(summary: dict[str, Any], phases: list[str], metric: str) -> None:
+def _explain_zero(summary: dict[str, Any], phases: Sequence[str], metric: str) -> None:
     for name in phases:
         if summary[name].get(metric, 1.0) <= 0.0:
             warn(

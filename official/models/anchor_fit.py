@@ -139,11 +139,11 @@ def proposals(
     found: dict[str, Any] = {"recall": round(recall(), 4)}
     if found["recall"] >= GOOD_RECALL:
         return found
-    scales = {
+    scales: dict[float, float] = {
         scale: recall(anchor_scale=scale)
         for scale in sorted(SCALES, key=lambda s: abs(np.log(s / flags.anchor_scale)))
     }
-    sides = {side: recall(image_size=side) for side in _larger_sides(flags)}
+    sides: dict[float, float] = {side: recall(image_size=side) for side in _larger_sides(flags)}
     for name, tried in (("anchor_scale", scales), ("image_size", sides)):
         best = max(tried.values(), default=0.0)
         value = next((value for value, r in tried.items() if r >= best - AS_GOOD), None)

@@ -10,7 +10,10 @@ google-research/simclr model_util.py:157-213.
 
 from __future__ import annotations
 
+from typing import Any
+
 import tensorflow as tf
+from tensorflow import keras
 
 from official.models.backbones.efficientnet import (
     EfficientNetBackbone,
@@ -21,8 +24,6 @@ from official.models.backbones.efficientnet import (
 from official.models.backbones.spinenet import COARSEST_LEVEL, SpineNetBackbone
 from official.models.features import check_size
 from official.models.layers import Dropout, SyncBatchNormalization
-
-keras = tf.keras
 
 
 class _OnBackbone(keras.Model):
@@ -39,16 +40,16 @@ class _OnBackbone(keras.Model):
         """What it was built with, the backbone too."""
         return dict(self._arguments)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = {**self._arguments, "backbone": keras.saving.serialize_keras_object(self.backbone)}
         return {"name": self.name, "trainable": self.trainable, **config}
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> _OnBackbone:
         backbone = keras.saving.deserialize_keras_object(config["backbone"], custom_objects)
         return cls(**{**config, "backbone": backbone})
 
-    def compile(self, *args, **kwargs):
+    def compile(self, *args: Any, **kwargs: Any) -> None:
         """Refused, as for the dense models: `fit` knows neither the joint loss nor a global normaliser."""
         raise TypeError(f"a {type(self).__name__} alone cannot be compiled: SelfTrainingModel can, around it")
 
@@ -65,8 +66,8 @@ class Classifier(_OnBackbone):
         image_size: int,
         dropout: float = 0.0,
         linear_probe: bool = False,
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         """Builds the functional graph.
 
         Args:
@@ -100,7 +101,7 @@ class Classifier(_OnBackbone):
             trunk.trainable = False
 
 
-def _efficientnet_top(x, config: dict):
+def _efficientnet_top(x: tf.Tensor, config: dict) -> tf.Tensor:
     filters = top_filters(config["width"], config["lite"])
     x = keras.layers.Conv2D(
         filters, 1, padding="same", use_bias=False, kernel_initializer=fan_out_normal(), name="top_conv"
@@ -128,8 +129,8 @@ class ContrastiveModel(_OnBackbone):
         projection_dim: int = 128,
         num_classes: int = 0,
         batch_norm_momentum: float = 0.9,
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         """Builds the functional graph.
 
         Args:
@@ -172,7 +173,7 @@ class ContrastiveModel(_OnBackbone):
         self.pooled = keras.Model(backbone.inputs, keras.layers.GlobalAveragePooling2D()(backbone.output))
 
 
-def _norm_of_rows(x, name: str, momentum: float, center: bool):
+def _norm_of_rows(x: tf.Tensor, name: str, momentum: float, center: bool) -> tf.Tensor:
     """Batch norm of [B, C], through the layer for maps."""
     x = keras.layers.Reshape((1, 1, x.shape[-1]), name=f"{name}_in", dtype="float32")(x)
     x = SyncBatchNormalization(momentum=momentum, epsilon=1e-5, center=center, name=name, dtype="float32")(x)
@@ -183,6 +184,6 @@ def _norm_of_rows(x, name: str, momentum: float, center: bool):
 class _PairUp(keras.layers.Layer):
     """[2B, D], all first views before all second ones, to [B, 2, D]."""
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         first, second = tf.split(inputs, 2, axis=0)
         return tf.stack([first, second], axis=1)

@@ -81,12 +81,16 @@ class DetectionDecoder:
         """The inverse of `get_config`."""
         return cls(**config)
 
-    def single(self, outputs, anchors, extents) -> dict[str, tf.Tensor]:
+    def single(
+        self, outputs: dict[str, tf.Tensor], anchors: list[tf.Tensor], extents: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
         """The same for a batch of one, without a loop (TFLite)."""
         found = self._suppress(*(part[0] for part in self._candidates(outputs, anchors, extents)))
         return {name: part[None] for name, part in zip(("boxes", "scores", "classes", "count"), found)}
 
-    def _candidates(self, outputs, anchors, extents):
+    def _candidates(
+        self, outputs: dict[str, tf.Tensor], anchors: list[tf.Tensor], extents: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """The best (anchor, class) pairs of all levels: boxes [B, K, 4], scores, classes [B, K]."""
         sizes = [level.shape[0] for level in anchors]
         codes = tf.split(tf.cast(outputs["box"], tf.float32), sizes, axis=1)
@@ -97,7 +101,9 @@ class DetectionDecoder:
         boxes = tf.clip_by_value(boxes, 0.0, tf.concat([limits, limits], axis=-1)[:, None, :])
         return boxes, tf.where(_has_area(boxes), tf.sigmoid(scores), 0.0), classes
 
-    def _level_candidates(self, codes, logits, anchors):
+    def _level_candidates(
+        self, codes: tf.Tensor, logits: tf.Tensor, anchors: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Two exact steps: a pair among the top k has its anchor among the top k by best class."""
         num_classes = logits.shape[-1]
         _, best_anchors = tf.math.top_k(
@@ -115,7 +121,9 @@ class DetectionDecoder:
         )
         return boxes, scores, flat % num_classes
 
-    def _suppress(self, boxes, scores, classes):
+    def _suppress(
+        self, boxes: tf.Tensor, scores: tf.Tensor, classes: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
         """NMS of one image; boxes of different classes are moved apart so that they never meet."""
         offset = tf.cast(classes, tf.float32)[:, None] * (tf.reduce_max(boxes) + 1.0)
         picked, picked_scores, count = tf.raw_ops.NonMaxSuppressionV5(
@@ -135,7 +143,9 @@ class DetectionDecoder:
             count,
         )
 
-    def _suppress_by_steps(self, boxes, scores, classes):
+    def _suppress_by_steps(
+        self, boxes: tf.Tensor, scores: tf.Tensor, classes: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
         """`_suppress` of a batch, boxes [B, K, 4]: each step takes the best candidate left, the first of
         equals, and weakens or removes those that it covers."""
         shifted = boxes + tf.cast(classes, tf.float32)[..., None] * (
@@ -176,7 +186,7 @@ class DetectionDecoder:
             tf.reduce_sum(tf.cast(real, tf.int32), axis=1),
         )
 
-    def _weakened(self, scores, iou):
+    def _weakened(self, scores: tf.Tensor, iou: tf.Tensor) -> tf.Tensor:
         """What a kept box leaves of the scores of others that it covers so much."""
         if self.soft_nms_sigma > 0.0:
             return scores * tf.exp(-0.5 / self.soft_nms_sigma * iou * iou)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 
 import tensorflow as tf
+from tensorflow import keras
 
 from official.errors import FlagError
-
-keras = tf.keras
 
 
 def check_size(image_size: int, max_level: int, flag: str = "image_size") -> None:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
-from typing import Iterator, Sequence, Tuple
+from typing import Any, Iterator, Sequence, Tuple
 
 import numpy as np
 import tensorflow as tf
+from tensorflow import keras
 
 from losses.replicas import all_reduce
 from official.hashing import hashed, mixed, named_seed
 
-keras = tf.keras
 _MEAN = tf.distribute.ReduceOp.MEAN
 
 
@@ -32,7 +32,7 @@ class SyncBatchNormalization(keras.layers.BatchNormalization):
     Input and output: float [batch, height, width, channels].
     """
 
-    def add_weight(self, *args, **options):
+    def add_weight(self, *args: Any, **options: Any) -> tf.Variable:
         """As Keras', but moving statistics are read from the first replica: all hold the same bits, and a
         mean of three of them, Keras' choice, is not always one of them, so that a run would not go on as it
         was.
@@ -41,7 +41,9 @@ class SyncBatchNormalization(keras.layers.BatchNormalization):
             options["aggregation"] = tf.VariableAggregation.ONLY_FIRST_REPLICA
         return super().add_weight(*args, **options)
 
-    def call(self, inputs, training=None, mask=None):
+    def call(
+        self, inputs: tf.Tensor, training: bool | None = None, mask: tf.Tensor | None = None
+    ) -> tf.Tensor:
         if not training or not self.trainable:
             return super().call(inputs, training=False)
         if tf.distribute.get_strategy().num_replicas_in_sync == 1:
@@ -52,7 +54,7 @@ class SyncBatchNormalization(keras.layers.BatchNormalization):
         self._move(self.moving_variance, variance)
         return outputs
 
-    def _one_replica(self, inputs):
+    def _one_replica(self, inputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         gamma, beta = self.gamma, self.beta
         if not self.scale:
             gamma = tf.ones([inputs.shape[-1]])
@@ -69,7 +71,7 @@ class SyncBatchNormalization(keras.layers.BatchNormalization):
         count = tf.cast(count, tf.float32)
         return outputs, mean, corrected * ((count - 1.0) / tf.maximum(count, 1.0))
 
-    def _many_replicas(self, inputs):
+    def _many_replicas(self, inputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         x = tf.cast(inputs, tf.float32)
         local_mean, local_variance = tf.nn.moments(x, axes=[0, 1, 2])
         mean = all_reduce(_MEAN, local_mean)
@@ -78,7 +80,7 @@ class SyncBatchNormalization(keras.layers.BatchNormalization):
         outputs = tf.nn.batch_normalization(x, mean, variance, self.beta, self.gamma, self.epsilon)
         return tf.cast(outputs, inputs.dtype), mean, variance
 
-    def _move(self, moving, value):
+    def _move(self, moving: tf.Variable, value: tf.Tensor) -> None:
         if getattr(_step, "statistics_kept", False):
             return
         waiting = getattr(_step, "statistics_waiting", None)
@@ -89,9 +91,10 @@ class SyncBatchNormalization(keras.layers.BatchNormalization):
 
 
 @contextlib.contextmanager
-def statistics_together():
+def statistics_together() -> Iterator[None]:
     """Batch norm's moving statistics are moved when this ends, all in a few operations, to the same bits."""
-    _step.statistics_waiting = waiting = []
+    waiting: list[Move] = []
+    _step.statistics_waiting = waiting
     try:
         yield
         _step.statistics_waiting = None
@@ -109,7 +112,8 @@ def statistics_noted() -> Iterator[list[Move]]:
     """While active, batch norm's moving statistics stay as they are; gives what they would be moved by, for
     `move_statistics`.
     """
-    _step.statistics_waiting = waiting = []
+    waiting: list[Move] = []
+    _step.statistics_waiting = waiting
     try:
         yield waiting
     finally:
@@ -145,7 +149,7 @@ class UpsampleNearest(keras.layers.Layer):
     Stock `UpSampling2D` has a gradient without an XLA kernel (ResizeNearestNeighborGrad).
     """
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         batch, height, width = _sides(inputs)
         channels = inputs.shape[-1]
         wide = tf.broadcast_to(inputs[:, :, None, :, None, :], [batch, height, 2, width, 2, channels])
@@ -170,12 +174,12 @@ class UpsampleBilinear(keras.layers.Layer):
     kernel for reduced precision on every device.
     """
 
-    def __init__(self, factor: int, **kwargs):
+    def __init__(self, factor: int, **kwargs: Any) -> None:
         """Args: factor: of both sides; 1 does nothing."""
         super().__init__(**kwargs)
         self.factor = factor
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         if self.factor == 1:
             return inputs
         _, height, width = _sides(inputs)
@@ -184,7 +188,7 @@ class UpsampleBilinear(keras.layers.Layer):
         static = [s and s * self.factor for s in inputs.shape[1:3]]
         return tf.cast(tf.ensure_shape(resized, [inputs.shape[0], *static, inputs.shape[-1]]), inputs.dtype)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "factor": self.factor}
 
 
@@ -213,7 +217,7 @@ class Swish(keras.layers.Layer):
     long.
     """
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         @tf.custom_gradient
         def swish(x):
             y = x * tf.sigmoid(x)
@@ -239,7 +243,7 @@ class DepthwiseConv2D(keras.layers.DepthwiseConv2D):
     of float32.
     """
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         if inputs.dtype != tf.bfloat16 or self.use_bias or not _cpu_alone():
             return super().call(inputs)
         options = dict(strides=[1, *self.strides, 1], padding=self.padding.upper())
@@ -266,7 +270,7 @@ _step = threading.local()
 
 
 @contextlib.contextmanager
-def statistics_kept():
+def statistics_kept() -> Iterator[None]:
     """While active, batch norm normalises by its batch as ever but leaves its moving statistics alone."""
     _step.statistics_kept = True
     try:
@@ -278,8 +282,9 @@ def statistics_kept():
 class _Keys:
     """The two hashes of a step's words, made when a layer first draws, and once for all layers of a graph."""
 
-    def __init__(self, words: Sequence[int | tf.Tensor]):
-        self._words, self._made = words, {}
+    def __init__(self, words: Sequence[int | tf.Tensor]) -> None:
+        self._words = words
+        self._made: dict[Any, tuple[tf.Tensor, tf.Tensor]] = {}
 
     def __call__(self) -> tuple[tf.Tensor, tf.Tensor]:
         # Another's tensors are out of reach.
@@ -290,7 +295,7 @@ class _Keys:
 
 
 @contextlib.contextmanager
-def step_randomness(words: Sequence[int | tf.Tensor], slots: tf.Tensor, total: int):
+def step_randomness(words: Sequence[int | tf.Tensor], slots: tf.Tensor, total: int) -> Iterator[None]:
     """While active, `StochasticDepth` and `Dropout` draw as a pure function of (words, layer, view, slot).
 
     Args:
@@ -354,20 +359,20 @@ class StochasticDepth(keras.layers.Layer):
     Input and output: float [batch, height, width, channels].
     """
 
-    def __init__(self, survival_probability: float, index: int = 0, **kwargs):
+    def __init__(self, survival_probability: float, index: int = 0, **kwargs: Any) -> None:
         """Args: survival_probability: in (0, 1]. index: tells the layers of one model apart."""
         super().__init__(**kwargs)
         self.survival_probability = survival_probability
         self.index = index
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         if not training or self.survival_probability >= 1.0:
             return inputs
         draws = _uniform(_examples(inputs), [], self.index)
         keep = tf.cast(draws < self.survival_probability, inputs.dtype)
         return inputs * keep[:, None, None, None] / tf.cast(self.survival_probability, inputs.dtype)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = {"survival_probability": self.survival_probability, "index": self.index}
         return {**super().get_config(), **config}
 
@@ -380,18 +385,18 @@ class Dropout(keras.layers.Layer):
     would drop others.
     """
 
-    def __init__(self, rate: float, index: int = 10_000, **kwargs):
+    def __init__(self, rate: float, index: int = 10_000, **kwargs: Any) -> None:
         """Args: rate: in [0, 1). index: tells the layers of one model apart."""
         super().__init__(**kwargs)
         self.rate, self.index = rate, index
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         if not training or self.rate <= 0.0:
             return inputs
         keep = tf.cast(_uniform(_examples(inputs), [inputs.shape[-1]], self.index) >= self.rate, inputs.dtype)
         return inputs * keep / tf.cast(1.0 - self.rate, inputs.dtype)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "rate": self.rate, "index": self.index}
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 
 import tensorflow as tf
+from tensorflow import keras
 
 from official.errors import FlagError
 from official.models.layers import SyncBatchNormalization, UpsampleNearest
-
-keras = tf.keras
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +51,7 @@ class PyramidBuilder:
         epsilon: float,
         separable: bool = False,
         activation: str = "relu",
-    ):
+    ) -> None:
         """Args: filters: of every map. separable: depthwise-separable convolutions in NAS-FPN."""
         self.filters, self.momentum, self.epsilon = filters, momentum, epsilon
         self.separable, self.activation = separable, activation
@@ -119,7 +118,8 @@ class PyramidBuilder:
     def _cell(self, pyramid: dict[int, tf.Tensor], name: str) -> dict[int, tf.Tensor]:
         """One pass of the cell; returns the new pyramid."""
         maps = [(level, pyramid[level]) for level in sorted(pyramid)]  # (level, map) by number
-        used, outputs = set(), {}
+        used: set[int] = set()
+        outputs = {}
         for number, node in enumerate(NAS_FPN_CELL, start=len(maps)):
             used.update(node.inputs)
             merged = self._merge(node, [maps[i] for i in node.inputs], f"{name}_node_{number}")

@@ -15,6 +15,7 @@ from typing import Any, Mapping
 
 import keras_cv
 import tensorflow as tf
+from tensorflow import keras
 
 from losses.focal import IGNORED
 from losses.replicas import all_reduce
@@ -24,8 +25,6 @@ from official.models.decoding import DetectionDecoder
 from official.models.features import backbone_features, check_size, is_pyramid
 from official.models.keras_metrics import deserialized, metric_values, serialized
 from official.models.pyramid import PyramidBuilder
-
-keras = tf.keras
 
 CLASS_PRIOR = 0.01
 
@@ -61,8 +60,8 @@ class RetinaNet(keras_cv.models.RetinaNet):
         decoder: DetectionDecoder | None = None,
         bounding_box_format: str = "yxyx",
         prediction_decoder: keras.layers.Layer | None = None,
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         """Builds the functional graph.
 
         Args:
@@ -128,7 +127,14 @@ class RetinaNet(keras_cv.models.RetinaNet):
         self._prediction_decoder = decoder
         self.predict_function = self.test_function = None  # are traced with the new one
 
-    def decode_predictions(self, predictions, images=None, *, extents=None, decoder=None):
+    def decode_predictions(
+        self,
+        predictions: dict[str, tf.Tensor],
+        images: Any = None,
+        *,
+        extents: tf.Tensor | None = None,
+        decoder: Any = None,
+    ) -> dict[str, tf.Tensor]:
         """Final boxes of a batch of raw outputs.
 
         Args:
@@ -154,7 +160,7 @@ class RetinaNet(keras_cv.models.RetinaNet):
         return {**found, "boxes": boxes, "confidence": found["scores"], "num_detections": found["count"]}
 
     def _decode_by_layer(
-        self, predictions, extents: tf.Tensor, layer: keras.layers.Layer
+        self, predictions: dict[str, tf.Tensor], extents: tf.Tensor, layer: keras.layers.Layer
     ) -> dict[str, tf.Tensor]:
         """What a decoder of keras-cv makes of all anchors' boxes."""
         codes = tf.cast(predictions["box"], tf.float32)
@@ -176,8 +182,14 @@ class RetinaNet(keras_cv.models.RetinaNet):
     # --- Keras' loop on human labels ---------------------------------------------------------------
 
     def compile(
-        self, optimizer="rmsprop", box_loss=None, classification_loss=None, loss=None, metrics=None, **kwargs
-    ):
+        self,
+        optimizer: Any = "rmsprop",
+        box_loss: Any = None,
+        classification_loss: Any = None,
+        loss: Any = None,
+        metrics: Any = None,
+        **kwargs: Any,
+    ) -> None:
         """keras-cv's `compile`.
 
         Args:
@@ -223,11 +235,11 @@ class RetinaNet(keras_cv.models.RetinaNet):
         )
         self.optimizer.build(self.trainable_variables)
 
-    def train_step(self, data):
+    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Keras' step on images in 0..255."""
         return super(keras_cv.models.RetinaNet, self).train_step(self._unpacked(data))
 
-    def test_step(self, data):
+    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Keras' step on images in 0..255, and keras-cv's metrics."""
         x, y = self._unpacked(data)
         outputs = self(x, training=False)
@@ -240,14 +252,16 @@ class RetinaNet(keras_cv.models.RetinaNet):
                 results.update(metric_values(metric))
         return results
 
-    def predict_step(self, data):
+    def predict_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Boxes of images in 0..255; see `decode_predictions`."""
         images = data[0] if isinstance(data, tuple) else data
         images = images["images"] if isinstance(images, Mapping) else images
         found = self.decode_predictions(self(self._network_images(images), training=False))
         return {name: found[name] for name in ("boxes", "classes", "confidence", "num_detections")}
 
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, **kwargs):
+    def compute_loss(
+        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, **kwargs: Any
+    ) -> tf.Tensor:
         """Sums of both losses, divided by the number of positive anchors of all replicas, plus one."""
         boxes = self._converted(tf.cast(y["boxes"], tf.float32), self.bounding_box_format, "yxyx")
         boxes, classes = anchor_lib.one_row_more(boxes, tf.cast(y["classes"], tf.int32))
@@ -264,7 +278,7 @@ class RetinaNet(keras_cv.models.RetinaNet):
             sample_weight={name: tf.cast(w, tf.float32) / (count + 1.0) for name, w in weights.items()},
         )
 
-    def compute_metrics(self, x, y, y_pred, sample_weight):
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any) -> dict[str, tf.Tensor]:
         """Means of the losses."""
         return {metric.name: metric.result() for metric in self.compiled_loss.metrics}
 
@@ -275,7 +289,7 @@ class RetinaNet(keras_cv.models.RetinaNet):
             found.update(metric_values(metric, final=True))
         return found
 
-    def _unpacked(self, data) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+    def _unpacked(self, data: Any) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         """(normalised images, dense boxes) of {"images", "bounding_boxes"} or (images, boxes)."""
         if isinstance(data, Mapping):
             data = (data["images"], data["bounding_boxes"])
@@ -302,7 +316,7 @@ class RetinaNet(keras_cv.models.RetinaNet):
         """What it was built with, the backbone too."""
         return dict(self._arguments)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = {**self._arguments, "decoder": None, "prediction_decoder": None}
         config["backbone"] = keras.saving.serialize_keras_object(self.backbone)
         name = "decoder" if isinstance(self.prediction_decoder, DetectionDecoder) else "prediction_decoder"
@@ -310,14 +324,14 @@ class RetinaNet(keras_cv.models.RetinaNet):
         return {"name": self.name, "trainable": self.trainable, **config}
 
     @classmethod
-    def from_preset(cls, *args, **kwargs):
+    def from_preset(cls, *args: Any, **kwargs: Any) -> RetinaNet:
         """Refused: keras-cv's weights are of its own network."""
         raise NotImplementedError(
             "keras-cv's presets are of its own RetinaNet; --job=import_checkpoint reads the paper's detectors"
         )
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> RetinaNet:
         config = dict(config)
         for name in ("backbone", "decoder", "prediction_decoder"):
             if isinstance(config.get(name), dict):
@@ -328,7 +342,16 @@ class RetinaNet(keras_cv.models.RetinaNet):
 class _Builder(PyramidBuilder):
     """The pyramid, and heads whose convolutions the levels share."""
 
-    def head(self, pyramid, name, convs, filters, anchors_per_cell, values, bias_initializer):
+    def head(
+        self,
+        pyramid: dict[int, tf.Tensor],
+        name: str,
+        convs: int,
+        filters: int,
+        anchors_per_cell: int,
+        values: int,
+        bias_initializer: str | keras.initializers.Initializer,
+    ) -> tf.Tensor:
         """One tower: convolutions shared by the levels, batch norms of their own. [B, A, values]."""
         tower = [
             keras.layers.Conv2D(

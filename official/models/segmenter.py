@@ -6,14 +6,15 @@ nn_ops.py:587-715. keras-cv has no NAS-FPN and none of its segmenters has this h
 
 from __future__ import annotations
 
+from typing import Any
+
 import tensorflow as tf
+from tensorflow import keras
 
 from official.errors import FlagError
 from official.models.features import backbone_features, check_size, is_pyramid
 from official.models.layers import UpsampleBilinear, legacy_upsample
 from official.models.pyramid import PyramidBuilder
-
-keras = tf.keras
 
 
 @keras.saving.register_keras_serializable("self_training")
@@ -40,8 +41,8 @@ class Segmenter(keras.Model):
         batch_norm_momentum: float = 0.997,
         batch_norm_epsilon: float = 1e-3,
         legacy_resize: bool = False,
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         """Builds the functional graph.
 
         Args:
@@ -83,7 +84,7 @@ class Segmenter(keras.Model):
         self.backbone, self.num_classes, self.image_size = backbone, num_classes, image_size
         self._arguments = arguments
 
-    def compile(self, *args, **kwargs):
+    def compile(self, *args: Any, **kwargs: Any) -> None:
         """Refused: Keras' own loop has neither the joint loss nor a global normaliser."""
         raise TypeError("a Segmenter alone cannot be compiled: SelfTrainingModel(segmenter) can")
 
@@ -91,13 +92,13 @@ class Segmenter(keras.Model):
         """What it was built with, the backbone too."""
         return dict(self._arguments)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = dict(self._arguments)
         config["backbone"] = keras.saving.serialize_keras_object(self.backbone)
         return {"name": self.name, "trainable": self.trainable, **config}
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Segmenter:
         backbone = keras.saving.deserialize_keras_object(config["backbone"], custom_objects)
         return cls(**{**config, "backbone": backbone})
 

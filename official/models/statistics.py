@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Iterator
+
 import numpy as np
 import tensorflow as tf
+from tensorflow import keras
 
 from official.models.backbones.efficientnet import EfficientNetBackbone, top_filters
 
-keras = tf.keras
 HEAD_CLASSES = 1000
 
 
@@ -64,7 +66,7 @@ def _graph(model: keras.Model, image_size: int, *, training: bool) -> tf.Graph:
     return traced.get_concrete_function(tf.TensorSpec([1, image_size, image_size, 3])).graph
 
 
-def _operations(graph):
+def _operations(graph: tf.Graph) -> Iterator[tf.Operation]:
     for op in graph.get_operations():
         if op.type in ("PartitionedCall", "StatefulPartitionedCall"):
             yield from _operations(graph._get_function(op.get_attr("f").name).graph)
@@ -72,7 +74,7 @@ def _operations(graph):
             yield op
 
 
-def _of_operation(op) -> int:
+def _of_operation(op: tf.Operation) -> int:
     if op.type not in ("Conv2D", "DepthwiseConv2dNative", "MatMul"):
         return 0
     kernel, output = op.inputs[1].shape, op.outputs[0].shape

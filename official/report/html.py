@@ -42,7 +42,7 @@ def escape(text: str) -> str:
 class Page:
     """Collects the parts of a page."""
 
-    def __init__(self, title: str):
+    def __init__(self, title: str) -> None:
         """Args: title: also the first heading."""
         self.title, self.out = title, io.StringIO()
         self.raw(f"<h1>{escape(title)}</h1>")
@@ -133,7 +133,7 @@ class Page:
 class Folded:
     """See `Page.folded`."""
 
-    def __init__(self, page: Page, summary: str):
+    def __init__(self, page: Page, summary: str) -> None:
         """Args: summary: the line that is always shown."""
         self.page, self.summary = page, summary
 

@@ -61,7 +61,7 @@ def stored_boxes(experiment: Experiment, store: LabelStore) -> StoredBoxes:
 
 def human_sides(source: Source) -> np.ndarray:
     """As `StoredBoxes.sides`, of the labels of people that are no crowds."""
-    objects = source.annotations
+    objects = source.objects
     image = np.repeat(np.arange(len(source)), objects.counts())
     area = np.prod(objects.boxes[:, 2:] - objects.boxes[:, :2], axis=1) / np.prod(
         source.sizes[image].astype(np.float32), axis=1

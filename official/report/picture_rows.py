@@ -89,9 +89,9 @@ def chosen(
     found = {}
     for title, worth in kinds.items():
         order = np.argsort(-np.where(np.isfinite(worth), worth, -np.inf), kind="stable")
-        own = [int(i) for i in order if worth[i] > 0.0 and int(i) not in taken][:per_kind]
-        taken += own
-        found[title] = np.array(own, np.int64)
+        places = [int(i) for i in order if worth[i] > 0.0 and int(i) not in taken][:per_kind]
+        taken += places
+        found[title] = np.array(places, np.int64)
     rest = np.setdiff1d(np.arange(len(next(iter(quality.values())))) if among is None else among, taken)
     number = min(len(rest), per_kind)
     found["Random"] = (

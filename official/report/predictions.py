@@ -14,7 +14,9 @@ from official.evaluation.small_maps import read_map
 class Predictions:
     """Of one model on the evaluation images."""
 
-    def __init__(self, evaluated: Evaluated, folder: str, source: Source, least_score: float | None = None):
+    def __init__(
+        self, evaluated: Evaluated, folder: str, source: Source, least_score: float | None = None
+    ) -> None:
         """Reads nothing yet but what `evaluated` holds.
 
         Args:

@@ -188,7 +188,8 @@ def _classes(out: Page, ended: Ended) -> None:
         *verdict.by_class,
     ]
     head += [f"student less {verdict.against}"] if pair else []
-    rows, kinds = [], {}
+    rows: list[list[Any]] = []
+    kinds = {}
     for name in sorted(names, key=lambda n: -evaluated.get(n, 0))[:MOST_ROWS]:
         cells = [
             name,
@@ -242,6 +243,7 @@ def _evaluated(ended: Ended) -> dict[str, int]:
     elif isinstance(evaluated, EvaluatedClasses):
         counts = np.bincount(evaluated.labels, minlength=len(evaluated.class_names))
     else:
+        assert isinstance(evaluated, EvaluatedMasks)
         counts = (evaluated.true > 0).sum(axis=0)
     return {name: int(n) for name, n in zip(evaluated.class_names, counts)}
 
@@ -410,7 +412,7 @@ def _labels(out: Page, ended: Ended) -> None:
         ),
         "score histogram",
     )
-    if human is None:
+    if human is None or ended.labeled is None:
         return
     sides = {"human": human_sides(ended.labeled), "in use": stored.sides[stored.used]}
     out.svg(

@@ -67,7 +67,7 @@ def draw_sheet(
         "borderline": np.argsort(np.abs(best - middle), kind="stable"),
         "emptiest": np.argsort(best, kind="stable"),
     }
-    chosen = {name: [] for name in kinds}
+    chosen: dict[str, list[int]] = {name: [] for name in kinds}
     for name, order in kinds.items():  # no image is on the sheet twice
         there = {number for numbers in chosen.values() for number in numbers}
         chosen[name] = [int(number) for number in order if int(number) not in there][:PER_KIND]
@@ -101,5 +101,5 @@ def _labels_of(task: Task, pseudo: Source, index: int) -> dict[str, Any]:
     if pseudo.annotations is not None:
         return pseudo.annotations.of(index)
     if pseudo.image_probabilities is not None:
-        return {"class": pseudo.image_classes[index], "score": pseudo.image_probabilities[index].max()}
+        return {"class": pseudo.image_labels[index], "score": pseudo.image_probabilities[index].max()}
     return task.human_labels(pseudo, index)

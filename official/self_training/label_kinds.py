@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import zlib
-from typing import Any, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Iterator, Mapping, Sequence, Union
 
 import numpy as np
 import tensorflow as tf
@@ -32,6 +32,9 @@ from official.experiment import PseudoLabels
 from official.files import output_names, write_bytes, write_json
 from official.self_training.label_columns import BoxColumns, batches, joined, places
 
+if TYPE_CHECKING:
+    from official.self_training.label_store import LabelStore
+
 SCORE_BINS = 20
 SCORE_KEY = "image/segmentation/score/encoded"
 CLASS_SCORE_KEY, PROBABILITIES_KEY = "image/class/score", "image/class/probabilities"
@@ -53,6 +56,10 @@ class _Labels:
     noun: str
     unit = 1
     none: str
+
+    def parse(self, record: bytes) -> dict[str, Any]:
+        """The labels of one image."""
+        raise NotImplementedError
 
     def rows(self, paths: Sequence[str]) -> Iterator[dict[str, Any]]:
         """Every image's labels, shard by shard; see `parse`."""
@@ -122,7 +129,7 @@ class BoxLabels(_Labels):
 
     def read(
         self,
-        store,
+        store: LabelStore,
         source: Source,
         limits: np.ndarray,
         probabilities: bool = False,
@@ -138,17 +145,17 @@ class BoxLabels(_Labels):
         numbers = {"images_with_boxes": int((counts > 0).sum()), "boxes": int(counts.sum())}
         if ignore_above < 1.0:
             labelled = dataclasses.replace(labelled, sure_from=limits)
-            numbers["uncertain_boxes"] = len(labelled.annotations.boxes) - numbers["boxes"]
+            numbers["uncertain_boxes"] = len(labelled.objects.boxes) - numbers["boxes"]
         return labelled, counts > 0, numbers
 
     def used_scores(self, source: Source) -> np.ndarray:
         """Scores of the boxes that are objects."""
-        objects = source.annotations
+        objects = source.objects
         if source.sure_from is None:
             return objects.scores
         return objects.scores[objects.scores >= source.sure_from[objects.classes]]
 
-    def export(self, store, folder: str, limits: np.ndarray) -> str:
+    def export(self, store: LabelStore, folder: str, limits: np.ndarray) -> str:
         """Writes a COCO JSON with a "score" per annotation; returns its path."""
         rows = list(store.rows())
         labelled = Source(
@@ -222,7 +229,7 @@ class MaskLabels(_Labels):
 
     def read(
         self,
-        store,
+        store: LabelStore,
         source: Source,
         limits: np.ndarray,
         probabilities: bool = False,
@@ -248,14 +255,14 @@ class MaskLabels(_Labels):
         read_record = record_reader(Places.of(paths, [found[i] for i in source.ids]))
         any_sure = np.array([sure[i] for i in source.ids])
         labelled = source.with_masks(_mask_reader(read_record, source.sizes, stored), store.categories())
-        numbers = {
+        numbers: dict[str, Any] = {
             "images_with_labels": int(any_sure.sum()),
             "labelled_pixels": round(int(sure_pixels.sum()) / max(1, pixels), 4),
         }
         numbers["pixels_per_class"] = {c.name: int(n) for c, n in zip(store.categories(), sure_pixels)}
         return labelled, any_sure, numbers
 
-    def export(self, store, folder: str, limits: np.ndarray) -> str:
+    def export(self, store: LabelStore, folder: str, limits: np.ndarray) -> str:
         """Writes palette PNGs of the images' own sizes and names, as VOC tools read them; returns the
         folder.
         """
@@ -321,7 +328,7 @@ class ClassLabels(_Labels):
 
     def read(
         self,
-        store,
+        store: LabelStore,
         source: Source,
         limits: np.ndarray,
         probabilities: bool = False,
@@ -358,13 +365,13 @@ class ClassLabels(_Labels):
         if not wanted:
             return sure
         parts = []
-        for label in np.unique(source.image_classes[sure]):
-            members = sure[source.image_classes[sure] == label]
+        for label in np.unique(source.image_labels[sure]):
+            members = sure[source.image_labels[sure] == label]
             best = members[np.argsort(-surety[members], kind="stable")][:wanted]
             parts.append(np.resize(best, wanted))
         return np.concatenate(parts)
 
-    def export(self, store, folder: str, limits: np.ndarray) -> str:
+    def export(self, store: LabelStore, folder: str, limits: np.ndarray) -> str:
         """Writes a JSON list of file, class and score; returns its path."""
         names, rows = [category.name for category in store.categories()], []
         for row in store.rows():
@@ -382,7 +389,8 @@ class ClassLabels(_Labels):
         return path
 
 
-KINDS = {kind.name: kind for kind in (BoxLabels(), MaskLabels(), ClassLabels())}
+Kind = Union[BoxLabels, MaskLabels, ClassLabels]
+KINDS: dict[str, Kind] = {kind.name: kind for kind in (BoxLabels(), MaskLabels(), ClassLabels())}
 
 
 def record_name(record: bytes) -> str:
@@ -418,7 +426,7 @@ def _of_source(
     return annotations, np.bincount(image[sure[order]], minlength=len(source))
 
 
-def _common(feature) -> dict[str, Any]:
+def _common(feature: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "id": feature["image/source_id"].bytes_list.value[0].decode(),
         "file_name": feature["image/filename"].bytes_list.value[0].decode(),
@@ -426,12 +434,14 @@ def _common(feature) -> dict[str, Any]:
     }
 
 
-def _refuse_missing(folder: str, missing: Sequence[str]) -> None:
+def _refuse_missing(folder: str, missing: Sequence[str] | np.ndarray) -> None:
     if len(missing):
         raise LabelError(f"{folder} has no labels for {len(missing)} images, the first is {missing[0]}")
 
 
-def _mask_reader(read_record, sizes: np.ndarray, stored: np.ndarray):
+def _mask_reader(
+    read_record: Callable[[tf.Tensor], tf.Tensor], sizes: np.ndarray, stored: np.ndarray
+) -> Callable[[tf.Tensor], tf.Tensor]:
     limits, sizes = tf.constant(stored, tf.int32), tf.constant(sizes, tf.int32)
     spec = {key: tf.io.FixedLenFeature([], tf.string) for key in (MASK_KEY, SCORE_KEY)}
 

@@ -26,7 +26,7 @@ from official.data.formats.tfrecord import records
 from official.data.source import Category, Source
 from official.errors import FileDamaged
 from official.files import file_sha256, read_json, sweep, whole_file, write_json
-from official.self_training.label_kinds import KINDS, record_name
+from official.self_training.label_kinds import KINDS, Kind, record_name
 from official.self_training.label_kinds import LabelError as LabelError
 
 FORMAT_VERSION = 1
@@ -169,7 +169,7 @@ class LabelStore:
         """The classes of the labels."""
         return tuple(Category(c["id"], c["name"]) for c in self.plan()["categories"])
 
-    def kind(self):
+    def kind(self) -> Kind:
         """Boxes or masks; stores made before masks existed do not say and hold boxes."""
         return KINDS[self.plan().get("kind", "boxes")]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any, Callable
+from typing import Any, Callable, Iterator
 
 import tensorflow as tf
 
@@ -128,7 +128,9 @@ def _length(source: Source, shard: int, size: int) -> int:
     return min(len(source), (shard + 1) * size) - shard * size
 
 
-def _rows(task, model, source, shard, size, labelled):
+def _rows(
+    task: Task, model: tf.keras.Model, source: Source, shard: int, size: int, labelled: Callable[[], None]
+) -> Iterator[dict[str, Any]]:
     first = shard * size
     last = min(len(source), first + size)
     for i, objects in enumerate(task.label(model, source, first, last), start=first):

@@ -90,7 +90,7 @@ class SelfTraining:
         check_classes(teacher, self.task.categories, f"--teacher={self.experiment.training.teacher}")
         with evaluation_scope(self.strategy):
             task, model = load_model(teacher, self.experiment)
-        result = {"steps": 0, "seconds": 0.0, "images_seen": 0, "skipped_steps": 0}
+        result: dict[str, Any] = {"steps": 0, "seconds": 0.0, "images_seen": 0, "skipped_steps": 0}
         result |= {
             "checkpoint": os.path.abspath(teacher.path),
             "weights_sha256": weights_sha256(model.variables),
@@ -158,6 +158,7 @@ class SelfTraining:
 
         Several workers label a part of the shards each, and wait for the others'.
         """
+        assert self.unlabeled is not None
         store, (worker, workers) = self.label_store(), worker_of(self.strategy)
         teacher = describe(checkpoint)
         with evaluation_scope(self.strategy):
@@ -176,6 +177,7 @@ class SelfTraining:
 
     def read_labels(self) -> tuple[Source, dict[str, Any]]:
         """The pseudo-labelled source at the run's thresholds, and its numbers for the summary."""
+        assert self.unlabeled is not None
         options = self.experiment.pseudo_labels
         store = self.label_store()
         chief = is_chief(self.strategy)
@@ -207,7 +209,8 @@ class SelfTraining:
         """
         options, teacher = self.experiment.training, describe(teacher_result["checkpoint"])
         if options.student_init == "teacher":
-            start, origin = functools.partial(_from_teacher, teacher), teacher.origin
+            start: Callable[[Trainer], None] | None = functools.partial(_from_teacher, teacher)
+            origin = teacher.origin
         else:
             init = "" if options.student_init == "scratch" else options.student_init
             start, origin = self._start("student", init)
@@ -276,6 +279,7 @@ def _from_teacher(teacher: TrainedModel, trainer: Trainer) -> None:
       ModelError: the head knows other classes.
     """
     if trainer.joint_model is not None and teacher.joint_classes:
+        assert trainer.phase.joint is not None
         classes = tuple(category.name for category in trainer.phase.joint.categories)
         if classes != teacher.joint_classes:
             raise ModelError(

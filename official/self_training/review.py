@@ -191,7 +191,7 @@ def places_in(images: Source, pool: Source) -> np.ndarray:
     By the list that job=review_labels wrote beside the images; or it is the same file, or a file of the same
     content.
     """
-    ids = {str(image_id): i for i, image_id in enumerate(pool.ids)}
+    ids: dict[str | None, int] = {str(image_id): i for i, image_id in enumerate(pool.ids)}
     listed = _Listed()
     found = np.array([ids.get(listed.id_of(_name(images, i)), -1) for i in range(len(images))], np.int64)
     missing = np.flatnonzero(found < 0)
@@ -207,10 +207,10 @@ def review_changes(reviewed: Source) -> str:
     message.
     """
     listed, same, emptied, known = _Listed(), 0, 0, 0
-    for i in range(len(reviewed)) if reviewed.image_classes is not None else ():
-        before = listed.class_of(_name(reviewed, i))
-        if before is not None:
-            known, same = known + 1, same + (before == reviewed.categories[reviewed.image_classes[i]].name)
+    for i, label in enumerate(reviewed.image_classes if reviewed.image_classes is not None else ()):
+        called = listed.class_of(_name(reviewed, i))
+        if called is not None:
+            known, same = known + 1, same + (called == reviewed.categories[label].name)
     for i in range(len(reviewed)):
         before = listed.boxes_of(_name(reviewed, i))
         if before is None or reviewed.annotations is None:
@@ -230,7 +230,7 @@ def _name(source: Source, i: int) -> str:
 class _Listed:
     """The lists of job=review_labels in the folders around image files."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.lists: dict[str, dict[str, Any]] = {}
 
     def id_of(self, path: str) -> str | None:

@@ -45,7 +45,7 @@ def in_use(
 
 
 def _base(options: PseudoLabels, folder: str, categories: Sequence[Category]) -> float | np.ndarray:
-    if options.score_threshold != AUTO:
+    if not isinstance(options.score_threshold, str):
         return options.score_threshold
     path = os.path.join(folder, FILE)
     if not os.path.isfile(path):
@@ -69,7 +69,7 @@ def settle(
     """
     options = experiment.pseudo_labels
     by_class = parse_thresholds(options.class_thresholds)
-    if options.score_threshold != AUTO:
+    if not isinstance(options.score_threshold, str):
         return options.score_threshold, by_class
     if store.kind().name != "boxes":
         raise LabelError(
@@ -111,7 +111,7 @@ def matched(
       density: boxes wanted per human box.
       floor: below it nothing was stored.
     """
-    objects = labeled.annotations
+    objects = labeled.objects
     human = np.bincount(objects.classes[~objects.crowd], minlength=len(scores)) / max(1, len(labeled))
     classes = {}
     for category, own, per_image in zip(labeled.categories, scores, human):

@@ -98,12 +98,13 @@ def _paper_line(
     x_axis, values, line_axis, name, minus = what
     points = []
     for i, x in enumerate(values):
-        numbers = [
+        rows = [
             [results.study.cell(c).paper for c in _names(results, {x_axis: x, line_axis: n})]
             for n in (name, minus)
             if n
         ]
-        if all(numbers) and all(v is not None for row in numbers for v in row):
+        numbers = [[v for v in row if v is not None] for row in rows]
+        if all(numbers) and numbers == rows:
             means = [sum(row) / len(row) for row in numbers]
             points.append((i, means[0] - means[1] if minus else means[0]))
     if points:

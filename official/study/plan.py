@@ -77,7 +77,7 @@ def plan(study: Study) -> Plan:
 class _Planner:
     """Collects the runs."""
 
-    def __init__(self, study: Study):
+    def __init__(self, study: Study) -> None:
         self.study = study
         self.runs: dict[str, Run] = {}
         self._title = ""

@@ -97,7 +97,7 @@ def estimate(values: Mapping[int, float]) -> Estimate:
 class Results:
     """The finished results of a study, in the paper's unit."""
 
-    def __init__(self, study: Study, found: Mapping[tuple[str, int], Mapping[str, Any] | None]):
+    def __init__(self, study: Study, found: Mapping[tuple[str, int], Mapping[str, Any] | None]) -> None:
         """Args: found: (cell, seed) -> a run's "result", its metrics by name; None, or nothing, if it is not
         finished.
         """

@@ -61,7 +61,7 @@ class Ledger:
     another machine: such a result counts, and the run is made again only if another one starts from it.
     """
 
-    def __init__(self, root: str, plan: Plan):
+    def __init__(self, root: str, plan: Plan) -> None:
         self._root, self._plan = root, plan
         self._kept: dict[str, dict[str, Any]] = {}
         for path in sorted(glob.glob(os.path.join(glob.escape(root), "*", RECORD))):
@@ -103,7 +103,7 @@ def work(
     workers: int,
     *,
     say: Callable[[str], None] = print,
-    after: Callable[[], None] = lambda: None,
+    after: Callable[[], object] = lambda: None,
 ) -> dict[str, str]:
     """Runs what is missing, `workers` at a time; returns key -> reason of those that failed or could not
     begin.
@@ -123,8 +123,8 @@ class _Pool:
     """The processes of this machine."""
 
     def __init__(
-        self, root: str, plan: Plan, workers: int, say: Callable[[str], None], after: Callable[[], None]
-    ):
+        self, root: str, plan: Plan, workers: int, say: Callable[[str], None], after: Callable[[], object]
+    ) -> None:
         self.root, self.plan, self.say, self.after = root, plan, say, after
         self.ledger = Ledger(root, plan)
         self.workers, self.working = workers, []  # type: int, list[_Working]

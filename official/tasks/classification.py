@@ -42,7 +42,7 @@ class ClassificationTask(Task):
     whole_images = True
     metrics = ("top1", "top5")
 
-    def __init__(self, experiment: Experiment, categories: tuple[Category, ...]):
+    def __init__(self, experiment: Experiment, categories: tuple[Category, ...]) -> None:
         """Args: categories: the classes, in the order of their indices."""
         self.experiment = experiment
         self.categories = tuple(categories)
@@ -150,8 +150,8 @@ class ClassificationTask(Task):
     def score(self, source: Source, seen: Columns, output_dir: str) -> dict:
         """Top-1 and top-5 on the centre crop, top-1 by class; images without a class are left out."""
         logits = seen["logits"]
-        known = source.image_classes >= 0
-        labels, logits = source.image_classes[known], logits[known]
+        known = source.image_labels >= 0
+        labels, logits = source.image_labels[known], logits[known]
         matrix = ConfusionMatrix(len(self.categories))
         matrix.add(labels, logits.argmax(axis=1))
         totals = matrix.counts.sum(axis=1)
@@ -233,7 +233,7 @@ class ClassificationTask(Task):
         return objects
 
     def human_labels(self, source: Source, index: int) -> dict:
-        return {"class": source.image_classes[index]}
+        return {"class": source.image_labels[index]}
 
     def batch_labels(self, batch: dict, index: int) -> dict:
         return {"class": batch["class"][index]}

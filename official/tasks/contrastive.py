@@ -51,7 +51,7 @@ class ContrastiveTask(Task):
     needs_labels = False
     whole_images = True
 
-    def __init__(self, experiment: Experiment, categories: tuple[Category, ...]):
+    def __init__(self, experiment: Experiment, categories: tuple[Category, ...]) -> None:
         """Args: categories: of the images, for the linear evaluation; empty for none."""
         self.experiment = experiment
         self.categories = tuple(categories)

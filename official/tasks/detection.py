@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from typing import Any, Iterable, Iterator, Sequence
+from typing import Any, Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -45,7 +45,7 @@ class DetectionTask(Task):
     keras_label = "bounding_boxes"
     metrics = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
-    def __init__(self, experiment: Experiment, categories: tuple[Category, ...]):
+    def __init__(self, experiment: Experiment, categories: tuple[Category, ...]) -> None:
         """Args: categories: the classes of the human labels."""
         self.experiment = experiment
         self.categories = tuple(categories)
@@ -231,7 +231,7 @@ class DetectionTask(Task):
                 if index >= 0:
                     yield _in_picture(found, i, scale[i], source.sizes[index])
 
-    def _fitting(self):
+    def _fitting(self) -> pipeline.Fitting:
         return pipeline.fitting(
             self.experiment.model.image_size, legacy_resize=self.experiment.data.legacy_resize
         )
@@ -265,7 +265,7 @@ class DetectionTask(Task):
         coco = to_coco(dataclasses.replace(labelled, file_names=None), with_scores=True)
         for name, content in (("detections", results), ("images", images), ("coco", coco)):
             write_json(os.path.join(output, f"{name}.json"), content, compact=True)
-        columns = labelled.annotations
+        columns = labelled.objects
         places = np.unique(
             np.stack([np.repeat(np.arange(len(source)), columns.counts()), columns.classes]), axis=1
         )[1]
@@ -333,14 +333,14 @@ class DetectionTask(Task):
         return drawing.confident(objects, self.experiment.pseudo_labels.drawn_from)
 
     def human_labels(self, source: Source, index: int) -> dict:
-        return {k: v for k, v in source.annotations.of(index).items() if k != "scores"}
+        return {k: v for k, v in source.objects.of(index).items() if k != "scores"}
 
     def batch_labels(self, batch: dict, index: int) -> dict:
         real = batch["classes"][index] >= 0
         return {name: batch[name][index][real] for name in ("boxes", "classes")}
 
 
-def detection_function(model: RetinaNet, decoder: DetectionDecoder):
+def detection_function(model: RetinaNet, decoder: DetectionDecoder) -> Callable[..., Tensors]:
     """A compiled function (images, extent) -> decoded detections; kept on the model."""
     kept = model.__dict__.setdefault("_detection_functions", {})
     if decoder not in kept:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import os
-from typing import Any, Iterable, Iterator, Sequence
+from typing import Any, Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -44,7 +44,7 @@ class SegmentationTask(Task):
     keras_label = "segmentation_masks"
     metrics = ("mIoU", "mIoU_padded", "pixel_accuracy")
 
-    def __init__(self, experiment: Experiment, categories: tuple[Category, ...]):
+    def __init__(self, experiment: Experiment, categories: tuple[Category, ...]) -> None:
         """Args: categories: the classes of the masks, in the order of their indices, background included."""
         self.experiment = experiment
         self.categories = tuple(categories)
@@ -164,14 +164,16 @@ class SegmentationTask(Task):
 
     # --- on a trained model -----------------------------------------------------------------------
 
-    def _batches(self, source: Source, first: int, last: int, *, masks: bool = False):
+    def _batches(self, source: Source, first: int, last: int, *, masks: bool = False) -> Iterator[Tensors]:
         """Inference batches at the network's input size."""
         fit = pipeline.fitting(
             self.experiment.model.image_size, legacy_resize=self.experiment.data.legacy_resize
         )
         return self._prepared(fit, source, first, last, masks=masks)
 
-    def _prepared(self, prepare, source: Source, first: int, last: int, *, masks: bool = False):
+    def _prepared(
+        self, prepare: pipeline.Fitting, source: Source, first: int, last: int, *, masks: bool = False
+    ) -> Iterator[Tensors]:
         options = self.experiment
         batch_size, threads = options.decoding.eval_batch_size, options.runtime.threads
         dataset = pipeline.inference_dataset(
@@ -196,7 +198,8 @@ class SegmentationTask(Task):
         columns = np.zeros((3, last - first, len(self.categories)), np.int64)
         maps: list[bytes] = [b""] * (last - first)
         logits_of, size = logits_function(model), self.experiment.model.image_size
-        legacy = self.experiment.data.legacy_resize
+        legacy, read_mask = self.experiment.data.legacy_resize, source.read_mask
+        assert read_mask is not None
         batches = -(-(last - first) // self.experiment.decoding.eval_batch_size)
         found = self._batches(source, first, last, masks=True)
         for batch in counted(found, progress, batches, "batches", shown=bool(progress)):
@@ -206,7 +209,7 @@ class SegmentationTask(Task):
                 if index < 0:
                     continue
                 padded.add(batch["masks"][i].numpy(), input_maps[i])
-                truth = source.read_mask(tf.constant(index, tf.int64)).numpy()
+                truth = read_mask(tf.constant(index, tf.int64)).numpy()
                 extent = tf.cast(batch["extent"][i], tf.int32)
                 winners = tf.argmax(
                     _probabilities(logits[i : i + 1], size, extent, source.sizes[index], legacy), axis=-1
@@ -285,7 +288,7 @@ class SegmentationTask(Task):
                         "score": stored_score(best[i, :height, :width]),
                     }
 
-    def _probabilities_at(self, model: Segmenter, side: int):
+    def _probabilities_at(self, model: Segmenter, side: int) -> Callable[[tf.Tensor], tf.Tensor]:
         options = self.experiment
         return probabilities_function(
             model,
@@ -340,6 +343,7 @@ class SegmentationTask(Task):
         return objects
 
     def human_labels(self, source: Source, index: int) -> dict:
+        assert source.read_mask is not None
         return {"mask": source.read_mask(tf.constant(index, tf.int64)).numpy()}
 
     def batch_labels(self, batch: dict, index: int) -> dict:
@@ -382,7 +386,7 @@ def parse_scales(text: str) -> list[float]:
 
 def probabilities_function(
     model: Segmenter, *, side: int, size: int, multiple: int, flip: bool, legacy_resize: bool
-):
+) -> Callable[[tf.Tensor], tf.Tensor]:
     """A compiled function: normalised images [B, side, side, 3] -> probabilities [B, size, size, C].
 
     The network takes sides that are a multiple of its coarsest stride: images are padded at the bottom and
@@ -421,12 +425,14 @@ def probabilities_function(
 
 
 @functools.partial(tf.function, reduce_retracing=True)
-def _probabilities(logits, size, extent, picture_size, legacy_resize):
+def _probabilities(
+    logits: tf.Tensor, size: int, extent: tf.Tensor, picture_size: tf.Tensor, legacy_resize: bool
+) -> tf.Tensor:
     return class_probabilities(logits, size, extent, picture_size, legacy_resize)
 
 
 @functools.partial(tf.function, reduce_retracing=True)
-def _argmax_at(logits, size, legacy_resize):
+def _argmax_at(logits: tf.Tensor, size: int, legacy_resize: bool) -> tf.Tensor:
     enlarged = resize_logits(logits, [size, size], legacy_resize=legacy_resize)
     return tf.argmax(enlarged, axis=-1, output_type=tf.int32)
 

@@ -28,7 +28,7 @@ class AccumulatedStep:
 
     def __init__(
         self, step: JointStep, strategy: tf.distribute.Strategy, parts: int, *, by_xla: bool = False
-    ):
+    ) -> None:
         """Args: parts: how many; by_xla: compiles the calls with XLA (one replica)."""
         self.step, self.strategy, self.parts = step, strategy, parts
         # Moving statistics and their momentum, in the order of the forward pass.

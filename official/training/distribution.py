@@ -7,7 +7,7 @@ import functools
 import json
 import os
 import time
-from typing import Callable, Collection, Iterator
+from typing import Any, Callable, Collection, Iterator
 
 import tensorflow as tf
 from tensorflow.python.eager import context
@@ -104,7 +104,7 @@ def several_workers(strategy: tf.distribute.Strategy) -> bool:
     return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
 
 
-def evaluation_scope(strategy: tf.distribute.Strategy):
+def evaluation_scope(strategy: tf.distribute.Strategy) -> contextlib.AbstractContextManager:
     """The scope in which a model is built that evaluates or labels: all replicas of this process, alone.
 
     With several workers each works on its part by itself, so its model is built without the strategy.
@@ -159,7 +159,7 @@ def summed(strategy: tf.distribute.Strategy, value: int) -> int:
 
 
 @functools.lru_cache(maxsize=4)
-def _summing(strategy: tf.distribute.Strategy):
+def _summing(strategy: tf.distribute.Strategy) -> Callable[[Any], Any]:
     def alone(value):
         return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(value))
 
@@ -195,8 +195,10 @@ class WorkerLost(UserError):
 def worker_of(strategy: tf.distribute.Strategy) -> tuple[int, int]:
     """(number of this worker, the chief being 0; number of workers)."""
     tasks = _tasks(strategy)
-    resolver = strategy.cluster_resolver if tasks else None
-    return (tasks.index((resolver.task_type, resolver.task_id)), len(tasks)) if tasks else (0, 1)
+    if not tasks:
+        return 0, 1
+    resolver = strategy.cluster_resolver
+    return tasks.index((resolver.task_type, resolver.task_id)), len(tasks)
 
 
 def _tasks(strategy: tf.distribute.Strategy) -> list[tuple[str, int]]:

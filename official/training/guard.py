@@ -19,7 +19,7 @@ class Guard(tf.Module):
 
     GROWTH_STEPS = 2000
 
-    def __init__(self, scale_loss: bool):
+    def __init__(self, scale_loss: bool) -> None:
         super().__init__(name="guard")
         self.scale_loss = scale_loss
         self.skipped = _state(0, tf.int64, "skipped")

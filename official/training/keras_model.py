@@ -16,6 +16,7 @@ from typing import Any, Callable, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
+from tensorflow import keras
 
 from official.data.example import normalize
 from official.data.pipeline import Worker, as_it_is
@@ -27,8 +28,6 @@ from official.tasks.registry import build_task, task_of
 from official.tasks.task import Task, Tensors
 from official.training.distribution import distribute
 from official.training.step import STREAMS, JointStep
-
-keras = tf.keras
 
 
 @keras.saving.register_keras_serializable("self_training")
@@ -60,7 +59,7 @@ class SelfTrainingModel(keras.Model):
         experiment: Experiment | None = None,
         name: str | None = None,
         **options: Any,
-    ):
+    ) -> None:
         """Builds the network, or takes one.
 
         Args:
@@ -77,7 +76,8 @@ class SelfTrainingModel(keras.Model):
             network decides.
         """
         super().__init__(name=name, dtype="float32")  # float16's loss is scaled by the guard, not by Keras
-        network, given = None, isinstance(task, keras.Model)
+        network: Any = None
+        given = isinstance(task, keras.Model)
         if given:
             network, (task, options, classes) = task, task_of(task, options, classes)
         if not isinstance(task, Task):
@@ -85,12 +85,12 @@ class SelfTrainingModel(keras.Model):
             task = build_task(experiment, categories(classes))
         self.task, self.experiment = task, experiment or task.experiment
         self.bounding_box_format, self._given = bounding_box_format, given
-        self.network = task.build_model() if network is None else network
+        self.network: keras.Model = task.build_model() if network is None else network
         self.joint_network, self.joint_categories = None, categories(joint_classes)
-        tasks = {"human": task, "pseudo": task}
+        tasks: dict[str, Task] = {"human": task, "pseudo": task}
         if self.joint_categories:
-            tasks["joint"] = joint_task(self.experiment, self.joint_categories)
-            self.joint_network = tasks["joint"].build_model(self.network.backbone)
+            joint = joint_task(self.experiment, self.joint_categories)
+            tasks["joint"], self.joint_network = joint, joint.build_model(self.network.backbone)
         self.step = JointStep(tasks, self.experiment, self.network, self.joint_network)
         self.averages, self.guard = self.step.averages, self.step.guard
         self.weight_average = self.step.weight_average
@@ -337,7 +337,11 @@ class SelfTrainingModel(keras.Model):
             variable.assign(np.asarray(store[name]))
 
     def _remembered(self) -> dict[str, tf.Variable]:
-        parts = {"averages": self.averages, "guard": self.guard, "weight_average": self.weight_average}
+        parts: dict[str, Any] = {
+            "averages": self.averages,
+            "guard": self.guard,
+            "weight_average": self.weight_average,
+        }
         return {
             f"{name}_{number}": variable
             for name, part in parts.items()
@@ -405,7 +409,7 @@ class _Checking(keras.callbacks.Callback):
 class _Hidden:
     """A dict that Keras does not track."""
 
-    def __init__(self, parts: dict[str, Any]):
+    def __init__(self, parts: dict[str, Any]) -> None:
         self._parts = parts
 
     def __getitem__(self, name: str) -> Any:
@@ -421,7 +425,7 @@ class StepMeans(keras.metrics.Metric):
 
     SLOTS = 64
 
-    def __init__(self, name: str = "step_means", **kwargs: Any):
+    def __init__(self, name: str = "step_means", **kwargs: Any) -> None:
         super().__init__(name=name, dtype="float32", **kwargs)
         self.sums = self.add_weight("sums", shape=[self.SLOTS], initializer="zeros")
         self.counts = self.add_weight("counts", shape=[self.SLOTS], initializer="zeros")

@@ -9,14 +9,16 @@ the replicas for each.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Sequence, Union
 
 import tensorflow as tf
+from tensorflow import keras
 
 from official.errors import FlagError
 from official.experiment import Optimizer as Options
 
-keras = tf.keras
+# A number, or a schedule of numbers by step.
+Rate = Union[float, keras.optimizers.schedules.LearningRateSchedule]
 
 
 @keras.saving.register_keras_serializable("self_training")
@@ -29,17 +31,17 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
 
     def __init__(
         self,
-        learning_rate,
-        total_steps,
+        learning_rate: float,
+        total_steps: int,
         *,
-        schedule="cosine",
-        warmup_steps=0,
-        warmup_learning_rate=0.0,
-        boundaries=(),
-        rates=(),
-        decay_every=0,
-        decay_factor=0.97,
-    ):
+        schedule: str = "cosine",
+        warmup_steps: int = 0,
+        warmup_learning_rate: float = 0.0,
+        boundaries: Sequence[float] = (),
+        rates: Sequence[float] = (),
+        decay_every: float = 0,
+        decay_factor: float = 0.97,
+    ) -> None:
         """Builds the schedule.
 
         Args:
@@ -60,7 +62,7 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
             raise FlagError(f"warmup_steps={warmup_steps} is more than the {total_steps} steps of training")
         if len(boundaries) != len(rates):
             raise FlagError(f"{len(boundaries)} decay_boundaries but {len(rates)} decay_rates")
-        self.config = {
+        self.config: dict[str, Any] = {
             "learning_rate": learning_rate,
             "total_steps": total_steps,
             "schedule": schedule,
@@ -72,7 +74,7 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
             "decay_factor": decay_factor,
         }
 
-    def __call__(self, step):
+    def __call__(self, step: int | tf.Tensor) -> tf.Tensor:
         options = self.config
         step = tf.cast(step, tf.float32)
         warmup, peak = float(options["warmup_steps"]), options["learning_rate"]
@@ -89,7 +91,7 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
         rising = start + (peak - start) * step / max(1.0, warmup)
         return tf.where(step < warmup, rising, rate)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return dict(self.config)
 
 
@@ -102,12 +104,12 @@ class _Optimizer(keras.optimizers.Optimizer):
 
     STATE: dict[str, str] = {"velocities": "velocity"}
 
-    def __init__(self, learning_rate, name: str, settings: dict, **kwargs):
+    def __init__(self, learning_rate: Rate, name: str, settings: dict, **kwargs: Any) -> None:
         super().__init__(name=name, jit_compile=False, **kwargs)
         self._learning_rate = self._build_learning_rate(learning_rate)
         self.settings = settings
 
-    def build(self, var_list):
+    def build(self, var_list: Sequence[tf.Variable]) -> None:
         super().build(var_list)
         for attribute, name in self.STATE.items():
             if not getattr(self, attribute, None):
@@ -145,7 +147,7 @@ class _Optimizer(keras.optimizers.Optimizer):
         tf.cond(good, taken, lambda: tf.constant(False))
         self.iterations.assign_add(1)
 
-    def update_step(self, gradient, variable):
+    def update_step(self, gradient: tf.Tensor, variable: tf.Variable) -> None:
         """Keras' own entry, for `apply_gradients`."""
         rate = tf.cast(self.learning_rate, variable.dtype)
         self.update(gradient, variable, self.scalars(rate, tf.cast(self.iterations + 1, variable.dtype)))
@@ -160,7 +162,7 @@ class _Optimizer(keras.optimizers.Optimizer):
         """Updates one weight and its state."""
         raise NotImplementedError
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         rate = self._serialize_hyperparameter(self._learning_rate)
         return {**super().get_config(), "learning_rate": rate, **self.settings}
 
@@ -172,11 +174,18 @@ class Momentum(_Optimizer):
     Keras' SGD keeps lr inside v, which differs whenever the learning rate changes.
     """
 
-    def __init__(self, learning_rate=0.1, momentum=0.9, nesterov=False, name="momentum", **kwargs):
+    def __init__(
+        self,
+        learning_rate: Rate = 0.1,
+        momentum: float = 0.9,
+        nesterov: bool = False,
+        name: str = "momentum",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(learning_rate, name, {"momentum": momentum, "nesterov": nesterov}, **kwargs)
         self.momentum, self.nesterov = momentum, nesterov
 
-    def update(self, gradient, variable, scalars):
+    def update(self, gradient: tf.Tensor, variable: tf.Variable, scalars: dict[str, tf.Tensor]) -> None:
         velocity = self.velocities[self.place(variable)]
         _move(variable, velocity, gradient, scalars["rate"], self.momentum, nesterov=self.nesterov)
 
@@ -191,16 +200,24 @@ class RMSprop(_Optimizer):
 
     STATE = {"squares": "square", "velocities": "velocity"}
 
-    def __init__(self, learning_rate=0.016, decay=0.9, momentum=0.9, epsilon=1e-3, name="rmsprop", **kwargs):
+    def __init__(
+        self,
+        learning_rate: Rate = 0.016,
+        decay: float = 0.9,
+        momentum: float = 0.9,
+        epsilon: float = 1e-3,
+        name: str = "rmsprop",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(
             learning_rate, name, {"decay": decay, "momentum": momentum, "epsilon": epsilon}, **kwargs
         )
         self.decay, self.momentum, self.epsilon = decay, momentum, epsilon
 
-    def first_value(self, name, variable):
+    def first_value(self, name: str, variable: tf.Variable) -> tf.Tensor | None:
         return tf.ones(variable.shape, variable.dtype) if name == "square" else None
 
-    def update(self, gradient, variable, scalars):
+    def update(self, gradient: tf.Tensor, variable: tf.Variable, scalars: dict[str, tf.Tensor]) -> None:
         place = self.place(variable)
         square = self.squares[place].assign(self.decay * self.squares[place] + (1 - self.decay) * gradient**2)
         moved = scalars["rate"] * gradient * tf.math.rsqrt(square + self.epsilon)
@@ -215,15 +232,22 @@ class LARS(_Optimizer):
     trust 1. tensorflow-addons has no LARS. Source: google-research/simclr lars_optimizer.py:83-137.
     """
 
-    def __init__(self, learning_rate=0.3, momentum=0.9, coefficient=1e-3, name="lars", **kwargs):
+    def __init__(
+        self,
+        learning_rate: Rate = 0.3,
+        momentum: float = 0.9,
+        coefficient: float = 1e-3,
+        name: str = "lars",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(learning_rate, name, {"momentum": momentum, "coefficient": coefficient}, **kwargs)
         self.momentum, self.coefficient = momentum, coefficient
 
-    def update(self, gradient, variable, scalars):
+    def update(self, gradient: tf.Tensor, variable: tf.Variable, scalars: dict[str, tf.Tensor]) -> None:
         moved = scalars["rate"] * self._trust(gradient, variable) * gradient
         _move(variable, self.velocities[self.place(variable)], moved, 1.0, self.momentum)
 
-    def _trust(self, gradient, variable):
+    def _trust(self, gradient: tf.Tensor, variable: tf.Variable) -> tf.Tensor:
         if not adapted(variable.name):
             return tf.ones([], variable.dtype)
         weight, slope = tf.norm(variable), tf.norm(gradient)
@@ -237,17 +261,25 @@ class Adam(_Optimizer):
 
     STATE = {"first_moments": "m", "second_moments": "v"}
 
-    def __init__(self, learning_rate=1e-3, beta_1=0.9, beta_2=0.999, epsilon=1e-7, name="adam", **kwargs):
+    def __init__(
+        self,
+        learning_rate: Rate = 1e-3,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-7,
+        name: str = "adam",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(
             learning_rate, name, {"beta_1": beta_1, "beta_2": beta_2, "epsilon": epsilon}, **kwargs
         )
         self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
 
-    def scalars(self, rate, number):
+    def scalars(self, rate: tf.Tensor, number: tf.Tensor) -> dict[str, tf.Tensor]:
         powers = {f"beta{i}_power": tf.pow(beta, number) for i, beta in ((1, self.beta_1), (2, self.beta_2))}
         return {"lr": rate, **powers}
 
-    def update(self, gradient, variable, scalars):
+    def update(self, gradient: tf.Tensor, variable: tf.Variable, scalars: dict[str, tf.Tensor]) -> None:
         place = self.place(variable)
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
@@ -322,7 +354,10 @@ def _first(strategy: tf.distribute.Strategy, value: Any) -> tf.Tensor:
 
 
 def _update_all(
-    strategy, optimizer: keras.optimizers.Optimizer, gradients: list, variables: list[tf.Variable]
+    strategy: tf.distribute.Strategy,
+    optimizer: keras.optimizers.Optimizer,
+    gradients: list,
+    variables: list[tf.Variable],
 ) -> tf.Tensor:
     """`apply_gradients` on all replicas, from outside of them: learning rate, weight decay, update."""
     optimizer._compute_current_learning_rate()

@@ -32,7 +32,7 @@ class PhaseProgress:
         shown: bool = True,
         told: Callable[[float, float, int], str] | None = None,
         clock: Callable[[], float] = time.monotonic,
-    ):
+    ) -> None:
         """Args:
         first: steps that earlier starts have taken; images: of a step, over all streams.
         every: steps between two of what comes between them, by name; 0: it never comes.

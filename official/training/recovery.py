@@ -49,7 +49,7 @@ class CheckpointDamaged(FileDamaged):
 class Checkpoints:
     """The checkpoints of one phase: the last few, and the best."""
 
-    def __init__(self, folder: str, objects: Mapping[str, Any], *, keep: int = 3, chief: bool = True):
+    def __init__(self, folder: str, objects: Mapping[str, Any], *, keep: int = 3, chief: bool = True) -> None:
         """Builds the keeper.
 
         Args:

@@ -41,7 +41,7 @@ class FlagsDiffer(UserError):
 class RunFolder:
     """One `--model_dir`."""
 
-    def __init__(self, experiment: Experiment):
+    def __init__(self, experiment: Experiment) -> None:
         """Raises ValueError if there is no --model_dir."""
         if not experiment.runtime.model_dir:
             raise UserError("--model_dir is needed: the folder that a run writes to and continues from")

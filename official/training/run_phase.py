@@ -325,6 +325,7 @@ class PhaseRun:
 
     def _evaluated(self) -> tuple[tf.keras.Model, dict[str, Any]]:
         """The model that is evaluated, and on the chief its metrics."""
+        assert self.eval_source is not None
         model = self._model_to_evaluate()
         with naming_unreadable(self.eval_source):
             folder, words = os.path.join(self.folder, "evaluation"), f"evaluating {self.phase.name}"
@@ -348,6 +349,7 @@ class PhaseRun:
         return self.trainer.keras_model.plain_network(evaluation_scope(self.strategy))
 
     def _show_predictions(self, model: tf.keras.Model, step: int) -> None:
+        assert self.eval_source is not None
         count = min(self.experiment.runtime.pictures, len(self.eval_source))
         if not count or not self.task.needs_labels:  # such a task predicts nothing
             return

@@ -43,7 +43,9 @@ class Part:
 class RunPlan:
     """The parts of a run in their order."""
 
-    def __init__(self, experiment: Experiment, images: Mapping[str, int], *, done: Collection[str] = ()):
+    def __init__(
+        self, experiment: Experiment, images: Mapping[str, int], *, done: Collection[str] = ()
+    ) -> None:
         """Args:
         images: how many, by role: "labeled", "unlabeled", "eval", "joint"; absent or 0: none.
         done: phases that are finished.

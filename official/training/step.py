@@ -49,7 +49,7 @@ class JointStep:
         experiment: Experiment,
         network: tf.keras.Model,
         joint_network: tf.keras.Model | None = None,
-    ):
+    ) -> None:
         """Makes the variables; under the strategy's scope.
 
         Raises:
@@ -155,12 +155,14 @@ class JointStep:
         """One pass over the task's streams joined, and one over the classified images; outputs by stream."""
         parts = {name: part["images"] for name, part in batch.items() if name != "joint"}
         sizes = [_rows(part) for part in parts.values()]
+        assert self.optimizer is not None  # `train_with`
         words = (self.experiment.runtime.seed, tf.cast(self.optimizer.iterations, tf.int32))
         with step_randomness((*words, 0), *self._slots(sizes)):
             joined = self.network({"images": tf.concat(list(parts.values()), axis=0)}, training=True)
         split = {key: tf.split(value, sizes) for key, value in joined.items()}
         outputs = {name: {k: v[i] for k, v in split.items()} for i, name in enumerate(parts)}
         if "joint" in batch:
+            assert self.joint_network is not None
             images = batch["joint"]["images"]
             with step_randomness((*words, 1), *self._slots([_rows(images)])), statistics_kept():
                 outputs["joint"] = self.joint_network({"images": images}, training=True)
@@ -233,6 +235,7 @@ class JointStep:
     def apply(self, gradients: list[tf.Tensor], finite: tf.Tensor) -> None:
         """Updates the weights, unless the step is not finite or the run has been stopped."""
         stop = self.experiment.runtime.on_nan == "stop"
+        assert self.optimizer is not None  # `train_with`
         good = self.guard.admit(finite, self.optimizer.iterations, stop)
         take_step(self.optimizer, gradients, self.variables, good)
         if self.weight_average is not None:

@@ -14,7 +14,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Interrupted(KeyboardInterrupt):
     """The run was asked to stop; what it had done is on disk. No `except Exception` swallows it."""
 
-    def __init__(self, message: str, signal_number: int):
+    def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
         self.signal_number = signal_number
 
@@ -22,10 +22,10 @@ class Interrupted(KeyboardInterrupt):
 class _Handlers:
     """Replaces the handlers of both signals while a `with` block runs."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._previous: dict[int, Any] = {}
 
-    def __enter__(self):
+    def __enter__(self) -> _Handlers:
         for number in SIGNALS:
             try:
                 self._previous[number] = signal.signal(number, self._note)
@@ -33,7 +33,7 @@ class _Handlers:
                 pass
         return self
 
-    def __exit__(self, *unused) -> None:
+    def __exit__(self, *unused: Any) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
@@ -58,7 +58,7 @@ class StopRequest(_Handlers):
     and ends the process on the second SIGINT.
     """
 
-    def __init__(self, what: str = "step"):
+    def __init__(self, what: str = "step") -> None:
         """Args: what: the piece of work that is finished first, for the message."""
         super().__init__()
         self.what = what
@@ -71,7 +71,7 @@ class StopRequest(_Handlers):
             self._watcher = _Watcher(self.what)
         return self
 
-    def __exit__(self, *unused) -> None:
+    def __exit__(self, *unused: Any) -> None:
         if self._watcher is not None:
             self._watcher.close()
         super().__exit__()
@@ -90,7 +90,7 @@ class StopRequest(_Handlers):
 class _Watcher:
     """The thread that answers signals while the main thread is inside a long call."""
 
-    def __init__(self, what: str):
+    def __init__(self, what: str) -> None:
         self.what, self._came = what, 0
         self._read, self._write = os.pipe()
         os.set_blocking(self._write, False)

@@ -62,7 +62,7 @@ def description(tag: str) -> str:
 class Summaries:
     """Writes the events of one phase; silent on workers that are not the chief."""
 
-    def __init__(self, folder: str, *, chief: bool = True):
+    def __init__(self, folder: str, *, chief: bool = True) -> None:
         """Args: folder: <model_dir>/<phase>, so that TensorBoard calls it by the phase's name."""
         self.folder = folder
         self.writer = tf.summary.create_file_writer(folder) if chief else tf.summary.create_noop_writer()

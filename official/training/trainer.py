@@ -64,7 +64,9 @@ class Trainer:
       sources, batch_sizes: by stream.
     """
 
-    def __init__(self, task: Task, experiment: Experiment, phase: Phase, strategy: tf.distribute.Strategy):
+    def __init__(
+        self, task: Task, experiment: Experiment, phase: Phase, strategy: tf.distribute.Strategy
+    ) -> None:
         """Builds everything under the strategy's scope.
 
         Raises:
@@ -82,13 +84,14 @@ class Trainer:
         self.batch_sizes = self._batch_sizes()
         tf.keras.utils.set_random_seed(experiment.runtime.seed)
         with strategy.scope():
-            joint = phase.joint.categories if "joint" in self.sources else ()
+            joint = self.sources["joint"].categories if "joint" in self.sources else ()
             self.keras_model = SelfTrainingModel(task, joint_classes=joint, experiment=experiment)
             optimizer = build_optimizer(
                 experiment.optimizer, phase.steps, learning_rate=phase.learning_rate, stretch=phase.stretch
             )
             self.keras_model.compile(optimizer)
         made = self.keras_model.step
+        assert made.optimizer is not None  # of `compile`
         self.model, self.joint_model, self.tasks, self.optimizer = (
             made.network,
             made.joint_network,
@@ -125,7 +128,7 @@ class Trainer:
         held += self.weight_average.shadows if self.weight_average is not None else []
         return sum(v.dtype.size * math.prod(v.shape) for v in {id(v): v for v in held}.values())
 
-    def batches(self) -> Iterator[Tensors]:
+    def batches(self) -> Iterator[Any]:
         """Batches from the current step on, one per step; with --accumulate a tuple of their parts."""
         start, parts = self.step, self.experiment.training.accumulate
 
@@ -136,7 +139,7 @@ class Trainer:
         dataset = iter(distribute(self.strategy, make))
         return dataset if parts == 1 else zip(*[dataset] * parts)
 
-    def train_step(self, batch: Tensors) -> Tensors:
+    def train_step(self, batch: Any) -> Tensors:
         """One step on one (distributed) batch; returns scalars by name."""
         return self._run_step(batch)
 
@@ -168,7 +171,7 @@ class Trainer:
             threads=self.experiment.runtime.threads,
         )
 
-    def _compile(self) -> Callable[[Tensors], Tensors]:
+    def _compile(self) -> Callable[[Any], Tensors]:
         by_xla, parts = (
             self.experiment.runtime.xla and self.replicas == 1,
             self.experiment.training.accumulate,

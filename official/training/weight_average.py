@@ -19,7 +19,7 @@ class WeightAverage(tf.Module):
     Like the loss averages they are kept per replica; every replica sees the same weights.
     """
 
-    def __init__(self, model: tf.keras.Model, decay: float):
+    def __init__(self, model: tf.keras.Model, decay: float) -> None:
         """Args: decay: in (0, 1). Raises ValueError otherwise."""
         if not 0.0 < decay < 1.0:
             raise FlagError(f"weight_average={decay} is not in (0, 1)")

@@ -35,7 +35,7 @@ def write_class_folders(source: Source, folder: str, image_files: str = "copy") 
     flat = [name.replace(os.sep, "__") for name in image_names(source)]
     stems = output_names([os.path.splitext(name)[0] + ".x" for name in flat], "")
     names = [stem + os.path.splitext(name)[1] for stem, name in zip(stems, flat)]
-    paths = [os.path.join(classes[label], name) for label, name in zip(source.image_classes, names)]
+    paths = [os.path.join(classes[label], name) for label, name in zip(source.image_labels, names)]
     with whole_folder(folder) as unfinished:
         for name in classes:
             os.makedirs(os.path.join(unfinished, name))

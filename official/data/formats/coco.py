@@ -64,10 +64,14 @@ def open_coco(
     kept = [i for i, fact in enumerate(facts) if fact is not None]
     frames = None
     if labeled:
-        chosen = (
-            [column[i] for i in kept] for column in ([_stated(image) for image in records], facts, paths, ids)
+        frames, usable = image_files.stated_frames(
+            [_stated(records[i]) for i in kept],
+            [fact for fact in facts if fact is not None],
+            [paths[i] for i in kept],
+            [ids[i] for i in kept],
+            report,
+            scaled=stated_size == "scale",
         )
-        frames, usable = image_files.stated_frames(*chosen, report, scaled=stated_size == "scale")
         kept = [i for i, fits in zip(kept, usable) if fits]
         frames = frames.take(usable)
     report.check(word, len(data["images"]), max_skipped_fraction)
@@ -147,8 +151,8 @@ def read_categories(
         repeated = [value for value, n in collections.Counter(values).items() if n > 1]
         if repeated:
             raise DataError(f"{path}: category {field} {shown(repeated)} occurs more than once")
-    numbers = [_integer(i) for i in ids]
-    if None in numbers:
+    numbers = [n for i in ids if (n := _integer(i)) is not None]
+    if len(numbers) < len(ids):
         numbers = [sorted(map(str, ids)).index(str(i)) + 1 for i in ids]
     order = sorted(range(len(ids)), key=numbers.__getitem__)
     return tuple(Category(numbers[i], names[i]) for i in order), tuple(ids[i] for i in order)
@@ -178,7 +182,7 @@ def _without_dummies(data: dict[str, Any], path: str, report: InputReport) -> li
 
 
 def _integer(value: int | str) -> int | None:
-    text = identifier(value)
+    text = identifier(value) or ""
     return int(text) if text.lstrip("-").isdecimal() and len(text) < 19 else None
 
 
@@ -204,7 +208,7 @@ def read_objects(
     )
     names = source.file_names if source.file_names is not None else [""] * len(source)
     table = ImageTable(source.ids.tolist(), list(map(str, names)), source.sizes, source.frames)
-    class_of = {identifier(category_id): i for i, category_id in enumerate(category_ids)}
+    class_of = {text: i for i, own in enumerate(category_ids) if (text := identifier(own)) is not None}
     return clean_objects(raw, table, class_of, source.report, crowd=crowd)
 
 
@@ -265,13 +269,14 @@ def to_coco(source: Source, *, with_scores: bool = False) -> dict[str, Any]:
     """
     image_ids, category_ids = source.coco_image_ids(), source.own_category_ids()
     sizes = source.sizes if source.frames is None else source.frames.sizes
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for i, image_id in enumerate(image_ids):
         height, width = (int(v) for v in sizes[i])
-        name = str(source.file_names[i]) if source.file_names is not None else str(source.ids[i])
-        images.append({"id": image_id, "file_name": name, "height": height, "width": width})
-        objects = source.annotations.of(i)
+        images.append({"id": image_id, "file_name": str(source.names[i]), "height": height, "width": width})
+        objects = source.objects.of(i)
         boxes, areas = in_file(source, i, objects["boxes"], objects["area"])
+        assert areas is not None  # they were given
         for box, label, crowd, area, score in zip(
             to_xywh(boxes), objects["classes"], objects["crowd"], areas, objects["scores"]
         ):
@@ -290,7 +295,9 @@ def to_coco(source: Source, *, with_scores: bool = False) -> dict[str, Any]:
     return {"info": {}, "images": images, "annotations": annotations, "categories": categories}
 
 
-def in_file(source: Source, index: int, boxes: np.ndarray, area: np.ndarray | None = None):
+def in_file(
+    source: Source, index: int, boxes: np.ndarray, area: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray | None]:
     """Boxes [N, 4] yxyx of the image as read, and their areas, in pixels of the file that the image is
     from.
     """

@@ -41,11 +41,12 @@ def class_map_reader(
     boxes = annotations.boxes if source.frames is None else source.frames.to_file(annotations.boxes, images)
     objects: list[list] = [[] for _ in range(len(source))]
     for row, (record, image) in enumerate(zip(records, images)):
-        code, repair = outline(record.get("segmentation"), tuple(int(v) for v in sizes[image]), boxes[row])
+        height, width = sizes[image].tolist()
+        code, repair = outline(record.get("segmentation"), (height, width), boxes[row])
         if code is None:
-            source.report.lose_object(NO_OUTLINE, str(source.file_names[image]), source.ids[image])
+            source.report.lose_object(NO_OUTLINE, str(source.names[image]), source.ids[image])
         elif repair:
-            source.report.note(repair, str(source.file_names[image]), source.ids[image])
+            source.report.note(repair, str(source.names[image]), source.ids[image])
         ignored = annotations.crowd[row] or code is None
         label = IGNORE if ignored else int(annotations.classes[row]) + 1
         area = float(mask_api.area(code)) if code is not None else np.inf
@@ -53,7 +54,9 @@ def class_map_reader(
     return _reader(objects, sizes, source.frames)
 
 
-def _reader(objects: list[list], sizes: np.ndarray, frames: Frames | None):
+def _reader(
+    objects: list[list], sizes: np.ndarray, frames: Frames | None
+) -> Callable[[tf.Tensor], tf.Tensor]:
     def render(index):
         height, width = (int(v) for v in sizes[index])
         canvas = np.zeros((height, width), np.uint8)
@@ -152,7 +155,7 @@ def _is_list(value: Any) -> bool:
     return isinstance(value, (list, tuple, np.ndarray))
 
 
-def _flat(values: Sequence[Any]) -> np.ndarray:
+def _flat(values: Sequence[Any] | np.ndarray) -> np.ndarray:
     if isinstance(values, np.ndarray):
         return values.astype(np.float64)
     return np.array([number(v) for v in values], np.float64)
@@ -166,7 +169,7 @@ def _is_usable(polygon: np.ndarray, size: tuple[int, int]) -> bool:
 
 def _run_lengths(coded: dict, size: tuple[int, int], box: np.ndarray) -> tuple[dict | None, str]:
     height, width = size
-    counts, stated = coded.get("counts"), [number(v) for v in coded.get("size", ())]
+    counts, stated = coded.get("counts", ()), [number(v) for v in coded.get("size", ())]
     counts = _decoded(counts) if isinstance(counts, (str, bytes)) else [number(c) for c in counts]
     lengths = np.array(counts, np.float64)
     if not len(lengths) or not (

@@ -32,7 +32,7 @@ def read_truth(path: str, *, outlines: bool = False, crowd: str = "ignore") -> t
     source, data, rows = labels_alone(path, outlines=outlines, crowd=crowd)
     truth = to_coco(source)
     exact = box_numbers([data["annotations"][row].get("bbox") for row in rows], InputReport())
-    images = np.repeat(np.arange(len(source)), source.annotations.counts())
+    images = np.repeat(np.arange(len(source)), source.objects.counts())
     for annotation, row, bbox, image in zip(truth["annotations"], rows, exact, images):
         if np.isfinite(bbox).all():
             annotation["bbox"] = bbox.tolist()
@@ -42,9 +42,9 @@ def read_truth(path: str, *, outlines: bool = False, crowd: str = "ignore") -> t
 
 
 def _add_outline(annotation: dict[str, Any], record: dict[str, Any], source: Source, image: int) -> None:
-    place = (str(source.file_names[image]), source.ids[image])
+    place = (str(source.names[image]), source.ids[image])
     x, y, width, height = annotation["bbox"]
-    size = tuple(int(v) for v in source.sizes[image])
+    size = (int(source.sizes[image, 0]), int(source.sizes[image, 1]))
     if min(size) <= 0:
         raise DataError(f"{source.word}: image {place[1]} has no width and height; masks cannot be compared")
     code, repair = outline(record.get("segmentation"), size, np.array([y, x, y + height, x + width]))
@@ -119,7 +119,9 @@ def _refuse_incomplete(found: list, path: str, iou_type: str) -> None:
             )
 
 
-def _known(found: list[dict], field: str, known: dict[str, Any], path: str, ground_truth: str) -> list[Any]:
+def _known(
+    found: list[dict], field: str, known: dict[str | None, Any], path: str, ground_truth: str
+) -> list[Any]:
     """The ids of a field as the ground truth spells them.
 
     Raises:
@@ -139,12 +141,18 @@ def _known(found: list[dict], field: str, known: dict[str, Any], path: str, grou
 
 
 def _masks(
-    found, images, classes, scores, source: Source, report: InputReport, path: str
+    found: list[dict],
+    images: list[Any],
+    classes: list[Any],
+    scores: np.ndarray,
+    source: Source,
+    report: InputReport,
+    path: str,
 ) -> list[dict[str, Any]]:
     sizes = dict(zip(source.coco_image_ids(), source.sizes))
     kept = []
     for number, (result, image, label, score) in enumerate(zip(found, images, classes, scores.tolist())):
-        size, segmentation = tuple(int(v) for v in sizes[image]), result["segmentation"]
+        size, segmentation = (int(sizes[image][0]), int(sizes[image][1])), result["segmentation"]
         box = box_numbers([result.get("bbox")], InputReport())[0]
         x, y, width, height = box
         code, repair = outline(segmentation, size, np.array([y, x, y + height, x + width]))

@@ -77,7 +77,7 @@ def _loops(mask: np.ndarray) -> list[list[tuple[int, int]]]:
     Where two pixels touch at a corner alone the border turns right, so that they stay apart.
     """
     edges = _border(mask)
-    loops = []
+    loops: list[list[tuple[int, int]]] = []
     while edges:
         start = next(iter(edges))
         point, step, corners = start, next(iter(edges[start])), []
@@ -87,12 +87,13 @@ def _loops(mask: np.ndarray) -> list[list[tuple[int, int]]]:
                 del edges[point]
             corners.append((point, step))
             point = (point[0] + _STEPS[step][0], point[1] + _STEPS[step][1])
-            turns = ((step + 1) % 4, step, (step + 3) % 4)
+            turns: tuple[int, ...] = ((step + 1) % 4, step, (step + 3) % 4)
             if point == start:  # unless it turns further right there than to where it began
                 turns = turns[: turns.index(corners[0][1])]
-            step = next((turn for turn in turns if turn in edges.get(point, ())), None)
-            if step is None:
+            following = next((turn for turn in turns if turn in edges.get(point, ())), None)
+            if following is None:
                 break
+            step = following
         loops.append([p for i, (p, s) in enumerate(corners) if s != corners[i - 1][1]])
     return loops
 

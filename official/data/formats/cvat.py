@@ -148,10 +148,10 @@ def _shape(item: ElementTree.Element, size: tuple[float, float]) -> Shape | str:
         corners = turned_rectangle(box, turn, ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2))
         return Shape(label, outline=[corners], crowd=crowd)
     if item.tag == "ellipse":
-        values = [number(item.get(key)) for key in ("cx", "cy", "rx", "ry")]
-        if not all(map(math.isfinite, (*values, turn))):
+        x, y, rx, ry = (number(item.get(key)) for key in ("cx", "cy", "rx", "ry"))
+        if not all(map(math.isfinite, (x, y, rx, ry, turn))):
             return "ellipse with a value that is not a number"
-        box, around = ellipse(*values, turn)
+        box, around = ellipse(x, y, rx, ry, turn)
         return Shape(label, box, [around], crowd=crowd)
     if item.tag == "polygon":
         points = [number(value) for value in (item.get("points") or "").replace(";", ",").split(",")]

@@ -146,9 +146,9 @@ def _header(source: Source, form: Format, predicted: bool) -> tuple[Header, int]
     """The classes that are written, and the index of the first: a background is none in formats of
     objects.
     """
-    names, ids = [c.name for c in source.categories], list(source.own_category_ids())
+    names = [c.name for c in source.categories]
     if source.read_mask is None:
-        ids = [c.id if i is None else i for c, i in zip(source.categories, ids)]
+        ids = [c.id if i is None else i for c, i in zip(source.categories, source.own_category_ids())]
         return Header(names, ids, predicted), 0
     first = int(names[0] == "background" and form.masks == "polygons")
     return Header(names[first:], list(range(1, len(names) - first + 1)), predicted), first
@@ -159,7 +159,8 @@ def _out_images(
 ) -> Iterator[OutImage]:
     ids = source.coco_image_ids()
     for i, name in enumerate(names):
-        size = tuple(int(v) for v in source.sizes[i])
+        height, width = source.sizes[i].tolist()
+        size = (height, width)
         if source.read_mask is None:
             yield OutImage(name, ids[i], size, _boxes(source, i, form, scored, report))
             continue
@@ -185,7 +186,7 @@ def _boxes(source: Source, index: int, form: Format, scored: bool, report: Input
         source.sizes[index].tolist(),
         (source.name_of(index), source.ids[index]),
     )
-    objects = source.annotations.of(index)
+    objects = source.objects.of(index)
     for box, label, crowd, area, score in zip(
         *(objects[key].tolist() for key in ("boxes", "classes", "crowd", "area", "scores"))
     ):

@@ -140,7 +140,8 @@ def _shape(entry: dict, size: tuple[float, float]) -> Shape | str:
     kind, label, points = entry.get("shape_type") or "polygon", entry.get("label"), entry.get("points")
     outline = points_outline(points)
     values = [number(value) for value in outline[0]]
-    flags = entry.get("flags") if isinstance(entry.get("flags"), dict) else {}
+    flags = entry.get("flags")
+    flags = flags if isinstance(flags, dict) else {}
     crowd = flags.get("iscrowd", flags.get("difficult", False))
     if kind in ("polygon", "rotation"):
         return (

@@ -38,11 +38,12 @@ def read_class_map(
         with Image.open(
             file, formats=["PNG"]
         ) as image:  # of Pillow's other decoders some are old and few are needed
-            sizes = [tuple(size), tuple(size)[::-1]] if turned else [size and tuple(size)]
-            if size is not None and image.size[::-1] not in sizes:
+            height, width = image.size[::-1] if size is None else size
+            sizes = [(height, width), (width, height)] if turned else [(height, width)]
+            if image.size[::-1] not in sizes:
                 return (
                     f"mask has another size than its image ({image.height} x {image.width}, its image "
-                    f"{size[0]} x {size[1]})"
+                    f"{height} x {width})"
                 )
             if palette is not None:
                 classes = _classes_of_colors(np.asarray(image.convert("RGB")), palette)

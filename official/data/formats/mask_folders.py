@@ -110,9 +110,10 @@ def _mask_source(
     facts = image_files.inspect_images(paths, ids, report, full=full_check, max_pixels=max_pixels)
     kept, encoded, present = [], [], np.zeros(IGNORE + 1, np.int64)
     for i in counted(range(len(pairs)), "checking masks", len(pairs), "masks", shown=len(pairs) >= 2000):
-        if facts[i] is None:
+        found = facts[i]
+        if found is None:
             continue
-        values = _checked_mask(mask_paths[i], facts[i], rules) if mask_paths[i] else None
+        values = _checked_mask(mask_paths[i], found, rules) if mask_paths[i] else None
         if isinstance(values, str):
             report.skip_image(values, image_files.displayed(mask_paths[i]), ids[i])
             continue

@@ -47,7 +47,7 @@ def voc_color(label: int) -> tuple[int, int, int]:
     for bit in range(8):
         for channel in range(3):
             channels[channel] |= ((label >> (3 * bit + channel)) & 1) << (7 - bit)
-    return tuple(channels)
+    return channels[0], channels[1], channels[2]
 
 
 def read_palette(source: str) -> tuple[tuple[str, ...], Palette]:

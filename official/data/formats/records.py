@@ -141,8 +141,14 @@ def source_of_records(
     kept = [i for i, fact in enumerate(facts) if fact is not None]
     frames = None
     if rules.labeled:
-        chosen = ([column[i] for i in kept] for column in ([r.size for r in records], facts, paths, ids))
-        frames, usable = image_files.stated_frames(*chosen, report, scaled=rules.stated_size == "scale")
+        frames, usable = image_files.stated_frames(
+            [records[i].size for i in kept],
+            [fact for fact in facts if fact is not None],
+            [paths[i] for i in kept],
+            [ids[i] for i in kept],
+            report,
+            scaled=rules.stated_size == "scale",
+        )
         kept, frames = [i for i, fits in zip(kept, usable) if fits], frames.take(usable)
     report.check(word, total, rules.max_skipped_fraction)
     source = image_files.file_source(word, kept, ids, paths, facts, report, frames=frames)
@@ -175,6 +181,7 @@ def _labelled(
         names = sorted({name for shape in shapes if (name := identifier(shape.label))})
         categories = [Category(i + 1, name) for i, name in enumerate(names)]
     images = np.repeat(np.arange(len(records)), [len(record.shapes) for record in records])
+    assert source.frames is not None  # of `stated_frames`
     scales = _scales(records, source.frames)[images]
     outlines = [_scaled(shape.outline, scale) for shape, scale in zip(shapes, scales)]
     raw = RawObjects(
@@ -184,7 +191,7 @@ def _labelled(
         crowd=[shape.crowd for shape in shapes],
         scores=[shape.score for shape in shapes],
     )
-    table = ImageTable(source.ids.tolist(), source.file_names.tolist(), source.sizes, source.frames)
+    table = ImageTable(source.ids.tolist(), source.names.tolist(), source.sizes, source.frames)
     references = [identifier(category.name) for category in categories] if references is None else references
     places = {reference: i for i, reference in enumerate(references)}
     annotations, rows = clean_objects(raw, table, places, source.report, crowd=rules.crowd)
@@ -199,7 +206,7 @@ def _labelled(
 
 
 def _report_losses(source: Source, records: Sequence[ImageRecord]) -> None:
-    for record, file in zip(records, source.file_names.tolist()):
+    for record, file in zip(records, source.names.tolist()):
         source.report.objects += len(record.lost)
         for reason in record.lost:
             source.report.lose_object(reason, file, record.id)

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import os
 import zlib
+from typing import Any, Callable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -79,7 +80,7 @@ def open_tfds(
     return source
 
 
-def _check_prepared(info, split: str, word: str) -> None:
+def _check_prepared(info: Any, split: str, word: str) -> None:
     """Raises DataError unless the builder has the splits, as TFRecords."""
     if not all(part.split("[")[0] in info.splits for part in split.split("+")):
         raise DataError(f"{word}: no split {split!r}; it has {sorted(info.splits)}")
@@ -97,7 +98,7 @@ class _Keys:
     image_class: str | None = None
 
     @classmethod
-    def of(cls, info, tfds, label_kind: str, feature: str, word: str) -> _Keys:
+    def of(cls, info: Any, tfds: Any, label_kind: str, feature: str, word: str) -> _Keys:
         """Those that are wanted; boxes stand in where there are none.
 
         Raises:
@@ -162,13 +163,13 @@ def _chosen(fitting: list[str], preferred: tuple[str, ...], what: str, wanted: s
     return found or next(iter(fitting), None)
 
 
-def _are_boxes(feature, tfds) -> bool:
+def _are_boxes(feature: Any, tfds: Any) -> bool:
     inner = getattr(feature, "feature", None)
     return isinstance(inner, tfds.features.FeaturesDict) and {"bbox", "label"} <= set(inner.keys())
 
 
 def _read_rows(
-    info, split: str, keys: _Keys, labeled: bool, full_check: bool, max_pixels: int, report: InputReport
+    info: Any, split: str, keys: _Keys, labeled: bool, full_check: bool, max_pixels: int, report: InputReport
 ) -> tuple[list[dict], Places]:
     """One dict per usable image, and their places."""
     decoders, instructions = keys.decoders(), info.splits[split].file_instructions
@@ -176,9 +177,9 @@ def _read_rows(
     rows, places = [], []
     for file_number, number, offset, payload in _payloads(instructions):
         example = info.features.deserialize_example(payload, decoders=decoders)
-        row = _row(example, keys, keys.boxes if labeled else None, f"{paths[file_number]}@{number}")
-        row["class"] = int(example[keys.image_class]) if keys.image_class else -1
-        row = _with_size(row, full_check, max_pixels, report)
+        said = _row(example, keys, keys.boxes if labeled else None, f"{paths[file_number]}@{number}")
+        said["class"] = int(example[keys.image_class]) if keys.image_class else -1
+        row = _with_size(said, full_check, max_pixels, report)
         if row is not None and keys.mask and labeled:
             row = _with_mask(row, example[keys.mask].numpy(), report)
         if row is not None:
@@ -188,7 +189,7 @@ def _read_rows(
 
 
 def _with_labels(
-    source: Source, rows: list[dict], keys: _Keys, features, read: _Reader, crowd: str
+    source: Source, rows: list[dict], keys: _Keys, features: Any, read: _Reader, crowd: str
 ) -> Source:
     if keys.image_class:
         names = features[keys.image_class].names
@@ -196,7 +197,8 @@ def _with_labels(
             [row["class"] for row in rows], [Category(i + 1, n) for i, n in enumerate(names)]
         )
     if keys.mask:
-        names = note_classes(source.word, sum(row["present"] for row in rows), None, source.report)
+        present = np.sum([row["present"] for row in rows], axis=0)
+        names = note_classes(source.word, present, None, source.report)
         return source.with_masks(read.mask, [Category(i, name) for i, name in enumerate(names)])
     objects = [row["objects"] for row in rows]
     raw = RawObjects(
@@ -208,7 +210,7 @@ def _with_labels(
         area=np.concatenate([o["area"] for o in objects]) if "area" in objects[0] else None,
     )
     categories = _categories(features[keys.boxes].feature["label"].names)
-    table = ImageTable(source.ids.tolist(), source.file_names.tolist(), source.sizes)
+    table = ImageTable(source.ids.tolist(), source.names.tolist(), source.sizes)
     class_of = {str(i): i for i in range(len(categories))}
     annotations, _ = clean_objects(raw, table, class_of, source.report, crowd=crowd)
     note_crowded_classes(annotations, categories, source.report)
@@ -223,7 +225,7 @@ def _categories(names: list[str]) -> tuple[Category, ...]:
     return tuple(Category(i + 1, name) for i, name in enumerate(names))
 
 
-def _payloads(instructions):
+def _payloads(instructions: Sequence[Any]) -> Iterator[tuple[int, int, int, bytes]]:
     """(file number, record number, offset, payload) of every record of a split or slice."""
     for file_number, instruction in enumerate(instructions):
         stop = None if instruction.take < 0 else instruction.skip + instruction.take
@@ -239,7 +241,7 @@ def _split_name(name: str) -> tuple[str, str]:
     return (head, last + bracket + slice_) if head and not is_version else (plain, "train" + bracket + slice_)
 
 
-def _builder(tfds, name: str, data_dir: str | None, word: str):
+def _builder(tfds: Any, name: str, data_dir: str | None, word: str) -> Any:
     try:
         builder = tfds.builder(name, data_dir=data_dir, try_gcs=False)
     except Exception as error:  # unknown names and bad versions raise several kinds
@@ -256,7 +258,7 @@ def _builder(tfds, name: str, data_dir: str | None, word: str):
 class _Reader:
     """Images and masks by index, inside a data pipeline."""
 
-    def __init__(self, read_record, features, keys: _Keys):
+    def __init__(self, read_record: Callable[[tf.Tensor], tf.Tensor], features: Any, keys: _Keys) -> None:
         self.keys, decoders = keys, keys.decoders()
         self.example = lambda index: features.deserialize_example(read_record(index), decoders=decoders)
 

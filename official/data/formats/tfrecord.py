@@ -19,7 +19,7 @@ import json
 import os
 import sys
 import zlib
-from typing import Callable, Iterator, Sequence
+from typing import Any, Callable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -293,7 +293,7 @@ def open_tfrecords(
     paths = sorted(p for part in joined_globs(pattern) for p in tf.io.gfile.glob(part))
     if not paths:
         raise DataError(f"{word}: no file matches")
-    options = {"full_check": full_check, "max_pixels": max_pixels, "masks": masks and labeled}
+    options: dict[str, Any] = {"full_check": full_check, "max_pixels": max_pixels, "masks": masks and labeled}
     parts = index.of_files(
         "records", paths, options, functools.partial(_columns_of, **options), "reading records"
     )
@@ -336,7 +336,7 @@ def joined_globs(pattern: str) -> list[str]:
     return [part.replace("\0", "+") for part in pattern.replace("\\+", "\0").split("+")]
 
 
-def _mask_reader(read_record):
+def _mask_reader(read_record: Callable[[tf.Tensor], tf.Tensor]) -> Callable[[tf.Tensor], tf.Tensor]:
     def read(index):
         spec = {MASK_KEY: tf.io.FixedLenFeature([], tf.string)}
         encoded = tf.io.parse_single_example(read_record(index), spec)[MASK_KEY]
@@ -356,7 +356,8 @@ def _mask_categories(parts: Sequence[index.Columns], word: str, report: InputRep
         raise DataError(
             f"{word}: its records name the classes of masks differently: {shown(sorted(named), 2)}"
         )
-    names = note_classes(word, sum(part["present"] for part in parts), next(iter(named), None), report)
+    present = np.sum([part["present"] for part in parts], axis=0)
+    names = note_classes(word, present, next(iter(named), None), report)
     return [Category(i, name) for i, name in enumerate(names)]
 
 
@@ -486,7 +487,7 @@ def _columns_of(
     }
 
 
-def _json_column(value) -> np.ndarray:
+def _json_column(value: Any) -> np.ndarray:
     return np.frombuffer(json.dumps(value).encode(), np.uint8)
 
 
@@ -532,13 +533,13 @@ def _joined(parts: Sequence[index.Columns], paths: Sequence[str]) -> _Found:
 class RecordNames(collections.abc.Sequence):
     """What each record is called in lists and messages, FILE@OFFSET, spelled out where it is asked for."""
 
-    def __init__(self, places: Places):
+    def __init__(self, places: Places) -> None:
         self.places = places
 
     def __len__(self) -> int:
         return len(self.places.file)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: Any) -> Any:
         """The name of one record, or the names of those that an array or a slice chooses."""
         file, offset = self.places.file[index], self.places.offset[index]
         if np.ndim(file) == 0:
@@ -546,7 +547,7 @@ class RecordNames(collections.abc.Sequence):
         columns = {name: getattr(self.places, name)[index] for name in ("length", "checksum")}
         return RecordNames(dataclasses.replace(self.places, file=file, offset=offset, **columns))
 
-    def __array__(self, dtype=None):
+    def __array__(self, dtype: Any = None) -> np.ndarray:
         return np.array(list(self), dtype or str)
 
     def tolist(self) -> list[str]:
@@ -567,7 +568,7 @@ def _labelled(source: Source, found: _Found, crowd: str) -> Source:
         area=found.area.astype(np.float64) if (found.has_area | (found.counts == 0)).all() else None,
         scores=found.scores.astype(np.float64),
     )
-    table = ImageTable(source.ids, source.file_names, source.sizes)
+    table = ImageTable(source.ids, source.names, source.sizes)
     annotations, _ = clean_objects(
         raw, table, {str(label): i for i, label in enumerate(order)}, source.report, crowd=crowd
     )
@@ -613,7 +614,7 @@ def _class_texts(
         label, text = int(labels[row]), texts_of[texts[row]]
         before = names.get(label) or text
         if text and (before != text or numbers.get(text, label) != label):
-            file = source.file_names[images[row]]
+            file = source.names[images[row]]
             raise DataError(
                 f"{source.word}: {file} says class {label} is {text!r}, but before that {label} was "
                 f"{before!r} and "

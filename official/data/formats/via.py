@@ -48,7 +48,10 @@ def open_via(path: str, image_folder: str | None, attribute: str | None, rules: 
         record = ImageRecord(printable(name), found)
         for region in _regions(entry):
             shape = _shape(region, attribute)
-            (record.lost if isinstance(shape, str) else record.shapes).append(shape)
+            if isinstance(shape, str):
+                record.lost.append(shape)
+            else:
+                record.shapes.append(shape)
         records.append(record)
     return source_of_records(word, records, report, rules)
 
@@ -121,10 +124,10 @@ def _shape(region: dict, attribute: str) -> Shape | str:
         return Shape(label, outline=[[number(value) for point in zip(xs, ys) for value in point]])
     if kind in ("circle", "ellipse"):
         keys = ("cx", "cy", "r", "r") if kind == "circle" else ("cx", "cy", "rx", "ry")
-        values = [number(form.get(key)) for key in keys]
+        x, y, rx, ry = (number(form.get(key)) for key in keys)
         turn = math.degrees(number(form.get("theta", 0)))  # VIA turns by radians
-        if not all(map(math.isfinite, (*values, turn))):
+        if not all(map(math.isfinite, (x, y, rx, ry, turn))):
             return f"{kind} with a value that is not a number"
-        box, around = ellipse(*values, turn)
+        box, around = ellipse(x, y, rx, ry, turn)
         return Shape(label, box, [around])
     return f"{NO_AREA} ({printable(str(kind))})"

@@ -64,15 +64,16 @@ def open_voc(
     records, paths, ids = _read_entries(folder, entries, _ImageFinder(folder, image_folder), report)
     facts = image_files.inspect_images(paths, ids, report, full=full_check, max_pixels=max_pixels)
     kept = [i for i, fact in enumerate(facts) if fact is not None]
-    records, paths, ids, facts = ([column[i] for i in kept] for column in (records, paths, ids, facts))
+    records, paths, ids = [records[i] for i in kept], [paths[i] for i in kept], [ids[i] for i in kept]
+    known = [fact for fact in facts if fact is not None]
     stated = [record["size"] for record in records]
     frames, usable = image_files.stated_frames(
-        stated, facts, paths, ids, report, scaled=stated_size == "scale"
+        stated, known, paths, ids, report, scaled=stated_size == "scale"
     )
     report.check(word, len(entries) + report.counts[NO_XML], max_skipped_fraction)
-    kept = np.flatnonzero(usable)
-    source = image_files.file_source(word, kept, ids, paths, facts, report, frames=frames.take(usable))
-    records, paths, ids = ([column[i] for i in kept] for column in (records, paths, ids))
+    kept = np.flatnonzero(usable).tolist()
+    source = image_files.file_source(word, kept, ids, paths, known, report, frames=frames.take(usable))
+    records, paths, ids = [records[i] for i in kept], [paths[i] for i in kept], [ids[i] for i in kept]
     source = _labelled(source, _counted_from_zero(records, paths, ids, first_pixel, report), crowd)
     report.check_objects(word, max_skipped_fraction)
     return source
@@ -85,8 +86,8 @@ def _read_entries(
     records, paths, ids = [], [], []
     for image_id, xml_name in entries.items():
         record = _parse(os.path.join(folder, xml_name))
-        image = finder.image_of(record["file_name"], xml_name) if isinstance(record, dict) else None
-        if image is None:
+        image = None if isinstance(record, str) else finder.image_of(record["file_name"], xml_name)
+        if isinstance(record, str) or image is None:
             reason = record if isinstance(record, str) else "image is absent"
             report.skip_image(reason, image_files.displayed(os.path.join(folder, xml_name)), image_id)
             continue
@@ -133,7 +134,7 @@ def _labelled(source: Source, records: list[dict], crowd: str) -> Source:
         crowd=[difficult for _, difficult, _ in objects],
         text=True,
     )
-    table = ImageTable(source.ids.tolist(), source.file_names.tolist(), source.sizes, source.frames)
+    table = ImageTable(source.ids.tolist(), source.names.tolist(), source.sizes, source.frames)
     annotations, _ = clean_objects(
         raw, table, {name: i for i, name in enumerate(names)}, source.report, crowd=crowd
     )
@@ -165,20 +166,20 @@ def _xml_files(folder: str, split: str | None, word: str, report: InputReport) -
 
 def _listed(found: dict[str, str], entries: list[str], list_path: str, report: InputReport) -> dict[str, str]:
     by_name = {_whole_id(name): image_id for image_id, name in found.items()}
-    by_bare = collections.defaultdict(list)
+    by_bare: dict[str, list[str]] = collections.defaultdict(list)
     for image_id, name in found.items():
         by_bare[_stem(name)].append(image_id)
     listed = {}
     for entry in dict.fromkeys(entries):
         candidates = (entry, os.path.splitext(entry)[0], os.path.splitext(os.path.basename(entry))[0])
-        image_id = next((c for c in candidates if c in found), None) or by_name.get(entry)
+        known = next((c for c in candidates if c in found), None) or by_name.get(entry)
         several = [i for c in candidates for i in by_bare.get(c, [])]
-        if image_id is None and len(set(several)) > 1:
+        if known is None and len(set(several)) > 1:
             raise DataError(
                 f"{list_path}: {entry} may be {several[0]} or {several[1]}; list it with its folder"
             )
-        image_id = image_id or next(iter(several), None)
-        if image_id is None:
+        known = known or next(iter(several), None)
+        if known is None:
             report.skip_image(NO_XML, list_path, entry)
         else:
             listed[image_id] = found[image_id]
@@ -199,7 +200,7 @@ class _ImageFinder:
     folder.
     """
 
-    def __init__(self, folder: str, image_folder: str | None):
+    def __init__(self, folder: str, image_folder: str | None) -> None:
         self.folder, self.images = folder, image_folder
         self.everywhere = image_files.ImageFinder(image_folder or folder)
 
@@ -216,8 +217,8 @@ class _ImageFinder:
         file_name = file_name.replace("\\", "/")
         beside, below = os.path.split(xml_name)[0], os.path.split(_whole_id(xml_name))[0]
         places = self._places(beside, below)
-        for names in ((file_name, os.path.basename(file_name)), (_stem(xml_name),)):
-            names = [name for name in dict.fromkeys(names) if image_files.safe_join(".", name)]
+        for spelled in ([file_name, os.path.basename(file_name)], [_stem(xml_name)]):
+            names = [name for name in dict.fromkeys(spelled) if image_files.safe_join(".", name)]
             near = (image_files.named_image(os.path.join(*place), name) for name in names for place in places)
             far = (self.everywhere.elsewhere(os.path.join(below, name), stem=True) for name in names)
             found = next(filter(None, near), None) or next(filter(None, far), None)

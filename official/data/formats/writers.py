@@ -109,7 +109,7 @@ def write_coco(folder: str, images: Sequence[OutImage], header: Header) -> None:
     """`annotations.json` beside `images/`; where the box is all that is known its corners are the
     segmentation.
     """
-    annotations = []
+    annotations: list[dict[str, Any]] = []
     for image in images:
         for found in image.objects:
             y1, x1, y2, x2 = found.box
@@ -160,7 +160,7 @@ def write_yolo(folder: str, images: Sequence[OutImage], header: Header) -> None:
 def _yolo_lines(found: OutObject, size: tuple[int, int]) -> list[str]:
     height, width = size
     y1, x1, y2, x2 = found.box
-    box = ((x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height)
+    box = [(x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height]
     polygons = [[v / side for v, side in zip(p, (width, height) * (len(p) // 2))] for p in found.outline]
     return [" ".join([str(found.label), *(f"{v:.9f}" for v in values)]) for values in polygons or [box]]
 
@@ -193,8 +193,8 @@ def _voc_xml(image: OutImage, header: Header) -> ElementTree.Element:
     _add(root, "filename", os.path.basename(image.name))
     _add(_add(root, "source"), "database", "exported")
     size = _add(root, "size")
-    for name, value in zip(("width", "height", "depth"), (image.size[1], image.size[0], 3)):
-        _add(size, name, value)
+    for name, side in zip(("width", "height", "depth"), (image.size[1], image.size[0], 3)):
+        _add(size, name, side)
     _add(root, "segmented", 0)
     for found in image.objects:
         item = _add(root, "object")
@@ -204,8 +204,8 @@ def _voc_xml(image: OutImage, header: Header) -> ElementTree.Element:
             "truncated": 0,
             "difficult": int(found.crowd),
         }
-        for name, value in texts.items():
-            _add(item, name, value)
+        for name, text in texts.items():
+            _add(item, name, text)
         box = _add(item, "bndbox")
         y1, x1, y2, x2 = found.box
         for name, value in zip(("xmin", "ymin", "xmax", "ymax"), (x1 + 1, y1 + 1, x2, y2)):
@@ -260,7 +260,7 @@ def write_cvat(folder: str, images: Sequence[OutImage], header: Header) -> None:
 def write_labelme(folder: str, images: Sequence[OutImage], header: Header) -> None:
     """A JSON beside every image; polygons of one object share a `group_id`. LabelMe keeps the key `score`."""
     for image in images:
-        shapes = []
+        shapes: list[dict[str, Any]] = []
         for group, found in enumerate(image.objects, 1):
             y1, x1, y2, x2 = found.box
             points = [list(zip(p[0::2], p[1::2])) for p in found.outline] or [[(x1, y1), (x2, y2)]]
@@ -278,7 +278,7 @@ def write_labelme(folder: str, images: Sequence[OutImage], header: Header) -> No
                         **({} if found.score is None else {"score": found.score}),
                     }
                 )
-        content = {
+        content: dict[str, Any] = {
             "version": "5.5.0",
             "flags": {},
             "shapes": shapes,

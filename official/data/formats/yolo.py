@@ -51,7 +51,7 @@ def open_yolo(place: str, split: str, rules: ReadRules) -> Source:
             text = _label_file(path)
             failure = _read_labels(record, text, config) if text else None
             labelled |= {text} if text else set()
-            if failure:
+            if text and failure:
                 report.skip_image(failure, image_files.displayed(text), image_id)
                 continue
         records.append(record)

@@ -7,10 +7,9 @@ nn_ops.py:325-386.
 from __future__ import annotations
 
 import tensorflow as tf
+from tensorflow import keras
 
 from official.models.layers import StochasticDepth, SyncBatchNormalization
-
-keras = tf.keras
 
 
 class BlockBuilder:
@@ -18,7 +17,7 @@ class BlockBuilder:
 
     def __init__(
         self, momentum: float, epsilon: float, activation: str = "relu", *, zero_last_gamma: bool = False
-    ):
+    ) -> None:
         """Args: momentum, epsilon: of batch norm. activation: "relu" or "swish". zero_last_gamma: branches
         start at zero.
         """

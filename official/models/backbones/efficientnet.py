@@ -15,17 +15,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import keras_cv
 import tensorflow as tf
+from tensorflow import keras
 
 from official.errors import FlagError
 from official.experiment import Model
 from official.models.backbones.input_scale import scaled_input
 from official.models.backbones.registry import backbones
 from official.models.layers import DepthwiseConv2D, StochasticDepth, Swish, SyncBatchNormalization
-
-keras = tf.keras
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,8 +139,8 @@ class EfficientNetBackbone(keras_cv.models.Backbone):
         lite: bool = False,
         input_normalization: str = "imagenet",
         input_shape: tuple = (None, None, 3),
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         """Builds the network.
 
         Args:
@@ -182,14 +182,16 @@ class EfficientNetBackbone(keras_cv.models.Backbone):
             "input_shape": tuple(input_shape),
         }
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), **self._arguments}
 
 
 class _Builder:
     """Makes the layers of one EfficientNet, counting blocks for stochastic depth."""
 
-    def __init__(self, total_blocks, survival_probability, momentum, epsilon, lite):
+    def __init__(
+        self, total_blocks: int, survival_probability: float, momentum: float, epsilon: float, lite: bool
+    ) -> None:
         self.survival_probability = survival_probability
         self.momentum = momentum
         self.epsilon = epsilon
@@ -197,10 +199,10 @@ class _Builder:
         self.total_blocks = total_blocks
         self.blocks_made = 0
 
-    def norm(self, x, name):
+    def norm(self, x: tf.Tensor, name: str) -> tf.Tensor:
         return SyncBatchNormalization(momentum=self.momentum, epsilon=self.epsilon, name=name)(x)
 
-    def conv(self, x, filters, kernel, name, stride=1):
+    def conv(self, x: tf.Tensor, filters: int, kernel: int, name: str, stride: int = 1) -> tf.Tensor:
         conv_name = f"{name}_conv"
         x = keras.layers.Conv2D(
             filters,
@@ -214,7 +216,9 @@ class _Builder:
         x = self.norm(x, f"{name}_bn")
         return activation(self.lite, f"{name}_activation")(x)
 
-    def block(self, x, filters, out_filters, stage, stride, name):
+    def block(
+        self, x: tf.Tensor, filters: int, out_filters: int, stage: Stage, stride: int, name: str
+    ) -> tf.Tensor:
         """One inverted bottleneck: expand, depthwise, squeeze-excite, linear projection, skip."""
         shortcut = x
         if stage.expand != 1:
@@ -248,7 +252,7 @@ class _Builder:
             x = keras.layers.Add(name=f"{name}_add")([x, shortcut])
         return x
 
-    def squeeze_excite(self, x, squeezed, name):
+    def squeeze_excite(self, x: tf.Tensor, squeezed: int, name: str) -> tf.Tensor:
         channels = x.shape[-1]
         gate = keras.layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_se_squeeze")(x)
         gate = keras.layers.Conv2D(
@@ -270,13 +274,13 @@ class _Builder:
         return keras.layers.Multiply(name=f"{name}_se_excite")([x, gate])
 
 
-def fan_out_normal():
+def fan_out_normal() -> keras.initializers.Initializer:
     """N(0, sqrt(2 / fan_out)), EfficientNet's kernel initialiser."""
     return keras.initializers.VarianceScaling(2.0, mode="fan_out", distribution="untruncated_normal")
 
 
 def build_efficientnet(
-    backbone: str, *, width: float = 0.0, depth: float = 0.0, **kwargs
+    backbone: str, *, width: float = 0.0, depth: float = 0.0, **kwargs: Any
 ) -> EfficientNetBackbone:
     """Builds a backbone by name.
 
@@ -296,7 +300,7 @@ def build_efficientnet(
     )
 
 
-def _build(options: Model, **shared) -> EfficientNetBackbone:
+def _build(options: Model, **shared: Any) -> EfficientNetBackbone:
     return build_efficientnet(
         options.backbone,
         width=options.backbone_width,

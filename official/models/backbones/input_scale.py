@@ -11,11 +11,10 @@ from typing import Any, Sequence
 
 import numpy as np
 import tensorflow as tf
+from tensorflow import keras
 
 from official.data.example import IMAGENET_MEAN, IMAGENET_STD
 from official.errors import FlagError
-
-keras = tf.keras
 
 # (factor, shift) of pixels in [0, 1].
 SCALES = {
@@ -28,7 +27,7 @@ SCALES = {
 LAYER = "input_scale"
 
 
-def scaled_input(images, normalization: str):
+def scaled_input(images: tf.Tensor, normalization: str) -> tf.Tensor:
     """Normalised images to the scale `normalization`, a key of `SCALES`; imagenet: as they are.
 
     Raises:
@@ -49,7 +48,9 @@ def scale_layer(normalization: str) -> keras.layers.Layer:
 
 
 def _constants(normalization: str) -> tuple[list[float], list[float]]:
-    factor, shift = SCALES[normalization]
+    scale = SCALES[normalization]
+    assert scale is not None
+    factor, shift = scale
     return [factor * deviation for deviation in IMAGENET_STD], [
         factor * mean + shift for mean in IMAGENET_MEAN
     ]

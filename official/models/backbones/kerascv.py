@@ -7,15 +7,15 @@ official/models/layers.py. keras-cv's EfficientNetV1 is not the published networ
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras_cv
-import tensorflow as tf
+from tensorflow import keras
 
 from official.experiment import Model
 from official.models.backbones.input_scale import scale_layer
 from official.models.backbones.registry import backbones
 from official.models.layers import SyncBatchNormalization
-
-keras = tf.keras
 
 _BLOCKS = {"50": [3, 4, 6, 3], "101": [3, 4, 23, 3], "152": [3, 8, 36, 3]}
 # Name on the command line -> (class, blocks per stage).
@@ -60,8 +60,8 @@ class KerasCVBackbone(keras_cv.models.Backbone):
         width: float = 1.0,
         input_normalization: str = "unit",
         input_shape: tuple = (None, None, 3),
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         """Builds the network.
 
         Args:
@@ -89,10 +89,10 @@ class KerasCVBackbone(keras_cv.models.Backbone):
             "input_shape": tuple(input_shape),
         }
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), **self._arguments}
 
 
 @backbones(KERAS_CV)
-def _build(options: Model, **shared) -> KerasCVBackbone:
+def _build(options: Model, **shared: Any) -> KerasCVBackbone:
     return KerasCVBackbone(variant=options.backbone, width=options.backbone_width or 1.0, **shared)

@@ -10,13 +10,12 @@ import dataclasses
 import importlib
 from typing import Any, Callable, Iterable
 
-import tensorflow as tf
+from tensorflow import keras
 
 from official.errors import FlagError
 from official.experiment import Model
 from official.models.features import check_size
 
-keras = tf.keras
 FAMILIES = ("efficientnet", "resnet", "kerascv", "spinenet")
 Builder = Callable[..., keras.Model]
 

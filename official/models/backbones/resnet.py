@@ -8,16 +8,17 @@ Source: tensorflow/tpu models/official/detection/modeling/architecture/resnet.py
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras_cv
 import tensorflow as tf
+from tensorflow import keras
 
 from official.errors import FlagError
 from official.experiment import Model
 from official.models.backbones.blocks import BlockBuilder
 from official.models.backbones.input_scale import scaled_input
 from official.models.backbones.registry import backbones
-
-keras = tf.keras
 
 BLOCKS = {"resnet-50": (3, 4, 6, 3), "resnet-101": (3, 4, 23, 3), "resnet-152": (3, 8, 36, 3)}
 FILTERS = (64, 128, 256, 512)
@@ -43,8 +44,8 @@ class ResNetBackbone(keras_cv.models.Backbone):
         pool_padding: str = "same",
         input_normalization: str = "imagenet",
         input_shape: tuple = (None, None, 3),
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         """Builds the network.
 
         Args:
@@ -89,7 +90,7 @@ class ResNetBackbone(keras_cv.models.Backbone):
             "input_shape": tuple(input_shape),
         }
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), **self._arguments}
 
 
@@ -124,7 +125,7 @@ def pool_padding_of(model: keras.Model) -> str:
 
 
 @backbones(BLOCKS)
-def _build(options: Model, **shared) -> ResNetBackbone:
+def _build(options: Model, **shared: Any) -> ResNetBackbone:
     return ResNetBackbone(
         blocks=BLOCKS[options.backbone],
         width=options.backbone_width or 1.0,

@@ -10,17 +10,17 @@ Source: Du et al., "SpineNet: Learning Scale-Permuted Backbone for Recognition a
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import keras_cv
 import tensorflow as tf
+from tensorflow import keras
 
 from official.experiment import Model
 from official.models.backbones.blocks import BlockBuilder
 from official.models.backbones.input_scale import scaled_input
 from official.models.backbones.registry import backbones
 from official.models.layers import UpsampleNearest
-
-keras = tf.keras
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,8 +107,8 @@ class SpineNetBackbone(keras_cv.models.Backbone):
         activation: str = "swish",
         input_normalization: str = "imagenet",
         input_shape: tuple = (None, None, 3),
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         """Builds the network.
 
         Args:
@@ -141,7 +141,7 @@ class SpineNetBackbone(keras_cv.models.Backbone):
         self.pyramid_level_inputs = {f"P{level}": x.node.layer.name for level, x in endpoints.items()}
         self._arguments = {**arguments, "input_shape": tuple(input_shape)}
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), **self._arguments}
 
 
@@ -158,7 +158,15 @@ class _Feature:
 class _Builder(BlockBuilder):
     """The stem, the permuted blocks and the changes of resolution between them."""
 
-    def __init__(self, filter_scale, resample_alpha, repeats, momentum, epsilon, activation):
+    def __init__(
+        self,
+        filter_scale: float,
+        resample_alpha: float,
+        repeats: int,
+        momentum: float,
+        epsilon: float,
+        activation: str,
+    ) -> None:
         super().__init__(momentum, epsilon, activation)
         self.filter_scale, self.resample_alpha, self.repeats = filter_scale, resample_alpha, repeats
 
@@ -234,7 +242,7 @@ def _mean_of_levels(endpoints: dict[int, tf.Tensor]) -> tf.Tensor:
 
 
 @backbones(SPINENETS, levels=(FINEST_LEVEL, COARSEST_LEVEL))
-def _build(options: Model, **shared) -> SpineNetBackbone:
+def _build(options: Model, **shared: Any) -> SpineNetBackbone:
     return SpineNetBackbone(
         **_scaling(options),
         survival_probability=options.survival_probability,

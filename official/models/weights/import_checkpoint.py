@@ -30,7 +30,7 @@ import os
 import re
 from typing import Callable, Iterator, Sequence
 
-import tensorflow as tf
+from tensorflow import keras
 
 from official.models.weights import import_released, import_simclr
 from official.models.weights.import_efficientnet import read_efficientnet
@@ -48,8 +48,6 @@ from official.models.weights.named_weights import (
 from official.models.weights.torch_files import open_safetensors, open_torch
 from official.models.weights.weight_files import WeightFile, checkpoint_prefix, open_checkpoint, open_h5
 from official.screen import note
-
-keras = tf.keras
 
 
 def read_weights(path: str, backbone: keras.Model) -> Weights:

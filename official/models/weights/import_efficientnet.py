@@ -9,12 +9,11 @@ import dataclasses
 import re
 from typing import Container, Iterable
 
-import tensorflow as tf
+from tensorflow import keras
 
 from official.models.weights.named_weights import Weights, WeightsError, shapes_of, take, variable_name
 from official.models.weights.weight_files import WeightFile
 
-keras = tf.keras
 _HEAD = {"top_conv": "conv2d", "top_bn": "tpu_batch_normalization", "predictions": "dense"}
 EMA = "/ExponentialMovingAverage"
 
@@ -72,7 +71,9 @@ def check_kind(path: str, lite: bool, names: Container[str]) -> None:
 
 
 def block_order(block: str) -> tuple[int, int, str]:
-    digits, letters = re.match(r"(\d+)([a-z]+)", block).groups()
+    match = re.match(r"(\d+)([a-z]+)", block)
+    assert match is not None, block
+    digits, letters = match.groups()
     return int(digits), len(letters), letters
 
 
@@ -82,7 +83,9 @@ def _tf1_name(name: str, number: dict[str, int]) -> str:
         return f"stem/{'conv2d' if layer == 'stem_conv' else 'tpu_batch_normalization'}/{variable}"
     if layer in _HEAD:
         return f"head/{_HEAD[layer]}/{variable}"
-    block, part = re.match(r"block(\d+[a-z]+)_(.*)", layer).groups()
+    match = re.match(r"block(\d+[a-z]+)_(.*)", layer)
+    assert match is not None, layer
+    block, part = match.groups()
     first = block.startswith("1")  # its blocks have no expansion
     places = {
         "expand_conv": "conv2d",

@@ -16,7 +16,7 @@ import re
 import zipfile
 from typing import Any, Iterable, Iterator
 
-import tensorflow as tf
+from tensorflow import keras
 
 from official.models.backbones.input_scale import scale_of_layers
 from official.models.backbones.kerascv import KerasCVBackbone, stock_backbone
@@ -31,7 +31,6 @@ from official.models.weights.weight_files import (
     read_member,
 )
 
-keras = tf.keras
 MODELS = ("Functional", "Model")
 OPTIMIZER = "optimizer_weights/"  # of a whole model in the old format
 
@@ -40,9 +39,15 @@ def read_h5(path: str, backbone: keras.Model) -> Weights:
     """An .h5 of keras.applications or keras-cv, in the old or the newer format, with or without a head."""
     with open_h5(path) as file:
         if isinstance(backbone, KerasCVBackbone):
-            kind = {"normalization": "unit", "epsilon": epsilon_of(backbone)}
             table = _table_of_stock(backbone) if _is_newer(file) else _old_table(file)
-            return take(file, table, shapes_of(backbone), f"keras-cv weights {path}", **kind)
+            return take(
+                file,
+                table,
+                shapes_of(backbone),
+                f"keras-cv weights {path}",
+                normalization="unit",
+                epsilon=epsilon_of(backbone),
+            )
         check_kind(path, not any("_se_reduce" in name for name in file.arrays), shapes_of(backbone))
         return take(file, _wanted(_old_table(file), backbone), shapes_of(backbone), f"Keras weights {path}")
 

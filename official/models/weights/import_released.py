@@ -20,14 +20,13 @@ import re
 from typing import Collection, Container, Iterable, Iterator, Sequence
 
 import numpy as np
-import tensorflow as tf
+from tensorflow import keras
 
 from official.models.weights.import_efficientnet import model_name, tf1_names
 from official.models.weights.import_resnet import OPTIMIZER, numbered_table, resnet_table, scope_of_resnet
 from official.models.weights.named_weights import Weights, WeightsError, epsilon_of, shapes_of, take
 from official.models.weights.weight_files import WeightFile
 
-keras = tf.keras
 SPINENET = "spinenet/conv2d/kernel"
 CLASS_BIAS, BOX_BIAS = "retinanet/class_net/class-predict/bias", "retinanet/box_net/box-predict/bias"
 SEGMENT_BIAS = "segmentation/conv2d/bias"
@@ -141,7 +140,7 @@ def _spinenet_names(path: str, backbone: keras.Model) -> dict[str, str]:
     return spinenet_table(names)
 
 
-def _backbone_table(path: str, there: Container[str], backbone: keras.Model) -> dict[str, str]:
+def _backbone_table(path: str, there: Collection[str], backbone: keras.Model) -> dict[str, str]:
     """Names of a SpineNet, ResNet or EfficientNet."""
     if SPINENET in there:
         return _spinenet_names(path, backbone)

@@ -11,7 +11,7 @@ models/official/resnet/resnet_model.py.
 from __future__ import annotations
 
 import re
-from typing import Container, Iterable, Sequence
+from typing import Collection, Iterable, Sequence
 
 import tensorflow as tf
 
@@ -75,7 +75,7 @@ def scope_of_resnet(there: Iterable[str]) -> str | None:
     return max(scopes) if scopes else None
 
 
-def resnet_table(path: str, there: Container[str], backbone: tf.keras.Model) -> dict[str, str]:
+def resnet_table(path: str, there: Collection[str], backbone: tf.keras.Model) -> dict[str, str]:
     """A ResNet's variable names -> names in a checkpoint.
 
     Raises:

@@ -13,7 +13,7 @@ Source: google-research/simclr resnet.py, tf2/resnet.py, tf2/model.py.
 from __future__ import annotations
 
 import re
-from typing import Container, Iterator, Sequence
+from typing import Container, Iterable, Iterator
 
 import tensorflow as tf
 from tensorflow.core.protobuf import trackable_object_graph_pb2
@@ -26,12 +26,12 @@ EPSILON = 1e-5
 GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 
 
-def tf1_table(names: Sequence[str]) -> dict[str, str]:
+def tf1_table(names: Iterable[str]) -> dict[str, str]:
     """Our variable names -> names in a TF1 checkpoint."""
     return numbered_table("base_model", layers_in_order(names))
 
 
-def tf2_table(names: Sequence[str]) -> dict[str, str]:
+def tf2_table(names: Iterable[str]) -> dict[str, str]:
     """Our variable names -> paths in the object graph of a TF2 checkpoint, below `resnet_model`."""
     found = {}
     for layer in layers_in_order(names):
@@ -62,7 +62,7 @@ def is_tf1(there: Container[str]) -> bool:
 class ObjectGraph:
     """The object graph of a TF2 checkpoint: finds the key of a variable by its path."""
 
-    def __init__(self, file: WeightFile):
+    def __init__(self, file: WeightFile) -> None:
         """Args: file: an open checkpoint."""
         graph = trackable_object_graph_pb2.TrackableObjectGraph.FromString(file.arrays[GRAPH].load())
         self.nodes = graph.nodes
@@ -85,7 +85,7 @@ class ObjectGraph:
         return None
 
 
-def _found_tf2(graph: ObjectGraph, names: Sequence[str]) -> Iterator[tuple[str, str]]:
+def _found_tf2(graph: ObjectGraph, names: Iterable[str]) -> Iterator[tuple[str, str]]:
     """(our name, key) of the variables that a TF2 checkpoint or SavedModel has."""
     root = graph.root_of_resnet()
     keys = ((ours, graph.key(f"{root}/{path}")) for ours, path in tf2_table(names).items())

@@ -27,7 +27,7 @@ import re
 from typing import Collection, Iterable, Mapping
 
 import numpy as np
-import tensorflow as tf
+from tensorflow import keras
 
 from official.files import read_json
 from official.models.weights.import_efficientnet import block_order, check_kind
@@ -35,7 +35,6 @@ from official.models.weights.named_weights import Weights, WeightsError, shapes_
 from official.models.weights.torch_files import open_safetensors, open_torch
 from official.models.weights.weight_files import StoredArray, WeightFile
 
-keras = tf.keras
 _NORM = {
     "gamma": "weight",
     "beta": "bias",

@@ -6,17 +6,17 @@ import dataclasses
 import hashlib
 import json
 import os
-from typing import Mapping, Sequence
+from typing import Any, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
+from tensorflow import keras
 
 from official.files import whole_file
 from official.models.backbones.input_scale import SCALES, scale_of
 from official.models.backbones.resnet import pool_padding_of
 from official.models.weights.weight_files import WeightFile, WeightsError, open_npz
 
-keras = tf.keras
 META = "__meta__"
 BATCH_NORM = ("gamma", "beta", "moving_mean", "moving_variance")
 LICENCE_NOTE = (
@@ -44,7 +44,7 @@ class Weights:
     epsilon: float = 1e-3
     pool: str = "same"
 
-    def needs(self) -> dict[str, str]:
+    def needs(self) -> dict[str, Any]:
         """The options of a backbone that these weights decide."""
         return {"input_normalization": self.normalization, "resnet_pool": self.pool}
 

@@ -166,7 +166,9 @@ def _simclr(depth: str) -> Iterator[PublicFile]:
 
 def digits_of(name: str) -> str:
     """The first digits of its sha256 that a file of PyTorch bears in its name."""
-    return re.search(r"-([0-9a-f]{8})\.pth$", name).group(1)
+    match = re.search(r"-([0-9a-f]{8})\.pth$", name)
+    assert match is not None, name
+    return match[1]
 
 
 # --- looking for them ------------------------------------------------------------------------------

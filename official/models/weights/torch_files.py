@@ -24,7 +24,7 @@ import math
 import pickletools
 import struct
 import zipfile
-from typing import Any, BinaryIO, Callable, Iterator, Mapping, Sequence
+from typing import Any, BinaryIO, Callable, Iterator, Literal, Mapping, Sequence
 
 import ml_dtypes
 import numpy as np
@@ -37,7 +37,8 @@ STREAM_VERSION = 1001
 # As timm reads a training checkpoint: the averaged weights first.
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
-STORAGES = {
+Order = Literal["<", ">"]  # of bytes
+STORAGES: dict[str, np.dtype] = {
     "DoubleStorage": np.dtype("f8"),
     "FloatStorage": np.dtype("f4"),
     "HalfStorage": np.dtype("f2"),
@@ -49,7 +50,7 @@ STORAGES = {
     "ByteStorage": np.dtype("u1"),
     "BoolStorage": np.dtype("?"),
 }
-SAFETENSORS = {
+SAFETENSORS: dict[str, np.dtype] = {
     "F64": np.dtype("f8"),
     "F32": np.dtype("f4"),
     "F16": np.dtype("f2"),
@@ -134,8 +135,10 @@ def _load(stream: io.BytesIO, path: str) -> Any:
 class _Machine:
     """The stack and the memory that the words of a pickle work on."""
 
-    def __init__(self, path: str):
-        self.path, self.stack, self.memory = path, [], {}
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.stack: list[Any] = []
+        self.memory: dict[int, Any] = {}
 
     def step(self, word: str, argument: Any) -> None:
         """One word."""
@@ -297,7 +300,7 @@ def _zip_tensors(path: str, file: BinaryIO) -> dict[str, StoredArray]:
             raise WeightsError(f"{path} is a TorchScript program; save model.state_dict() alone")
         with archive.open(descriptions[0]) as opened:
             tensors = _state_dict(_load(_limited(opened, path), path), path)
-        order = ">" if _text(archive, members, f"{root}byteorder") == "big" else "<"
+        order: Order = ">" if _text(archive, members, f"{root}byteorder") == "big" else "<"
         storages = {}
         for key in {tensor.storage.key for tensor in tensors.values()}:
             info = members.get(f"{root}data/{key}")
@@ -327,7 +330,7 @@ def _stream_tensors(path: str, file: BinaryIO) -> dict[str, StoredArray]:
         raise WeightsError(f"{path} is no file that torch.save wrote")
     if _load(stream, path) != STREAM_VERSION:
         raise WeightsError(f"{path} is of an unknown version of torch.save's stream")
-    order = "<" if _load(stream, path).get("little_endian", True) else ">"
+    order: Order = "<" if _load(stream, path).get("little_endian", True) else ">"
     tensors = _state_dict(_load(stream, path), path)
     keys = _load(stream, path)
     known = {tensor.storage.key: tensor.storage for tensor in tensors.values()}
@@ -368,7 +371,7 @@ def _arrays(
     file: BinaryIO,
     tensors: Mapping[str, _Tensor],
     storages: Mapping[str, tuple[int, int]],
-    order: str,
+    order: Order,
 ) -> dict[str, StoredArray]:
     """The tensors as arrays of the file.
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import glob
 import io
 import math
 import os
 import struct
 import zipfile
-from typing import Callable, Iterator, Mapping
+from typing import Any, BinaryIO, Callable, Iterator, Mapping
 
 import h5py
 import numpy as np
@@ -133,7 +134,7 @@ def open_checkpoint(prefix: str) -> WeightFile:
                 tuple(shape),
                 np.dtype(dtypes[name].as_numpy_dtype),
                 there,
-                lambda name=name: reader.get_tensor(name),
+                functools.partial(reader.get_tensor, name),
             )
             for name, shape in reader.get_variable_to_shape_map().items()
         },
@@ -244,7 +245,7 @@ def open_h5_member(path: str, archive: zipfile.ZipFile, name: str) -> Iterator[W
         yield WeightFile(path, _h5_arrays(file, path))
 
 
-def start_of_member(raw: io.BufferedReader, info: zipfile.ZipInfo) -> int:
+def start_of_member(raw: BinaryIO, info: zipfile.ZipInfo) -> int:
     """Where a member's bytes begin: after its local header, a name and an extra field."""
     raw.seek(info.header_offset + 26)
     name, extra = struct.unpack("<HH", raw.read(4))
@@ -254,7 +255,7 @@ def start_of_member(raw: io.BufferedReader, info: zipfile.ZipInfo) -> int:
 class _Window(io.RawIOBase):
     """A part of a file as a file."""
 
-    def __init__(self, raw: io.BufferedReader, start: int, length: int):
+    def __init__(self, raw: io.BufferedReader, start: int, length: int) -> None:
         super().__init__()
         self._raw, self._start, self._length, self._place = raw, start, length, 0
 
@@ -273,7 +274,7 @@ class _Window(io.RawIOBase):
         )
         return self._place
 
-    def readinto(self, buffer) -> int:
+    def readinto(self, buffer: Any) -> int:
         self._raw.seek(self._start + self._place)
         content = self._raw.read(max(0, min(len(buffer), self._length - self._place)))
         buffer[: len(content)] = content
