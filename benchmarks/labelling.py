@@ -38,9 +38,8 @@ def main() -> None:
     )
     print(
         f"{backbone} {SIZE} px: stock {BATCH / seconds['stock']:.3f} images/s, ours "
-        f"{BATCH / seconds['ours']:.3f} "
-        f"images/s, ratio {seconds['stock'] / seconds['ours']:.1f}; our decoding takes "
-        f"{1 - seconds['our network'] / seconds['ours']:.0%} of our time"
+        f"{BATCH / seconds['ours']:.3f} images/s, ratio {seconds['stock'] / seconds['ours']:.1f}; our "
+        f"decoding takes {1 - seconds['our network'] / seconds['ours']:.0%} of our time"
     )
 
 

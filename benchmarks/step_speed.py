@@ -74,8 +74,7 @@ def main() -> None:
         for name, side in in_turn(commands, rounds=options.rounds, steps=steps, cwd=ROOT).items():
             print(
                 f"| {row} | {name} | {1e3 * side['cpu']:.1f} | {1e3 * side['wall']:.1f} | "
-                f"{side['ratio']:.3f} | "
-                f"{side['parameters']:,} | {side['megabytes']:.0f} |",
+                f"{side['ratio']:.3f} | {side['parameters']:,} | {side['megabytes']:.0f} |",
                 flush=True,
             )
 

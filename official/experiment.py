@@ -20,9 +20,21 @@ def option(
     lower: float | None = None,
     upper: float | None = None,
     words: tuple[str, ...] = (),
+    decisive: bool = True,
+    of_machine: bool = False,
+    later: bool = False,
 ) -> Any:
-    """A dataclass field that also describes its flag; a number may also be one of `words`."""
+    """A dataclass field that also describes its flag.
+
+    Args:
+      words: that a number may also be.
+      decisive: False: it changes where or how fast a run goes, or what is done with it, but not what it
+        computes.
+      of_machine: it is of the machine that a run was trained on; a job on the finished run may be elsewhere.
+      later: at its default a run is what it was before there was this flag.
+    """
     metadata = {"help": help, "choices": choices, "lower": lower, "upper": upper, "words": words}
+    metadata |= {"decisive": decisive, "of_machine": of_machine, "later": later}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -39,8 +51,7 @@ class Data:
         0.0,
         (
             "Without --eval_data: share of the labelled images that is held out to evaluate on, every "
-            "class in "
-            "proportion; --split_seed decides which. 0: none."
+            "class in proportion; --split_seed decides which. 0: none."
         ),
         lower=0.0,
         upper=0.9,
@@ -48,14 +59,16 @@ class Data:
     joint_data: str = option(
         "", "Joint training: data with classes (or boxes, which are cut out), e.g. tfds:imagenet2012:train."
     )
-    data_dir: str = option("", "Where TFDS data sets are prepared (TFDS' own default when empty).")
+    data_dir: str = option(
+        "", "Where TFDS data sets are prepared (TFDS' own default when empty).", decisive=False
+    )
     index_dir: str = option(
         "",
         (
-            "Where indexes of data sets are kept, so that opening a large one again takes seconds; "
-            "several runs "
-            "may share it. When empty: in the run folder."
+            "Where indexes of data sets are kept, so that opening a large one again takes seconds; several "
+            "runs may share it. When empty: in the run folder."
         ),
+        decisive=False,
     )
     labeled_fraction: float = option(
         1.0, "Share of --labeled_data whose labels are used.", lower=0.0, upper=1.0
@@ -67,8 +80,7 @@ class Data:
         "",
         (
             "Labelled data that people have corrected, of job=review_labels or any: it joins "
-            "--labeled_data, and "
-            "its images leave the unlabelled ones."
+            "--labeled_data, and its images leave the unlabelled ones."
         ),
     )
     labeled_ids: str = option(
@@ -78,7 +90,11 @@ class Data:
     scenes_size: int = option(160, "Side of the embedded images in pixels.", lower=32)
     max_boxes: int = option(100, "Boxes per training image; further ones are left out.", lower=1)
     max_skipped_fraction: float = option(
-        0.1, "Unusable share of a data set above which a run fails.", lower=0.0, upper=1.0
+        0.1,
+        "Unusable share of a data set above which a run fails.",
+        lower=0.0,
+        upper=1.0,
+        decisive=False,
     )
     crowd: str = option(
         "ignore",
@@ -91,9 +107,8 @@ class Data:
     stated_size: str = option(
         "check",
         (
-            "An image of another size than its annotations state (EXIF turns are understood): left "
-            "out, or its "
-            "boxes and masks scaled to it where the shapes agree."
+            "An image of another size than its annotations state (EXIF turns are understood): left out, or "
+            "its boxes and masks scaled to it where the shapes agree."
         ),
         choices=("check", "scale"),
     )
@@ -102,15 +117,14 @@ class Data:
         "full",
         "How an image is checked before the run: every pixel, or header and end.",
         choices=("full", "header"),
+        decisive=False,
     )
     crop_style: str = option(
         "auto",
-        "Classification, contrastive: whose crops. The centre that an image is evaluated by is size / (size "
-        "+ round(size / 7)) of its "
-        "shorter side (efficientnet), size / (size + 32) (noisy_student), or 0.875 (simclr, which also clips "
-        "its pixels, and "
-        "takes the whole image where no random crop fits); auto: simclr for task=contrastive and "
-        "job=linear_eval, else efficientnet.",
+        "Classification, contrastive: whose crops. The centre that an image is evaluated by is size / "
+        "(size + round(size / 7)) of its shorter side (efficientnet), size / (size + 32) (noisy_student), "
+        "or 0.875 (simclr, which also clips its pixels, and takes the whole image where no random crop "
+        "fits); auto: simclr for task=contrastive and job=linear_eval, else efficientnet.",
         choices=("auto", "efficientnet", "noisy_student", "simclr"),
     )
     legacy_resize: bool = option(
@@ -130,9 +144,8 @@ class Model:
     backbone: str = option(
         "efficientnet-b7",
         (
-            "efficientnet-b0 ... -b7 or -l2; efficientnet-lite0 ... -lite4 (small machines; published "
-            "for 224, "
-            "240, 260, 280, 300 px); resnet-50, -101 or -152; spinenet-49s, -49, -96, -143 or -190; "
+            "efficientnet-b0 ... -b7 or -l2; efficientnet-lite0 ... -lite4 (small machines; published for "
+            "224, 240, 260, 280, 300 px); resnet-50, -101 or -152; spinenet-49s, -49, -96, -143 or -190; "
             "keras-cv-resnet-50[-v2] and so on."
         ),
     )
@@ -179,9 +192,8 @@ class Model:
         "auto",
         (
             "Scale of the backbone's pixels: ImageNet mean and deviation, [0, 1], [-1, 1], 0..255 or (p - "
-            "127) / "
-            "128; auto: what the weights of --init say, else lite for an EfficientNet-Lite and imagenet for "
-            "all others."
+            "127) / 128; auto: what the weights of --init say, else lite for an EfficientNet-Lite and "
+            "imagenet for all others."
         ),
         choices=("auto", "imagenet", "unit", "symmetric", "bytes", "lite"),
     )
@@ -197,9 +209,8 @@ class Model:
     dropout: float = option(
         0.0,
         (
-            "Classification: share of the pooled features dropped in training (EfficientNet-B0 ... B7: "
-            "0.2 ... "
-            "0.5, -Lite0, 1: 0.2, -Lite2 ... 4: 0.3)."
+            "Classification: share of the pooled features dropped in training (EfficientNet-B0 ... B7: 0.2 "
+            "... 0.5, -Lite0, 1: 0.2, -Lite2 ... 4: 0.3)."
         ),
         lower=0.0,
         upper=0.95,
@@ -249,8 +260,7 @@ class Augment:
         0,
         (
             "0: Translate and Cutout move whole pixels of the stored image (the original). N: meant for "
-            "images "
-            "with a longer side of N, scaled for others."
+            "images with a longer side of N, scaled for others."
         ),
         lower=0,
     )
@@ -308,8 +318,7 @@ class Loss:
         "logits",
         (
             "Segmentation: where logits and labels meet: logits enlarged to the labels; labels cut to the "
-            "logits "
-            "(nearest, as the release); bilinear class numbers (an artefact)."
+            "logits (nearest, as the release); bilinear class numbers (an artefact)."
         ),
         choices=("logits", "nearest", "bilinear"),
     )
@@ -320,9 +329,8 @@ class Loss:
     joint_weight: float = option(
         0.0,
         (
-            "Joint training: weight of the classification loss on --joint_data (the paper: 0.5 alone, "
-            "0.2 with "
-            "self-training); 0: off."
+            "Joint training: weight of the classification loss on --joint_data (the paper: 0.5 alone, 0.2 "
+            "with self-training); 0: off."
         ),
         lower=0.0,
     )
@@ -330,8 +338,7 @@ class Loss:
         1e-4,
         (
             "L2 on kernels: weight_decay * 0.5 * sum of squares; classification, contrastive: on all but "
-            "batch "
-            "norm, unless --optimizer=lars."
+            "batch norm, unless --optimizer=lars."
         ),
         lower=0.0,
     )
@@ -397,9 +404,8 @@ class Training:
     )
     teacher_batch_size: int = option(
         0,
-        "Human-labelled images per step of the teacher, and of the control, whose steps hold labels "
-        "alone, too; "
-        "0: --batch_size.",
+        "Human-labelled images per step of the teacher, and of the control, whose steps hold labels alone, "
+        "too; 0: --batch_size.",
         lower=0,
     )
     accumulate: int = option(
@@ -409,17 +415,18 @@ class Training:
             "normalises every part by itself, all else is as in one go."
         ),
         lower=1,
+        later=True,
     )
     teacher_steps: int = option(45_000, "Steps of the teacher.", lower=1)
     student_steps: int = option(45_000, "Steps of the student.", lower=1)
     patience: int = option(
         0,
         (
-            "Ends teacher and student after so many evaluations (--eval_every) in a row without a "
-            "better one; "
-            "the control is trained as long as they were. 0: all steps are taken."
+            "Ends teacher and student after so many evaluations (--eval_every) in a row without a better "
+            "one; the control is trained as long as they were. 0: all steps are taken."
         ),
         lower=0,
+        later=True,
     )
     take: str = option(
         "last",
@@ -429,6 +436,7 @@ class Training:
             "--eval_every found; it is chosen on the evaluation data, so its score there is too good."
         ),
         choices=("last", "best"),
+        later=True,
     )
     control: bool = option(
         False,
@@ -453,10 +461,9 @@ class Training:
         "",
         (
             "A trained model to label with and start the student from, in place of training one: a run "
-            "folder "
-            "(the first finished one of its student, teacher and imported network), a phase in one, or a "
-            "checkpoint folder. It is used as the network that it was trained as; flags of the network that "
-            "are not given are its own."
+            "folder (the first finished one of its student, teacher and imported network), a phase in one, "
+            "or a checkpoint folder. It is used as the network that it was trained as; flags of the "
+            "network that are not given are its own."
         ),
     )
     init_checkpoint: str = option(
@@ -466,26 +473,25 @@ class Training:
         "random",
         (
             "Backbone weights to start from: random, imagenet, imagenet++, simclr (public weights, looked "
-            "up by "
-            "name), a run folder, phase or checkpoint folder, or a file; see "
+            "up by name), a run folder, phase or checkpoint folder, or a file; see "
             "official/models/weights/import_checkpoint.py."
         ),
     )
     weights_dir: str = option(
         "weights",
         (
-            "Where --init=imagenet, imagenet++ and simclr look first: <backbone>_<init>.npz, or a "
-            "public file "
-            "under its own name; see official/models/weights/public_weights.py."
+            "Where --init=imagenet, imagenet++ and simclr look first: <backbone>_<init>.npz, or a public "
+            "file under its own name; see official/models/weights/public_weights.py."
         ),
+        decisive=False,
     )
     download: bool = option(
         False,
         (
             "Fetches the public file that --init=imagenet or imagenet++ names where none is here: once, "
-            "its hash "
-            "checked, going on where it broke off."
+            "its hash checked, going on where it broke off."
         ),
+        decisive=False,
     )
     joint_batch_size: int = option(
         256, "Joint training: images of --joint_data per step, over all replicas.", lower=1
@@ -553,14 +559,13 @@ class PseudoLabels:
     pictures_per_class: int = option(
         0,
         (
-            "Classification: keep the surest images of every class, at most so many, and repeat them "
-            "up to so "
-            "many (Noisy Student: 1300 for 1.2 M labelled images); 0: all."
+            "Classification: keep the surest images of every class, at most so many, and repeat them up to "
+            "so many (Noisy Student: 1300 for 1.2 M labelled images); 0: all."
         ),
         lower=0,
     )
     label_shard_size: int = option(1000, "Images per label shard.", lower=1)
-    shard_index: int = option(0, "Which worker of a shared labelling job this is.", lower=0)
+    shard_index: int = option(0, "Which worker of a shared labelling job this is.", lower=0, decisive=False)
     engine: str = option(
         "local",
         (
@@ -568,17 +573,20 @@ class PseudoLabels:
             "Apache Beam (requirements-beam.txt)."
         ),
         choices=("local", "beam"),
+        decisive=False,
     )
     beam_options: str = option(
         "",
         (
             "--engine=beam: options of the pipeline, as in '--runner=FlinkRunner "
-            "--flink_master=HOST:8081'; when "
-            "empty Beam's runner on this machine."
+            "--flink_master=HOST:8081'; when empty Beam's runner on this machine."
         ),
+        decisive=False,
     )
-    num_shards: int = option(1, "How many workers share the labelling job.", lower=1)
-    label_store: str = option("", "A label store to use, in place of <model_dir>/pseudo_labels.")
+    num_shards: int = option(1, "How many workers share the labelling job.", lower=1, decisive=False)
+    label_store: str = option(
+        "", "A label store to use, in place of <model_dir>/pseudo_labels.", decisive=False
+    )
 
     @property
     def drawn_from(self) -> float:
@@ -594,9 +602,8 @@ class Decoding:
     soft_nms_sigma: float = option(
         0.0,
         "Above 0: Gaussian Soft-NMS, scores times exp(-iou^2 / (2 sigma)), TensorFlow's formula. The "
-        "Soft-NMS "
-        "paper's is exp(-iou^2 / sigma): 0.3 here is 0.6 there. SpineNet's 0.3 does not say which of "
-        "the two.",
+        "Soft-NMS paper's is exp(-iou^2 / sigma): 0.3 here is 0.6 there. SpineNet's 0.3 does not say which "
+        "of the two.",
         lower=0.0,
     )
     max_detections: int = option(100, "Per image.", lower=1)
@@ -605,14 +612,13 @@ class Decoding:
         False,
         (
             "Boxes as the original decodes them: anchors a pixel wider and higher (+1), the far corner a "
-            "pixel "
-            "back, cut off at image_size - 1. An imported detector was scored so."
+            "pixel back, cut off at image_size - 1. An imported detector was scored so."
         ),
     )
     eval_score_threshold: float = option(
         0.05, "Detections below it are not evaluated or exported.", lower=0.0, upper=1.0
     )
-    eval_batch_size: int = option(8, "Images per labelling or evaluation batch.", lower=1)
+    eval_batch_size: int = option(8, "Images per labelling or evaluation batch.", lower=1, decisive=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -626,9 +632,9 @@ class Runtime:
         "",
         (
             "job=compare_pretraining: also trains this backbone from ImageNet and from random weights, "
-            "where an "
-            "installed package (requirements-pretrained.txt) has its weights."
+            "where an installed package (requirements-pretrained.txt) has its weights."
         ),
+        decisive=False,
     )
     job: str = option(
         "self_train",
@@ -656,13 +662,16 @@ class Runtime:
             "study",
             "report",
         ),
+        decisive=False,
     )
-    model_dir: str = option("", "The run folder: everything a job writes is in it.")
+    model_dir: str = option("", "The run folder: everything a job writes is in it.", decisive=False)
     seed: int = option(0, "Decides weights, data order and every random draw.", lower=0)
     strategy: str = option(
         "auto",
         "auto: one device, or mirrored over several GPUs.",
         choices=("auto", "one", "mirrored", "multi_worker"),
+        decisive=False,
+        of_machine=True,
     )
     recipe: str = option(
         "none",
@@ -672,6 +681,8 @@ class Runtime:
             "run as recipe.cfg."
         ),
         choices=("none", "auto"),
+        decisive=False,
+        of_machine=True,
     )
     machine: str = option(
         "",
@@ -679,17 +690,29 @@ class Runtime:
             "--recipe=auto, --dry_run: plans for this machine in place of the one at hand, e.g. "
             "cores=64,memory=512,gpus=8,gpu_memory=80 (GB)."
         ),
+        decisive=False,
+        of_machine=True,
     )
     num_devices: int = option(
-        0, "Devices to mirror over; 0: all. On a CPU host, logical CPU devices.", lower=0
+        0,
+        "Devices to mirror over; 0: all. On a CPU host, logical CPU devices.",
+        lower=0,
+        decisive=False,
+        of_machine=True,
     )
-    tpu: str = option("", "TPU name, address or `local`.")
+    tpu: str = option("", "TPU name, address or `local`.", decisive=False, of_machine=True)
     precision: str = option("float32", "Of activations.", choices=("float32", "bfloat16", "float16"))
-    xla: bool = option(False, "Compiles the whole step with XLA (one replica; a TPU always does).")
-    deterministic: bool = option(
-        True, "Deterministic kernels: a resumed run is bit-identical. With --xla they are XLA's own."
+    xla: bool = option(
+        False, "Compiles the whole step with XLA (one replica; a TPU always does).", decisive=False
     )
-    threads: int = option(0, "Threads of the input pipeline; 0: chosen at run time.", lower=0)
+    deterministic: bool = option(
+        True,
+        "Deterministic kernels: a resumed run is bit-identical. With --xla they are XLA's own.",
+        decisive=False,
+    )
+    threads: int = option(
+        0, "Threads of the input pipeline; 0: chosen at run time.", lower=0, decisive=False, of_machine=True
+    )
     compute_threads: int = option(
         0,
         (
@@ -697,6 +720,8 @@ class Runtime:
             "machine's cores, with --parallel_phases half of them."
         ),
         lower=0,
+        decisive=False,
+        of_machine=True,
     )
     parallel_phases: bool = option(
         False,
@@ -705,18 +730,25 @@ class Runtime:
             "own with "
             "half of the cores or GPUs. The same bits as one after the other with the same --compute_threads."
         ),
+        decisive=False,
+        of_machine=True,
     )
-    checkpoint_every: int = option(1000, "Steps between checkpoints.", lower=1)
-    keep_checkpoints: int = option(3, "How many to keep, besides the best.", lower=1)
-    eval_every: int = option(0, "Steps between evaluations while training; 0: only at the end.", lower=0)
-    summary_every: int = option(100, "Steps between TensorBoard scalars.", lower=1)
-    pictures: int = option(16, "Images per grid that is drawn.", lower=0)
+    checkpoint_every: int = option(1000, "Steps between checkpoints.", lower=1, decisive=False)
+    keep_checkpoints: int = option(3, "How many to keep, besides the best.", lower=1, decisive=False)
+    eval_every: int = option(
+        0, "Steps between evaluations while training; 0: only at the end.", lower=0, decisive=False
+    )
+    summary_every: int = option(100, "Steps between TensorBoard scalars.", lower=1, decisive=False)
+    pictures: int = option(16, "Images per grid that is drawn.", lower=0, decisive=False)
     on_nan: str = option(
         "stop",
         "A loss or gradient that is not finite: stop the run, or skip the step.",
         choices=("stop", "skip"),
+        decisive=False,
     )
-    max_nan_steps: int = option(100, "With --on_nan=skip: how many skipped steps end the run.", lower=1)
+    max_nan_steps: int = option(
+        100, "With --on_nan=skip: how many skipped steps end the run.", lower=1, decisive=False
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -726,20 +758,18 @@ class Handover:
     checkpoint: str = option(
         "",
         (
-            "Run folder, phase or checkpoint folder to evaluate, label, predict or export with, the "
-            "run's own "
-            "when empty; job=import_checkpoint: the file."
+            "Run folder, phase or checkpoint folder to evaluate, label, predict or export with, the run's "
+            "own when empty; job=import_checkpoint: the file."
         ),
     )
     classes: str = option(
         "",
         (
             "File of the classes of all data, a name a line in the order that they are to have, or a COCO "
-            "JSON: "
-            "needed where the words that a + joins have other classes. job=import_checkpoint of a whole "
-            "network: its classes, a name a line in the order of its channels (a detector's without the "
-            "background), or a COCO JSON whose category ids are the channels. Default: COCO's for a detector "
-            "of 91 channels, PASCAL VOC's for a segmenter of 21, else class_1, class_2 ..."
+            "JSON: needed where the words that a + joins have other classes. job=import_checkpoint of a "
+            "whole network: its classes, a name a line in the order of its channels (a detector's without "
+            "the background), or a COCO JSON whose category ids are the channels. Default: COCO's for a "
+            "detector of 91 channels, PASCAL VOC's for a segmenter of 21, else class_1, class_2 ..."
         ),
     )
     detections: str = option("", "job=evaluate: a COCO results file to score instead of a model.")
@@ -764,9 +794,8 @@ class Handover:
         "pseudo",
         (
             "job=export_labels: pseudo labels of --label_store or the run (on --unlabeled_data), "
-            "predictions of "
-            "the model (on --images or --unlabeled_data), both at --score_threshold and --class_thresholds; "
-            "or human: those of --labeled_data at --labeled_fraction or --labeled_ids."
+            "predictions of the model (on --images or --unlabeled_data), both at --score_threshold and "
+            "--class_thresholds; or human: those of --labeled_data at --labeled_fraction or --labeled_ids."
         ),
         choices=("pseudo", "predictions", "human"),
     )
@@ -802,9 +831,8 @@ class Handover:
     teraflops: float = option(
         0.0,
         (
-            "--dry_run: what an accelerator sustains, in 10^12 floating-point operations per second; "
-            "also says "
-            "how many hours of one the steps take."
+            "--dry_run: what an accelerator sustains, in 10^12 floating-point operations per second; also "
+            "says how many hours of one the steps take."
         ),
         lower=0.0,
     )
@@ -835,56 +863,16 @@ GROUPS = {
     "handover": Handover,
 }
 
-# Flags that change where or how fast a run goes, or what is done with it, but not what it computes.
-NOT_FINGERPRINTED = frozenset(
-    (
-        "job",
-        "model_dir",
-        "weights_dir",
-        "download",
-        "imagenet_backbone",
-        "threads",
-        "keep_checkpoints",
-        "summary_every",
-        "pictures",
-        "data_dir",
-        "index_dir",
-        "checkpoint_every",
-    )
-    + (
-        "compute_threads",
-        "parallel_phases",
-        "shard_index",
-        "num_shards",
-        "engine",
-        "beam_options",
-        "label_store",
-        "check_images",
-        "strategy",
-        "num_devices",
-        "tpu",
-        "on_nan",
-    )
-    + (
-        "max_nan_steps",
-        "max_skipped_fraction",
-        "eval_batch_size",
-        "deterministic",
-        "xla",
-        "eval_every",
-        "recipe",
-        "machine",
-    )
-) | {field.name for field in dataclasses.fields(Handover)}
+
+def _said(fact: str, value: bool) -> frozenset[str]:
+    """The flags that say so of themselves, see `option`."""
+    fields = (field for group in GROUPS.values() for field in dataclasses.fields(group))
+    return frozenset(field.name for field in fields if field.metadata[fact] is value)
 
 
-# Flags that came later: at their defaults a run is what it was before there were any.
-LATER = frozenset(("patience", "take", "accumulate"))
-
-# Flags of the machine that a run was trained on; a job on the finished run may be elsewhere.
-MACHINE = frozenset(
-    ("strategy", "num_devices", "tpu", "threads", "compute_threads", "parallel_phases", "recipe", "machine")
-)
+NOT_FINGERPRINTED = _said("decisive", False) | {field.name for field in dataclasses.fields(Handover)}
+LATER = _said("later", True)
+MACHINE = _said("of_machine", True)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -80,8 +80,7 @@ def require_space(folder: str, needed: int, what: str) -> None:
     if free < needed:
         raise UserError(
             f"{folder}: {what} take about {needed / 2**20:,.0f} MiB, and the disk has {free / 2**20:,.0f} "
-            f"MiB free: "
-            "free some space, lower --keep_checkpoints, or choose another --model_dir"
+            "MiB free: free some space, lower --keep_checkpoints, or choose another --model_dir"
         )
 
 

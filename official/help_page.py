@@ -42,8 +42,7 @@ _FIRST = (
     ("--job=check_data --labeled_data=coco:train.json,images", "what is in your data, and what does not fit"),
     (
         "--flagfile=configs/your_own_images_cpu.cfg --model_dir=runs/mine "
-        "--labeled_data=coco:train.json,images "
-        "--unlabeled_data=folder:many --eval_fraction=0.2",
+        "--labeled_data=coco:train.json,images --unlabeled_data=folder:many --eval_fraction=0.2",
         "the whole loop on your images",
     ),
 )

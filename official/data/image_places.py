@@ -17,10 +17,9 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff",
 # "gtFine").
 _LABEL_WORDS = frozenset(
     "mask masks seg segs segmentation segmentations segmentationclass segmentationclassaug "
-    "segmentationobject label labels "
-    "labelled annotated visualization visualizations visualisation visualisations vis viz overlay overlays "
-    "preview previews "
-    "gt gtfine gtcoarse groundtruth instances panoptic semantic thumbnails thumbs".split()
+    "segmentationobject label labels labelled annotated visualization visualizations visualisation "
+    "visualisations vis viz overlay overlays preview previews gt gtfine gtcoarse groundtruth instances "
+    "panoptic semantic thumbnails thumbs".split()
 )
 
 

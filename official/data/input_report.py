@@ -101,8 +101,7 @@ class InputReport:
             raise UnusableData(
                 (
                     f"{word}: {lost} of {total} {what}s cannot be used: {_kinds(kinds)}. "
-                    f"{self._examples(kinds)} "
-                    f"{remedy}"
+                    f"{self._examples(kinds)} {remedy}"
                 ),
                 self,
             )

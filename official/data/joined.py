@@ -103,9 +103,8 @@ def _refuse_other_classes(word: str, sources: Sequence[Source]) -> None:
         if names != first:
             raise DataError(
                 f"{word}: the classes differ: {shown(sorted(first - names))} only in {sources[0].word}, "
-                f"{shown(sorted(names - first))} only in {source.word}. Where a class that is not listed has "
-                f"no object in any of its "
-                "images, --classes=FILE names all of them, one a line"
+                f"{shown(sorted(names - first))} only in {source.word}. Where a class that is not listed "
+                "has no object in any of its images, --classes=FILE names all of them, one a line"
             )
 
 

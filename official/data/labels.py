@@ -322,8 +322,7 @@ def note_crowded_classes(
     for i in np.flatnonzero((count > 0) & (crowds >= CROWD_SHARE * count)):
         report.note(
             "nearly every object of a class is marked as a crowd (or difficult), which is ignored; "
-            "--crowd=objects takes "
-            f"them as objects ({categories[i].name}: {crowds[i]} of {count[i]})",
+            f"--crowd=objects takes them as objects ({categories[i].name}: {crowds[i]} of {count[i]})",
             "",
         )
 
@@ -343,6 +342,5 @@ def require_objects(word: str, annotations: Annotations) -> None:
         )
         raise DataError(
             f"{word}: holds {what}: there is nothing to learn or to score; images without objects can be "
-            f"used beside "
-            "others, or as --unlabeled_data"
+            "used beside others, or as --unlabeled_data"
         )

@@ -44,9 +44,8 @@ def first_unreadable(source: Source) -> str:
                 pool.shutdown(wait=False, cancel_futures=True)
                 name = source.file_names[index] if source.file_names is not None else source.word
                 return (
-                    f"{name} (id {source.ids[index]}) cannot be read any more ({reason}). Put it back, "
-                    f"or give "
-                    "the disk time to return; the same command goes on from the last saved state."
+                    f"{name} (id {source.ids[index]}) cannot be read any more ({reason}). Put it back, or "
+                    "give the disk time to return; the same command goes on from the last saved state."
                 )
     return ""
 

@@ -137,9 +137,8 @@ def _anchors(experiment: Experiment, labeled: Source) -> dict[str, Any]:
     found["taught"] = _taught(experiment, labeled)
     print(
         f"anchors: {found['recall']:.1%} of {found['boxes']} boxes have one of IoU {iou:g} at "
-        f"--image_size={flags.image_size} "
-        f"--anchor_scale={flags.anchor_scale:g} (the best possible recall); the matching gives "
-        f"{found['taught']:.1%} one of their own"
+        f"--image_size={flags.image_size} --anchor_scale={flags.anchor_scale:g} (the best possible recall); "
+        f"the matching gives {found['taught']:.1%} one of their own"
     )
     if found["recall"] < 1.0 and not anchor_warnings(experiment, found):
         print("         no other --anchor_scale or --image_size is worth it")

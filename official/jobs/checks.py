@@ -153,8 +153,7 @@ def _uncertain_boxes(experiment: Experiment) -> Iterator[str]:
     if options.ignore_above < options.score_floor:
         yield (
             f"--ignore_above={options.ignore_above} is below --score_floor={options.score_floor}: no box is "
-            f"stored there; "
-            "lower --score_floor"
+            "stored there; lower --score_floor"
         )
 
 

@@ -97,9 +97,8 @@ def _on_channels(source: Source, channels: int) -> Source:
     known = wnids if of_imagenet else [str(channel) for channel in range(channels)]
     if not set(names) <= set(known):
         raise DataError(
-            f"{source.word} has {len(names)} classes ({', '.join(names[:3])} …), the weights' head has"
-            f" {channels}: name its channels with --classes=FILE, one a line, or the folders by number (0, 1 "
-            f"…) or, of"
-            " ImageNet, by WordNet's (n01440764 …)"
+            f"{source.word} has {len(names)} classes ({', '.join(names[:3])} …), the weights' head has "
+            f"{channels}: name its channels with --classes=FILE, one a line, or the folders by number (0, 1 "
+            "…) or, of ImageNet, by WordNet's (n01440764 …)"
         )
     return source.aligned_to([Category(i, name) for i, name in enumerate(known)])

@@ -115,9 +115,9 @@ def anchor_warnings(experiment: Experiment, report: Mapping[str, Any]) -> list[s
         return []
     return [
         f"only {report['recall']:.1%} of the labelled boxes have an anchor of IoU "
-        f"{experiment.loss.match_iou:g} at --image_size="
-        f"{options.image_size} --anchor_scale={options.anchor_scale:g} (the others learn from one badly "
-        f"fitting anchor); " + "; ".join(remedies)
+        f"{experiment.loss.match_iou:g} at --image_size={options.image_size} "
+        f"--anchor_scale={options.anchor_scale:g} (the others learn from one badly fitting anchor); "
+        + "; ".join(remedies)
     ]
 
 
@@ -138,8 +138,7 @@ def crowded_warnings(experiment: Experiment, opened: Mapping[str, Source]) -> li
             left_out = int(np.maximum(counts - limit, 0).sum())
             found.append(
                 f"{(counts > limit).sum()} {_SAID[role]} images hold more than --{flag}={limit} objects, "
-                f"{left_out} of which are "
-                f"never {what}; --{flag}={counts.max()} takes all"
+                f"{left_out} of which are never {what}; --{flag}={counts.max()} takes all"
             )
     return found
 
@@ -154,8 +153,7 @@ def class_warnings(role: str, source: Source) -> list[str]:
         found.append(
             (
                 f"{len(few)} of {len(counts)} classes have fewer than {FEW} {_SAID[role]} objects and "
-                f"{what}: "
-                f"{', '.join(few[:8])}"
+                f"{what}: {', '.join(few[:8])}"
             )
             + (" …" if len(few) > 8 else "")
         )

@@ -137,9 +137,8 @@ def opened(
     if remote_hosts(experiment.runtime) and needs_python(source):
         raise DataError(
             f"{word}: its images or masks are read by Python, which the hosts of "
-            f"--tpu={experiment.runtime.tpu} cannot run; write "
-            "it with --job=write_tfrecords --output=gs://BUCKET/FOLDER, and give "
-            "tfrecord:gs://BUCKET/FOLDER/data-* (docs/tpu.md)"
+            f"--tpu={experiment.runtime.tpu} cannot run; write it with --job=write_tfrecords "
+            "--output=gs://BUCKET/FOLDER, and give tfrecord:gs://BUCKET/FOLDER/data-* (docs/tpu.md)"
         )
     return source
 

@@ -119,8 +119,7 @@ def memory_words(experiment: Experiment, machine: Machine) -> list[str]:
     return [
         f"memory: {held:g} images on a GPU need about {held * each:.0f} GB of its {machine.gpu_memory}; "
         f"about {fitting} fit: --accumulate={parts}, which passes a batch in parts, or a smaller "
-        f"--batch_size and "
-        f"--pseudo_batch_size (and --learning_rate in proportion)"
+        "--batch_size and --pseudo_batch_size (and --learning_rate in proportion)"
     ]
 
 

@@ -88,8 +88,7 @@ def recipe(task: str, machine: Machine, facts: Facts) -> list[Choice]:
                 facts.scales[size.value],
                 (
                     f"smaller or larger objects than the paper's: with it {facts.recall[size.value]:.0%} "
-                    f"have a "
-                    f"good anchor"
+                    "have a good anchor"
                 ),
             )
         ]
@@ -168,9 +167,8 @@ def _backbone(machine: Machine, facts: Facts, large: bool) -> Choice:
             "backbone",
             f"efficientnet-{name}",
             (
-                f"{facts.labeled:,} labelled images teach a large one, {memory} GB of GPU memory hold "
-                f"it (the "
-                f"paper's is B7, on a pod)"
+                f"{facts.labeled:,} labelled images teach a large one, {memory} GB of GPU memory hold it "
+                "(the paper's is B7, on a pod)"
             ),
         )
     name = "b0" if facts.labeled < 2000 or machine.gpu_memory < 16 else "b2"
@@ -216,9 +214,8 @@ def _batch(machine: Machine, size: int, backbone: str, large: bool) -> Choice:
         "batch_size",
         per_gpu * machine.gpus,
         (
-            f"{per_gpu} labelled and {per_gpu} pseudo-labelled images of about {each:.2f} GB each on a "
-            f"GPU of "
-            f"{machine.gpu_memory} GB"
+            f"{per_gpu} labelled and {per_gpu} pseudo-labelled images of about {each:.2f} GB each on a GPU "
+            f"of {machine.gpu_memory} GB"
         ),
     )
 

@@ -136,7 +136,6 @@ def lines(found: dict[str, Any]) -> list[str]:
     for name, row in short.items():
         text.append(
             f"WARNING: {name}: {row['used']} pseudo boxes are stored where people would draw about "
-            f"{row['wanted']}; "
-            "lower --score_floor (and label again), or train the teacher longer"
+            f"{row['wanted']}; lower --score_floor (and label again), or train the teacher longer"
         )
     return text

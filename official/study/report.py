@@ -131,8 +131,7 @@ def _notes(results: Results, notes: Sequence[str]) -> list[str]:
     )
     lines.append(
         "Differences are paired by seed, with Student's 95 % interval. A claim holds if its interval is "
-        "above zero, does not "
-        "hold if it is below, and is undecided at this scale otherwise."
+        "above zero, does not hold if it is below, and is undecided at this scale otherwise."
     )
     return [*lines, *notes]
 

@@ -172,8 +172,7 @@ def require_agreement(strategy: tf.distribute.Strategy, step: int) -> None:
     if total != step * strategy.num_replicas_in_sync:
         raise UserError(
             f"the workers do not go on from the same state (here it is that of step {step}): --model_dir "
-            f"must be one folder that "
-            "all of them see"
+            "must be one folder that all of them see"
         )
 
 

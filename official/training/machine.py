@@ -52,8 +52,7 @@ def machine_of(text: str) -> Machine:
     except (ValueError, TypeError) as error:
         raise FlagError(
             f"--machine={text}: it should name cores and memory (GB), and with GPUs gpus and gpu_memory (GB "
-            f"of each), "
-            "such as cores=64,memory=512,gpus=8,gpu_memory=80"
+            "of each), such as cores=64,memory=512,gpus=8,gpu_memory=80"
         ) from error
     if found.cores < 1 or found.memory < 1 or found.gpus < 0 or (found.gpus > 0) != (found.gpu_memory > 0):
         raise FlagError(

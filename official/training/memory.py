@@ -59,9 +59,8 @@ def too_large(
     )
     return (
         f"a step of {images:g} images of {size} px keeps at least {images * each:,.0f} GB, and this machine "
-        f"has {machine.memory} GB of memory and "
-        f"no GPU: {remedy}; --recipe=auto chooses flags for this machine, --accumulate=N passes a batch in "
-        f"N parts"
+        f"has {machine.memory} GB of memory and no GPU: {remedy}; --recipe=auto chooses flags for this "
+        "machine, --accumulate=N passes a batch in N parts"
     )
 
 

@@ -230,8 +230,7 @@ class PhaseRun:
         if self.experiment.runtime.xla and on_cpu and self.trainer.replicas == 1 and self.chief:
             warn(
                 f"{self.phase.name}: --xla compiles the whole step before the first one, which takes many "
-                f"minutes "
-                "on a CPU; without --xla the first step comes after seconds."
+                "minutes on a CPU; without --xla the first step comes after seconds."
             )
 
     def _watch(self, loss: float, step: int) -> None:

@@ -51,9 +51,8 @@ def read_class_map(
                     return classes  # a greyscale one may hold class indices all the same
             if image.mode not in ("P", "L", "1", "I", "I;16", "I;16B"):
                 return (
-                    "mask is a colour image, not class indices; say what its colours mean with ,palette=FILE "
-                    "or make it "
-                    f"greyscale (mode {image.mode})"
+                    "mask is a colour image, not class indices; say what its colours mean with "
+                    f",palette=FILE or make it greyscale (mode {image.mode})"
                 )
             values = np.asarray(image)
     except FileNotFoundError:
@@ -109,8 +108,7 @@ def note_classes(
         held = f"{labels[0]} and 255" if len(labels) else "255"
         raise DataError(
             f"{word}: the masks hold nothing but {held}, and 255 means that nothing is said there. Where it "
-            f"is the object, "
-            "add ,foreground=255 to the word"
+            "is the object, add ,foreground=255 to the word"
         )
     if len(labels) < 2:
         only = names[labels[0]] if len(labels) else "none"

@@ -52,8 +52,7 @@ class YoloConfig:
             if place is None or not (os.path.isdir(place) or place.endswith(".txt")):
                 raise DataError(
                     f"{self.path}: {split}: {printable(entry)} is no folder and no list (.txt) of images "
-                    f"below "
-                    f"{self.roots[0]}; mend `path:` or `{split}:`"
+                    f"below {self.roots[0]}; mend `path:` or `{split}:`"
                 )
             found.append((entry, place))
         return found

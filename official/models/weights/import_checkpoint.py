@@ -68,11 +68,10 @@ def read_weights(path: str, backbone: keras.Model) -> Weights:
             with _named(path):
                 return read(path, backbone)
     raise WeightsError(
-        f"{path}: no weights there, or of an unknown kind; what can be read is a checkpoint prefix"
-        " (model.ckpt) of EfficientNet, ResNet, SpineNet or SimCLR, a .h5 of keras.applications or keras-cv, "
-        "a .pth,"
-        " .pt or .safetensors of efficientnet-pytorch, timm or torchvision,"
-        " a run folder or an exported model.keras of this project, or an imported .npz"
+        f"{path}: no weights there, or of an unknown kind; what can be read is a checkpoint prefix "
+        "(model.ckpt) of EfficientNet, ResNet, SpineNet or SimCLR, a .h5 of keras.applications or "
+        "keras-cv, a .pth, .pt or .safetensors of efficientnet-pytorch, timm or torchvision, a run folder "
+        "or an exported model.keras of this project, or an imported .npz"
     )
 
 
@@ -119,8 +118,7 @@ def classifier_channels(path: str) -> int:
         if len(found) != 1:
             raise WeightsError(
                 f"{path} has no classifier (_fc, classifier, fc, predictions or head/dense) to evaluate it "
-                f"by; it"
-                f" holds {sorted(file.arrays)[:3]}"
+                f"by; it holds {sorted(file.arrays)[:3]}"
             )
         return found.pop()
 
