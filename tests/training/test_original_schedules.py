@@ -78,7 +78,9 @@ def run():
         name: TOY[name] for name in ("weight_decay", "clip_norm", "momentum", "schedule", "learning_rate")
     }
     warmup = {name: TOY[name] for name in ("warmup_learning_rate", "warmup_steps")}
-    experiment = experiment_from({**options, **warmup, "batch_size": len(VECTORS["toy_inputs"])})
+    experiment = experiment_from(
+        {**options, **warmup, "batch_size": len(VECTORS["toy_inputs"]), "image_size": 16}
+    )
     phase = Phase("teacher", TOY["total_steps"], open_scenes("train", 1, size=16))
     trainer = Trainer(Regression(), experiment, phase, tf.distribute.get_strategy())
     kernel, bias = trainer.model.get_layer("dense").variables

@@ -182,7 +182,7 @@ def _listed(found: dict[str, str], entries: list[str], list_path: str, report: I
         if known is None:
             report.skip_image(NO_XML, list_path, entry)
         else:
-            listed[image_id] = found[image_id]
+            listed[known] = found[known]
     return listed
 
 
