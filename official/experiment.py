@@ -752,7 +752,7 @@ class Runtime:
 
 
 @dataclasses.dataclass(frozen=True)
-class Handover:
+class Serving:
     """Jobs on a finished model."""
 
     checkpoint: str = option(
@@ -860,7 +860,7 @@ GROUPS = {
     "pseudo_labels": PseudoLabels,
     "decoding": Decoding,
     "runtime": Runtime,
-    "handover": Handover,
+    "serving": Serving,
 }
 
 
@@ -870,7 +870,7 @@ def _said(fact: str, value: bool) -> frozenset[str]:
     return frozenset(field.name for field in fields if field.metadata[fact] is value)
 
 
-NOT_FINGERPRINTED = _said("decisive", False) | {field.name for field in dataclasses.fields(Handover)}
+NOT_FINGERPRINTED = _said("decisive", False) | {field.name for field in dataclasses.fields(Serving)}
 LATER = _said("later", True)
 MACHINE = _said("of_machine", True)
 
@@ -888,7 +888,7 @@ class Experiment:
     pseudo_labels: PseudoLabels = PseudoLabels()
     decoding: Decoding = Decoding()
     runtime: Runtime = Runtime()
-    handover: Handover = Handover()
+    serving: Serving = Serving()
     # Names of the options that somebody gave; a trained network may decide the others.
     given: frozenset[str] = dataclasses.field(default=frozenset(), compare=False, repr=False)
 

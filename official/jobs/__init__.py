@@ -88,7 +88,7 @@ def run(experiment: Experiment) -> dict[str, Any]:
       Locked: another process trains in the folder.
     """
     runtime = experiment.runtime
-    if experiment.handover.dry_run and runtime.job in REHEARSED:
+    if experiment.serving.dry_run and runtime.job in REHEARSED:
         return rehearse(experiment)
     with alone_in_folder(runtime) if runtime.job in ALONE and runtime.model_dir else contextlib.nullcontext():
         return JOBS[runtime.job](experiment)

@@ -65,7 +65,7 @@ def check_data(experiment: Experiment) -> dict[str, Any]:
     print("\n".join(f"WARNING: {line}" for line in report["warnings"]) or "nothing to warn of")
     path = os.path.join(folder.path, "data", "check.json")
     write_json(path, report)  # before steps are taken, which may need more memory than there is
-    if experiment.handover.check_steps:
+    if experiment.serving.check_steps:
         report["seconds"] = _time(experiment, task, strategy, opened)
         write_json(path, report)
     print(
@@ -244,7 +244,7 @@ def telling_images(source: Source) -> dict[int, str]:
 def _time(
     experiment: Experiment, task: Task, strategy: tf.distribute.Strategy, opened: dict[str, Source]
 ) -> dict[str, float]:
-    steps = experiment.handover.check_steps
+    steps = experiment.serving.check_steps
     try:
         found = estimate(
             task, experiment, strategy, steps, opened["labeled"], opened.get("unlabeled"), opened.get("eval")

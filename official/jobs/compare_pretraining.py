@@ -49,7 +49,7 @@ def compare_pretraining(experiment: Experiment) -> dict[str, Any]:
     for name, source in zip(names, sources):
         note(f"\n== pre-training: {name}")
         pretrained[name] = _train_alone(source, strategy)
-        _wait_for(os.path.join(source.runtime.model_dir, SUMMARY))  # the chief's hand-over
+        _wait_for(os.path.join(source.runtime.model_dir, SUMMARY))  # the chief's export
     for name, variant in variants.items():
         note(f"\n== {experiment.model.task}: {name}")
         rows[name] = _train_alone(variant, strategy)

@@ -26,33 +26,31 @@ def export_labels_job(experiment: Experiment) -> dict[str, Any]:
     Raises:
       DataError: no --output, or it exists; what cannot be opened; labels that are classes of images.
     """
-    handover, folder = experiment.handover, RunFolder(experiment)
-    if not handover.output:
+    serving, folder = experiment.serving, RunFolder(experiment)
+    if not serving.output:
         raise DataError("--output is needed: a new folder for the labels and their images")
-    refuse_existing(handover.output)
-    source = _OF[handover.labels](experiment)
+    refuse_existing(serving.output)
+    source = _OF[serving.labels](experiment)
     report = export_labels(
         source,
-        handover.format,
-        handover.output,
-        scored=handover.labels != "human",
-        image_files=handover.image_files,
+        serving.format,
+        serving.output,
+        scored=serving.labels != "human",
+        image_files=serving.image_files,
     )
     print(
-        "\n".join(
-            [*report.lines("export"), f"{len(source)} images with {_amount(source)}: {handover.output}"]
-        )
+        "\n".join([*report.lines("export"), f"{len(source)} images with {_amount(source)}: {serving.output}"])
     )
     content = {
         "images": len(source),
-        "format": handover.format,
-        "output": handover.output,
+        "format": serving.format,
+        "output": serving.output,
         "changed": dict(report.counts),
     }
     if source.annotations is not None:
         content["boxes"] = len(source.annotations.boxes)
     return folder.summarize(
-        {"exported": content, "skipped_inputs": {handover.labels: dict(source.report.counts)}}
+        {"exported": content, "skipped_inputs": {serving.labels: dict(source.report.counts)}}
     )
 
 
@@ -82,14 +80,14 @@ def _pseudo(experiment: Experiment) -> Source:
 def _predictions(experiment: Experiment) -> Source:
     folder, task, model, _ = open_model(experiment)
     limits = limits_of(task.categories, *in_use(experiment, task.categories))
-    source = open_images(experiment, folder) if experiment.handover.images else _unlabeled(experiment)
+    source = open_images(experiment, folder) if experiment.serving.images else _unlabeled(experiment)
     found = counted(task.predict(model, source, 0, len(source)), "predicting", len(source), "images")
     if task.label_kind == "masks":
         encoded = [encode_class_map(row["mask"]) for row in found]
         return source.with_masks(stored_mask_reader(encoded), task.categories)
     if task.label_kind != "boxes":
         raise DataError(
-            f"--format={experiment.handover.format} holds boxes or masks, not what --task={task.name} finds"
+            f"--format={experiment.serving.format} holds boxes or masks, not what --task={task.name} finds"
         )
     rows = [_sure(row, limits) for row in found]
     return source.with_annotations(Annotations.from_images(rows), task.categories)

@@ -34,18 +34,18 @@ def import_checkpoint(experiment: Experiment) -> dict[str, Any]:
 
     Without --output, a whole network of the original detection stack becomes a finished run in --model_dir.
     """
-    handover = experiment.handover
-    if not handover.checkpoint or (handover.output and not handover.output.endswith(".npz")):
+    serving = experiment.serving
+    if not serving.checkpoint or (serving.output and not serving.output.endswith(".npz")):
         raise DataError(
             "job=import_checkpoint needs --checkpoint=FILE, and --output=FILE.npz or, for a whole "
             "network, none"
         )
-    return _import_backbone(experiment) if handover.output else _import_network(experiment)
+    return _import_backbone(experiment) if serving.output else _import_network(experiment)
 
 
 def _import_backbone(experiment: Experiment) -> dict[str, Any]:
-    folder, output = RunFolder(experiment), experiment.handover.output
-    weights = starting_weights(experiment.handover.checkpoint, experiment.training, experiment.model)
+    folder, output = RunFolder(experiment), experiment.serving.output
+    weights = starting_weights(experiment.serving.checkpoint, experiment.training, experiment.model)
     backbone = build_backbone(dataclasses.replace(experiment.model, **weights.needs()))
     count = assign_weights(backbone, weights)
     write_weights(output, weights)
@@ -63,13 +63,13 @@ def _import_backbone(experiment: Experiment) -> dict[str, Any]:
 
 def _import_network(experiment: Experiment) -> dict[str, Any]:
     """A released detector or segmenter as a run that evaluate, predict, export and pseudo_label take."""
-    path, task_name = experiment.handover.checkpoint, experiment.model.task
+    path, task_name = experiment.serving.checkpoint, experiment.model.task
     if not TASKS[task_name].original_flags:
         raise DataError(
             f"a whole network is a detector or a segmenter, not --task={task_name}; give --output=FILE.npz"
         )
     channels = class_channels(path, task_name)
-    categories, names_note = named_classes(task_name, channels, experiment.handover.classes)
+    categories, names_note = named_classes(task_name, channels, experiment.serving.classes)
     experiment, flags_note = _as_trained(experiment)
     experiment = settled(experiment)
     set_up_runtime(experiment.runtime)

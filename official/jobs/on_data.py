@@ -18,7 +18,7 @@ from official.training.run_folder import RunFolder
 def write_scenes_job(experiment: Experiment) -> dict[str, Any]:
     """Writes the embedded data set as PNGs with COCO JSON."""
     folder = RunFolder(experiment)
-    output = experiment.handover.output or os.path.join(folder.path, "scenes")
+    output = experiment.serving.output or os.path.join(folder.path, "scenes")
     paths = write_scenes(output, seed=experiment.data.scenes_seed, size=experiment.data.scenes_size)
     print("\n".join(paths))
     return folder.summarize({"written": paths})
@@ -31,8 +31,8 @@ def write_tfrecords_job(experiment: Experiment) -> dict[str, Any]:
     folder, data = RunFolder(experiment), experiment.data
     role = "labeled" if data.labeled_data or data.unlabeled_data == "rest" else "unlabeled"
     source = opened(experiment, role, data.labeled_data or data.unlabeled_data, labeled=role == "labeled")
-    prefix = os.path.join(experiment.handover.output or os.path.join(folder.path, "tfrecords"), "data")
-    paths = write_tfrecords(source, prefix, experiment.handover.output_shards)
+    prefix = os.path.join(experiment.serving.output or os.path.join(folder.path, "tfrecords"), "data")
+    paths = write_tfrecords(source, prefix, experiment.serving.output_shards)
     print(f"{len(source)} images in {len(paths)} files: {prefix}-*")
     if source.annotations is not None and any(category.id <= 0 for category in source.categories):
         warn(
@@ -46,7 +46,7 @@ def gallery(experiment: Experiment) -> dict[str, Any]:
     """Draws every operation at two levels and every preset four times, on one image of --labeled_data."""
     folder = RunFolder(experiment)
     source = open_source(experiment.data.labeled_data or "scenes:train,count=60", read_options(experiment))
-    output = experiment.handover.output or os.path.join(folder.path, "pictures")
+    output = experiment.serving.output or os.path.join(folder.path, "pictures")
     paths = draw_gallery(source, output, experiment.runtime.seed)
     print("\n".join(paths))
     return folder.summarize({"pictures": paths})

@@ -17,7 +17,7 @@ from official.evaluation.drawing import write_png
 from official.evaluation.evaluated import EvaluatedBoxes
 from official.experiment import Experiment
 from official.jobs.afterwards import report_evaluation
-from official.jobs.handing_over import export_once
+from official.jobs.export_folder import export_once
 from official.jobs.opening import (
     listing,
     open_eval,
@@ -95,7 +95,7 @@ def inspect_labels(experiment: Experiment) -> dict[str, Any]:
     thresholds = in_use(experiment, store.categories())
     limits = store.limits(*thresholds)
     print(inspection.describe(store, limits))
-    output = experiment.handover.output or os.path.join(folder.path, "pictures")
+    output = experiment.serving.output or os.path.join(folder.path, "pictures")
     os.makedirs(output, exist_ok=True)
     exported = store.export(output, *thresholds)
     source = unlabeled_pool(experiment)
@@ -110,7 +110,7 @@ def inspect_labels(experiment: Experiment) -> dict[str, Any]:
 
 def evaluate(experiment: Experiment) -> dict[str, Any]:
     """Scores the trained model, or with --detections an existing COCO results file."""
-    if experiment.handover.detections:
+    if experiment.serving.detections:
         return _evaluate_files(experiment)
     folder, task, model, found = open_model(experiment)
     source = open_eval(task.experiment, task)
@@ -136,18 +136,18 @@ def _evaluate_files(experiment: Experiment) -> dict[str, Any]:
     kind, _, place = experiment.data.eval_data.partition(":")
     if kind != "coco" or not place or len(split_word(experiment.data.eval_data)) > 1:
         raise DataError("--detections needs --eval_data=coco:GROUND_TRUTH.json, one file")
-    handover = experiment.handover
+    serving = experiment.serving
     reports: dict[str, InputReport] = {}
     with listing(folder.path, reports):
         truth, found = coco_metrics.read_files(
             parse_word(experiment.data.eval_data)[1],
-            handover.detections,
-            handover.iou_type,
+            serving.detections,
+            serving.iou_type,
             max_skipped_fraction=experiment.data.max_skipped_fraction,
             crowd=experiment.data.crowd,
             reports=reports,
         )
-    metrics = coco_metrics.score(truth, found, handover.iou_type)
+    metrics = coco_metrics.score(truth, found, serving.iou_type)
     print(_scores(metrics, coco_metrics.STATS[:6]))
     skipped = {role: dict(report.counts) for role, report in reports.items()}
     summary = folder.summarize({"evaluation": metrics, "skipped_inputs": skipped})
@@ -156,7 +156,7 @@ def _evaluate_files(experiment: Experiment) -> dict[str, Any]:
     )
     note(
         report_evaluation(
-            folder, task, summary, evaluated=lambda: EvaluatedBoxes(truth, found, handover.iou_type)
+            folder, task, summary, evaluated=lambda: EvaluatedBoxes(truth, found, serving.iou_type)
         )
     )
     return summary
@@ -196,11 +196,11 @@ def _found(images: int, numbers: Mapping[str, Any], output: str, threshold: floa
 
 def predict(experiment: Experiment) -> dict[str, Any]:
     """Detects on a folder: a COCO results JSON and the images with boxes drawn."""
-    if not experiment.handover.images:
+    if not experiment.serving.images:
         raise DataError("--images is needed: a folder of images")
     folder, task, model, trained = open_model(experiment)
     source = open_images(experiment, folder)
-    output = experiment.handover.output or os.path.join(folder.path, "predictions")
+    output = experiment.serving.output or os.path.join(folder.path, "predictions")
     source = dataclasses.replace(source, categories=task.categories)
     with timed(folder, "predict"), naming_unreadable(source):
         found = counted(task.predict(model, source, 0, len(source)), "predicting", len(source), "images")
@@ -214,12 +214,12 @@ def predict(experiment: Experiment) -> dict[str, Any]:
 
 def export(experiment: Experiment) -> dict[str, Any]:
     """Writes the run's model as .keras, SavedModel and, with --tflite, TFLite."""
-    if experiment.handover.quantize != "none" and not experiment.handover.tflite:
-        raise FlagError(f"--quantize={experiment.handover.quantize} is of TFLite: it needs --tflite")
+    if experiment.serving.quantize != "none" and not experiment.serving.tflite:
+        raise FlagError(f"--quantize={experiment.serving.quantize} is of TFLite: it needs --tflite")
     folder, task, model, found = open_model(experiment, all_devices=False)
     paths, _ = export_once(task.experiment, weights_sha256(model.variables), lambda: (task, model))
     summary: dict[str, Any] = {"export": paths, "checkpoint": found.path}
-    if experiment.handover.quantize != "none":
+    if experiment.serving.quantize != "none":
         summary["quantized"] = quantize(task, model, os.path.dirname(paths["keras"]))
         paths = {**paths, **summary["quantized"]["paths"]}
     print("\n".join(f"{kind:<14} {path}" for kind, path in paths.items()))

@@ -75,7 +75,7 @@ def _classes_file(experiment: Experiment) -> str:
     """--classes; of a run folder that is used elsewhere, without the file that it was trained with, the model
     knows them.
     """
-    path = experiment.handover.classes
+    path = experiment.serving.classes
     return path if "classes" in experiment.given or os.path.isfile(path) else ""
 
 
@@ -149,7 +149,7 @@ def open_images(experiment: Experiment, folder: RunFolder) -> Source:
     reports: dict[str, InputReport] = {}
     with listing(folder.path, reports):
         source = open_folder(
-            experiment.handover.images,
+            experiment.serving.images,
             full_check=options.full_check,
             max_pixels=options.max_image_pixels,
             max_skipped_fraction=options.max_skipped_fraction,
@@ -292,7 +292,7 @@ def trained_model(experiment: Experiment, phase: str = "") -> TrainedModel:
     Args:
       phase: of the run itself, that is taken where it has been trained.
     """
-    named, run = experiment.handover.checkpoint, experiment.runtime.model_dir
+    named, run = experiment.serving.checkpoint, experiment.runtime.model_dir
     if not named and phase and last_checkpoint(os.path.join(run, phase)):
         run = os.path.join(run, phase)
     take = experiment.training.take if "take" in experiment.given else ""

@@ -224,7 +224,7 @@ def check_shares(experiment: Experiment, machine: Machine) -> None:
 
 
 def _hours(plan: RunPlan, experiment: Experiment, machine: Machine, data: Opened | None) -> dict[str, float]:
-    teraflops, devices = experiment.handover.teraflops, max(1, machine.gpus)
+    teraflops, devices = experiment.serving.teraflops, max(1, machine.gpus)
     if not teraflops:
         return {}
     categories = (

@@ -29,7 +29,7 @@ def quantize(task: Task, model: tf.keras.Model, folder: str) -> dict[str, Any]:
     Raises:
       DataError: no evaluation data to calibrate and evaluate on.
     """
-    kind = task.experiment.handover.quantize
+    kind = task.experiment.serving.quantize
     source = open_eval(task.experiment, task)
     if source is None:
         raise DataError(

@@ -59,7 +59,7 @@ def review_labels(experiment: Experiment) -> dict[str, Any]:
     set_up_runtime(experiment.runtime)
     store = LabelStore(experiment.pseudo_labels.label_store or os.path.join(folder.path, "pseudo_labels"))
     manifest = store.manifest()
-    output = experiment.handover.output or os.path.join(folder.path, "review")
+    output = experiment.serving.output or os.path.join(folder.path, "review")
     refuse_existing(output)
     pool = unlabeled_pool(experiment)
     chosen = _chosen(experiment, store, manifest, pool)
@@ -82,18 +82,16 @@ def _write(experiment: Experiment, labelled: Source, pool: str, reasons: list[li
 
     Classes of images are folders, whatever --format says.
     """
-    handover = experiment.handover
+    serving = experiment.serving
     if labelled.image_classes is not None:
-        files = write_class_folders(labelled, output, handover.image_files)
+        files = write_class_folders(labelled, output, serving.image_files)
         word = f"folder:{output}"
     else:
-        report = export_labels(
-            labelled, handover.format, output, scored=True, image_files=handover.image_files
-        )
+        report = export_labels(labelled, serving.format, output, scored=True, image_files=serving.image_files)
         if report.counts:
             note("\n".join(report.lines("review")))
-        files = [os.path.join(FORMATS[handover.format].images, name) for name in image_names(labelled)]
-        word = _WORDS[handover.format].format(output=output)
+        files = [os.path.join(FORMATS[serving.format].images, name) for name in image_names(labelled)]
+        word = _WORDS[serving.format].format(output=output)
     write_json(os.path.join(output, review.MANIFEST), _listed(labelled, pool, reasons, files))
     return word
 
@@ -118,7 +116,7 @@ def _chosen(
         _compare_views(experiment, store, manifest, pool, rows, limits, found)
     else:
         found = review.worth_of_masks(_in_order(store, pool, lambda row: review.unsure_shares(row, limits)))
-    chosen = review.choose(found, experiment.handover.review_images, [c.name for c in store.categories()])
+    chosen = review.choose(found, experiment.serving.review_images, [c.name for c in store.categories()])
     if not chosen:
         raise DataError(
             f"{store.folder}: not one label is uncertain; lower --score_floor when labelling, or raise "
@@ -156,7 +154,7 @@ def _compare_views(
     if weights_sha256(model.variables) != manifest["teacher_sha256"]:
         note(f"views are not compared: {teacher.path} did not make {store.folder}")
         return
-    places = review.candidates(found, COMPARED * experiment.handover.review_images)
+    places = review.candidates(found, COMPARED * experiment.serving.review_images)
     some = pool.subset(places)
     values = np.zeros(len(pool))
     kind, own = store.kind(), [rows[i] for i in places]

@@ -32,7 +32,7 @@ def study(experiment: Experiment) -> dict[str, Any]:
       FlagError: no --study, or no --model_dir.
       UserError: runs that failed, after all others have ended.
     """
-    options = experiment.handover
+    options = experiment.serving
     root = os.path.abspath(experiment.runtime.model_dir) if experiment.runtime.model_dir else ""
     if not options.study or not root:
         raise FlagError("--job=study needs --study=FILE and --model_dir=FOLDER for its runs")
@@ -67,7 +67,7 @@ def report(experiment: Experiment) -> dict[str, Any]:
     Raises:
       FlagError: no --runs, or no place to write to.
     """
-    options = experiment.handover
+    options = experiment.serving
     place = options.output or experiment.runtime.model_dir
     if not options.runs or not place:
         raise FlagError(

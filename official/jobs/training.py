@@ -17,7 +17,7 @@ from official.jobs.afterwards import beside_each_other, conclude, report
 from official.jobs.beside import Beside, control_alone, end_with_parent, share_machine
 from official.jobs.checks import check_flags, check_run, check_thresholds
 from official.jobs.data_checks import keep_warnings, quick_checks
-from official.jobs.handing_over import export_once
+from official.jobs.export_folder import export_once
 from official.jobs.held_out import note_held_out, warn_of_seen_images
 from official.jobs.opening import timed
 from official.jobs.preparing import Prepared, open_all, plan_text, run_plan, with_recipe
@@ -144,7 +144,7 @@ def self_train(experiment: Experiment) -> dict[str, Any]:
             own.summarize(rounds[-1])
     summary |= joined_summary(rounds)
     if is_chief(loop.strategy):
-        with timed(folder, "hand_over"):
+        with timed(folder, "export"):
             student = _Loaded(loop, summary["student"])
             summary["export"], new = student.export()
             summary["pictures"] = beside_each_other(folder.path, last, summary, new)
@@ -227,7 +227,7 @@ def train(experiment: Experiment, strategy: tf.distribute.Strategy | None = None
     with timed(folder, "teacher"):
         summary["teacher"] = loop.train_teacher()
     if is_chief(loop.strategy):
-        with timed(folder, "hand_over"):
+        with timed(folder, "export"):
             summary["export"], _ = _Loaded(loop, summary["teacher"]).export()
     return _end_of_training(folder, loop, summary)
 

@@ -59,7 +59,7 @@ def draw_sheet(
         is drawn.
     """
     kind = store.kind()
-    best = np.array([kind.sureness(row, threshold) for row in store.rows()])
+    best = np.array([kind.confidence(row, threshold) for row in store.rows()])
     middle = kind.borderline(threshold)
     place = {str(image_id): i for i, image_id in enumerate(source.ids)}
     kinds = {

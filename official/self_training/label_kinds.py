@@ -66,7 +66,7 @@ class _Labels:
         return (self.parse(record) for path in paths for _, record in records(path))
 
     def borderline(self, threshold: float) -> float:
-        """The `sureness` of an image that may as well be left out."""
+        """The `confidence` of an image that may as well be left out."""
         return threshold
 
     def shown_from(self, limits: np.ndarray) -> np.ndarray:
@@ -77,9 +77,9 @@ class _Labels:
         """Scores of the labels in use, for a histogram; none where they are not kept in memory."""
         return np.zeros(0)
 
-    def chosen(self, source: Source, surety: np.ndarray, options: PseudoLabels) -> np.ndarray:
+    def chosen(self, source: Source, confidence: np.ndarray, options: PseudoLabels) -> np.ndarray:
         """The images that the student is shown: all, or those with a label."""
-        return np.flatnonzero(surety) if options.empty_pseudo_images == "drop" else np.arange(len(source))
+        return np.flatnonzero(confidence) if options.empty_pseudo_images == "drop" else np.arange(len(source))
 
 
 class BoxLabels(_Labels):
@@ -118,7 +118,7 @@ class BoxLabels(_Labels):
         """The image's highest score."""
         return float(row["scores"].max()) if len(row["scores"]) else 0.0
 
-    def sureness(self, row: dict[str, Any], threshold: float) -> float:
+    def confidence(self, row: dict[str, Any], threshold: float) -> float:
         """What images are ranked by: the highest score."""
         return self.highest(row)
 
@@ -215,7 +215,7 @@ class MaskLabels(_Labels):
         """The image's highest score."""
         return float(row["score"].max()) / SCORE_LEVELS
 
-    def sureness(self, row: dict[str, Any], threshold: float) -> float:
+    def confidence(self, row: dict[str, Any], threshold: float) -> float:
         """What images are ranked by: the share that is sure at the threshold."""
         return float((row["score"] >= stored_limit(threshold)).mean())
 
@@ -276,7 +276,7 @@ class MaskLabels(_Labels):
 class ClassLabels(_Labels):
     """Classes of images: rows with "class" (index), "score" and "probabilities" float32 [C].
 
-    `sureness` and the surety that `read` gives are the winner's score.
+    `confidence` and what `read` gives are the winner's score.
     """
 
     name, noun, none = "classes", "pictures", "unsure"
@@ -316,7 +316,7 @@ class ClassLabels(_Labels):
         """The winner's score."""
         return row["score"]
 
-    def sureness(self, row: dict[str, Any], threshold: float) -> float:
+    def confidence(self, row: dict[str, Any], threshold: float) -> float:
         """What images are ranked by: the winner's score."""
         return row["score"]
 
@@ -336,7 +336,7 @@ class ClassLabels(_Labels):
     ) -> tuple[Source, np.ndarray, dict[str, Any]]:
         """(the source with a class or -1 per image, the scores of the sure ones, numbers for the summary)."""
         place = {str(image_id): i for i, image_id in enumerate(source.ids)}
-        classes, surety = np.full(len(source), -1, np.int32), np.zeros(len(source), np.float32)
+        classes, confidence = np.full(len(source), -1, np.int32), np.zeros(len(source), np.float32)
         soft, seen = None, set()
         for row in store.rows():
             i = place.get(row["id"])
@@ -344,7 +344,7 @@ class ClassLabels(_Labels):
                 continue
             seen.add(row["id"])
             if row["score"] >= limits[row["class"]]:
-                classes[i], surety[i] = row["class"], max(row["score"], 1e-12)
+                classes[i], confidence[i] = row["class"], max(row["score"], 1e-12)
             if probabilities:
                 soft = np.zeros((len(source), len(limits)), np.float32) if soft is None else soft
                 soft[i] = row["probabilities"]
@@ -354,20 +354,20 @@ class ClassLabels(_Labels):
             "pictures": int(counts.sum()),
             "per_class": {c.name: int(n) for c, n in zip(store.categories(), counts)},
         }
-        return source.with_classes(classes, store.categories(), soft), surety, numbers
+        return source.with_classes(classes, store.categories(), soft), confidence, numbers
 
-    def chosen(self, source: Source, surety: np.ndarray, options: PseudoLabels) -> np.ndarray:
+    def chosen(self, source: Source, confidence: np.ndarray, options: PseudoLabels) -> np.ndarray:
         """The sure images; with --pictures_per_class the surest of every class, repeated up to so many.
 
         Source: google-research/noisystudent filter_unlabel.py:52-88.
         """
-        sure, wanted = np.flatnonzero(surety), options.pictures_per_class
+        sure, wanted = np.flatnonzero(confidence), options.pictures_per_class
         if not wanted:
             return sure
         parts = []
         for label in np.unique(source.image_labels[sure]):
             members = sure[source.image_labels[sure] == label]
-            best = members[np.argsort(-surety[members], kind="stable")][:wanted]
+            best = members[np.argsort(-confidence[members], kind="stable")][:wanted]
             parts.append(np.resize(best, wanted))
         return np.concatenate(parts)
 

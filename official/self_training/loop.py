@@ -182,7 +182,7 @@ class SelfTraining:
         store = self.label_store()
         chief = is_chief(self.strategy)
         threshold, by_class = thresholds.settle(self.experiment, self.labeled, store, chief=chief)
-        pseudo, surety, found = store.read(
+        pseudo, confidence, found = store.read(
             self.unlabeled,
             threshold,
             by_class,
@@ -195,7 +195,7 @@ class SelfTraining:
             "threshold": options.score_threshold,
             "skipped": store.manifest()["skipped"],
         }
-        chosen = store.kind().chosen(pseudo, surety, options)
+        chosen = store.kind().chosen(pseudo, confidence, options)
         if len(chosen) != len(pseudo) or (np.diff(chosen) != 1).any():
             pseudo = pseudo.subset(chosen)
             numbers["images_used"] = len(pseudo)

@@ -209,7 +209,7 @@ class ClassificationTask(Task):
         return {"pictures": dict(zip(self.class_names, counts.tolist()))}
 
     def export(self, model: Classifier, folder: str) -> dict[str, str]:
-        data, handover = self.experiment.data, self.experiment.handover
+        data, serving = self.experiment.data, self.experiment.serving
         return export_classifier(
             model,
             folder,
@@ -217,7 +217,7 @@ class ClassificationTask(Task):
             class_ids=[category.id for category in self.categories],
             crop_style=self.crop_style,
             legacy_resize=data.legacy_resize,
-            tflite=handover.tflite,
+            tflite=serving.tflite,
         )
 
     # --- images ---------------------------------------------------------------------------------

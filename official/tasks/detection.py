@@ -287,7 +287,7 @@ class DetectionTask(Task):
             dataclasses.replace(self.decoder(self.experiment.decoding.eval_score_threshold), static=False),
             class_ids=[category.id for category in self.categories],
             legacy_resize=self.experiment.data.legacy_resize,
-            tflite=self.experiment.handover.tflite,
+            tflite=self.experiment.serving.tflite,
         )
 
     def look(self, model: RetinaNet, source: Source, first: int, last: int, progress: str = "") -> Columns:
@@ -314,7 +314,7 @@ class DetectionTask(Task):
 
     def draw(self, image: np.ndarray, objects: dict) -> np.ndarray:
         names = [category.name for category in self.categories]
-        return drawing.draw_boxes(image, objects, names, scores=self.experiment.handover.draw_scores)
+        return drawing.draw_boxes(image, objects, names, scores=self.experiment.serving.draw_scores)
 
     def legend(self, objects: Sequence[dict] | None = None) -> list[tuple[str, drawing.Color]]:
         """The classes of crowds, in which not every box has its name."""

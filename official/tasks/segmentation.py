@@ -312,7 +312,7 @@ class SegmentationTask(Task):
         return {"pixels": dict(zip(self.class_names, pixels.tolist()))}
 
     def export(self, model: Segmenter, folder: str) -> dict[str, str]:
-        handover, data = self.experiment.handover, self.experiment.data
+        serving, data = self.experiment.serving, self.experiment.data
         ids = [category.id for category in self.categories]
         return export_segmenter(
             model,
@@ -320,7 +320,7 @@ class SegmentationTask(Task):
             self.class_names,
             class_ids=ids,
             legacy_resize=data.legacy_resize,
-            tflite=handover.tflite,
+            tflite=serving.tflite,
         )
 
     # --- images ---------------------------------------------------------------------------------

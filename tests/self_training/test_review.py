@@ -266,7 +266,7 @@ def test_a_class_that_nobody_knows_is_refused(reviewing):
 
 def test_a_pool_that_is_reviewed_whole_is_said(reviewing, photos):
     experiment = corrected(
-        dataclasses.replace(reviewing, handover=dataclasses.replace(reviewing.handover, review_images=50)),
+        dataclasses.replace(reviewing, serving=dataclasses.replace(reviewing.serving, review_images=50)),
         lambda c: None,
     )
     labeled, rest, _ = open_training(experiment)

@@ -138,7 +138,7 @@ def test_the_flagfiles_say_what_the_runs_are(files):
     assert found.runtime.checkpoint_every == 7
     labels = read_back(needs["label_store"], "/r", files)
     assert labels.runtime.job == "pseudo_label" and labels.data.labeled_data == "scenes:train,count=8"
-    assert labels.handover.checkpoint == f"/r/runs/{needs['teacher'].key}/run"
+    assert labels.serving.checkpoint == f"/r/runs/{needs['teacher'].key}/run"
     pre = runs_of(planned, "S1/pre-trained/one")[1]["init"]
     teacher = read_back(runs_of(planned, "S1/pre-trained/one")[0], "/r", files)
     assert teacher.training.init == f"/r/runs/{pre.key}/run/teacher" and teacher.runtime.job == "train"

@@ -1,4 +1,4 @@
-"""Classification end to end on tiny crops: the loop as Noisy Student, evaluating, label store, hand-over."""
+"""Classification end to end on tiny crops: the loop as Noisy Student, evaluating, label store, export."""
 
 import dataclasses
 import json
@@ -156,10 +156,10 @@ def pool(classes):
 
 def test_the_surest_of_every_class_are_repeated():
     """Class 0 has three sure images, class 1 one, class 2 none; two of each are wanted."""
-    source, surety = pool([0, 0, 1, 0, -1]), np.array([0.6, 0.9, 0.7, 0.8, 0.0])
-    chosen = ClassLabels().chosen(source, surety, PseudoLabels(pictures_per_class=2))
+    source, confidence = pool([0, 0, 1, 0, -1]), np.array([0.6, 0.9, 0.7, 0.8, 0.0])
+    chosen = ClassLabels().chosen(source, confidence, PseudoLabels(pictures_per_class=2))
     assert chosen.tolist() == [1, 3, 2, 2]
-    assert ClassLabels().chosen(source, surety, PseudoLabels(pictures_per_class=5)).tolist() == [
+    assert ClassLabels().chosen(source, confidence, PseudoLabels(pictures_per_class=5)).tolist() == [
         1,
         3,
         0,
@@ -171,7 +171,7 @@ def test_the_surest_of_every_class_are_repeated():
         2,
         2,
     ]
-    assert ClassLabels().chosen(source, surety, PseudoLabels()).tolist() == [0, 1, 2, 3]
+    assert ClassLabels().chosen(source, confidence, PseudoLabels()).tolist() == [0, 1, 2, 3]
 
 
 def test_pictures_without_a_class_are_not_evaluated_and_not_learned(tmp_path):

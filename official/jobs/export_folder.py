@@ -33,7 +33,7 @@ def export_once(
       The paths by kind, and whether they were written now.
     """
     folder = os.path.join(experiment.runtime.model_dir, "export")
-    flags = {**experiment.decisive_flags(), "tflite": experiment.handover.tflite}
+    flags = {**experiment.decisive_flags(), "tflite": experiment.serving.tflite}
     key = hashlib.sha256(json.dumps([weights_sha256, flags], sort_keys=True).encode()).hexdigest()
     note = _note(folder)
     there = {kind: os.path.join(folder, name) for kind, name in note.get("files", {}).items()}

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from official.files import temporary_name
-from official.jobs.handing_over import export_once
+from official.jobs.export_folder import export_once
 from official.lock import Locked
 from tests import tiny
 
