@@ -297,7 +297,9 @@ def test_a_worker_that_waits_for_a_dead_one_is_told(victim):
     "place, victim",
     [
         ("teacher/checkpoints/step_00000010", 0),
+        ("pseudo_labels/labels-00001.tfrecord.json", 0),
         ("pseudo_labels/labels-00001.tfrecord.json", 1),
+        ("student/checkpoints/step_00000005", 0),
         ("student/checkpoints/step_00000005", 1),
     ],
 )
