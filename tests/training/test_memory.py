@@ -47,6 +47,8 @@ def test_what_does_not_fit_is_refused_and_what_may_fit_is_not():
         and "of 5518 in all may fit" in words
     )
     assert too_large(experiment, network, images * 0.8, Machine(2, 1)) is None
+    assert too_large(experiment.with_flags({"xla": True}), network, images * 1.6, Machine(2, 1)) is None
+    assert too_large(experiment.with_flags({"xla": True}), network, images * 1.8, Machine(2, 1))
     assert (
         too_large(experiment, network, images, Machine(2, 1, gpus=1, gpu_memory=1)) is None
     )  # its allocator says so
