@@ -75,7 +75,7 @@ class Ledger:
     def results(self) -> dict[str, dict[str, Any]]:
         """The results that are known, by the key of their run: what `runs.json` holds."""
         found = {key: self.result(key) for key in self._plan.runs}
-        return {key: value for key, value in found.items() if value is not None}
+        return {key: _without_place(value) for key, value in found.items() if value is not None}
 
     def trained(self) -> set[str]:
         """Keys of the runs whose folders are finished: others can start from them."""
@@ -95,6 +95,14 @@ class Ledger:
     def finished(self) -> int:
         """How many runs of the plan are not missing."""
         return len(self._plan.runs) - len(self.missing())
+
+
+def _without_place(found: dict[str, Any]) -> dict[str, Any]:
+    """Without where the weights lie, which is true on one machine alone; the run's key says it."""
+    own = found.get("result")
+    if not isinstance(own, dict):
+        return found
+    return {**found, "result": {name: value for name, value in own.items() if name != "checkpoint"}}
 
 
 def work(

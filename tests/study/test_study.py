@@ -466,6 +466,21 @@ def test_results_outlive_the_folders_of_their_runs(program):
     assert set(json.loads(record.read_text())) == set(planned.runs)
 
 
+def test_no_place_of_a_machine_is_recorded(program):
+    planned, root = plan(small(program)), str(program / "out")
+    key = next(iter(planned.runs))
+    os.makedirs(workers.folder(root, key))
+    found = {
+        "phase": "teacher",
+        "result": {"AP": 0.5, "checkpoint": f"{root}/runs/{key}/run/teacher"},
+        "seconds": {},
+    }
+    with open(os.path.join(workers.folder(root, key), workers.DONE), "w", encoding="utf-8") as file:
+        json.dump(found, file)
+    assert workers.Ledger(root, planned).results() == {key: {**found, "result": {"AP": 0.5}}}
+    assert workers.Ledger(root, planned).result(key) == found  # which may be started from
+
+
 def test_a_run_that_fails_holds_up_only_what_needs_it(program, monkeypatch):
     monkeypatch.setenv("BREAK", "1")
     study = small(program)
