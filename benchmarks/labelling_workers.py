@@ -62,6 +62,8 @@ def measured(folder: str, workers: int, images: int, cores: list[int]) -> float:
         f"--model_dir={folder}/run",
         f"--unlabeled_data=scenes:unlabeled,count={images}",
         f"--label_store={store}/labels",
+        "--score_floor=0",  # the network has learnt nothing
+        "--score_threshold=0",
         f"--label_shard_size={SHARD}",
         "--compute_threads=1",
         "--threads=1",
