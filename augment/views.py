@@ -21,7 +21,7 @@ class ViewPolicy:
     Attributes:
       strength: of the colour distortion; 1 for ImageNet, 0.5 for CIFAR.
       blur: whether views are blurred (off for images of 32 pixels).
-      blur_per_picture: draws a sigma for every view; False is the original's quirk, one sigma for
+      blur_per_image: draws a sigma for every view; False is the original's quirk, one sigma for
         the whole batch.
       smallest_area: share of the image that a crop has at least.
       legacy_resize: sample as TF1 did.
@@ -29,7 +29,7 @@ class ViewPolicy:
 
     strength: float = 1.0
     blur: bool = True
-    blur_per_picture: bool = False
+    blur_per_image: bool = False
     smallest_area: float = 0.08
     legacy_resize: bool = False
 
@@ -64,7 +64,7 @@ class ViewPolicy:
         if not self.blur:
             return pixels
         sigma = tf.random.stateless_uniform(
-            [], keys[6] if self.blur_per_picture else batch_key, 0.1, 2.0, alg="philox"
+            [], keys[6] if self.blur_per_image else batch_key, 0.1, 2.0, alg="philox"
         )
         blurred = tf.cond(
             _coin(keys[5], 0.5), lambda: gaussian_blur(pixels, sigma, size // 10), lambda: pixels

@@ -47,7 +47,7 @@ FLAGS = dict(
     labeled_data="scenes:train,count=8",
     unlabeled_data="scenes:unlabeled,count=16",
     eval_data="",
-    pictures=0,
+    drawn_images=0,
     image_size=32,
     max_level=4,
     batch_size=2,

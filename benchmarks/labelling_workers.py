@@ -25,7 +25,7 @@ NETWORK = [
     "--head_filters=64",
     "--head_convs=2",
     "--init=random",
-    "--pictures=0",
+    "--drawn_images=0",
     "--eval_batch_size=8",
 ]
 

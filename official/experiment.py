@@ -23,6 +23,7 @@ def option(
     decisive: bool = True,
     of_machine: bool = False,
     later: bool = False,
+    formerly: str = "",
 ) -> Any:
     """A dataclass field that also describes its flag.
 
@@ -32,9 +33,10 @@ def option(
         computes.
       of_machine: it is of the machine that a run was trained on; a job on the finished run may be elsewhere.
       later: at its default a run is what it was before there was this flag.
+      formerly: its name in the version before, which flagfiles, runs and models of that version have.
     """
     metadata = {"help": help, "choices": choices, "lower": lower, "upper": upper, "words": words}
-    metadata |= {"decisive": decisive, "of_machine": of_machine, "later": later}
+    metadata |= {"decisive": decisive, "of_machine": of_machine, "later": later, "formerly": formerly}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -292,8 +294,10 @@ class Augment:
         1.0, "Contrastive: strength of the colour distortion (ImageNet 1, CIFAR 0.5).", lower=0.0, upper=1.25
     )
     blur: bool = option(True, "Contrastive: blurs half of the views.")
-    blur_per_picture: bool = option(
-        False, "Contrastive: a sigma for every view; off: one for the whole batch (the original's quirk)."
+    blur_per_image: bool = option(
+        False,
+        "Contrastive: a sigma for every view; off: one for the whole batch (the original's quirk).",
+        formerly="blur_per_picture",
     )
     min_box_size: float = option(
         0.0, "Boxes with a shorter side in the network's input are dropped.", lower=0.0
@@ -556,13 +560,14 @@ class PseudoLabels:
         ),
     )
     label_temperature: float = option(1.0, "Classification: temperature of the soft labels.", lower=0.01)
-    pictures_per_class: int = option(
+    pseudo_images_per_class: int = option(
         0,
         (
             "Classification: keep the surest images of every class, at most so many, and repeat them up to "
             "so many (Noisy Student: 1300 for 1.2 M labelled images); 0: all."
         ),
         lower=0,
+        formerly="pictures_per_class",
     )
     label_shard_size: int = option(1000, "Images per label shard.", lower=1)
     shard_index: int = option(0, "Which worker of a shared labelling job this is.", lower=0, decisive=False)
@@ -739,7 +744,9 @@ class Runtime:
         0, "Steps between evaluations while training; 0: only at the end.", lower=0, decisive=False
     )
     summary_every: int = option(100, "Steps between TensorBoard scalars.", lower=1, decisive=False)
-    pictures: int = option(16, "Images per grid that is drawn.", lower=0, decisive=False)
+    drawn_images: int = option(
+        16, "Images per grid that is drawn.", lower=0, decisive=False, formerly="pictures"
+    )
     on_nan: str = option(
         "stop",
         "A loss or gradient that is not finite: stop the run, or skip the step.",
@@ -873,6 +880,17 @@ def _said(fact: str, value: bool) -> frozenset[str]:
 NOT_FINGERPRINTED = _said("decisive", False) | {field.name for field in dataclasses.fields(Serving)}
 LATER = _said("later", True)
 MACHINE = _said("of_machine", True)
+FORMERLY = {
+    field.metadata["formerly"]: field.name
+    for group in GROUPS.values()
+    for field in dataclasses.fields(group)
+    if field.metadata["formerly"]
+}
+
+
+def by_present_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Options by the names that they have now, where some have those of the version before."""
+    return {FORMERLY.get(name, name): value for name, value in values.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -923,12 +941,14 @@ def experiment_from(values: Mapping[str, Any], given: Iterable[str] | None = Non
     """Builds an experiment from option values by name; the others keep their defaults.
 
     Args:
+      values: names of the version before are taken, too.
       given: names of those that somebody gave, see `Experiment.given`; all of `values` by default.
 
     Raises:
       ValueError: a name that is no option.
     """
-    given, values = frozenset(values if given is None else given), dict(values)
+    values = by_present_names(values)
+    given = frozenset(values if given is None else by_present_names(dict.fromkeys(given)))
     groups = {}
     for name, group in GROUPS.items():
         own = {field.name for field in dataclasses.fields(group)} & set(values)

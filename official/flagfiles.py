@@ -8,9 +8,12 @@ line.
 from __future__ import annotations
 
 import os
+import re
 from typing import Iterator, Sequence
 
 from official.errors import FlagError
+from official.experiment import FORMERLY
+from official.screen import note
 
 _NAME = ("--flagfile", "-flagfile")
 OWN = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "configs")
@@ -36,11 +39,22 @@ def expanded(arguments: Sequence[str], beside: str = "", open_files: tuple[str, 
             return [*found, argument, *rest]
         name, equals, value = argument.partition("=")
         if name not in _NAME:
-            found.append(argument)
+            found.append(_by_present_name(argument))
             continue
         path = value if equals else next(rest, "")
         found += _flags_of(_found(path.strip(), beside, open_files), open_files)
     return found
+
+
+def _by_present_name(argument: str) -> str:
+    """A flag as it is called now, where it has its name of the version before."""
+    written = re.match(r"(--?(?:no)?)(\w+)(.*)", argument, re.DOTALL)
+    if written is None or written[2] not in FORMERLY:
+        return argument
+    note(
+        f"--{written[2]} is now called --{FORMERLY[written[2]]}; the next version does not know the old name"
+    )
+    return f"{written[1]}{FORMERLY[written[2]]}{written[3]}"
 
 
 def _found(path: str, beside: str, open_files: tuple[str, ...]) -> str:

@@ -17,6 +17,9 @@ from tensorflow.python.framework import config as _config
 
 _cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(_cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+# A quarter of the time of a first step goes into rewriting its graph for speed, and no test takes enough
+# steps to get it back. The tests that start processes, with the command of a user, leave it on.
+tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 from tests import tiny  # noqa: E402
 

@@ -13,7 +13,7 @@ from official.jobs.check_data import telling_images
 from official.jobs.data_checks import class_warnings, crowded_warnings, quick_checks
 from tests import tiny
 
-SMALL = dict(anchor_scale=6.0, min_level=4, pictures=0)
+SMALL = dict(anchor_scale=6.0, min_level=4, drawn_images=0)
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def test_a_run_prints_the_quick_part(tmp_path, capsys, monkeypatch):
         model_dir=str(tmp_path),
         teacher_steps=1,
         eval_data="scenes:train,count=4",
-        pictures=0,
+        drawn_images=0,
         anchor_scale=6.0,
         checkpoint_every=1,
     )

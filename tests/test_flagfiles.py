@@ -8,8 +8,12 @@ import sys
 import pytest
 
 from official.errors import FlagError
+from official.experiment import FORMERLY, experiment_from
+from official.files import write_json
 from official.flagfiles import OWN, expanded
 from official.flags import experiment_from_flagfile
+from official.training.phases import changed_flags
+from official.training.run_folder import saved_flags
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -119,3 +123,31 @@ def test_the_version_is_said_without_tensorflow():
     code = "import sys, main; main.start(['main.py', '--version']); sys.exit('tensorflow' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0 and re.fullmatch(r"self-training \d+\.\d+\.\d+\n", done.stdout)
+
+
+def test_names_of_the_version_before_are_understood_for_one_version(files, capsys):
+    files(old="--pictures=3\n--blur_per_picture\n--flagfile=deeper", deeper="--pictures_per_class=7")
+    new = ["--drawn_images=3", "--blur_per_image", "--pseudo_images_per_class=7"]
+    assert expanded(["--flagfile=old", "--noblur_per_picture", "-pictures", "4"]) == [
+        *new, "--noblur_per_image", "-drawn_images", "4"
+    ]  # fmt: skip
+    said = capsys.readouterr().err
+    assert "--blur_per_picture is now called --blur_per_image" in said and said.count("is now called") == 5
+    assert expanded(["--pictures_of=1", "--unlabeled_data=folder:--pictures"]) == [
+        "--pictures_of=1", "--unlabeled_data=folder:--pictures"
+    ]  # fmt: skip
+    experiment = experiment_from_flagfile("old", blur_per_picture=False)
+    assert experiment.runtime.drawn_images == 3 and experiment.augment.blur_per_image is False
+    assert {"drawn_images", "blur_per_image"} <= experiment.given and "pictures" not in experiment.given
+
+
+def test_a_run_of_the_version_before_is_understood(files):
+    folder, now = files(), experiment_from({"pseudo_images_per_class": 7, "drawn_images": 2})
+    write_json(os.path.join(folder, "run.json"), {"flags": {"pictures_per_class": 7, "pictures": 2}})
+    assert saved_flags(folder) == {"pseudo_images_per_class": 7, "drawn_images": 2}
+    there = now.decisive_flags()
+    there["pictures_per_class"] = there.pop("pseudo_images_per_class")
+    assert changed_flags(there, now) == {}
+    there["pictures_per_class"] = 9
+    assert changed_flags(there, now) == {"pseudo_images_per_class": (9, 7)}
+    assert not set(FORMERLY) & set(now.flags()) and set(FORMERLY.values()) <= set(now.flags())

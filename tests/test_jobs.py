@@ -42,7 +42,7 @@ def test_summary_has_what_programs_read(finished):
     folder, experiment, _ = finished
     summary = json.load(open(folder / "summary.json"))
     assert summary["job"] == "self_train" and summary["seed"] == 0
-    found = {"input_normalization": "imagenet", "resnet_pool": "same"}  # auto, without foreign weights
+    found = {"input_normalization": "lite", "resnet_pool": "same"}  # auto, without foreign weights
     settled = experiment_from({**experiment.flags(), **found})
     assert summary["flags_fingerprint"] == settled.fingerprint()
     assert summary["versions"]["tensorflow"] == tf.__version__
@@ -113,7 +113,7 @@ def test_an_export_that_lacks_a_file_is_made_again(finished):
     left = folder / "export.tmp-00000000-99-1-00000000"  # as a killed process leaves it
     left.mkdir()
     os.remove(summary["export"]["keras"])
-    assert rerun(experiment, job="export", input_normalization="imagenet")["export"] == summary["export"]
+    assert rerun(experiment, job="export", input_normalization="lite")["export"] == summary["export"]
     assert os.path.isfile(summary["export"]["keras"]) and not left.exists()
 
 
@@ -121,10 +121,10 @@ def test_other_flags_stop_and_show_the_difference(finished):
     _, experiment, _ = finished
     with pytest.raises(FlagsDiffer, match="--alpha: 1.0 there, 2.0 now"):
         rerun(experiment, alpha=2.0)
-    rerun(experiment, pictures=0)  # decides nothing
+    rerun(experiment, drawn_images=0)  # decides nothing
 
 
-def test_tensorboard_has_every_curve_and_picture(finished):
+def test_tensorboard_has_every_curve_and_image(finished):
     folder, _, _ = finished
     tags = set()
     for path in (folder / "student").glob("*tfevents*"):
@@ -358,7 +358,7 @@ def test_a_teacher_that_is_there_is_not_trained_again(finished, tmp_path):
     labels = {path: path.stat().st_mtime_ns for path in (folder / "pseudo_labels").glob("labels-*")}
     again = rerun(
         experiment, model_dir=str(tmp_path / "a"), teacher=str(folder / "teacher"), label_store=str(folder / "pseudo_labels"),
-        control=False, pictures=0,
+        control=False, drawn_images=0,
     )  # fmt: skip
     for name in ("AP", "weights_sha256", "checkpoint"):
         assert again["teacher"][name] == summary["teacher"][name]
@@ -387,7 +387,7 @@ def test_a_teacher_may_start_from_a_whole_model(finished, tmp_path):
     folder, experiment, summary = finished
     started = rerun(
         experiment, job="train", model_dir=str(tmp_path / "a"), init_checkpoint=str(folder), teacher_steps=1, learning_rate=0.0,
-        warmup_steps=0, eval_data="", pictures=0,
+        warmup_steps=0, eval_data="", drawn_images=0,
     )  # fmt: skip
     given, found = (
         load_model(describe(row["checkpoint"]), experiment)[1]
@@ -481,5 +481,6 @@ def test_backbone_weights_from_a_file(finished, tmp_path):
             job="train",
             model_dir=str(tmp_path / "u"),
             init="imagenet++",
+            backbone="efficientnet-b0",
             weights_dir=str(tmp_path),
         )

@@ -186,7 +186,7 @@ def test_an_image_lost_in_the_middle_of_training(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Trainer, "train_step", losing)
     experiment = tiny.experiment(
-        task="classification", job="train", pictures=0, eval_data="", batch_size=4, teacher_steps=40,
+        task="classification", job="train", drawn_images=0, eval_data="", batch_size=4, teacher_steps=40,
         labeled_data=source.word, model_dir=str(tmp_path / "run"),
     )  # fmt: skip
     words = f"{source.file_names[1]}.*No such file.*goes on from the last saved state"
@@ -242,7 +242,7 @@ def wait_for_words(process, words, seconds=60.0):
 
 def begin_to_train(folder):
     """A run whose first step is being compiled: the progress bar is there."""
-    command = tiny.command_line(task="classification", pictures=0, eval_data="", job="train")
+    command = tiny.command_line(task="classification", drawn_images=0, eval_data="", job="train")
     process = ForkedMain([*command, f"--model_dir={folder}"])
     wait_for_words(process, b"teacher:")
     return process

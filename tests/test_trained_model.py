@@ -29,7 +29,7 @@ NETWORK = dict(
     input_normalization="unit", weight_average=0.5, anchor_scale=3.0, activation="swish", batch_norm_epsilon=3e-3,
 )  # fmt: skip
 SHORT = dict(
-    teacher_steps=4, student_steps=4, checkpoint_every=2, label_shard_size=8, eval_data="", pictures=0, score_floor=0.0,
+    teacher_steps=4, student_steps=4, checkpoint_every=2, label_shard_size=8, eval_data="", drawn_images=0, score_floor=0.0,
     labeled_data="scenes:train,count=8", unlabeled_data="scenes:unlabeled,count=8", keep_checkpoints=5, max_detections=10,
     score_threshold=0.0, batch_size=4, pseudo_batch_size=4, joint_batch_size=4,
 )  # fmt: skip

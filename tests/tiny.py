@@ -22,7 +22,7 @@ FLAGS = dict(
     eval_data="scenes:val,count=8",
     scenes_size=64,
     image_size=64,
-    backbone="efficientnet-b0",
+    backbone="efficientnet-lite0",  # B0 without squeeze-and-excitation: a fifth faster to build
     backbone_width=0.25,
     backbone_depth=0.25,
     survival_probability=0.8,
@@ -43,7 +43,7 @@ FLAGS = dict(
     score_threshold=0.01,
     score_floor=0.01,
     eval_batch_size=4,
-    pictures=2,
+    drawn_images=2,
     clip_norm=1.0,
 )
 

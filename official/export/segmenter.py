@@ -60,17 +60,17 @@ def export_segmenter(
 
 
 def class_probabilities(
-    logits: tf.Tensor, size: int, extent: tf.Tensor, picture_size: tf.Tensor, legacy_resize: bool = False
+    logits: tf.Tensor, size: int, extent: tf.Tensor, original_size: tf.Tensor, legacy_resize: bool = False
 ) -> tf.Tensor:
     """Softmax of one image's logits [1, h, w, C] at the image's own size.
 
     Args:
       size: side of the network's input; extent: int32 [2], the image's part of it.
-      picture_size: int32 [2].
+      original_size: int32 [2].
       legacy_resize: as TF1 resized.
 
     Returns:
       float32 [H, W, C].
     """
     full = resize_logits(logits, [size, size], legacy_resize=legacy_resize)[:, : extent[0], : extent[1]]
-    return tf.nn.softmax(resize_logits(full, picture_size, legacy_resize=legacy_resize)[0])
+    return tf.nn.softmax(resize_logits(full, original_size, legacy_resize=legacy_resize)[0])

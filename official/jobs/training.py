@@ -355,7 +355,7 @@ def _label_lines(labels: dict[str, Any]) -> list[str]:
         )
     elif "per_class" in labels:
         lines.append(
-            f"pseudo labels: {labels['pictures']} of {labels['images']} images at {at}, "
+            f"pseudo labels: {labels['labels']} of {labels['images']} images at {at}, "
             f"{labels.get('images_used', labels['images'])} in use"
         )
     elif labels:

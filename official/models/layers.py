@@ -17,6 +17,19 @@ from official.hashing import hashed, mixed, named_seed
 _MEAN = tf.distribute.ReduceOp.MEAN
 
 
+class _Around(threading.local):
+    """What the step that is being traced says to the layers inside it, past Keras' `call`: by the context
+    managers below, and per thread, because a strategy traces every replica in a thread of its own.
+    """
+
+    statistics_kept = False
+    statistics_waiting: list[Move] | None = None
+    randomness: tuple[_Keys, tf.Tensor, int] | None = None
+
+
+_step = _Around()
+
+
 @keras.saving.register_keras_serializable("self_training")
 class SyncBatchNormalization(keras.layers.BatchNormalization):
     """Batch normalisation whose statistics are those of the global batch, on any number of replicas.
@@ -81,9 +94,9 @@ class SyncBatchNormalization(keras.layers.BatchNormalization):
         return tf.cast(outputs, inputs.dtype), mean, variance
 
     def _move(self, moving: tf.Variable, value: tf.Tensor) -> None:
-        if getattr(_step, "statistics_kept", False):
+        if _step.statistics_kept:
             return
-        waiting = getattr(_step, "statistics_waiting", None)
+        waiting = _step.statistics_waiting
         if waiting is not None:
             waiting.append((moving, value, self.momentum))
         else:
@@ -266,9 +279,6 @@ def _cpu_alone() -> bool:
     return not any(device.device_type in ("GPU", "TPU") for device in tf.config.list_logical_devices())
 
 
-_step = threading.local()
-
-
 @contextlib.contextmanager
 def statistics_kept() -> Iterator[None]:
     """While active, batch norm normalises by its batch as ever but leaves its moving statistics alone."""
@@ -313,7 +323,7 @@ def step_randomness(words: Sequence[int | tf.Tensor], slots: tf.Tensor, total: i
 
 def _uniform(examples: int | tf.Tensor, shape: list[int], index: int) -> tf.Tensor:
     """[examples, *shape] draws in [0, 1); examples may be several views of the slots, one after the other."""
-    active = getattr(_step, "randomness", None)
+    active = _step.randomness
     if active is None:
         return tf.random.uniform([examples, *shape])
     keys, slots, total = active

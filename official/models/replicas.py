@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable
+from typing import Any, Callable, Hashable
 
 import tensorflow as tf
 
@@ -52,9 +52,22 @@ def spread(model: tf.keras.Model, function: Callable[..., Any]) -> Callable[...,
     return run
 
 
+class Programs:
+    """The compiled functions of one network in inference, its attribute `programs`; each is made once."""
+
+    def __init__(self, model: tf.keras.Model) -> None:
+        self._model = model
+        self._made: dict[Hashable, Callable[..., Any]] = {}
+
+    def __call__(self, key: Hashable, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function`, which calls the network, as `spread` compiles it; under a key that was given before,
+        what was made then.
+        """
+        if key not in self._made:
+            self._made[key] = spread(self._model, function)
+        return self._made[key]
+
+
 def logits_function(model: tf.keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Images -> "logits" in inference, on all the model's replicas; made once and kept on the model."""
-    kept = model.__dict__.setdefault("_functions", {})
-    if "logits" not in kept:
-        kept["logits"] = spread(model, lambda images: model({"images": images}, training=False)["logits"])
-    return kept["logits"]
+    """Images -> "logits" in inference, on all the model's replicas."""
+    return model.programs("logits", lambda images: model({"images": images}, training=False)["logits"])

@@ -98,7 +98,7 @@ def other_facts(experiment: Experiment, labeled: Source, numbers: dict[str, Any]
     used = (
         numbers["labelled_pixels"]
         if "labelled_pixels" in numbers
-        else numbers["pictures"] / max(1, numbers["images"])
+        else numbers["labels"] / max(1, numbers["images"])
     )
     per_class = np.array([counts.get(name, 1) for name in names])
     human = class_counts(labeled) if labeled.image_classes is not None else np.ones(len(names), int)

@@ -21,7 +21,7 @@ def picture_rows(out: Page, ended: Any) -> None:
     Args:
       ended: see `official.report.run_page.Ended`.
     """
-    if ended.evaluation is None or not ended.evaluated or ended.experiment.runtime.pictures == 0:
+    if ended.evaluation is None or not ended.evaluated or ended.experiment.runtime.drawn_images == 0:
         return
     models = {
         n: Predictions(ended.evaluated[n], ended.folders[n], ended.evaluation)

@@ -90,7 +90,7 @@ def show_labels(summaries: Summaries, task: Task, pseudo: Source, store: LabelSt
     centres = (np.arange(len(histogram)) + 0.5) / len(histogram)
     summaries.histogram("pseudo_labels/stored_scores", np.repeat(centres, np.minimum(histogram, 10_000)), 0)
     pictures = []
-    for i in range(min(task.experiment.runtime.pictures, len(pseudo))):
+    for i in range(min(task.experiment.runtime.drawn_images, len(pseudo))):
         image = pseudo.read_image(tf.constant(i, tf.int64)).numpy()
         pictures.append(task.draw_with_legend(image, _labels_of(task, pseudo, i)))
     summaries.pictures("pseudo_labels", pictures, 0)

@@ -279,7 +279,7 @@ class ClassLabels(_Labels):
     `confidence` and what `read` gives are the winner's score.
     """
 
-    name, noun, none = "classes", "pictures", "unsure"
+    name, noun, none = "classes", "labels", "unsure"
 
     def encode(self, row: dict[str, Any], names: Sequence[str]) -> tf.train.Example:
         """One image's class, 1-based as in ImageNet's TF Examples, and its probabilities."""
@@ -297,7 +297,7 @@ class ClassLabels(_Labels):
     def counts(self, row: dict[str, Any], classes: int) -> dict[str, Any]:
         """What one image adds to a shard's numbers."""
         return {
-            "pictures": 1,
+            "labels": 1,
             "score_histogram": np.histogram([row["score"]], bins=SCORE_BINS, range=(0.0, 1.0))[0],
             "class_counts": np.bincount([row["class"]], minlength=classes),
         }
@@ -351,17 +351,17 @@ class ClassLabels(_Labels):
         _refuse_missing(store.folder, [i for i in source.ids if i not in seen])
         counts = np.bincount(classes[classes >= 0], minlength=len(limits))
         numbers = {
-            "pictures": int(counts.sum()),
+            "labels": int(counts.sum()),
             "per_class": {c.name: int(n) for c, n in zip(store.categories(), counts)},
         }
         return source.with_classes(classes, store.categories(), soft), confidence, numbers
 
     def chosen(self, source: Source, confidence: np.ndarray, options: PseudoLabels) -> np.ndarray:
-        """The sure images; with --pictures_per_class the surest of every class, repeated up to so many.
+        """The sure images; with --pseudo_images_per_class the surest of every class, repeated up to so many.
 
         Source: google-research/noisystudent filter_unlabel.py:52-88.
         """
-        sure, wanted = np.flatnonzero(confidence), options.pictures_per_class
+        sure, wanted = np.flatnonzero(confidence), options.pseudo_images_per_class
         if not wanted:
             return sure
         parts = []

@@ -206,7 +206,7 @@ class ClassificationTask(Task):
             counts[objects["class"]] += 1
         os.makedirs(output, exist_ok=True)
         write_json(os.path.join(output, "predictions.json"), rows)
-        return {"pictures": dict(zip(self.class_names, counts.tolist()))}
+        return {"images": dict(zip(self.class_names, counts.tolist()))}
 
     def export(self, model: Classifier, folder: str) -> dict[str, str]:
         data, serving = self.experiment.data, self.experiment.serving
@@ -238,7 +238,7 @@ class ClassificationTask(Task):
     def batch_labels(self, batch: dict, index: int) -> dict:
         return {"class": batch["class"][index]}
 
-    def summary_pictures(self, metrics: dict) -> dict[str, np.ndarray]:
+    def summary_drawings(self, metrics: dict) -> dict[str, np.ndarray]:
         if len(self.class_names) > MOST_DRAWN:
             return {}
         return {"confusion": drawing.draw_confusion(np.array(metrics["confusion_matrix"]), self.class_names)}

@@ -30,7 +30,6 @@ from official.files import write_json
 from official.hashing import hashed_key, named_seed
 from official.models.backbones.registry import build_backbone
 from official.models.classifier import ContrastiveModel
-from official.models.replicas import spread
 from official.screen import counted
 from official.tasks.augmentation import crop_style
 from official.tasks.task import Checks, Columns, Task, Tensors
@@ -62,7 +61,7 @@ class ContrastiveTask(Task):
         self.views = ViewPolicy(
             strength=options.color_strength,
             blur=options.blur,
-            blur_per_picture=options.blur_per_picture,
+            blur_per_image=options.blur_per_image,
             smallest_area=options.smallest_crop,
             legacy_resize=experiment.data.legacy_resize,
         )
@@ -154,7 +153,7 @@ class ContrastiveTask(Task):
             threads=self.experiment.runtime.threads,
         )
         hits, right, known, seen = 0.0, 0, 0, 0
-        run = spread(model, lambda images: model({"images": images}, training=False))
+        run = model.programs("outputs", lambda images: model({"images": images}, training=False))
         batches = -(-(last - first) // self.experiment.decoding.eval_batch_size)
         for batch in counted(dataset, progress, batches, "batches", shown=bool(progress)):
             index = batch["index"].numpy()
@@ -218,7 +217,7 @@ class ContrastiveTask(Task):
     def batch_labels(self, batch: dict, index: int) -> dict:
         return {}
 
-    def training_pictures(self, batch: dict) -> list[np.ndarray]:
+    def training_drawings(self, batch: dict) -> list[np.ndarray]:
         """Both views of every image beside each other."""
         views = [denormalize(batch["images"][..., part]).numpy() for part in (slice(0, 3), slice(3, 6))]
         return [drawing.sheet(pair, columns=2, cell=pair[0].shape[0]) for pair in zip(*views)]

@@ -22,7 +22,6 @@ from official.files import output_names, write_json
 from official.models.anchors import encode_targets
 from official.models.backbones.registry import build_backbone, check_levels
 from official.models.decoding import DetectionDecoder
-from official.models.replicas import spread
 from official.models.retinanet import RetinaNet
 from official.screen import counted
 from official.tasks import keras_data
@@ -229,7 +228,7 @@ class DetectionTask(Task):
             scale = batch["scale"].numpy()
             for i, index in enumerate(batch["index"].numpy()):
                 if index >= 0:
-                    yield _in_picture(found, i, scale[i], source.sizes[index])
+                    yield _in_image(found, i, scale[i], source.sizes[index])
 
     def _fitting(self) -> pipeline.Fitting:
         return pipeline.fitting(
@@ -341,19 +340,16 @@ class DetectionTask(Task):
 
 
 def detection_function(model: RetinaNet, decoder: DetectionDecoder) -> Callable[..., Tensors]:
-    """A compiled function (images, extent) -> decoded detections; kept on the model."""
-    kept = model.__dict__.setdefault("_detection_functions", {})
-    if decoder not in kept:
+    """A compiled function (images, extent) -> decoded detections."""
 
-        def detect(images, extent):
-            outputs = model({"images": images}, training=False)
-            return decoder(outputs, model.anchors(), extent)
+    def detect(images, extent):
+        outputs = model({"images": images}, training=False)
+        return decoder(outputs, model.anchors(), extent)
 
-        kept[decoder] = spread(model, detect)
-    return kept[decoder]
+    return model.programs(decoder, detect)
 
 
-def _in_picture(found: dict, i: int, scale: np.ndarray, size: np.ndarray) -> dict[str, np.ndarray]:
+def _in_image(found: dict, i: int, scale: np.ndarray, size: np.ndarray) -> dict[str, np.ndarray]:
     count = int(found["count"][i])
     limits = np.array([size[0], size[1], size[0], size[1]], np.float32)
     boxes = found["boxes"][i, :count] / np.tile(scale, 2)

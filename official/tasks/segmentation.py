@@ -23,7 +23,7 @@ from official.experiment import Experiment, Model, PseudoLabels
 from official.export.segmenter import class_probabilities, export_segmenter
 from official.files import output_names, write_bytes, write_json
 from official.models.backbones.registry import build_backbone, check_levels, family_of
-from official.models.replicas import logits_function, spread
+from official.models.replicas import logits_function
 from official.models.segmenter import Segmenter
 from official.screen import counted
 from official.tasks import keras_data
@@ -349,7 +349,7 @@ class SegmentationTask(Task):
     def batch_labels(self, batch: dict, index: int) -> dict:
         return {"mask": batch["masks"][index]}
 
-    def summary_pictures(self, metrics: dict) -> dict[str, np.ndarray]:
+    def summary_drawings(self, metrics: dict) -> dict[str, np.ndarray]:
         return {"confusion": drawing.draw_confusion(np.array(metrics["confusion_matrix"]), self.class_names)}
 
 
@@ -398,37 +398,31 @@ def probabilities_function(
       flip: averages with the probabilities of the mirrored images.
       legacy_resize: probabilities are resized as TF1 did.
     """
-    kept = model.__dict__.setdefault("_functions", {})
-    key = (side, size, multiple, flip, legacy_resize)
-    if key not in kept:
-        missing = -side % multiple
+    missing = -side % multiple
 
-        def probabilities(images):
-            padded = tf.pad(images, [[0, 0], [0, missing], [0, missing], [0, 0]])
-            found = tf.nn.softmax(model({"images": padded}, training=False)["logits"])
-            if side % STRIDE:  # the border runs through a cell: it can be cut in pixels alone
-                found = resize_logits(found, [side + missing] * 2, legacy_resize=legacy_resize)[
-                    :, :side, :side
-                ]
-            else:
-                found = found[:, : side // STRIDE, : side // STRIDE]
-            return resize_logits(found, [size, size], legacy_resize=legacy_resize)
+    def probabilities(images):
+        padded = tf.pad(images, [[0, 0], [0, missing], [0, missing], [0, 0]])
+        found = tf.nn.softmax(model({"images": padded}, training=False)["logits"])
+        if side % STRIDE:  # the border runs through a cell: it can be cut in pixels alone
+            found = resize_logits(found, [side + missing] * 2, legacy_resize=legacy_resize)[:, :side, :side]
+        else:
+            found = found[:, : side // STRIDE, : side // STRIDE]
+        return resize_logits(found, [size, size], legacy_resize=legacy_resize)
 
-        def average(images):
-            found = probabilities(images)
-            if flip:  # an image smaller than the input stands at its left, so the whole input is mirrored
-                found = 0.5 * (found + tf.reverse(probabilities(tf.reverse(images, [2])), [2]))
-            return found
+    def average(images):
+        found = probabilities(images)
+        if flip:  # an image smaller than the input stands at its left, so the whole input is mirrored
+            found = 0.5 * (found + tf.reverse(probabilities(tf.reverse(images, [2])), [2]))
+        return found
 
-        kept[key] = spread(model, average)
-    return kept[key]
+    return model.programs((side, size, multiple, flip, legacy_resize), average)
 
 
 @functools.partial(tf.function, reduce_retracing=True)
 def _probabilities(
-    logits: tf.Tensor, size: int, extent: tf.Tensor, picture_size: tf.Tensor, legacy_resize: bool
+    logits: tf.Tensor, size: int, extent: tf.Tensor, original_size: tf.Tensor, legacy_resize: bool
 ) -> tf.Tensor:
-    return class_probabilities(logits, size, extent, picture_size, legacy_resize)
+    return class_probabilities(logits, size, extent, original_size, legacy_resize)
 
 
 @functools.partial(tf.function, reduce_retracing=True)
@@ -437,8 +431,8 @@ def _argmax_at(logits: tf.Tensor, size: int, legacy_resize: bool) -> tf.Tensor:
     return tf.argmax(enlarged, axis=-1, output_type=tf.int32)
 
 
-def _extent(picture_size: np.ndarray, size: int) -> tuple[int, int]:
+def _extent(original_size: np.ndarray, size: int) -> tuple[int, int]:
     """Height and width of an image fitted into the input, as `augment.jitter.resize_and_crop` rounds them."""
-    scale = np.float32(size) / np.max(picture_size).astype(np.float32)
-    height, width = np.maximum(np.rint(picture_size.astype(np.float32) * scale), 1).astype(int)
+    scale = np.float32(size) / np.max(original_size).astype(np.float32)
+    height, width = np.maximum(np.rint(original_size.astype(np.float32) * scale), 1).astype(int)
     return int(height), int(width)

@@ -147,7 +147,7 @@ class Drawing(_Known):
     def batch_labels(self, batch: dict, index: int) -> dict:
         """The labels of one row of a NumPy training batch, as `draw` takes them."""
 
-    def training_pictures(self, batch: dict) -> list:
+    def training_drawings(self, batch: dict) -> list:
         """Uint8 images of a NumPy training batch as the network sees it, with its labels."""
         images = denormalize(batch["images"]).numpy()
         return [self.draw_with_legend(image, self.batch_labels(batch, i)) for i, image in enumerate(images)]
@@ -179,7 +179,7 @@ class Drawing(_Known):
             legend=self.legend(list(columns.values())),
         )
 
-    def summary_pictures(self, metrics: dict) -> dict[str, Any]:
+    def summary_drawings(self, metrics: dict) -> dict[str, Any]:
         """Pictures made of an evaluation's metrics, uint8 by name; for TensorBoard."""
         return {}
 

@@ -17,7 +17,15 @@ import dataclasses
 import os
 from typing import Any, Mapping
 
-from official.experiment import NOT_FINGERPRINTED, Augment, Experiment, Loss, Optimizer, Training
+from official.experiment import (
+    NOT_FINGERPRINTED,
+    Augment,
+    Experiment,
+    Loss,
+    Optimizer,
+    Training,
+    by_present_names,
+)
 from official.training.recovery import IMPORTED, last_checkpoint, phase_finished
 
 TEACHER, LABELS, STUDENT, CONTROL = "teacher", "labels", "student", "control"
@@ -36,7 +44,7 @@ _DEPENDING: dict[str, tuple[str, ...]] = {
         ("student_init", "score_threshold", "class_thresholds", "empty_pseudo_images"), (STUDENT,)
     ),
     **dict.fromkeys(("label_density", "ignore_above"), (STUDENT,)),
-    **dict.fromkeys(("soft_labels", "pictures_per_class"), (STUDENT,)),
+    **dict.fromkeys(("soft_labels", "pseudo_images_per_class"), (STUDENT,)),
     "eval_every": (TEACHER, LABELS, STUDENT, CONTROL),  # where it decides what goes on
 }
 # Which phases depend on a data set ("labeled": classes included).
@@ -70,7 +78,7 @@ def changed_flags(there: Mapping[str, Any], now: Experiment) -> dict[str, tuple[
     """The decisive flags that differ, {name: (there, now)}; one that an older run did not have meant its
     default.
     """
-    flags, defaults = now.flags(), Experiment().flags()
+    flags, defaults, there = now.flags(), Experiment().flags(), by_present_names(there)
     names = [name for name in flags if name in now.decisive_flags() or name in there]
     pairs = {name: (there.get(name, defaults[name]), flags[name]) for name in names}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1] and not _moved(name, pair)}

@@ -11,7 +11,7 @@ from typing import Any, Mapping, Sequence
 from official.data.fingerprints import difference, image_digests
 from official.data.source import Category, Source
 from official.errors import UserError
-from official.experiment import Experiment, experiment_from
+from official.experiment import Experiment, by_present_names, experiment_from
 from official.files import read_json, whole_file, write_json
 from official.screen import note
 from official.trained_model import RUN, class_difference
@@ -261,4 +261,4 @@ def saved_flags(model_dir: str) -> dict[str, Any]:
     """The flags that a run folder was made with, {} if it is new."""
     known = experiment_from({}).flags()
     saved = read_json(os.path.join(model_dir, RUN)).get("flags", {}) if model_dir else {}
-    return {name: value for name, value in saved.items() if name in known}
+    return {name: value for name, value in by_present_names(saved).items() if name in known}

@@ -196,7 +196,7 @@ class PhaseRun:
         if self._ends(first):
             return
         self._warn_of_xla()
-        self._show_training_pictures()
+        self._show_training_drawings()
         runtime = self.experiment.runtime
         self.progress = PhaseProgress(
             self.phase.name,
@@ -314,7 +314,7 @@ class PhaseRun:
         scalars = {k: v for k, v in metrics.items() if isinstance(v, float)}
         self.summaries.scalars(scalars, step, prefix="evaluation")
         self.summaries.scalars(metrics.get("per_class", {}), step, prefix="evaluation_per_class")
-        for name, picture in self.task.summary_pictures(metrics).items():
+        for name, picture in self.task.summary_drawings(metrics).items():
             self.summaries.pictures(f"evaluation_{name}", [picture], step)
         self.scores[step] = float(metrics[self.task.metrics[0]])
         if step in self.checkpoints.steps():
@@ -349,7 +349,7 @@ class PhaseRun:
 
     def _show_predictions(self, model: tf.keras.Model, step: int) -> None:
         assert self.eval_source is not None
-        count = min(self.experiment.runtime.pictures, len(self.eval_source))
+        count = min(self.experiment.runtime.drawn_images, len(self.eval_source))
         if not count or not self.task.needs_labels:  # such a task predicts nothing
             return
         read = example_reader(self.eval_source)
@@ -363,9 +363,9 @@ class PhaseRun:
             pictures.append(self.task.draw_beside(self.eval_source.short_name(i), image, both))
         self.summaries.pictures("predictions", pictures, step)
 
-    def _show_training_pictures(self) -> None:
+    def _show_training_drawings(self) -> None:
         """Augmented training images as the network sees them, with their labels."""
-        count = self.experiment.runtime.pictures
+        count = self.experiment.runtime.drawn_images
         if not count or not self.chief:
             return
         for name, source in self.trainer.sources.items():
@@ -379,7 +379,7 @@ class PhaseRun:
                 threads=self.experiment.runtime.threads,
             )
             batch = {key: value.numpy() for key, value in next(iter(dataset)).items()}
-            self.summaries.pictures(f"training_{name}", task.training_pictures(batch), 0)
+            self.summaries.pictures(f"training_{name}", task.training_drawings(batch), 0)
 
     def _finish(self, metrics: dict[str, Any], seconds: float, steps: int, taken: int) -> dict[str, Any]:
         result = {

@@ -128,13 +128,13 @@ def test_levels_that_wrap_in_uint8():
 
 @pytest.mark.parametrize("name", ["equalize", "autocontrast", "invert"])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1)])
-def test_tiny_pictures(name, shape):
+def test_tiny_images(name, shape):
     image = tf.constant(np.random.default_rng(0).integers(0, 255, (*shape, 3), np.uint8))
     assert FUNCTIONS[name](image).shape == image.shape
     assert color.sharpness(image, 1.9).numpy().tolist() == image.numpy().tolist()  # all border
 
 
-def test_flat_pictures_stay():
+def test_flat_images_stay():
     for function in (color.equalize, color.autocontrast):
         assert (function(constant(90)).numpy() == 90).all()
     assert (color.sharpness(constant(90), 1.9).numpy() == 90).all()  # 13 * 90 / 13 is exactly 90

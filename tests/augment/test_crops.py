@@ -134,7 +134,7 @@ def test_centre_crop_by_hand():
         centre_frame(tf.constant([60, 80, 3]), 52, "other")
 
 
-def picture():
+def sample():
     return tf.constant(np.random.default_rng(0).integers(0, 256, (40, 50, 3)), tf.uint8)
 
 
@@ -143,16 +143,16 @@ def picture():
 )
 def test_policies_keep_type_and_size_and_repeat(options):
     policy = ImagePolicy(**options)
-    found = [policy.augment(picture(), tf.constant([3, k]), 24).numpy() for k in range(6)]
+    found = [policy.augment(sample(), tf.constant([3, k]), 24).numpy() for k in range(6)]
     assert all(f.dtype == np.float32 and f.shape == (24, 24, 3) for f in found)
-    again = policy.augment(picture(), tf.constant([3, 0]), 24).numpy()
+    again = policy.augment(sample(), tf.constant([3, 0]), 24).numpy()
     assert (found[0] == again).all()
     assert any((found[0] != f).any() for f in found[1:]) == (options.get("crop") is not False)
 
 
 def resized_crop(key, attempts):
     """The crop of a policy's first key by stock functions of TF1."""
-    image = picture()
+    image = sample()
     begin, extent, _ = tf.image.stateless_sample_distorted_bounding_box(
         tf.shape(image), tf.zeros([1, 0, 4]), tf.random.experimental.stateless_split(key, 3, alg="philox")[0], min_object_covered=0.1,
         aspect_ratio_range=(3 / 4, 4 / 3), area_range=(0.08, 1.0), max_attempts=attempts, use_image_if_no_bounding_boxes=True,
@@ -166,7 +166,7 @@ def test_without_operations_nothing_is_rounded(style):
     would be 0.5 darker.
     """
     policy = ImagePolicy(style=style, flip=False, legacy_resize=True)
-    found = np.stack([policy.augment(picture(), tf.constant([3, k]), 24) for k in range(8)])
+    found = np.stack([policy.augment(sample(), tf.constant([3, k]), 24) for k in range(8)])
     expected = np.stack(
         [resized_crop(tf.constant([3, k]), 100 if style == "simclr" else 10) for k in range(8)]
     )
@@ -181,7 +181,7 @@ def test_operations_see_whole_numbers(options):
     """Both originals clip and cut to uint8 before AutoAugment or RandAugment, and go on in float after."""
     for k in range(3):
         key = tf.constant([3, k])
-        plain = ImagePolicy().augment(picture(), key, 24)
+        plain = ImagePolicy().augment(sample(), key, 24)
         example = {"image": tf.cast(tf.clip_by_value(plain, 0.0, 255.0), tf.uint8)}
         last = tf.random.experimental.stateless_split(key, 3, alg="philox")[2]
         if "autoaugment" in options:
@@ -190,13 +190,13 @@ def test_operations_see_whole_numbers(options):
             expected = randaugment(
                 example, last, layers=2, operations=IMAGE_OPERATIONS, settings=IMAGE_SETTINGS
             )
-        np.testing.assert_array_equal(ImagePolicy(**options).augment(picture(), key, 24), expected["image"])
+        np.testing.assert_array_equal(ImagePolicy(**options).augment(sample(), key, 24), expected["image"])
 
 
 def test_flip_is_even():
     policy = ImagePolicy(crop=False)
-    plain = centre_crop(picture(), 24).numpy()
-    run = tf.function(lambda key: policy.augment(picture(), key, 24))
+    plain = centre_crop(sample(), 24).numpy()
+    run = tf.function(lambda key: policy.augment(sample(), key, 24))
     found = [run(tf.constant([9, k])).numpy() for k in range(200)]
     mirrored = sum((f == plain[:, ::-1]).all() for f in found)
     assert mirrored + sum((f == plain).all() for f in found) == 200 and 70 < mirrored < 130

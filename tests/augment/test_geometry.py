@@ -196,7 +196,7 @@ def test_level_zero_changes_nothing(name):
             np.testing.assert_array_equal(after[field], before[field])
 
 
-def test_outside_is_grey_in_the_picture_and_ignored_in_the_mask():
+def test_outside_is_grey_in_the_image_and_ignored_in_the_mask():
     before = {**example(11, 15, (4, 5, 8, 10)), "image": tf.zeros([11, 15, 3], tf.uint8)}
     after = geometry.translate(before, tf.constant(5.0), axis="x")
     assert (after["image"].numpy()[:, 10:] == 128).all() and (after["mask"].numpy()[:, 10:] == 255).all()
@@ -226,7 +226,7 @@ def test_half_of_the_signs_are_negative():
     assert abs(left - 200) < 40  # four standard deviations
 
 
-def test_constants_can_scale_with_the_picture():
+def test_constants_can_scale_with_the_image():
     """250 pixels at a reference of 640 are 25 on an image whose longer side is 64."""
     scaled = Settings(reference_size=640)
     after = ops.apply(

@@ -81,16 +81,16 @@ def test_minimum_box_size():
 def test_pixels_do_not_depend_on_parallel_calls():
     policy = augment.policy("s4")
 
-    def pictures(calls):
+    def images_of(calls):
         data = tf.data.Dataset.range(16).map(
             lambda i: policy.augment(EXAMPLE, tf.stack([7, tf.cast(i, tf.int32)]), output_size=64)["image"],
             num_parallel_calls=calls,
         )
         return np.stack(list(data.as_numpy_iterator()))
 
-    one, eight = pictures(1), pictures(8)
+    one, eight = images_of(1), images_of(8)
     np.testing.assert_array_equal(one, eight)
-    assert len({picture.tobytes() for picture in one}) > 12  # a translation by 250 pixels leaves only grey
+    assert len({image.tobytes() for image in one}) > 12  # a translation by 250 pixels leaves only grey
 
 
 # --- as Keras layers -------------------------------------------------------------------------------
@@ -188,7 +188,7 @@ def test_seeded_layers_draw_the_same_sequence_and_run_in_tf_data_and_a_model():
     assert model(tf.stack([IMAGE, IMAGE])).shape == (2, 32, 32, 3)
 
 
-def test_ragged_pictures():
+def test_ragged_images():
     ragged = tf.ragged.stack([IMAGE, IMAGE[:30, :20]])
     assert augment.policy("s1", size=32)(ragged).shape == (2, 32, 32, 3)
     turned = augment.Operation("Rotate", level=10.0)(ragged)

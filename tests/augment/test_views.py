@@ -101,11 +101,11 @@ def test_half_of_the_views_is_blurred_by_one_sigma_per_batch():
     ]  # the coin is the image's, the sigma the batch's
     changed = [i for i, b in enumerate(blurred) if b]
     assert all((one[i] != other[i]).any() for i in changed)
-    own = [views(ViewPolicy(strength=0.0, blur_per_picture=True), 100, key) for key in ((0, 1), (0, 2))]
+    own = [views(ViewPolicy(strength=0.0, blur_per_image=True), 100, key) for key in ((0, 1), (0, 2))]
     assert all((a == b).all() for a, b in zip(*own))
 
 
-def test_where_no_crop_fits_a_view_is_the_whole_picture():
+def test_where_no_crop_fits_a_view_is_the_whole_image():
     """SimCLR has no fallback to the centre: half the area of 4 x 400 pixels cannot be cut out at an aspect of
     3/4 to 4/3.
     """

@@ -16,7 +16,7 @@ from official.data.source import DataError
 from official.data.sources import open_source
 
 
-def picture(path, mode="RGB", size=(40, 30), **save):
+def write_image(path, mode="RGB", size=(40, 30), **save):
     pixels = np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), np.uint8)
     image = Image.fromarray(pixels).convert(mode)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,7 @@ def test_repeated_image_id(tmp_path):
 
 
 def test_bad_boxes_are_dropped_and_counted(tmp_path):
-    picture(tmp_path / "images" / "1.jpg")
+    write_image(tmp_path / "images" / "1.jpg")
     bad = [[1, 2, 0, 5], [1, 2, 5, -3], [math.nan, 2, 5, 5], [100, 100, 5, 5], [1, 2, 3], "no", None]
     good = [[1, 2, 10, 12], [35, 25, 20, 20]]  # the second reaches outside and is kept
     path = coco(
@@ -84,7 +84,7 @@ def test_bad_boxes_are_dropped_and_counted(tmp_path):
 
 
 def test_gaps_in_category_ids(tmp_path):
-    picture(tmp_path / "images" / "1.jpg")
+    write_image(tmp_path / "images" / "1.jpg")
     source = open_coco(
         coco(tmp_path, annotations=[box([1, 1, 5, 5], category=7), box([1, 1, 5, 5], category=1)])
     )
@@ -93,15 +93,15 @@ def test_gaps_in_category_ids(tmp_path):
 
 
 def test_image_without_boxes_stays(tmp_path):
-    picture(tmp_path / "images" / "1.jpg")
+    write_image(tmp_path / "images" / "1.jpg")
     source = open_coco(coco(tmp_path))
     assert len(source) == 1 and source.annotations.counts().tolist() == [0]
 
 
 def test_absent_truncated_and_foreign_files_are_skipped_and_listed(tmp_path):
     folder = tmp_path / "images"
-    picture(folder / "good.jpg")
-    picture(folder / "cut.jpg")
+    write_image(folder / "good.jpg")
+    write_image(folder / "cut.jpg")
     data = (folder / "cut.jpg").read_bytes()
     (folder / "cut.jpg").write_bytes(data[: len(data) // 2])
     (folder / "text.jpg").write_text("hello")
@@ -128,10 +128,10 @@ def test_absent_truncated_and_foreign_files_are_skipped_and_listed(tmp_path):
 @pytest.mark.parametrize("full", [True, False])
 def test_truncation_is_found_by_both_checks(tmp_path, full):
     for name in ("a.jpg", "b.png"):
-        picture(tmp_path / name, size=(200, 200))
+        write_image(tmp_path / name, size=(200, 200))
         data = (tmp_path / name).read_bytes()
         (tmp_path / name).write_bytes(data[:-2000])
-    picture(tmp_path / "c.jpg")
+    write_image(tmp_path / "c.jpg")
     source = open_folder(str(tmp_path), full_check=full, max_skipped_fraction=1.0)
     assert source.ids.tolist() == ["c.jpg"]
 
@@ -164,7 +164,7 @@ def bomb(path):
 
 def test_decompression_bomb(tmp_path):
     bomb(tmp_path / "bomb.png")
-    picture(tmp_path / "good.png")
+    write_image(tmp_path / "good.png")
     source = open_folder(str(tmp_path), max_skipped_fraction=0.5)
     assert source.ids.tolist() == ["good.png"]
     assert "header claims more than" in source.report.entries[0]["reason"]
@@ -184,7 +184,7 @@ def test_decompression_bomb(tmp_path):
     ],
 )
 def test_other_pixel_formats_become_rgb(tmp_path, name, mode, save):
-    picture(tmp_path / name, mode, **save)
+    write_image(tmp_path / name, mode, **save)
     image = open_folder(str(tmp_path)).read_image(0).numpy()
     assert image.shape == (30, 40, 3) and image.dtype == np.uint8
     expected = np.asarray(Image.open(tmp_path / name).convert("RGB"), float)
@@ -209,7 +209,7 @@ def test_animation_uses_its_first_frame_and_says_so(tmp_path):
 
 def test_unsupported_format_says_what_to_do(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "x.png", format="PPM")
-    picture(tmp_path / "y.png")
+    write_image(tmp_path / "y.png")
     source = open_folder(str(tmp_path), max_skipped_fraction=0.5)
     assert "convert it to JPEG or PNG" in source.report.entries[0]["reason"]
 
@@ -243,7 +243,7 @@ def test_boxes_drawn_on_the_stored_orientation_are_turned_with_it(tmp_path):
     assert tuple(shown.sizes[0]) == (40, 30) == shown.read_image(0).shape[:2]
 
 
-def test_voc_with_a_broken_xml_and_a_missing_picture(tmp_path):
+def test_voc_with_a_broken_xml_and_a_missing_image(tmp_path):
     def xml(name, objects):
         (tmp_path / f"{name}.xml").write_text(
             f"<annotation><filename>{name}.jpg</filename>{objects}</annotation>"
@@ -253,7 +253,7 @@ def test_voc_with_a_broken_xml_and_a_missing_picture(tmp_path):
     xml("good", item.format(0, 1) + item.format(1, 1) + item.format(0, "oops"))
     xml("lonely", item.format(0, 1))
     (tmp_path / "broken.xml").write_text("<annotation>")
-    picture(tmp_path / "good.jpg")
+    write_image(tmp_path / "good.jpg")
     with pytest.raises(DataError, match="2 of 3 images cannot be used"):
         open_voc(str(tmp_path))
     source = open_voc(str(tmp_path), max_skipped_fraction=0.7)
@@ -271,6 +271,6 @@ def test_malformed_words(word):
 
 
 def test_unlabelled_kind_as_labels(tmp_path):
-    picture(tmp_path / "a.jpg")
+    write_image(tmp_path / "a.jpg")
     with pytest.raises(DataError, match="unlabeled_data only"):
         open_source(f"folder:{tmp_path}")

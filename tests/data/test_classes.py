@@ -46,7 +46,7 @@ def test_without_labels_the_same_folder_is_flat(folder):
     assert len(source) == 4 and source.image_classes is None and source.categories == ()
 
 
-def test_pictures_without_class_folders(tmp_path):
+def test_images_without_class_folders(tmp_path):
     save(str(tmp_path / "a.png"), 1)
     with pytest.raises(DataError, match="give every class a folder"):
         open_source(f"folder:{tmp_path}", CLASSES)

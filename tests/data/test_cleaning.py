@@ -258,7 +258,7 @@ def test_files_that_are_no_coco_say_why(tmp_path, text, message):
     assert path in str(caught.value) and len(str(caught.value)) < 500
 
 
-def picture(path, size=(40, 30), **save):
+def write_image(path, size=(40, 30), **save):
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), np.uint8)
     Image.fromarray(pixels).save(path, **save)
@@ -266,7 +266,7 @@ def picture(path, size=(40, 30), **save):
 
 def one_image(tmp_path, annotations=(), **image):
     """A COCO file of one image of 40 x 30, opened later."""
-    picture(tmp_path / "images" / "1.png")
+    write_image(tmp_path / "images" / "1.png")
     image = {"id": 1, "file_name": "1.png", "width": 40, "height": 30, **image}
     objects = [
         {"id": n, "image_id": 1, "category_id": 1, "bbox": [1, 2, 10, 12], "area": 120, "iscrowd": 0, **a}
@@ -372,7 +372,7 @@ def test_nearly_all_crowds_of_a_class_is_a_warning_with_a_remedy(tmp_path):
 
 
 def test_images_without_annotations_are_unlabelled_data(tmp_path):
-    picture(tmp_path / "images" / "1.png")
+    write_image(tmp_path / "images" / "1.png")
     path = write(tmp_path / "image_info.json", {"images": [{"id": 1, "file_name": "1.png"}]})
     assert open_source(f"coco:{path}", labeled=False).ids.tolist() == ["1"]
     with pytest.raises(DataError, match='no list "annotations"; it can be used as --unlabeled_data'):
@@ -453,7 +453,7 @@ def test_another_stated_scale_is_left_out_or_scaled(tmp_path, kind):
     if kind == "coco":
         word = "coco:" + one_image(tmp_path, [{"bbox": [4, 8, 20, 24], "area": 480}], width=80, height=60)
     else:
-        picture(tmp_path / "1.png")
+        write_image(tmp_path / "1.png")
         write(tmp_path / "1.xml", voc_xml("1", (80, 60), (8, 4, 32, 24)))
         word = f"voc:{tmp_path}"
     with pytest.raises(DataError, match=r"--stated_size=scale.*80 x 60 stated, the file is 40 x 30"):
@@ -546,7 +546,7 @@ def test_the_jobs_write_what_was_refused_into_the_run_folder(tmp_path):
 
 
 def test_evaluation_sets_without_objects_stop_before_the_model_is_run(tmp_path):
-    picture(tmp_path / "voc" / "1.png")
+    write_image(tmp_path / "voc" / "1.png")
     write(tmp_path / "voc" / "1.xml", "<annotation><filename>1.png</filename></annotation>")
     experiment = tiny.experiment(eval_data=f"voc:{tmp_path}/voc", model_dir=str(tmp_path / "run"))
     with pytest.raises(DataError, match="not one object"):

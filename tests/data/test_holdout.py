@@ -152,7 +152,7 @@ def test_a_run_evaluates_on_what_it_held_out(tmp_path, capsys):
         eval_fraction=0.25,
         job="train",
         teacher_steps=1,
-        pictures=0,
+        drawn_images=0,
         model_dir=str(tmp_path / "a"),
     )
     experiment = tiny.experiment(**flags)

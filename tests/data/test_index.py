@@ -252,7 +252,7 @@ def test_what_the_hosts_of_a_pod_cannot_read_is_refused(files, tmp_path):
     assert len(open_source(f"tfrecord:{tmp_path}/pool/data-*", labeled=False)) == 3
 
 
-def test_classes_of_whole_pictures_come_before_boxes(tmp_path):
+def test_classes_of_whole_images_come_before_boxes(tmp_path):
     def with_class(name, number, text):
         message = tf.train.Example.FromString(example(name=name))
         message.features.feature["image/class/label"].int64_list.value.append(number)

@@ -15,7 +15,7 @@ from official.jobs.opening import opened
 from tests import tiny
 
 
-def picture(path, color):
+def write_image(path, color):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (40, 20), (color,) * 3).save(path)
 
@@ -23,7 +23,7 @@ def picture(path, color):
 def coco(folder, names=("cat", "dog"), colors=(10, 20), ids=(1, 2), first_id=1, **more):
     """A set of an image per colour, image i with one box of class i, one pixel further right each."""
     for i, color in zip(ids, colors):
-        picture(folder / "images" / f"{i}.png", color)
+        write_image(folder / "images" / f"{i}.png", color)
     content = {
         "images": [{"id": i, "file_name": f"{i}.png", **more} for i in ids],
         "annotations": [
@@ -44,7 +44,7 @@ def coco(folder, names=("cat", "dog"), colors=(10, 20), ids=(1, 2), first_id=1, 
 
 
 def yolo(folder, names=("dog", "cat"), color=200):
-    picture(folder / "images" / "1.png", color)
+    write_image(folder / "images" / "1.png", color)
     (folder / "labels").mkdir(parents=True)
     (folder / "labels" / "1.txt").write_text("0 0.5 0.5 0.5 0.5\n1 0.25 0.25 0.5 0.5\n")
     (folder / "data.yaml").write_text(f"train: images\nnames: {list(names)}\n")
@@ -164,7 +164,7 @@ def test_masks_are_joined_and_the_background_stays_in_front(tmp_path):
 
 def test_classes_of_images_are_joined(tmp_path):
     for folder, color in (("a/x", 1), ("a/y", 2), ("b/y", 3), ("b/x", 4)):
-        picture(tmp_path / folder / "1.png", color)
+        write_image(tmp_path / folder / "1.png", color)
     joined = read(f"folder:{tmp_path}/a+folder:{tmp_path}/b", label_kind="classes")
     assert joined.image_classes.tolist() == [0, 1, 0, 1] and joined.ids.tolist() == [
         "x/1.png",

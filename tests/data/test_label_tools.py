@@ -19,7 +19,7 @@ from official.data.sources import ReadOptions, open_source
 WIDTH, HEIGHT = 40, 20
 
 
-def picture(path, size=(WIDTH, HEIGHT)):
+def write_image(path, size=(WIDTH, HEIGHT)):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size).save(path)
 
@@ -58,7 +58,7 @@ def labelme(path, *shapes, image="1.png", **more):
 
 
 def test_labelme_shapes(tmp_path):
-    picture(tmp_path / "1.png")
+    write_image(tmp_path / "1.png")
     png = io.BytesIO()
     Image.fromarray(np.array([[0, 1, 1], [0, 0, 1]], bool)).save(png, "PNG")
     labelme(
@@ -95,7 +95,7 @@ def test_labelme_shapes(tmp_path):
 
 
 def test_labelme_groups_are_one_object_and_masks_are_rendered(tmp_path):
-    picture(tmp_path / "1.png")
+    write_image(tmp_path / "1.png")
     part = {"shape_type": "polygon", "group_id": 3}
     labelme(
         tmp_path / "1.json",
@@ -115,13 +115,13 @@ def test_labelme_groups_are_one_object_and_masks_are_rendered(tmp_path):
 
 def test_labelme_images_by_their_paths_and_others_are_not_taken_for_empty(tmp_path):
     for folder in ("a", "b"):
-        picture(tmp_path / "images" / folder / "1.png")
+        write_image(tmp_path / "images" / folder / "1.png")
         labelme(
             tmp_path / "json" / folder / "1.json",
             {"points": [[1, 1], [5, 5]]},
             image=f"..\\..\\images\\{folder}\\1.png",
         )
-    picture(tmp_path / "images" / "c" / "2.png")
+    write_image(tmp_path / "images" / "c" / "2.png")
     source = read(f"labelme:{tmp_path}/json,{tmp_path}/images")
     assert source.ids.tolist() == ["a/1", "b/1"] and [name[-7:] for name in source.file_names] == [
         "a/1.png",
@@ -131,7 +131,7 @@ def test_labelme_images_by_their_paths_and_others_are_not_taken_for_empty(tmp_pa
 
 
 def test_labelme_jsons_that_cannot_be_used_are_counted(tmp_path):
-    picture(tmp_path / "1.png")
+    write_image(tmp_path / "1.png")
     labelme(tmp_path / "1.json")
     labelme(tmp_path / "2.json", image="2.png", imageData="abc")
     labelme(tmp_path / "3.json", image="3.png")
@@ -152,7 +152,7 @@ CVAT_LABELS = "<meta><task><labels><label><name>dog</name></label><label><name>c
 
 
 def cvat(tmp_path, inside, meta=CVAT_LABELS, name="sub/1.png"):
-    picture(tmp_path / "images" / "sub" / "1.png")
+    write_image(tmp_path / "images" / "sub" / "1.png")
     image = f'<image id="0" name="{name}" width="{WIDTH}" height="{HEIGHT}">{inside}</image>'
     path = write(
         tmp_path / "annotations.xml",
@@ -241,7 +241,7 @@ def test_cvat_groups_masks_and_labels_that_are_not_listed(tmp_path):
 
 
 def test_cvat_files_that_are_not_images_say_so(tmp_path):
-    picture(tmp_path / "1.png")
+    write_image(tmp_path / "1.png")
     video = write(
         tmp_path / "v.xml", '<annotations><track id="0" label="cat"><box frame="0"/></track></annotations>'
     )
@@ -262,7 +262,7 @@ def test_cvat_files_that_are_not_images_say_so(tmp_path):
 
 
 def via(tmp_path, regions, project=True, name="1.png"):
-    picture(tmp_path / "1.png")
+    write_image(tmp_path / "1.png")
     content = {f"{name}-1": {"filename": name, "size": -1, "regions": regions, "file_attributes": {}}}
     return f"via:{write(tmp_path / 'via.json', {'_via_settings': {}, '_via_img_metadata': content} if project else content)}"
 
@@ -331,7 +331,7 @@ PERCENT = {"x": 25.0, "y": 30.0, "width": 50.0, "height": 40.0, "rotation": 0}
 
 
 def studio(tmp_path, *results, image="/data/upload/1/0a1b2c3d-my%20photo.png", **task):
-    picture(tmp_path / "images" / "my photo.png")
+    write_image(tmp_path / "images" / "my photo.png")
     annotation = {"id": 7, "was_cancelled": False, "result": list(results)}
     content = {"id": 5, "data": {"image": image}, "annotations": [annotation], "predictions": [], **task}
     return f"labelstudio:{write(tmp_path / 'export.json', [content])}"
@@ -499,14 +499,14 @@ def coco(tmp_path, names, categories=({"id": 1, "name": "cat"},), category=1):
     ],
 )
 def test_label_studios_coco_by_bare_names(tmp_path, name, folder):
-    picture(tmp_path / "images" / ("a.png" if "local" in name else "0a1b2c3d-a.png"))
+    write_image(tmp_path / "images" / ("a.png" if "local" in name else "0a1b2c3d-a.png"))
     word = coco(tmp_path, [name]) + (f",{tmp_path / folder}" if folder else "")
     assert objects(read(word)) == [("cat", [6, 10, 14, 30])]
 
 
 def test_a_file_of_a_labelling_server_that_is_not_there_is_counted_and_nothing_outside_is_read(tmp_path):
-    picture(tmp_path / "images" / "1.png")
-    picture(tmp_path / "secret.png")
+    write_image(tmp_path / "images" / "1.png")
+    write_image(tmp_path / "secret.png")
     source = read(
         coco(tmp_path, ["1.png", "/data/upload/2.png", "../secret.png", str(tmp_path / "secret.png")])
         + f",{tmp_path}/images"
@@ -517,7 +517,7 @@ def test_a_file_of_a_labelling_server_that_is_not_there_is_counted_and_nothing_o
 
 
 def test_roboflows_category_0_is_no_class(tmp_path):
-    picture(tmp_path / "images" / "1.png")
+    write_image(tmp_path / "images" / "1.png")
     dummy = {"id": 0, "name": "cats", "supercategory": "none"}
     cat, dog = ({"id": i, "name": n, "supercategory": "cats"} for i, n in ((1, "cat"), (2, "dog")))
     source = read(coco(tmp_path, ["1.png"], [dummy, cat, dog]))

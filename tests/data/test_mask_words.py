@@ -23,7 +23,7 @@ def save(path, values, **how):
     Image.fromarray(np.asarray(values)).save(path, **how)
 
 
-def picture(path, size=(8, 6), **how):
+def write_image(path, size=(8, 6), **how):
     save(path, np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), np.uint8), **how)
 
 
@@ -41,7 +41,7 @@ HALVES = np.array([[0] * 4 + [255] * 4] * 6, np.uint8)
 def pair(tmp_path, *masks, **how):
     """A word over as many images as masks."""
     for i, values in enumerate(masks):
-        picture(tmp_path / "i" / f"{i}.png")
+        write_image(tmp_path / "i" / f"{i}.png")
         save(tmp_path / "m" / f"{i}.png", values, **how)
     return f"masks:{tmp_path}/i,{tmp_path}/m"
 
@@ -155,7 +155,7 @@ def test_voc_colours():
 
 def test_voc_folders_with_their_own_label_map_and_other_endings(tmp_path):
     for name, ending in (("a", ".png"), ("b 1", ".JPG"), ("c", ".jpeg")):
-        picture(tmp_path / "JPEGImages" / (name + ending))
+        write_image(tmp_path / "JPEGImages" / (name + ending))
         save(tmp_path / "SegmentationClass" / f"{name}.png", COLORS)
     (tmp_path / "labelmap.txt").write_text(LABEL_MAP)
     found = open_source(f"voc:{tmp_path}", MASKS)
@@ -169,7 +169,7 @@ def test_voc_folders_with_their_own_label_map_and_other_endings(tmp_path):
 
 
 def test_voc_masks_with_class_names_of_ones_own(tmp_path):
-    picture(tmp_path / "JPEGImages" / "a.jpg")
+    write_image(tmp_path / "JPEGImages" / "a.jpg")
     save(tmp_path / "SegmentationClass" / "a.png", HALVES // 255)
     (tmp_path / "names.txt").write_text("soil\nred beet\n")
     assert names_of(open_source(f"voc:{tmp_path},classes={tmp_path}/names.txt", MASKS)) == [
@@ -180,7 +180,7 @@ def test_voc_masks_with_class_names_of_ones_own(tmp_path):
 
 
 def test_pairs_of_names_as_cityscapes_has_them(tmp_path):
-    picture(tmp_path / "leftImg8bit" / "train" / "aachen" / "aachen_000000_000019_leftImg8bit.png")
+    write_image(tmp_path / "leftImg8bit" / "train" / "aachen" / "aachen_000000_000019_leftImg8bit.png")
     save(
         tmp_path / "gtFine" / "train" / "aachen" / "aachen_000000_000019_gtFine_labelIds.png",
         np.full((6, 8), 7, np.uint8),
@@ -193,8 +193,8 @@ def test_pairs_of_names_as_cityscapes_has_them(tmp_path):
     np.testing.assert_array_equal(mask_of(found), HALVES // 255)  # train ids come first
 
 
-def test_masks_among_the_pictures_are_no_pictures(tmp_path):
-    picture(tmp_path / "x.png")
+def test_masks_among_the_images_are_no_images(tmp_path):
+    write_image(tmp_path / "x.png")
     save(tmp_path / "masks" / "x.png", HALVES // 255)
     assert open_source(f"masks:{tmp_path},{tmp_path}/masks", MASKS).ids.tolist() == ["x.png"]
 
@@ -223,7 +223,7 @@ def test_the_mask_turns_with_the_photo(tmp_path, orientation):
 
 def coco(tmp_path, *segmentations, size=(10, 12), **image):
     """A word over one image of 12 x 10 with objects [3, 2, 5, 5] (x, y, width, height)."""
-    picture(tmp_path / "images" / "x.png", (12, 10))
+    write_image(tmp_path / "images" / "x.png", (12, 10))
     annotations = [
         {
             "id": n,

@@ -35,7 +35,7 @@ def write_mask(path, values, palette=True):
     image.save(path)
 
 
-def picture(path, height=6, width=8):
+def write_image(path, height=6, width=8):
     os.makedirs(os.path.dirname(path), exist_ok=True)
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (height, width, 3), np.uint8)).save(path)
 
@@ -46,7 +46,7 @@ VALUES = np.array([[0, 1, 15, 255] * 2] * 6, np.uint8)
 @pytest.fixture
 def voc(tmp_path):
     for name in ("a", "b", "c"):
-        picture(str(tmp_path / "JPEGImages" / f"{name}.jpg"))
+        write_image(str(tmp_path / "JPEGImages" / f"{name}.jpg"))
     for name in ("a", "b"):
         write_mask(str(tmp_path / "SegmentationClass" / f"{name}.png"), VALUES)
     write_mask(str(tmp_path / "SegmentationClassAug" / "c.png"), VALUES, palette=False)
@@ -76,7 +76,7 @@ def test_voc_palettes_splits_and_ignore(voc):
 
 
 def test_folders_and_class_names(tmp_path):
-    picture(str(tmp_path / "images" / "deep" / "x.png"))
+    write_image(str(tmp_path / "images" / "deep" / "x.png"))
     write_mask(str(tmp_path / "masks" / "deep" / "x.png"), np.minimum(VALUES, 2), palette=False)
     found = open_source(f"masks:{tmp_path}/images,{tmp_path}/masks", MASKS)
     assert found.ids.tolist() == [os.path.join("deep", "x.png")] and [c.name for c in found.categories] == [
@@ -95,7 +95,7 @@ def test_folders_and_class_names(tmp_path):
 def test_bad_masks_are_skipped_counted_and_named(tmp_path):
     good = np.zeros((6, 8), np.uint8)
     for name in ("good", "colour", "deep", "small", "broken", "absent"):
-        picture(str(tmp_path / "i" / f"{name}.png"))
+        write_image(str(tmp_path / "i" / f"{name}.png"))
     write_mask(str(tmp_path / "m" / "good.png"), good, palette=False)
     Image.fromarray(np.zeros((6, 8, 3), np.uint8)).save(tmp_path / "m" / "colour.png")
     Image.fromarray(np.full((6, 8), 700, np.uint16)).save(tmp_path / "m" / "deep.png")
@@ -122,7 +122,7 @@ def test_sixteen_bits_within_range_are_read(tmp_path):
 
 
 def test_coco_is_rendered_small_over_large_and_crowds_ignored(tmp_path):
-    picture(str(tmp_path / "images" / "x.png"), 10, 10)
+    write_image(str(tmp_path / "images" / "x.png"), 10, 10)
     square = lambda a, b: [[a, a, b, a, b, b, a, b]]  # noqa: E731
     annotations = [
         {
@@ -187,7 +187,7 @@ def test_labels_move_with_the_models_classes():
 
 
 def test_sources_without_masks_are_refused(tmp_path):
-    picture(str(tmp_path / "x.png"))
+    write_image(str(tmp_path / "x.png"))
     with pytest.raises(DataError, match="has no masks"):
         open_source(f"folder:{tmp_path}", MASKS)
 

@@ -59,7 +59,7 @@ def test_seeds_and_streams_differ(scenes):
     assert (a["index"] != b["index"]).any() and (a["index"] != c["index"]).any()
 
 
-def test_the_same_picture_is_augmented_anew_each_epoch(scenes):
+def test_the_same_image_is_augmented_anew_each_epoch(scenes):
     one = scenes.subset(np.array([0]))
     images = batches(one, 1)[0]["images"]
     assert len({image.tobytes() for image in images}) >= 6

@@ -21,7 +21,7 @@ from official.jobs.opening import open_labeled
 from tests import tiny
 
 
-def picture(path, color=100, size=(40, 30), **save):
+def write_image(path, color=100, size=(40, 30), **save):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, (color, color, color)).save(path, **save)
 
@@ -55,10 +55,10 @@ def coco(tmp_path, *names):
 
 
 def test_links_to_folders_and_files_are_followed_and_loops_are_not(tmp_path):
-    picture(tmp_path / "far" / "deep" / "1.png")
-    picture(tmp_path / "cache" / "5f3a", format="PNG")
+    write_image(tmp_path / "far" / "deep" / "1.png")
+    write_image(tmp_path / "cache" / "5f3a", format="PNG")
     (tmp_path / "data").mkdir()
-    picture(tmp_path / "data" / "0.png")
+    write_image(tmp_path / "data" / "0.png")
     (tmp_path / "data" / "linked").symlink_to(tmp_path / "far")
     (tmp_path / "data" / "blob.png").symlink_to(tmp_path / "cache" / "5f3a")
     (tmp_path / "data" / "loop").symlink_to(tmp_path / "data")
@@ -72,8 +72,8 @@ def test_links_to_folders_and_files_are_followed_and_loops_are_not(tmp_path):
 
 def test_a_folder_that_is_reached_twice_is_read_once(tmp_path):
     """By its own name where it has one, else by the first link; two links to one file stay two images."""
-    picture(tmp_path / "data" / "z" / "deep" / "1.png")
-    picture(tmp_path / "far" / "2.png")
+    write_image(tmp_path / "data" / "z" / "deep" / "1.png")
+    write_image(tmp_path / "far" / "2.png")
     for link, target in {"a": "data/z", "b": "far", "c": "far"}.items():
         (tmp_path / "data" / link).symlink_to(tmp_path / target)
     (tmp_path / "data" / "same.png").symlink_to(tmp_path / "far" / "2.png")
@@ -93,7 +93,7 @@ def test_a_folder_that_is_reached_twice_is_read_once(tmp_path):
 
 def test_links_that_lead_round_in_a_circle_are_missed_and_said(tmp_path):
     """From file to file, to itself, and between two folders."""
-    picture(tmp_path / "a" / "1.png")
+    write_image(tmp_path / "a" / "1.png")
     for link, target in (
         ("2.png", "3.png"),
         ("3.png", "2.png"),
@@ -109,14 +109,14 @@ def test_links_that_lead_round_in_a_circle_are_missed_and_said(tmp_path):
 
 
 def test_a_link_to_nowhere_is_missed_and_said(tmp_path):
-    picture(tmp_path / "0.png")
+    write_image(tmp_path / "0.png")
     (tmp_path / "1.png").symlink_to(tmp_path / "gone.png")
     with pytest.raises(DataError, match="1 of 2 images cannot be used: 1 x file is absent"):
         open_source(f"folder:{tmp_path}", labeled=False)
 
 
 def test_a_link_inside_may_lead_out_and_a_name_may_not(tmp_path):
-    picture(tmp_path / "secret.png")
+    write_image(tmp_path / "secret.png")
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "1.png").symlink_to(tmp_path / "secret.png")
     assert len(open_source(f"coco:{coco(tmp_path, '1.png')},{tmp_path}/images")) == 1
@@ -127,9 +127,9 @@ def test_a_link_inside_may_lead_out_and_a_name_may_not(tmp_path):
 
 
 def test_names_that_are_not_utf8_are_read_and_spelled_out(tmp_path):
-    picture(tmp_path / "a.png", 10)
+    write_image(tmp_path / "a.png", 10)
     os.rename(tmp_path / "a.png", os.path.join(os.fsencode(tmp_path), b"caf\xe9.png"))
-    picture(tmp_path / "b.png", 20)
+    write_image(tmp_path / "b.png", 20)
     source = open_source(f"folder:{tmp_path}", labeled=False)
     assert source.ids.tolist() == ["b.png", "caf\\xe9.png"] and [color_of(source, i) for i in (0, 1)] == [
         20,
@@ -147,7 +147,7 @@ def test_names_that_are_not_utf8_are_read_and_spelled_out(tmp_path):
 def test_equal_names_in_sub_folders_stay_apart(tmp_path, file_name):
     for number, folder in enumerate(("cam1", "cam2"), 1):
         xml(tmp_path / folder / "frame_001.xml", file_name)
-        picture(tmp_path / folder / "frame_001.png", 50 * number)
+        write_image(tmp_path / folder / "frame_001.png", 50 * number)
     source = open_source(f"voc:{tmp_path}")
     assert source.ids.tolist() == ["cam1/frame_001", "cam2/frame_001"]
     assert [color_of(source, i) for i in (0, 1)] == [50, 100]
@@ -156,15 +156,15 @@ def test_equal_names_in_sub_folders_stay_apart(tmp_path, file_name):
 def test_equal_names_mirrored_below_annotations_and_jpegimages(tmp_path):
     for number, folder in enumerate(("cam1", "cam2"), 1):
         xml(tmp_path / "Annotations" / folder / "1.xml", "1.jpg")
-        picture(tmp_path / "JPEGImages" / folder / "1.jpg", 50 * number)
+        write_image(tmp_path / "JPEGImages" / folder / "1.jpg", 50 * number)
     source = open_source(f"voc:{tmp_path}")
     assert source.ids.tolist() == ["cam1/1", "cam2/1"] and [color_of(source, i) for i in (0, 1)] == [50, 100]
 
 
 def test_a_name_that_fits_two_files_is_an_error_that_names_both(tmp_path):
     xml(tmp_path / "xml" / "1.xml", "1.jpg")
-    picture(tmp_path / "day" / "1.jpg")
-    picture(tmp_path / "night" / "1.jpg")
+    write_image(tmp_path / "day" / "1.jpg")
+    write_image(tmp_path / "night" / "1.jpg")
     with pytest.raises(DataError, match="may be day/1.jpg or night/1.jpg"):
         open_source(f"voc:{tmp_path}")
     xml(tmp_path / "xml" / "1.xml", "night/1.jpg")
@@ -186,8 +186,8 @@ def test_a_name_that_fits_two_files_is_an_error_that_names_both(tmp_path):
 @pytest.mark.parametrize("file_name", ["img0", "img0.jpg", "", "renamed.jpg"])
 def test_masks_beside_are_never_taken_for_the_photo(tmp_path, masks, photos, file_name):
     xml(tmp_path / "Annotations" / "img0.xml", file_name)
-    picture(tmp_path / masks / "img0.png", 1)
-    picture(tmp_path / photos / "img0.jpg", 200)
+    write_image(tmp_path / masks / "img0.png", 1)
+    write_image(tmp_path / photos / "img0.jpg", 200)
     assert color_of(open_source(f"voc:{tmp_path}"), 0) == pytest.approx(200, abs=2)
 
 
@@ -208,17 +208,17 @@ def test_folders_of_labels(path, labels):
     assert holds_labels(path) is labels
 
 
-def test_two_pictures_beside_each_other_that_differ_in_their_endings_are_named(tmp_path):
+def test_two_images_beside_each_other_that_differ_in_their_endings_are_named(tmp_path):
     xml(tmp_path / "1.xml", "1")
-    picture(tmp_path / "1.png")
-    picture(tmp_path / "1.jpg")
+    write_image(tmp_path / "1.png")
+    write_image(tmp_path / "1.jpg")
     with pytest.raises(DataError, match=r"1 may be .*1\.jpg or .*1\.png"):
         open_source(f"voc:{tmp_path}")
 
 
 def test_list_entries_without_xml_count(tmp_path):
     for i in range(10):
-        picture(tmp_path / "JPEGImages" / f"a{i}.jpg")
+        write_image(tmp_path / "JPEGImages" / f"a{i}.jpg")
     for i in range(3):
         xml(tmp_path / "Annotations" / f"a{i}.xml", f"a{i}.jpg")
     (tmp_path / "ImageSets" / "Main").mkdir(parents=True)
@@ -250,7 +250,7 @@ def test_labelimg_counts_pixels_from_zero_and_pascal_voc_from_one(tmp_path, sour
         .replace("<xmin>2<", f"<xmin>{xmin}<")
     )
     (tmp_path / "1.xml").write_text(text)
-    picture(tmp_path / "1.png")
+    write_image(tmp_path / "1.png")
     assert open_source(f"voc:{tmp_path}").annotations.boxes[0].tolist()[1::2] == [first, 10]
     for said in (0, 1):
         x1 = open_source(f"voc:{tmp_path},first_pixel={said}").annotations.boxes[0, 1]
@@ -263,9 +263,9 @@ def test_labelimg_counts_pixels_from_zero_and_pascal_voc_from_one(tmp_path, sour
 
 
 def test_coco_names_are_relative_paths_or_the_one_file_of_that_name(tmp_path):
-    picture(tmp_path / "images" / "cam1" / "1.png", 50)
-    picture(tmp_path / "images" / "cam2" / "1.png", 100)
-    picture(tmp_path / "images" / "cam2" / "2.png", 150)
+    write_image(tmp_path / "images" / "cam1" / "1.png", 50)
+    write_image(tmp_path / "images" / "cam2" / "1.png", 100)
+    write_image(tmp_path / "images" / "cam2" / "2.png", 150)
     source = open_source(f"coco:{coco(tmp_path, 'cam1/1.png', 'cam2/1.png', '2.png')},{tmp_path}/images")
     assert [color_of(source, i) for i in range(3)] == [50, 100, 150]
     with pytest.raises(DataError, match="1.png may be cam1/1.png or cam2/1.png"):
@@ -278,7 +278,7 @@ def test_coco_names_are_relative_paths_or_the_one_file_of_that_name(tmp_path):
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 def test_ids_are_a_line_each_with_their_spaces(tmp_path, encoding):
     for name in ("IMG 001.png", "IMG 002.png", "IMG 003.png"):
-        picture(tmp_path / "images" / name)
+        write_image(tmp_path / "images" / name)
     word = f"coco:{coco(tmp_path, 'IMG 001.png', 'IMG 002.png', 'IMG 003.png')}"
     listed = tmp_path / "ids.txt"
     listed.write_text("IMG 001.png\r\n\n  IMG 003.png \n", encoding=encoding)
@@ -293,7 +293,7 @@ def test_ids_are_a_line_each_with_their_spaces(tmp_path, encoding):
 
 def test_listed_names_that_fit_two_images_are_refused(tmp_path):
     for folder in ("cam1", "cam2"):
-        picture(tmp_path / folder / "1.png")
+        write_image(tmp_path / folder / "1.png")
     source = open_source(f"folder:{tmp_path}", labeled=False)
     with pytest.raises(DataError, match="1.png.*cam1/1.png.*cam2/1.png"):
         listed_subset(source, ["1.png"])
@@ -314,7 +314,7 @@ def test_split_lists_keep_spaces_and_take_flags(tmp_path):
 @pytest.mark.parametrize("name", ["a,b", "a=b", "a+b", "images=x", "a,b,c", "split=1,x"])
 def test_words_with_commas_in_their_paths(tmp_path, name):
     for folder, color in ((name, 30), ("other", 60)):
-        picture(tmp_path / folder / "i,j" / "1.png", color)
+        write_image(tmp_path / folder / "i,j" / "1.png", color)
         path = coco(tmp_path / folder, "1.png")
         source = open_source(f"coco:{path},{tmp_path}/{folder}/i,j")
         assert color_of(source, 0) == color
@@ -367,7 +367,7 @@ def test_webp_and_tiff_are_read(tmp_path, name, mode, how, full):
     pixels = np.random.default_rng(0).integers(0, 255, (30, 40, 3), np.uint8)
     image = Image.fromarray(pixels).convert(mode)
     image.save(tmp_path / name, **how)
-    picture(tmp_path / "y.png", 9)
+    write_image(tmp_path / "y.png", 9)
     source = open_source(f"folder:{tmp_path}", ReadOptions(full_check=full), labeled=False)
     assert source.ids.tolist() == [name, "y.png"] and color_of(source, 1) == 9
     expected = pixels if mode in ("RGB", "RGBA") else np.asarray(image.convert("RGB"))
@@ -403,7 +403,7 @@ def test_webp_and_tiff_are_turned_upright(tmp_path, orientation, ending):
 
 
 def test_pngs_without_an_end_are_found_by_the_decoder_that_reads_them(tmp_path):
-    picture(tmp_path / "a.png", size=(200, 200))
+    write_image(tmp_path / "a.png", size=(200, 200))
     data = (tmp_path / "a.png").read_bytes()
     (tmp_path / "a.png").write_bytes(data[:-12])
     found = inspect_image(str(tmp_path / "a.png"))
@@ -446,5 +446,5 @@ def test_gifs_whose_canvas_is_not_their_frame_are_refused(tmp_path):
 
 def test_walks_are_sorted_and_skip_hidden_copies(tmp_path):
     for name in ("b/2.png", "a/1.PNG", "c.png", ".ipynb_checkpoints/c.png", "a/._1.png", "notes.txt"):
-        picture(tmp_path / name) if name.lower().endswith("png") else (tmp_path / name).write_text("x")
+        write_image(tmp_path / name) if name.lower().endswith("png") else (tmp_path / name).write_text("x")
     assert list(walk(str(tmp_path))) == ["c.png", "a/1.PNG", "b/2.png"]

@@ -49,7 +49,7 @@ def test_sizes_span_cocos_small_medium_and_large(drawn):
     assert shares[0] > 0.3 and shares[1] > 0.2 and shares[2] > 0.005
 
 
-def test_every_class_and_some_empty_pictures(drawn):
+def test_every_class_and_some_empty_images(drawn):
     counts = np.bincount(np.concatenate([scene.classes for scene in drawn]), minlength=len(CLASSES))
     assert counts.min() > 0.6 * counts.mean()
     assert 0 < sum(len(scene.classes) == 0 for scene in drawn) < 20
@@ -69,7 +69,7 @@ def test_colour_does_not_give_the_class_away(drawn):
         assert (abs(own.mean(axis=0) - colours.mean(axis=0)) < 4 * error).all()
 
 
-def test_unlabelled_pictures_are_shifted(monkeypatch):
+def test_unlabelled_images_are_shifted(monkeypatch):
     """Other ground colours, more noise, more clutter, other contrast; each alone in what it is measured
     by.
     """

@@ -227,7 +227,7 @@ def test_listed_subset():
         listed_subset(source, ["gone.png"])
 
 
-def test_subset_keeps_pictures_and_boxes_together(scenes):
+def test_subset_keeps_images_and_boxes_together(scenes):
     part = scenes.subset(np.array([5, 2]))
     np.testing.assert_array_equal(
         part.read_image(tf.constant(0, tf.int64)), scenes.read_image(tf.constant(5, tf.int64))

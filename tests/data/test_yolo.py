@@ -17,7 +17,7 @@ BOX = "0 0.5 0.5 0.5 0.4"  # x 10..30, y 6..14
 BOX_YXYX = [6, 10, 14, 30]
 
 
-def picture(path, **save):
+def write_image(path, **save):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (WIDTH, HEIGHT)).save(path, **save)
 
@@ -27,7 +27,7 @@ def data(tmp_path, labels, yaml=YAML, split="train"):
     tmp_path.mkdir(parents=True, exist_ok=True)
     (tmp_path / "data.yaml").write_text(yaml, encoding="utf-8")
     for number, text in enumerate(labels, 1):
-        picture(tmp_path / "images" / split / f"{number}.png")
+        write_image(tmp_path / "images" / split / f"{number}.png")
         if text is not None:
             path = tmp_path / "labels" / split / f"{number}.txt"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -176,7 +176,7 @@ def test_no_text_file_at_all_is_refused_but_the_images_can_be_unlabelled(tmp_pat
 
 def test_text_files_beside_the_images(tmp_path):
     word = data(tmp_path, [BOX], "train: photos\nnames: [cat, dog]\n")
-    picture(tmp_path / "photos" / "a" / "1.jpg")
+    write_image(tmp_path / "photos" / "a" / "1.jpg")
     (tmp_path / "photos" / "a" / "1.txt").write_text(BOX)
     source = read(word)
     assert source.ids.tolist() == ["a/1.jpg"]
@@ -236,7 +236,7 @@ def test_a_listed_image_that_is_absent_is_counted(tmp_path):
 
 def test_masks_among_the_images_are_left_out(tmp_path):
     word = data(tmp_path, [BOX])
-    picture(tmp_path / "images" / "train" / "masks" / "1.png")
+    write_image(tmp_path / "images" / "train" / "masks" / "1.png")
     source = read(word)
     assert source.ids.tolist() == ["1.png"] and source.report.counts == {
         "image in a folder of masks or drawings: left out": 1

@@ -10,7 +10,7 @@ from PIL import Image, ImageEnhance, ImageOps
 HEIGHT, WIDTH, FILL = 11, 15, 128
 
 
-def picture() -> np.ndarray:
+def sample() -> np.ndarray:
     """A gradient with noise and a bright square, uint8 [11, 15, 3]."""
     generator = np.random.default_rng(2006)
     y, x = np.mgrid[0:HEIGHT, 0:WIDTH]
@@ -71,7 +71,7 @@ def cases(image: Image.Image) -> dict:
 
 
 if __name__ == "__main__":
-    image = picture()
+    image = sample()
     path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "augment_pillow.json")
     with open(path, "w", encoding="utf-8") as file:
         json.dump(

@@ -23,7 +23,7 @@ def by_loops(first, second, temperature):
     return losses, hits
 
 
-def test_two_pictures_by_hand():
+def test_two_images_by_hand():
     """Orthogonal images, equal views, temperature 1: every view has one right (e^1) and two wrong (e^0)
     candidates.
     """

@@ -84,12 +84,12 @@ def test_masks_and_classes():
     numbers = {"labelled_pixels": 0.1, "pixels_per_class": dict.fromkeys(names, 5) | {names[2]: 0}}
     facts = other_facts(tiny.experiment(task="segmentation"), source, numbers)
     assert facts.used == 0.1 and facts.empty_classes == (names[2],) and facts.boxes is None
-    pictures = tiny.scenes_source(count=8, task="classification")
-    own = [c.name for c in pictures.categories]
-    there = own[int(pictures.image_classes[0])]
+    labelled = tiny.scenes_source(count=8, task="classification")
+    own = [c.name for c in labelled.categories]
+    there = own[int(labelled.image_classes[0])]
     facts = other_facts(
         tiny.experiment(task="classification"),
-        pictures,
-        {"pictures": 3, "images": 4, "per_class": dict.fromkeys(own, 1) | {there: 0}},
+        labelled,
+        {"labels": 3, "images": 4, "per_class": dict.fromkeys(own, 1) | {there: 0}},
     )
     assert facts.used == 0.75 and facts.empty_classes == (there,)

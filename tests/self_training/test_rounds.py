@@ -17,7 +17,7 @@ from tests.forked_main import ForkedMain
 
 FLAGS = dict(
     task="classification",
-    pictures=0,
+    drawn_images=0,
     teacher_steps=4,
     student_steps=6,
     label_shard_size=4,

@@ -31,7 +31,7 @@ NAMES = ("disc", "ring", "square", "triangle", "cross")
 def finished(tmp_path_factory):
     """A run of the whole loop with soft labels, a weight average and four images per class."""
     folder = tmp_path_factory.mktemp("run")
-    experiment = tiny.experiment(task="classification", model_dir=str(folder), pictures_per_class=4)
+    experiment = tiny.experiment(task="classification", model_dir=str(folder), pseudo_images_per_class=4)
     return folder, experiment, jobs.run(experiment)
 
 
@@ -55,7 +55,7 @@ def test_the_summary(finished):
         assert 0 <= summary[phase]["top1"] <= summary[phase]["top5"] == 1.0
         assert set(summary[phase]["per_class"]) == set(NAMES)
     labels = summary["pseudo_labels"]
-    assert labels["pictures"] == labels["images"] and sum(labels["per_class"].values()) == labels["pictures"]
+    assert labels["labels"] == labels["images"] and sum(labels["per_class"].values()) == labels["labels"]
     found = sum(count > 0 for count in labels["per_class"].values())
     assert labels["images_used"] == 4 * found
     assert os.path.isfile(folder / "pictures" / "teacher_student.png")
@@ -87,7 +87,7 @@ def test_labels_are_stored_with_their_probabilities(finished):
     store = LabelStore(str(folder / "pseudo_labels"))
     assert (
         store.manifest()["kind"] == "classes"
-        and store.manifest()["pictures"] == summary["pseudo_labels"]["images"]
+        and store.manifest()["labels"] == summary["pseudo_labels"]["images"]
     )
     for row in store.rows():
         assert row["probabilities"].shape == (5,) and row["probabilities"].sum() == pytest.approx(1, abs=1e-5)
@@ -157,9 +157,9 @@ def pool(classes):
 def test_the_surest_of_every_class_are_repeated():
     """Class 0 has three sure images, class 1 one, class 2 none; two of each are wanted."""
     source, confidence = pool([0, 0, 1, 0, -1]), np.array([0.6, 0.9, 0.7, 0.8, 0.0])
-    chosen = ClassLabels().chosen(source, confidence, PseudoLabels(pictures_per_class=2))
+    chosen = ClassLabels().chosen(source, confidence, PseudoLabels(pseudo_images_per_class=2))
     assert chosen.tolist() == [1, 3, 2, 2]
-    assert ClassLabels().chosen(source, confidence, PseudoLabels(pictures_per_class=5)).tolist() == [
+    assert ClassLabels().chosen(source, confidence, PseudoLabels(pseudo_images_per_class=5)).tolist() == [
         1,
         3,
         0,
@@ -174,7 +174,7 @@ def test_the_surest_of_every_class_are_repeated():
     assert ClassLabels().chosen(source, confidence, PseudoLabels()).tolist() == [0, 1, 2, 3]
 
 
-def test_pictures_without_a_class_are_not_evaluated_and_not_learned(tmp_path):
+def test_images_without_a_class_are_not_evaluated_and_not_learned(tmp_path):
     experiment = tiny.experiment(task="classification")
     source = tiny.scenes_source(task="classification", count=4)
     task = build_task(experiment, source.categories)

@@ -48,7 +48,7 @@ def test_the_result(pretrained):
     } <= tags
 
 
-def test_views_follow_the_step_and_the_picture():
+def test_views_follow_the_step_and_the_image():
     source = tiny.scenes_source(task="contrastive")
     task = build_task(tiny.experiment(task="contrastive"), source.categories)
     options = dict(batch_size=8, replica_batch_size=8, seed=1, stream="human")
@@ -59,7 +59,7 @@ def test_views_follow_the_step_and_the_picture():
     np.testing.assert_array_equal(first["images"], again["images"])
     assert all((image[..., :3] != image[..., 3:]).any() for image in first["images"])
     np.testing.assert_array_equal(first["class"], source.image_classes[first["index"]])
-    assert [p.shape for p in task.training_pictures(first)] == [(32, 64, 3)] * 8
+    assert [p.shape for p in task.training_drawings(first)] == [(32, 64, 3)] * 8
 
 
 class Means(tf.keras.Model):
@@ -125,10 +125,10 @@ def test_the_draws_of_a_batch_are_its_own():
         task.views = Recorder()
         prepare = task.preparation()
         for step in range(4):
-            for picture in range(2):
+            for index in range(2):
                 prepare(
-                    {"image": image, "step": tf.constant(step, tf.int64), "index": picture},
-                    tf.constant([picture, 5]),
+                    {"image": image, "step": tf.constant(step, tf.int64), "index": index},
+                    tf.constant([index, 5]),
                 )
     own, shared = ({key[part] for key in keys} for part in (0, 1))
     assert len(own) == 4 and len(shared) == 4 * 4 * 2  # two views of two images; seeds, steps, views
@@ -248,9 +248,9 @@ def test_the_comparison(tmp_path, capsys):
     """Random, supervised, joint: three runs of detection behind one of classification; run again it is done
     at once.
     """
-    path = write_flagfile(tmp_path / "cls.cfg", task="classification", teacher_steps=3, pictures=0)
+    path = write_flagfile(tmp_path / "cls.cfg", task="classification", teacher_steps=3, drawn_images=0)
     experiment = tiny.experiment(
-        job="compare_pretraining", pretraining=path, model_dir=str(tmp_path / "runs"), teacher_steps=3, pictures=0,
+        job="compare_pretraining", pretraining=path, model_dir=str(tmp_path / "runs"), teacher_steps=3, drawn_images=0,
         joint_data="scenes:unlabeled,count=8", joint_weight=0.5, joint_batch_size=8, joint_image_size=32,
     )  # fmt: skip
     summary = jobs.run(experiment)
@@ -282,7 +282,9 @@ def test_rows_from_imagenet_where_a_package_has_the_weights(tmp_path, monkeypatc
     compare_pretraining = importlib.import_module(
         "official.jobs.compare_pretraining"
     )  # not the job of that name
-    experiment = tiny.experiment(imagenet_backbone="efficientnet-lite0", model_dir=str(tmp_path))
+    experiment = tiny.experiment(
+        backbone="efficientnet-b0", imagenet_backbone="efficientnet-lite0", model_dir=str(tmp_path)
+    )
     monkeypatch.setattr(compare_pretraining, "package_file", lambda backbone: "")
     assert list(compare_pretraining._variants(experiment, [])) == ["random"]
     assert "no row imagenet: no package has weights of efficientnet-lite0" in capsys.readouterr().err

@@ -190,7 +190,7 @@ def test_masks_in_the_label_store(setting, tmp_path):
             np.testing.assert_array_equal(np.asarray(image), pseudo.read_mask(tf.constant(i, tf.int64)))
 
 
-def test_labels_are_enlarged_to_large_pictures(setting, tmp_path):
+def test_labels_are_enlarged_to_large_images(setting, tmp_path):
     task, model, source = setting
     import dataclasses
 

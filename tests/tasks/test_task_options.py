@@ -193,12 +193,10 @@ def test_policy_of_whole_images():
 
 
 def test_views_of_contrastive_learning():
-    options = dict(
-        color_strength=0.5, blur=False, blur_per_picture=True, smallest_crop=0.2, legacy_resize=True
-    )
+    options = dict(color_strength=0.5, blur=False, blur_per_image=True, smallest_crop=0.2, legacy_resize=True)
     found = task_of(task="contrastive", **options).views
     assert dataclasses.asdict(found) == dict(
-        strength=0.5, blur=False, blur_per_picture=True, smallest_area=0.2, legacy_resize=True
+        strength=0.5, blur=False, blur_per_image=True, smallest_area=0.2, legacy_resize=True
     )
 
 

@@ -75,7 +75,7 @@ class Evaluating:
         self.seen.append(int(model.weight))
         return {"AP": SCORES[self.seen[-1]]}
 
-    def summary_pictures(self, metrics):
+    def summary_drawings(self, metrics):
         return {}
 
 
@@ -86,7 +86,7 @@ def counting(monkeypatch):
 
 def run(folder, *, may_end=True, **flags):
     options = dict(
-        model_dir=str(folder), eval_every=2, pictures=0, keep_checkpoints=2, checkpoint_every=5, **flags
+        model_dir=str(folder), eval_every=2, drawn_images=0, keep_checkpoints=2, checkpoint_every=5, **flags
     )
     task, phase = Evaluating(), Phase("teacher", STEPS, None, may_end=may_end)
     result = PhaseRun(task, tiny.experiment(**options), phase, [1], tf.distribute.get_strategy()).run()

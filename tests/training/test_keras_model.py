@@ -376,18 +376,18 @@ def test_predict_is_what_the_jobs_predict(model):
         if "classification_predictor" in variable.name:
             variable.assign(tf.random.stateless_normal(variable.shape, [0, 1]) * 0.3)
     model.weight_average.start_from(model.network)
-    pictures = tf.image.resize(
+    photos = tf.image.resize(
         tf.stack([x["images"] for x in source_dataset(tiny.scenes_source(count=3))]), [48, 80]
     )
-    pictures = tf.cast(pictures, tf.uint8)
+    photos = tf.cast(photos, tf.uint8)
     source = dataclasses.replace(
         tiny.scenes_source(count=3),
         sizes=np.full((3, 2), [48, 80]),
-        read_image=lambda i: tf.gather(pictures, i),
+        read_image=lambda i: tf.gather(photos, i),
     )
     task = make_trainer(pseudo=False).task
     expected = list(task.predict(model.network, source, 0, 3))
-    found = model.predict(pictures, verbose=0)
+    found = model.predict(photos, verbose=0)
     assert sum(found["num_detections"]) > 5
     for i, objects in enumerate(expected):
         count = found["num_detections"][i]
@@ -399,7 +399,7 @@ def test_predict_is_what_the_jobs_predict(model):
         np.testing.assert_array_equal(found["classes"][i, :count], objects["classes"])
         assert (found["classes"][i, count:] == -1).all() and (found["boxes"][i, count:] == -1).all()
     with pytest.raises(tf.errors.InvalidArgumentError, match="all in 0..1"):
-        model.predict(tf.cast(pictures, tf.float32) / 255.0, verbose=0)
+        model.predict(tf.cast(photos, tf.float32) / 255.0, verbose=0)
 
 
 def test_a_saved_model_is_whole(model, tmp_path):

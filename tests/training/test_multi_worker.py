@@ -22,10 +22,10 @@ from tests.forked_main import HANGS_BEFORE, ForkedMain
 # Neither after two nor after four steps is a box found, so the phase ends there: the chief alone knows that,
 # and says so.
 FLAGS = dict(
-    pictures=0, teacher_steps=8, job="train", eval_data="scenes:val,count=4", eval_every=2, patience=1, take="best", checkpoint_every=2,
+    drawn_images=0, teacher_steps=8, job="train", eval_data="scenes:val,count=4", eval_every=2, patience=1, take="best", checkpoint_every=2,
 )  # fmt: skip
 WHOLE = dict(  # the task whose networks are built soonest
-    task="classification", pictures=0, teacher_steps=24, student_steps=12, checkpoint_every=5, label_shard_size=8, eval_batch_size=2,
+    task="classification", drawn_images=0, teacher_steps=24, student_steps=12, checkpoint_every=5, label_shard_size=8, eval_batch_size=2,
     backbone_depth=0.1,
 )  # fmt: skip
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))

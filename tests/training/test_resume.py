@@ -13,7 +13,7 @@ from tests import tiny
 from tests.forked_main import ForkedMain
 
 FLAGS = dict(
-    pictures=0, teacher_steps=24, student_steps=24, label_shard_size=2, eval_data="", checkpoint_every=3
+    drawn_images=0, teacher_steps=24, student_steps=24, label_shard_size=2, eval_data="", checkpoint_every=3
 )
 JOINT = dict(joint_data="scenes:unlabeled,count=8", joint_weight=0.2, joint_batch_size=8, joint_image_size=32)
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))

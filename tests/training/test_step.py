@@ -35,6 +35,8 @@ def two_replicas():
 
 TASKS = tuple(tiny.TASKS)
 JOINT = dict(joint_weight=0.2, joint_batch_size=8, joint_image_size=32)
+# The network whose steps were recorded, with all kinds of layers.
+SQUEEZING = dict(backbone="efficientnet-b0")
 # Detection is tried with its third stream.
 VARIANTS = ("detection+joint", *TASKS[1:])
 
@@ -49,7 +51,7 @@ def these(*fast):
 def variant(name):
     """Arguments of `make_trainer`."""
     task, joint = name.partition("+")[::2]
-    return dict(task=task, joint=bool(joint), **(JOINT if joint else {}))
+    return dict(task=task, joint=bool(joint), **(JOINT if joint else {}), **SQUEEZING)
 
 
 def make_trainer(*, pseudo=True, strategy=None, human=None, joint=False, **overrides):
@@ -216,7 +218,7 @@ def test_weight_decay_on_batch_norm_too():
 
 def decayed(**overrides):
     """Names of the decayed variables and of all that are trained, of the task alone."""
-    trainer = make_trainer(pseudo=False, **overrides)
+    trainer = make_trainer(pseudo=False, **overrides, **SQUEEZING)
     return {v.name for v in trainer.decayed}, {v.name for v in trainer.variables}
 
 
@@ -226,7 +228,7 @@ def test_weight_decay_of_a_classifier_is_the_originals():
     The tiny B0 has 7 squeeze-and-excitations with two biases each, the classifier's bias, and 37 kernels.
     """
     found, trained = decayed(task="classification")
-    backbone = build_backbone(tiny.experiment(task="classification").model)
+    backbone = build_backbone(tiny.experiment(task="classification", **SQUEEZING).model)
     names = {
         f"{ours}:0": theirs
         for ours, theirs in tf1_names(backbone, "efficientnet-b0").items()
@@ -263,7 +265,7 @@ def test_weight_decay_of_simclr_follows_the_optimizer():
     } == other and "head_supervised/bias:0" in other
 
 
-def test_pictures_without_boxes_train_the_background():
+def test_images_without_boxes_train_the_background():
     """keras-cv's loss is exactly 0 on such a batch; here the classifier learns."""
     scenes = tiny.scenes_source()
     nothing = dataclasses.replace(scenes.annotations, crowd=np.ones_like(scenes.annotations.crowd))

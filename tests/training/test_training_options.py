@@ -164,7 +164,7 @@ def test_where_the_student_starts(phases, tmp_path):
         variable.assign(generator.uniform(0.1, 1.0, variable.shape))
     result = tiny.teacher_result(tmp_path / "teacher", taught.experiment, source.categories, teacher)
     values = {v.name.split(":")[0]: v.numpy() for v in teacher.backbone.variables}
-    write_weights(str(tmp_path / "w.npz"), Weights(values, "test"))
+    write_weights(str(tmp_path / "w.npz"), Weights(values, "test", normalization="lite"))
 
     trainer = make_trainer(**options, human=source, pseudo=False)
     model = trainer.model
@@ -208,7 +208,7 @@ def test_which_labels_are_used(tmp_path):
 
     def used(**options):
         run_ = loop_of(
-            unlabeled, label_store=str(tmp_path / "store"), model_dir=str(tmp_path), pictures=0, **options
+            unlabeled, label_store=str(tmp_path / "store"), model_dir=str(tmp_path), drawn_images=0, **options
         )
         pseudo, numbers = run_.read_labels()
         assert numbers["boxes"] == len(pseudo.annotations.boxes)
@@ -223,7 +223,7 @@ def test_which_labels_are_used(tmp_path):
     kept, boxes = used(score_threshold=0.85, empty_pseudo_images="drop")
     assert boxes == count(0.85, 0.85) and kept == boxes[0]
     _, numbers = loop_of(
-        unlabeled, label_store=str(tmp_path / "store"), model_dir=str(tmp_path), pictures=0,
+        unlabeled, label_store=str(tmp_path / "store"), model_dir=str(tmp_path), drawn_images=0,
         score_threshold=0.85, ignore_above=0.46,
     ).read_labels()  # fmt: skip
     assert (numbers["boxes"], numbers["uncertain_boxes"]) == (
@@ -239,7 +239,7 @@ def test_thresholds_that_leave_what_people_draw(tmp_path):
     labeled = unlabeled.with_annotations(
         Annotations.from_images(people), (Category(1, "a"), Category(2, "b"))
     )
-    options = dict(label_store=str(tmp_path / "store"), model_dir=str(tmp_path), pictures=0)
+    options = dict(label_store=str(tmp_path / "store"), model_dir=str(tmp_path), drawn_images=0)
     run_ = loop_of(unlabeled, score_threshold="auto", label_density=0.25, **options)
     pseudo, numbers = dataclasses.replace(run_, labeled=labeled).read_labels()
     assert numbers["threshold"] == "auto" and np.bincount(pseudo.annotations.classes).tolist() == [

@@ -31,7 +31,7 @@ from official.screen import counted
 
 VOC_MASK_FOLDERS = ("SegmentationClass", "SegmentationClassAug")
 # What masks of "x.png" are called: the same, or as Cityscapes calls them.
-_PICTURE_ENDING = "_leftImg8bit"
+_IMAGE_ENDING = "_leftImg8bit"
 _MASK_ENDINGS = ("_gtFine_labelTrainIds", "_gtCoarse_labelTrainIds", "_gtFine_labelIds", "_gtCoarse_labelIds")
 
 
@@ -304,7 +304,7 @@ def _same(folder: str, other: str) -> bool:
 
 def _mask_of(folder: str, stem: str) -> str:
     names = [stem]
-    if stem.endswith(_PICTURE_ENDING):
-        names += [stem.removesuffix(_PICTURE_ENDING) + ending for ending in _MASK_ENDINGS]
+    if stem.endswith(_IMAGE_ENDING):
+        names += [stem.removesuffix(_IMAGE_ENDING) + ending for ending in _MASK_ENDINGS]
     paths = [os.path.join(folder, name + ".png") for name in names]
     return next((path for path in paths if os.path.isfile(path)), paths[0])
