@@ -15,8 +15,11 @@ def draw(results: Results, figure: Mapping[str, Any]) -> dict[str, bytes]:
     Args:
       figure: see official/study/spec.py: "x" and "lines" name axes; "kind" is lines or bars; with "minus"
         every line is the paired difference to that one, else the results themselves; with "paper" the paper's
-        numbers are drawn hollow.
+        numbers are drawn hollow. Of kind curves: a loss over the steps, a thin line a seed. Where runs have
+        diverged there is a cross.
     """
+    if figure.get("kind") == "curves":
+        return _curves(results, figure)
     study, x_axis, line_axis = results.study, figure["x"], figure["lines"]
     minus = figure.get("minus")
     with canvas(5.4, 3.6, figure.get("title", study.title)) as (drawn, axes):
@@ -31,11 +34,47 @@ def draw(results: Results, figure: Mapping[str, Any]) -> dict[str, bytes]:
         axes.set_xlabel(x_axis)
         unit = f"{results.metric}{' × 100' if study.scale == 100.0 else ''}"
         axes.set_ylabel(f"{unit}, difference to {minus}" if minus else unit)
+        if not minus:
+            _crosses(axes, results, (x_axis, values, line_axis, names))
         if minus:
             axes.axhline(0.0, color="0.5", linewidth=0.8)
         # Over no line and no bar.
         drawn.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
         return {kind: saved(drawn, kind) for kind in ("svg", "png")}
+
+
+def _curves(results: Results, figure: Mapping[str, Any]) -> dict[str, bytes]:
+    with canvas(5.4, 3.6, figure.get("title", results.study.title)) as (drawn, axes):
+        for k, name in enumerate(results.study.axes[figure["lines"]]):
+            color, label = COLOURS[k % len(COLOURS)], name
+            for cell in _names(results, {**figure["where"], figure["lines"]: name}):
+                lost = results.diverged(cell)
+                for seed, points in results.curves(cell, figure["curve"]).items():
+                    axes.plot(*zip(*points), color=color, linewidth=1.0, alpha=0.8, label=label)
+                    label = "_"  # once in the legend
+                    if seed in lost:
+                        axes.plot(*points[-1], marker="X", color=color, markersize=9, linestyle="none")
+        axes.set_yscale("log")
+        axes.set_xlabel("step")
+        axes.set_ylabel(figure["curve"].replace("_", " "))
+        drawn.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+        return {kind: saved(drawn, kind) for kind in ("svg", "png")}
+
+
+def _crosses(axes: Any, results: Results, what: tuple[str, list[str], str, list[str]]) -> None:
+    """Crosses at the foot of the figure where runs have diverged, and how many."""
+    x_axis, values, line_axis, names = what
+    label = "diverged"
+    for k, name in enumerate(names):
+        for i, x in enumerate(values):
+            lost = sum(len(results.diverged(c)) for c in _names(results, {x_axis: x, line_axis: name}))
+            if lost:
+                place = dict(transform=axes.get_xaxis_transform(), clip_on=False)
+                shift = 0.12 * (k - (len(names) - 1) / 2)
+                axes.plot([i + shift], [0.03], marker="X", color=COLOURS[k % len(COLOURS)], linestyle="none",
+                          label=label, **place)  # fmt: skip
+                axes.text(i + shift + 0.06, 0.015, str(lost), fontsize=7, **place)
+                label = "_"
 
 
 def _names(results: Results, fixed: Mapping[str, str]) -> list[str]:

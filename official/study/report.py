@@ -115,7 +115,13 @@ def _cell(results: Results, cell: Any) -> str:
     if cell is None:
         return ""
     paper = f" ({cell.paper:g})" if cell.paper is not None else ""
-    return number(results.cell(cell.name)) + paper
+    lost = len(results.diverged(cell.name))
+    if not lost:
+        return number(results.cell(cell.name)) + paper
+    found = results.cell(cell.name)
+    if not found.values:
+        return f"diverged{paper}"
+    return f"{number(found)}{paper}, {lost} of {lost + len(found.values)} diverged"
 
 
 def _notes(results: Results, notes: Sequence[str]) -> list[str]:
@@ -133,6 +139,11 @@ def _notes(results: Results, notes: Sequence[str]) -> list[str]:
         "Differences are paired by seed, with Student's 95 % interval. A claim holds if its interval is "
         "above zero, does not hold if it is below, and is undecided at this scale otherwise."
     )
+    if any(results.diverged(cell.name) for cell in study.cells):
+        lines.append(
+            "A run whose loss was not finite any more has diverged; it is in no mean, and counts as 0 in a "
+            "difference."
+        )
     return [*lines, *notes]
 
 

@@ -5,7 +5,8 @@ Differences are paired: both sides of one have the same seed, that is the same f
 from none), order of the data and draws. Intervals are Student's t over the seeds. A claim is the mean of the
 cells under `plus` less that of those under `minus`, again seed by seed, and the rule was here before the runs
 were: it holds if the whole 95 % interval is above zero, does not hold if it is below, and is undecided at
-this scale otherwise.
+this scale otherwise. A run whose loss was not finite any more has diverged: it stands in no mean, but in a
+difference it counts as 0, the result of a network that finds nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 
 from official.study.plan import Plan
 from official.study.spec import Study
-from official.study.workers import Ledger
+from official.study.workers import DIVERGED, Ledger
 
 HOLDS, FAILS, UNDECIDED, UNKNOWN = "holds", "does not hold", "undecided at this scale", "not run yet"
 # Student's t, two-sided 95 %, for 1..30 degrees of freedom.
@@ -121,15 +122,29 @@ class Results:
             if r and self.metric in r["result"]
         }
 
+    def diverged(self, cell: str) -> dict[int, int]:
+        """Seed -> step at which a cell's loss was not finite any more."""
+        rows = {seed: self.found.get((cell, seed)) for seed in self.study.seeds}
+        return {seed: int(row[DIVERGED]) for seed, row in rows.items() if row and DIVERGED in row}
+
+    def curves(self, cell: str, name: str) -> dict[int, list[tuple[int, float]]]:
+        """Seed -> (step, value) of a loss of a cell's runs."""
+        rows = {seed: self.found.get((cell, seed)) for seed in self.study.seeds}
+        found = {seed: row.get("curves", {}).get(name, []) for seed, row in rows.items() if row}
+        return {seed: [(step, value) for step, value in points] for seed, points in found.items() if points}
+
     def cell(self, cell: str) -> Estimate:
         """The result of a cell."""
         return estimate(self.values(cell))
 
     def difference(self, plus: Sequence[str], minus: Sequence[str]) -> Estimate:
         """Mean of the cells `plus` less that of the cells `minus`, of the seeds for which all are
-        finished.
+        finished; what diverged counts as 0.
         """
-        sides = [[self.values(name) for name in names] for names in (plus, minus)]
+        sides = [
+            [{**self.values(name), **dict.fromkeys(self.diverged(name), 0.0)} for name in names]
+            for names in (plus, minus)
+        ]
         seeds = [s for s in self.study.seeds if all(s in values for side in sides for values in side)]
         means = [{s: float(np.mean([values[s] for values in side])) for s in seeds} for side in sides]
         return estimate({s: means[0][s] - means[1][s] for s in seeds})
@@ -151,7 +166,8 @@ class Results:
         cells = {}
         for cell in self.study.cells:
             row = {"values": dict(cell.values), "learner": cell.learner, **self.cell(cell.name).to_json()}
-            cells[cell.name] = {**row, "paper": cell.paper}
+            lost = self.diverged(cell.name)
+            cells[cell.name] = {**row, "paper": cell.paper, **({DIVERGED: lost} if lost else {})}
         claims = [{**claim, "difference": claim["difference"].to_json()} for claim in self.claims()]
         done, total = self.finished()
         return {
@@ -172,7 +188,8 @@ class Results:
                 numbers = (
                     {k: v for k, v in row["result"].items() if isinstance(v, (int, float))} if row else {}
                 )
-                yield {**cell.values, "learner": cell.learner, "seed": seed, **numbers}
+                more = {DIVERGED: row[DIVERGED]} if row and DIVERGED in row else {}
+                yield {**cell.values, "learner": cell.learner, "seed": seed, **numbers, **more}
 
 
 def verdict(difference: Estimate) -> str:

@@ -19,7 +19,9 @@
       flagfile with it
     paper: {S4/self-training: 42.6}    # the paper's number of a cell, its values in the order of the axes
     tables: [{rows: augment, columns: method, differences: [[self-training, random]]}]
-    figures: [{title: ..., x: augment, lines: method, minus: random, paper: true, kind: lines}]
+    figures:
+      - {title: ..., x: augment, lines: method, minus: random, paper: true, kind: lines}
+      - {title: ..., kind: curves, curve: pseudo_loss, lines: method, where: {augment: S1}}
     claims:
       - {id: F4, text: Self-training helps at every augmentation, plus: [S4/self-training], minus:
       [S4/random]}
@@ -43,6 +45,7 @@ from official.experiment import Experiment
 from official.flagfiles import OWN
 
 LEARNERS = ("supervised", "student", "control")
+CURVES = ("loss", "human_loss", "pseudo_loss")  # what is kept of a run over its steps
 _KEYS = {
     "title",
     "text",
@@ -289,6 +292,19 @@ def _cells(
     return tuple(cells)
 
 
+def _check_curves(study: Study, figure: Mapping[str, Any]) -> None:
+    """Raises StudyError if a figure of losses does not name one, or not one cell for every line."""
+    if figure.get("curve") not in CURVES:
+        raise StudyError(f"{study.path}: figures: curve: {figure.get('curve')!r} is none of {CURVES}")
+    where = figure.get("where") or {}
+    others = [axis for axis in study.axes if axis != figure["lines"]]
+    if sorted(where) != sorted(others) or any(where[a] not in study.axes[a] for a in others):
+        raise StudyError(
+            f"{study.path}: figures: where: names a value of each of {', '.join(others) or 'no axis'}, not "
+            f"{where!r}"
+        )
+
+
 def _check_shown(study: Study) -> None:
     for table in study.tables:
         _known(study.path, "tables", table, {"title", "rows", "columns", "differences"})
@@ -301,14 +317,18 @@ def _check_shown(study: Study) -> None:
             if len(pair) != 2 or not set(pair) <= set(study.axes[table["columns"]]):
                 raise StudyError(f"{study.path}: tables: differences: {pair} are not two of the columns")
     for figure in study.figures:
-        _known(study.path, "figures", figure, {"title", "x", "lines", "minus", "kind", "paper"})
-        for axis in (figure.get("x"), figure.get("lines")):
+        kind = figure.get("kind", "lines")
+        if kind not in ("lines", "bars", "curves"):
+            raise StudyError(f"{study.path}: figures: kind: {kind!r} is neither lines nor bars nor curves")
+        own = {"curve", "where"} if kind == "curves" else {"x", "minus", "paper"}
+        _known(study.path, "figures", figure, {"title", "lines", "kind", *own})
+        for axis in (*([] if kind == "curves" else [figure.get("x")]), figure.get("lines")):
             if axis not in study.axes:
                 raise StudyError(
                     f"{study.path}: figures: {axis!r} is no axis; the axes are {', '.join(study.axes)}"
                 )
-        if figure.get("kind", "lines") not in ("lines", "bars"):
-            raise StudyError(f"{study.path}: figures: kind: {figure['kind']!r} is neither lines nor bars")
+        if kind == "curves":
+            _check_curves(study, figure)
         if figure.get("minus") is not None and figure["minus"] not in study.axes[figure["lines"]]:
             raise StudyError(
                 f"{study.path}: figures: minus: {figure['minus']!r} is not a value of {figure['lines']}"

@@ -3,7 +3,8 @@
 Every run is a process of its own, `main.py --flagfile=…/flags.cfg --model_dir=…/run`, so it is what a person
 would have started, and it goes on where it was if it was killed. Who works on a run holds `claim.lock` in its
 folder (official/lock.py: a dead holder's is taken over). A run that failed leaves `failed.json` with the end
-of its log; those that do not need it go on.
+of its log; those that do not need it go on. One whose loss was not finite any more has diverged, which is a
+result: it is not tried again.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import contextlib
 import ctypes
 import dataclasses
 import glob
+import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,11 +25,16 @@ from typing import Any, Callable, Mapping
 from official.errors import UserError
 from official.files import read_json, whole_file, write_json
 from official.lock import Locked, folder_lock
+from official.report.curves import read_curves
 from official.study.plan import RUN, RUNS, Plan, Run, flagfile
+from official.study.spec import CURVES
+from official.training.guard import NOT_FINITE
 from official.training.stopping import Interrupted, StopRequest
 
 CLAIM, FAILED, DONE, LOG, FLAGFILE = "claim.lock", "failed.json", "done.json", "log.txt", "flags.cfg"
 RECORD = "runs.json"
+DIVERGED = "diverged_at"  # key of a result: the step at which the loss was not finite any more
+POINTS = 40  # of a loss over the steps
 POLL_SECONDS = 0.5
 _SHOWN = 12  # lines of a log
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -175,7 +183,7 @@ class _Pool:
     def _blocker(self, run: Run) -> str:
         """The run without which this one cannot begin and that has failed, if there is one."""
         for key in run.needs:
-            if key in self.failed:
+            if key in self.failed or DIVERGED in (self.ledger.result(key) or {}):
                 return key
             found = self._blocker(self.plan.runs[key])
             if found:
@@ -251,17 +259,19 @@ class _Pool:
         if code in (128 + signal.SIGTERM, 128 + signal.SIGINT, -signal.SIGTERM, -signal.SIGINT):
             self.say(f"stopped   {run.key}")
             return
-        found = _summary(place, run) if code == 0 else None
+        reason = _reason(place, code)
+        found = _summary(place, run) if code == 0 else _diverged(run, reason)
         if found is None:
-            reason = _reason(place, code)
             write_json(
                 os.path.join(place, FAILED), {"code": code, "reason": reason, "log": os.path.join(place, LOG)}
             )
             self.failed[run.key] = reason
             self.say(f"FAILED    {run.key}: {reason.splitlines()[-1] if reason else f'code {code}'}")
             return
-        write_json(os.path.join(place, DONE), {**found, "wall_seconds": round(seconds, 1)})
-        self.say(f"finished  {run.key}  {run.title}: {seconds:.0f} s")
+        more = {"curves": _curves(place, run), "wall_seconds": round(seconds, 1)}
+        write_json(os.path.join(place, DONE), {**found, **more})
+        how = f"diverged at step {found[DIVERGED]}" if DIVERGED in found else "finished "
+        self.say(f"{how} {run.key}  {run.title}: {seconds:.0f} s")
 
     def _end_all(self) -> None:
         for working in self.working:
@@ -307,6 +317,22 @@ def _summary(place: str, run: Run) -> dict[str, Any] | None:
         "versions": summary["versions"],
         **more,
     }
+
+
+def _diverged(run: Run, reason: str) -> dict[str, Any] | None:
+    """What is kept of a run that ended because its loss was not finite any more: a result, too."""
+    found = re.search(rf"{NOT_FINITE} (\d+)", reason)
+    return {"phase": run.phase, "result": {}, DIVERGED: int(found[1])} if found else None
+
+
+def _curves(place: str, run: Run) -> dict[str, list[tuple[int, float]]]:
+    """The losses of a run over its steps, at most so many points of each, for the figures."""
+    found = {}
+    for name in CURVES:
+        points = read_curves(os.path.join(place, RUN, run.phase)).get(f"train/{name}", [])
+        kept = points[:: max(1, len(points) // POINTS)]
+        found[name] = [(step, float(f"{value:.4g}")) for step, value in kept if math.isfinite(value)]
+    return {name: points for name, points in found.items() if points}
 
 
 def _reason(place: str, code: int) -> str:

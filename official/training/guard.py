@@ -9,6 +9,8 @@ import tensorflow as tf
 
 from official.errors import UserError
 
+NOT_FINITE = "loss or gradient not finite at step"
+
 
 class NonFiniteError(UserError):
     """A loss or a gradient was not finite; the message names the step and the terms."""

@@ -22,7 +22,7 @@ from official.errors import FlagError, about_flags
 from official.experiment import Experiment
 from official.models.layers import statistics_kept, statistics_together, step_randomness
 from official.tasks.task import Task, Tensors
-from official.training.guard import Guard, NonFiniteError
+from official.training.guard import NOT_FINITE, Guard, NonFiniteError
 from official.training.optimizer import clip_by_global_norm, current_learning_rate, take_step
 from official.training.weight_average import WeightAverage
 
@@ -131,7 +131,7 @@ class JointStep:
             return
         terms = [name for name, value in metrics.items() if not tf.math.is_finite(value)]
         raise NonFiniteError(
-            f"{name}: loss or gradient not finite at step {int(self.guard.first_bad.numpy())} "
+            f"{name}: {NOT_FINITE} {int(self.guard.first_bad.numpy())} "
             f"({skipped} step(s) skipped; terms not finite now: {sorted(terms) or 'none'}). Lower "
             "--learning_rate or --alpha, or set --clip_norm; --on_nan=skip goes on without such steps."
         )
