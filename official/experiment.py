@@ -630,17 +630,6 @@ class Decoding:
 class Runtime:
     """Where it runs, and how it keeps what it has done."""
 
-    pretraining: str = option(
-        "", "job=compare_pretraining: flagfiles of the pre-training runs, comma separated."
-    )
-    imagenet_backbone: str = option(
-        "",
-        (
-            "job=compare_pretraining: also trains this backbone from ImageNet and from random weights, "
-            "where an installed package (requirements-pretrained.txt) has its weights."
-        ),
-        decisive=False,
-    )
     job: str = option(
         "self_train",
         "What to do; see official/jobs/__init__.py.",
@@ -649,7 +638,6 @@ class Runtime:
             "train",
             "control",
             "linear_eval",
-            "compare_pretraining",
             "pseudo_label",
             "inspect_labels",
             "evaluate",

@@ -138,7 +138,7 @@ def test_names_of_the_version_before_are_understood_for_one_version(files, capsy
     ]  # fmt: skip
     experiment = experiment_from_flagfile("old", blur_per_picture=False)
     assert experiment.runtime.drawn_images == 3 and experiment.augment.blur_per_image is False
-    assert {"drawn_images", "blur_per_image"} <= experiment.given and "pictures" not in experiment.given
+    assert {"drawn_images", "blur_per_image"} <= experiment.given and not experiment.given & set(FORMERLY)
 
 
 def test_a_run_of_the_version_before_is_understood(files):

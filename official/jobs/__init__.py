@@ -4,7 +4,6 @@ self_train       teacher -> pseudo labels -> student (-> control), evaluation, e
 train            the teacher alone (task=contrastive: the pre-training)
 control          the control of a run alone, beside the process that trains the rest
 linear_eval      a linear classifier on the frozen features of --init
-compare_pretraining  one task from random, pre-trained and jointly trained weights: a table
 pseudo_label     label a source with a trained model
 inspect_labels   numbers, a sheet of images and a COCO JSON of a label store
 review_labels    the images worth a person's minute, with their pseudo labels, for a labelling tool
@@ -31,7 +30,6 @@ from typing import Any, Callable
 from official.experiment import Experiment
 from official.jobs.check_data import check_data
 from official.jobs.classify_check import classify_check
-from official.jobs.compare_pretraining import compare_pretraining
 from official.jobs.exporting import export_labels_job
 from official.jobs.importing import import_checkpoint
 from official.jobs.on_data import gallery, write_scenes_job, write_tfrecords_job
@@ -47,7 +45,6 @@ JOBS: dict[str, Callable[[Experiment], dict[str, Any]]] = {
     "train": train,
     "control": control,
     "linear_eval": linear_eval,
-    "compare_pretraining": compare_pretraining,
     "pseudo_label": pseudo_label,
     "inspect_labels": inspect_labels,
     "review_labels": review_labels,
@@ -78,7 +75,7 @@ USES_RUN = (
 # Jobs that --dry_run says the plan of.
 REHEARSED = ("self_train", "train")
 # Jobs that have the run folder to themselves.
-ALONE = ("self_train", "train", "linear_eval", "compare_pretraining", "import_checkpoint")
+ALONE = ("self_train", "train", "linear_eval", "import_checkpoint")
 
 
 def run(experiment: Experiment) -> dict[str, Any]:

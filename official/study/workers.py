@@ -20,6 +20,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import MappingProxyType
 from typing import Any, Callable, Mapping
 
 from official.errors import UserError
@@ -118,6 +119,7 @@ def work(
     plan: Plan,
     workers: int,
     *,
+    without: Mapping[str, str] = MappingProxyType({}),
     say: Callable[[str], None] = print,
     after: Callable[[], object] = lambda: None,
 ) -> dict[str, str]:
@@ -125,6 +127,7 @@ def work(
     begin.
 
     Args:
+      without: runs that are not tried, each with the reason.
       say: takes a line whenever a run begins or ends.
       after: called when a run has ended.
 
@@ -132,19 +135,25 @@ def work(
       Interrupted: a signal came; the runs were told to save and have ended.
     """
     with StopRequest("save of the runs") as stop:
-        return _Pool(root, plan, workers, say, after).work(stop)
+        return _Pool(root, plan, workers, say, after, without).work(stop)
 
 
 class _Pool:
     """The processes of this machine."""
 
     def __init__(
-        self, root: str, plan: Plan, workers: int, say: Callable[[str], None], after: Callable[[], object]
+        self,
+        root: str,
+        plan: Plan,
+        workers: int,
+        say: Callable[[str], None],
+        after: Callable[[], object],
+        without: Mapping[str, str],
     ) -> None:
         self.root, self.plan, self.say, self.after = root, plan, say, after
         self.ledger = Ledger(root, plan)
         self.workers, self.working = workers, []  # type: int, list[_Working]
-        self.failed: dict[str, str] = {}
+        self.failed = dict(without)
         self.elsewhere: set[str] = set()
 
     def work(self, stop: StopRequest) -> dict[str, str]:

@@ -5,6 +5,7 @@ results.
 import csv
 import glob
 import json
+import math
 import os
 import re
 import shutil
@@ -21,7 +22,7 @@ from official.experiment import Experiment, experiment_from
 from official.flags import experiment_from_flagfile
 from official.jobs import studies as job
 from official.jobs.checks import check_flags
-from official.study import report, workers
+from official.study import figures, report, workers
 from official.study.plan import flagfile, plan
 from official.study.results import FAILS, HOLDS, UNDECIDED, UNKNOWN, Results, estimate, verdict
 from official.study.spec import StudyError, read_study
@@ -183,7 +184,18 @@ def test_the_control_is_the_loops_own(files):
         ("rows: augment", "rows: augmentation", "'augmentation' is no axis"),
         ("[[self-training, random]]", "[[self-training, rand]]", "are not two of the columns"),
         ("minus: random", "minus: rand", "is not a value of method"),
-        ("minus: random", "kind: pies", "'pies' is neither lines nor bars"),
+        ("minus: random", "kind: pies", "'pies' is neither lines nor bars nor curves"),
+        ("minus: random", "kind: curves", "figures has paper, x"),
+        (
+            "x: augment, lines: method, minus: random, paper: true",
+            "kind: curves, lines: method",
+            "None is none of",
+        ),
+        (
+            "x: augment, lines: method, minus: random, paper: true",
+            "kind: curves, curve: loss, lines: method, where: {augment: S1}",
+            "a value of each of augment, alpha, not {'augment': 'S1'}",
+        ),
         (
             "plus: [S4/self-training/one, S1/self-training/one]",
             "plus: [S4/self-training/one]",
@@ -387,6 +399,8 @@ open(os.path.join(os.environ["STARTS"], os.path.basename(os.path.dirname(place))
 print("a line")
 signal.signal(signal.SIGTERM, lambda *_: os._exit(143))
 time.sleep(float(os.environ["NAP"]))
+if "--seed=5" in text and "--job=train" in text and "--augment=s4" in text and os.environ.get("DIVERGE"):
+    sys.exit("error: teacher: loss or gradient not finite at step 17 (1 step(s) skipped; terms not finite now: none)")
 if "--seed=5" in text and "--job=train" in text and "--augment=s4" in text and os.environ.get("BREAK"):
     sys.exit("error: the disk is full")
 phase = "pseudo_labels" if "--job=pseudo_label" in text else "student" if "--job=self_train" in text else "teacher"
@@ -504,8 +518,72 @@ def test_a_run_that_fails_holds_up_only_what_needs_it(program, monkeypatch):
     assert starts(program)[bad] == 2 and starts(program)[planned.results["S4/random/one", 3]] == 1
 
 
+def test_a_run_that_diverges_is_a_result(program, monkeypatch, tmp_path):
+    """It is not tried again, what would start from it cannot, it is in no mean, and in a difference it is 0."""
+    monkeypatch.setenv("DIVERGE", "1")
+    curve = {"train/loss": [(k, math.exp(k / 9) if k < 180 else math.nan) for k in range(200)], "else": []}
+    monkeypatch.setattr(workers, "read_curves", lambda folder: curve)
+    study = small(program)
+    planned, root = plan(study), str(program / "out")
+    said: list[str] = []
+    failed = workers.work(root, planned, 2, say=said.append)
+    bad = planned.results["S4/random/one", 5]
+    lost = {planned.results["S4/self-training/one", 5], planned.results["S4/self-training/two", 5]}
+    labels = planned.runs[planned.results["S4/self-training/one", 5]].places["label_store"][0]
+    assert set(failed) == {labels, *lost} and failed[labels] == f"needs {bad}, which failed"
+    assert any(line.startswith(f"diverged at step 17 {bad}") for line in said)
+    again = workers.work(root, planned, 2, say=lambda _: None)
+    assert set(again) == set(failed) and starts(program)[bad] == 1
+    found = workers.Ledger(root, planned).results()[bad]
+    assert found["result"] == {} and found["diverged_at"] == 17
+    kept = found["curves"]["loss"]
+    assert list(found["curves"]) == ["loss"] and 20 <= len(kept) <= 80 and kept[1] == [5, 1.743]
+    results = Results.of_plan(study, planned, workers.Ledger(root, planned))
+    assert results.diverged("S4/random/one") == {5: 17} and results.values("S4/random/one") == {3: 50.0}
+    difference = results.difference(["S4/control/one"], ["S4/random/one"])
+    assert difference.values == {3: 0.0, 5: 50.0}
+    report.write_report(results, str(tmp_path / "report"))
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "50.0 (41.1), 1 of 2 diverged" in text and "counts as 0 in a difference" in text
+    rows = list(csv.DictReader(open(tmp_path / "report" / "results.csv")))
+    assert [r["diverged_at"] for r in rows if (r["method"], r["seed"]) == ("random", "5")][0] == "17"
+    content = json.load(open(tmp_path / "report" / "study.json"))
+    assert content["cells"]["S4/random/one"]["diverged_at"] == {"5": 17}
+    drawn = figures.draw(results, {"x": "augment", "lines": "method"})["svg"].decode()
+    plain = figures.draw(results, {"x": "augment", "lines": "method", "minus": "control"})["svg"].decode()
+    assert "<!-- diverged -->" in drawn and "<!-- diverged -->" not in plain
+    losses = dict(kind="curves", curve="loss", lines="method", where={"augment": "S4", "alpha": "one"})
+    svg = figures.draw(results, losses)["svg"].decode()
+    assert "<!-- step -->" in svg and "<!-- random -->" in svg and "<!-- loss -->" in svg
+
+
+def test_what_needs_weights_that_are_not_here_is_left_out(program, monkeypatch, capsys):
+    """It is said, the rest is made, and the command does not fail; with --download it is tried."""
+    text = STUDY.replace(
+        'pre-trained: {init: "@pre"}', "pre-trained: {init: imagenet, backbone: efficientnet-lite1}"
+    )
+    (program / "study.yaml").write_text(text.replace("backbone_width", "fpn_filters"))
+    looked = []
+    monkeypatch.setattr(job, "is_here", lambda *what: looked.append(what))
+    root = str(program / "out")
+    options = {"job": "study", "study": str(program / "study.yaml"), "model_dir": root, "workers": 3}
+    summary = job.study(experiment_from(options))
+    said = capsys.readouterr()
+    planned = plan(read_study(str(program / "study.yaml")))
+    absent = {planned.results[f"{a}/pre-trained/one", seed] for a in ("S1", "S4") for seed in (3, 5)}
+    assert set(starts(program)) == set(planned.runs) - absent and len(absent) == 4
+    assert summary["finished"] == summary["runs"] - 4 == len(planned.runs) - 4
+    assert said.err.count("left out") == 4 and "no imagenet weights of efficientnet-lite1 here" in said.err
+    assert "requirements-pretrained.txt" in (program / "out" / "study" / "report.md").read_text()
+    assert looked[0][0] == "imagenet" and looked[0][2] == "efficientnet-lite1"
+    monkeypatch.setattr(job, "is_here", lambda *what: True)
+    assert job.study(experiment_from(options))["finished"] == len(planned.runs)
+    monkeypatch.setattr(job, "is_here", lambda *what: 1 / 0)  # a result that is there needs no weights
+    assert job.study(experiment_from(options))["finished"] == len(planned.runs)
+
+
 CHILD = """
-import sys
+import glob, os, sys, time
 from official.study import workers
 from official.study.plan import plan
 from official.study.spec import read_study
@@ -513,6 +591,9 @@ from official.training.stopping import Interrupted
 workers.own_command = lambda: [sys.executable, sys.argv[3]]
 workers.POLL_SECONDS = 0.02
 planned = plan(read_study(sys.argv[1]))
+open(f"{sys.argv[2]}.ready{os.getpid()}", "w").close()
+while len(glob.glob(f"{sys.argv[2]}.ready*")) < int(sys.argv[4]):
+    time.sleep(0.01)
 try:
     print(workers.work(sys.argv[2], planned, 2))
 except Interrupted as stop:
@@ -520,8 +601,9 @@ except Interrupted as stop:
 """
 
 
-def study_process(files):
-    arguments = [str(files / "study.yaml"), str(files / "out"), str(files / "program.py")]
+def study_process(files, together=1):
+    """A process that works on the study, once so many have come as far."""
+    arguments = [str(files / name) for name in ("study.yaml", "out", "program.py")] + [str(together)]
     return subprocess.Popen(
         [sys.executable, "-c", CHILD, *arguments],
         cwd=ROOT,
@@ -542,8 +624,8 @@ def test_two_machines_share_the_work_and_a_killed_one_loses_nothing(program, mon
     monkeypatch.setenv("NAP", "0.3")
     study = small(program)
     planned = plan(study)
-    first, second = study_process(program), study_process(program)
-    wait_for(lambda: len(starts(program)) >= 3)
+    first, second = study_process(program, 2), study_process(program, 2)
+    wait_for(lambda: len(starts(program)) >= 8)  # of 14
     first.send_signal(signal.SIGKILL)
     first.wait()
     second.communicate(timeout=120)

@@ -1,6 +1,5 @@
 """SimCLR on tiny crops, and what is made of its weights: linear evaluation, transfer, the comparison."""
 
-import importlib
 import json
 import os
 
@@ -12,7 +11,6 @@ from losses.contrastive import nt_xent
 from official import jobs
 from official.data.source import DataError
 from official.flags import experiment_from_flagfile
-from official.lock import Locked, folder_lock
 from official.tasks import contrastive
 from official.tasks.registry import build_task
 from official.trained_model import ModelError
@@ -87,10 +85,8 @@ def test_evaluating_by_hand(tmp_path, monkeypatch):
         )
         model = Means()
         model.seen = []
-        monkeypatch.setattr(
-            contrastive,
-            "spread",
-            lambda model, run: lambda images: model.seen.append(images.numpy()) or run(images),
+        model.programs = lambda _, run, seen=model.seen: (
+            lambda images: seen.append(images.numpy()) or run(images)
         )
         found.append(task.evaluate(model, source, str(tmp_path)))
         means.append(
@@ -240,61 +236,3 @@ def test_a_flagfile_alone_is_an_experiment(tmp_path):
     (tmp_path / "b.cfg").write_text("--no_such_flag=1\n")
     with pytest.raises(ValueError, match="no_such_flag"):
         experiment_from_flagfile(str(tmp_path / "b.cfg"))
-
-
-@tiny.without_export()
-@pytest.mark.slow
-def test_the_comparison(tmp_path, capsys):
-    """Random, supervised, joint: three runs of detection behind one of classification; run again it is done
-    at once.
-    """
-    path = write_flagfile(tmp_path / "cls.cfg", task="classification", teacher_steps=3, drawn_images=0)
-    experiment = tiny.experiment(
-        job="compare_pretraining", pretraining=path, model_dir=str(tmp_path / "runs"), teacher_steps=3, drawn_images=0,
-        joint_data="scenes:unlabeled,count=8", joint_weight=0.5, joint_batch_size=8, joint_image_size=32,
-    )  # fmt: skip
-    summary = jobs.run(experiment)
-    assert list(summary["runs"]) == ["random", "from_classification", "joint"] and list(
-        summary["pretraining"]
-    ) == ["classification"]
-    sha = {name: row["weights_sha256"] for name, row in summary["runs"].items()}
-    assert len(set(sha.values())) == 3
-    table = capsys.readouterr().out
-    assert "from_classification" in table and "gain" in table and "+0.000" in table
-    again = jobs.run(experiment)
-    assert {name: row["weights_sha256"] for name, row in again["runs"].items()} == sha
-    for name in (
-        "pretraining/classification",
-        "joint",
-    ):  # each run is locked, somebody may have started it alone
-        with folder_lock(str(tmp_path / "runs" / name)), pytest.raises(Locked, match=name):
-            jobs.run(experiment)
-    flags = json.load(open(tmp_path / "runs" / "random" / "run.json"))["flags"]
-    assert flags["joint_weight"] == 0 and flags["init"] == "random"
-    with pytest.raises(DataError, match="needs --pretraining"):
-        jobs.run(tiny.experiment(job="compare_pretraining", model_dir=str(tmp_path / "x")))
-
-
-def test_rows_from_imagenet_where_a_package_has_the_weights(tmp_path, monkeypatch, capsys):
-    """Two more runs of one network, and the gain is over its own random weights; without a package a line
-    says so.
-    """
-    compare_pretraining = importlib.import_module(
-        "official.jobs.compare_pretraining"
-    )  # not the job of that name
-    experiment = tiny.experiment(
-        backbone="efficientnet-b0", imagenet_backbone="efficientnet-lite0", model_dir=str(tmp_path)
-    )
-    monkeypatch.setattr(compare_pretraining, "package_file", lambda backbone: "")
-    assert list(compare_pretraining._variants(experiment, [])) == ["random"]
-    assert "no row imagenet: no package has weights of efficientnet-lite0" in capsys.readouterr().err
-    monkeypatch.setattr(compare_pretraining, "package_file", lambda backbone: "there.pth")
-    found = compare_pretraining._variants(experiment, [])
-    assert list(found) == ["random", "imagenet_network_random", "imagenet"]
-    rows = {name: (e.model.backbone, e.model.backbone_width, e.training.init) for name, e in found.items()}
-    assert rows["random"] == ("efficientnet-b0", 0.25, "random")
-    assert rows["imagenet_network_random"] == ("efficientnet-lite0", 0.0, "random")
-    assert rows["imagenet"] == ("efficientnet-lite0", 0.0, "imagenet")
-    runs = {name: {"AP": ap, "steps": 1, "seconds": 1.0} for name, ap in zip(found, (0.1, 0.2, 0.5))}
-    table = compare_pretraining.comparison({"pretraining": {}, "runs": runs}, ("AP",)).splitlines()
-    assert [line.split()[2] for line in table[-3:]] == ["+0.000", "+0.100", "+0.300"]
