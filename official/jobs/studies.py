@@ -65,7 +65,7 @@ def study(experiment: Experiment) -> dict[str, Any]:
 
 
 def _without_weights(planned: Plan, root: str) -> dict[str, str]:
-    """The missing runs that start from named weights which are not on this machine, and what is to be done."""
+    """The missing runs that start from named weights which are not on this machine, and the remedy."""
     found = {}
     for key in sorted(workers.Ledger(root, planned).missing()):
         run = planned.runs[key]
