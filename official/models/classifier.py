@@ -24,7 +24,6 @@ from official.models.backbones.efficientnet import (
 from official.models.backbones.spinenet import COARSEST_LEVEL, SpineNetBackbone
 from official.models.features import check_size
 from official.models.layers import Dropout, SyncBatchNormalization
-from official.models.replicas import Programs
 
 
 class _OnBackbone(keras.Model):
@@ -36,7 +35,6 @@ class _OnBackbone(keras.Model):
             check_size(image_size, COARSEST_LEVEL, "image_size (of joint training joint_image_size)")
         self.backbone, self.image_size, self.num_classes = backbone, image_size, arguments["num_classes"]
         self._arguments = arguments
-        self.programs = Programs(self)
 
     def arguments(self) -> dict:
         """What it was built with, the backbone too."""

@@ -53,10 +53,10 @@ def spread(model: tf.keras.Model, function: Callable[..., Any]) -> Callable[...,
 
 
 class Programs:
-    """The compiled functions of one network in inference, its attribute `programs`; each is made once."""
+    """The compiled functions of one network in inference; each is made once."""
 
     def __init__(self, model: tf.keras.Model) -> None:
-        self._model = model
+        self.model = model
         self._made: dict[Hashable, Callable[..., Any]] = {}
 
     def __call__(self, key: Hashable, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -64,10 +64,18 @@ class Programs:
         what was made then.
         """
         if key not in self._made:
-            self._made[key] = spread(self._model, function)
+            self._made[key] = spread(self.model, function)
         return self._made[key]
+
+
+def programs_of(model: tf.keras.Model) -> Programs:
+    """The programs of a network, its attribute `programs`; they are gone when it is."""
+    found = getattr(model, "programs", None)
+    if found is None or found.model is not model:  # of what stands in for a network: they run the network
+        found = model.programs = Programs(model)
+    return found
 
 
 def logits_function(model: tf.keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
     """Images -> "logits" in inference, on all the model's replicas."""
-    return model.programs("logits", lambda images: model({"images": images}, training=False)["logits"])
+    return programs_of(model)("logits", lambda images: model({"images": images}, training=False)["logits"])

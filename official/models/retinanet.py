@@ -25,7 +25,6 @@ from official.models.decoding import DetectionDecoder
 from official.models.features import backbone_features, check_size, is_pyramid
 from official.models.keras_metrics import deserialized, metric_values, serialized
 from official.models.pyramid import PyramidBuilder
-from official.models.replicas import Programs
 
 CLASS_PRIOR = 0.01
 
@@ -113,7 +112,6 @@ class RetinaNet(keras_cv.models.RetinaNet):
         self.anchor_generator = anchor_lib.anchor_generator(min_level, max_level, anchor_scale, num_scales)
         self._prediction_decoder = prediction_decoder or decoder or DetectionDecoder()
         self._arguments = arguments
-        self.programs = Programs(self)
 
     def anchors(self) -> list[tf.Tensor]:
         """Float32 [A_l, 4] yxyx pixels per level."""

@@ -15,7 +15,6 @@ from official.errors import FlagError
 from official.models.features import backbone_features, check_size, is_pyramid
 from official.models.layers import UpsampleBilinear, legacy_upsample
 from official.models.pyramid import PyramidBuilder
-from official.models.replicas import Programs
 
 
 @keras.saving.register_keras_serializable("self_training")
@@ -84,7 +83,6 @@ class Segmenter(keras.Model):
         super().__init__(inputs={"images": images}, outputs={"logits": logits}, **kwargs)
         self.backbone, self.num_classes, self.image_size = backbone, num_classes, image_size
         self._arguments = arguments
-        self.programs = Programs(self)
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Refused: Keras' own loop has neither the joint loss nor a global normaliser."""

@@ -30,6 +30,7 @@ from official.files import write_json
 from official.hashing import hashed_key, named_seed
 from official.models.backbones.registry import build_backbone
 from official.models.classifier import ContrastiveModel
+from official.models.replicas import programs_of
 from official.screen import counted
 from official.tasks.augmentation import crop_style
 from official.tasks.task import Checks, Columns, Task, Tensors
@@ -153,7 +154,7 @@ class ContrastiveTask(Task):
             threads=self.experiment.runtime.threads,
         )
         hits, right, known, seen = 0.0, 0, 0, 0
-        run = model.programs("outputs", lambda images: model({"images": images}, training=False))
+        run = programs_of(model)("outputs", lambda images: model({"images": images}, training=False))
         batches = -(-(last - first) // self.experiment.decoding.eval_batch_size)
         for batch in counted(dataset, progress, batches, "batches", shown=bool(progress)):
             index = batch["index"].numpy()

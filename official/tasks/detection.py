@@ -22,6 +22,7 @@ from official.files import output_names, write_json
 from official.models.anchors import encode_targets
 from official.models.backbones.registry import build_backbone, check_levels
 from official.models.decoding import DetectionDecoder
+from official.models.replicas import programs_of
 from official.models.retinanet import RetinaNet
 from official.screen import counted
 from official.tasks import keras_data
@@ -346,7 +347,7 @@ def detection_function(model: RetinaNet, decoder: DetectionDecoder) -> Callable[
         outputs = model({"images": images}, training=False)
         return decoder(outputs, model.anchors(), extent)
 
-    return model.programs(decoder, detect)
+    return programs_of(model)(decoder, detect)
 
 
 def _in_image(found: dict, i: int, scale: np.ndarray, size: np.ndarray) -> dict[str, np.ndarray]:

@@ -23,7 +23,7 @@ from official.experiment import Experiment, Model, PseudoLabels
 from official.export.segmenter import class_probabilities, export_segmenter
 from official.files import output_names, write_bytes, write_json
 from official.models.backbones.registry import build_backbone, check_levels, family_of
-from official.models.replicas import logits_function
+from official.models.replicas import logits_function, programs_of
 from official.models.segmenter import Segmenter
 from official.screen import counted
 from official.tasks import keras_data
@@ -415,7 +415,7 @@ def probabilities_function(
             found = 0.5 * (found + tf.reverse(probabilities(tf.reverse(images, [2])), [2]))
         return found
 
-    return model.programs((side, size, multiple, flip, legacy_resize), average)
+    return programs_of(model)((side, size, multiple, flip, legacy_resize), average)
 
 
 @functools.partial(tf.function, reduce_retracing=True)
