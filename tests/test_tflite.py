@@ -123,6 +123,19 @@ def test_what_cannot_be_done(detector):
         quantized(model, "int8", np.zeros((0, 64, 64, 3)))
 
 
+def test_what_stands_in_for_a_network_answers_though_that_one_was_run_before(detector):
+    """Logits of zero are scores of a half; the network itself gives others, before and after."""
+    task, model, source = detector
+    raw = model({"images": tf.zeros([task.experiment.decoding.eval_batch_size, 64, 64, 3])})
+    zeros = {name: tf.zeros_like(value) for name, value in raw.items()}
+    before = [found["scores"] for found in task.predict(model, source, 0, 4)]
+    for found in task.predict(StandIn(model, lambda images: zeros), source, 0, 4):
+        assert len(found["scores"]) == 20 and (found["scores"] == 0.5).all()
+    for scores, found in zip(before, task.predict(model, source, 0, 4)):
+        np.testing.assert_array_equal(found["scores"], scores)
+        assert (scores != 0.5).all()
+
+
 def test_both_are_evaluated_and_written(detector, files, tmp_path, capsys, monkeypatch):
     """Both metrics in one table, the files where the report says, the anchors beside them."""
     task, model, source = detector
