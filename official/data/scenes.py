@@ -4,7 +4,8 @@ Five classes that differ in shape alone. Every object has a random colour, one o
 patterns, a size from a few pixels to most of the image, a rotation and a shadow; objects cover
 each other, strokes and blobs clutter the ground, light falls off across the image and the sensor
 is noisy. The "unlabeled" split is drawn from a shifted distribution: other ground colours, more
-clutter, other contrast, more noise. Image (seed, split, index) is always the same.
+clutter, other contrast, more noise. The "noisy" split is drawn as the labelled ones are, but its labels are those
+of careless people: displaced, of a wrong class, or missing. Image (seed, split, index) is always the same.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ import numpy as np
 from official.errors import FlagError
 
 CLASSES = ("disc", "ring", "square", "triangle", "cross")
-SPLITS = ("train", "val", "test", "unlabeled")
+SPLITS = ("train", "val", "test", "unlabeled", "noisy")
+# Of the split "noisy": the share of objects that nobody labelled, that of wrong classes, and how far the labels
+# of all lie beside them, in sides of their boxes (a standard deviation along each axis).
+MISSED, MISNAMED, DISPLACED = 0.1, 0.1, 0.12
 MIN_VISIBLE = 0.4  # of an object's own pixels; a new object that would hide another one more is not drawn
 SMALLEST_SIDE, LARGEST_SIDE = 0.11, 0.8  # of the image
 
@@ -87,8 +91,42 @@ def draw_scene(
     masks = (
         np.stack([owner == i for i in range(len(classes))]) if classes else np.zeros((0, size, size), bool)
     )
+    found = np.array(classes, np.int32)
+    if split == "noisy":
+        masks, found = _carelessly(rng, masks, found)
     boxes = np.array([_tight_box(mask) for mask in masks], np.float32).reshape(-1, 4)
-    return Scene(image, boxes, np.array(classes, np.int32), masks)
+    return Scene(image, boxes, found, masks)
+
+
+def _carelessly(
+    rng: np.random.Generator, masks: np.ndarray, classes: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Masks and classes as careless people give them; a later mask covers an earlier one."""
+    owner = np.full(masks.shape[1:], -1, np.int32)
+    named = np.where(
+        rng.random(len(classes)) < MISNAMED,
+        (classes + rng.integers(1, len(CLASSES), len(classes))) % len(CLASSES),
+        classes,
+    )
+    missed = rng.random(len(classes)) < MISSED
+    for i, mask in enumerate(masks):
+        top, left, bottom, right = _tight_box(mask)
+        moved = np.rint(rng.normal(0.0, DISPLACED, 2) * (bottom - top, right - left)).astype(int)
+        if not missed[i]:
+            owner[_shifted(mask, *moved)] = i
+    seen = [i for i in range(len(classes)) if (owner == i).any()]
+    masks = np.stack([owner == i for i in seen]) if seen else np.zeros((0, *owner.shape), bool)
+    return masks, named[seen].astype(np.int32)
+
+
+def _shifted(mask: np.ndarray, down: int, right: int) -> np.ndarray:
+    """A mask moved by whole pixels; what leaves the image is gone."""
+    rows, columns = np.nonzero(mask)
+    rows, columns = rows + down, columns + right
+    inside = (rows >= 0) & (rows < mask.shape[0]) & (columns >= 0) & (columns < mask.shape[1])
+    out = np.zeros_like(mask)
+    out[rows[inside], columns[inside]] = True
+    return out
 
 
 def _ground(rng: np.random.Generator, look: _Look, size: int) -> np.ndarray:

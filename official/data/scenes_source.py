@@ -15,7 +15,7 @@ from official.data.source import Annotations, Category, DataError, Source
 from official.files import write_json
 from official.screen import counted
 
-DEFAULT_COUNTS = {"train": 1000, "val": 300, "test": 300, "unlabeled": 2000}
+DEFAULT_COUNTS = {"train": 1000, "val": 300, "test": 300, "unlabeled": 2000, "noisy": 1000}
 CATEGORIES = tuple(Category(i + 1, name) for i, name in enumerate(CLASSES))
 MASK_CATEGORIES = (Category(0, "background"), *CATEGORIES)
 _KEPT_BYTES = 2**30  # images are kept in memory up to this
@@ -95,7 +95,8 @@ def _reader(kept: np.ndarray | None, draw: Callable, shape: list[int]) -> Callab
 def write_scenes(
     folder: str, *, seed: int = 0, size: int = 160, counts: dict[str, int] | None = None
 ) -> list[str]:
-    """Writes every split as `folder/<split>/images/*.png`, `masks/*.png` and `annotations.json` (COCO).
+    """Writes every split as `folder/<split>/images/*.png`, `masks/*.png` and `annotations.json` (COCO); the
+    noisy one only if `counts` names it.
 
     A mask PNG holds 0 for the ground and class index + 1 for an object's pixels.
 
@@ -103,7 +104,8 @@ def write_scenes(
       The JSON paths.
     """
     written = []
-    for split, count in {**DEFAULT_COUNTS, **(counts or {})}.items():
+    usual = {split: count for split, count in DEFAULT_COUNTS.items() if split != "noisy"}
+    for split, count in {**usual, **(counts or {})}.items():
         source = open_scenes(split, count, seed=seed, size=size)
         for name in ("images", "masks"):
             os.makedirs(os.path.join(folder, split, name), exist_ok=True)

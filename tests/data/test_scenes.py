@@ -105,6 +105,42 @@ def test_unlabelled_images_are_shifted(monkeypatch):
     assert 0.8 < plain.min() and plain.max() < 1.15 and shifted.min() < 0.75 and shifted.max() > 1.15
 
 
+def test_noisy_labels_are_displaced_misnamed_or_missing():
+    """One in ten missing, one in ten of another class, an eighth of their sides away: over 4,000 draws."""
+    mask = np.zeros((1, 200, 200), bool)
+    mask[0, 80:120, 90:110] = True  # 40 high, 20 wide
+    rng, named, moves = np.random.default_rng(0), [], []
+    for _ in range(4000):
+        masks, classes = scenes._carelessly(rng, mask, np.array([3]))
+        assert len(masks) == len(classes) <= 1
+        if len(masks):
+            rows, columns = np.nonzero(masks[0])
+            assert len(rows) == 800  # moved as a whole
+            moves.append((rows.min() - 80, columns.min() - 90))
+            named.append(classes[0])
+    assert 0.085 < 1 - len(named) / 4000 < 0.115
+    shares = np.bincount(named, minlength=len(CLASSES)) / len(named)
+    assert 0.885 < shares[3] < 0.915 and (np.delete(shares, 3) > 0.015).all()
+    np.testing.assert_allclose(np.std(moves, axis=0), [0.12 * 40, 0.12 * 20], rtol=0.06)
+    np.testing.assert_allclose(np.mean(moves, axis=0), 0.0, atol=0.25)
+
+
+def test_noisy_scenes_look_as_labelled_ones_and_keep_the_rules_of_labels(monkeypatch):
+    found = [draw_scene(seed=3, split="noisy", index=i, size=64) for i in range(60)]
+    for scene in found:
+        assert len(scene.boxes) == len(scene.classes) == len(scene.masks)
+        assert scene.masks.sum(axis=0).max(initial=0) <= 1  # they never overlap
+        for box, mask in zip(scene.boxes, scene.masks):
+            rows, columns = np.nonzero(mask)
+            assert box.tolist() == [rows.min(), columns.min(), rows.max() + 1, columns.max() + 1]
+    monkeypatch.setattr(scenes, "_carelessly", lambda rng, masks, classes: (masks, classes))
+    exact = [draw_scene(seed=3, split="noisy", index=i, size=64) for i in range(60)]
+    same = [a.image.tobytes() == b.image.tobytes() for a, b in zip(found, exact)]
+    assert all(same) and sum(len(a.boxes) for a in found) < sum(len(b.boxes) for b in exact)
+    # Other splits are what they were before there was this one.
+    assert draw_scene(seed=3, split="unlabeled", index=0, size=64).image.sum() == 1598478
+
+
 def test_written_as_coco_and_read_back(tmp_path):
     counts = dict.fromkeys(SPLITS, 3)
     paths = write_scenes(str(tmp_path), seed=1, size=64, counts=counts)
