@@ -4,8 +4,9 @@ Five classes that differ in shape alone. Every object has a random colour, one o
 patterns, a size from a few pixels to most of the image, a rotation and a shadow; objects cover
 each other, strokes and blobs clutter the ground, light falls off across the image and the sensor
 is noisy. The "unlabeled" split is drawn from a shifted distribution: other ground colours, more
-clutter, other contrast, more noise. The "noisy" split is drawn as the labelled ones are, but its labels are those
-of careless people: displaced, of a wrong class, or missing. Image (seed, split, index) is always the same.
+clutter, other contrast, more noise. The "noisy" split is drawn as the labelled ones are, but its labels
+are those of careless people: displaced, of a wrong class, or missing. Image (seed, split, index) is
+always the same.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from official.errors import FlagError
 
 CLASSES = ("disc", "ring", "square", "triangle", "cross")
 SPLITS = ("train", "val", "test", "unlabeled", "noisy")
-# Of the split "noisy": the share of objects that nobody labelled, that of wrong classes, and how far the labels
-# of all lie beside them, in sides of their boxes (a standard deviation along each axis).
+# Of the split "noisy": the share of objects that nobody labelled, that of wrong classes, and how far the
+# labels of all lie beside them, in sides of their boxes (a standard deviation along each axis).
 MISSED, MISNAMED, DISPLACED = 0.1, 0.1, 0.12
 MIN_VISIBLE = 0.4  # of an object's own pixels; a new object that would hide another one more is not drawn
 SMALLEST_SIDE, LARGEST_SIDE = 0.11, 0.8  # of the image
