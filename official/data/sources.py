@@ -102,9 +102,12 @@ def open_source(word: str, options: ReadOptions = ReadOptions(), *, labeled: boo
 
 def _open_one(word: str, options: ReadOptions, labeled: bool) -> Source:
     kind, place, named = parse_word(word)
+    unknown = sorted(set(named) - _TAKES[kind])  # before anything is read, which may take minutes
+    if unknown:
+        raise DataError(f"data {word!r}: {kind} does not take {unknown}")
     source = _OPENERS[kind](place, named, options, labeled)
-    if named:
-        raise DataError(f"data {word!r}: {kind} does not take {sorted(named)}")
+    if named:  # what it takes for another task
+        raise DataError(f"data {word!r}: {kind} does not take {sorted(named)} here")
     source = source if labeled else source.without_labels()
     if labeled and options.classes and source.annotations is not None:
         source = object_crops(source)
@@ -231,6 +234,8 @@ def _file_checks(options: ReadOptions) -> dict:
 
 def _scenes(place: str, named: dict[str, str], options: ReadOptions, labeled: bool) -> Source:
     count = named.pop("count", None)
+    if count is not None and not count.isdecimal():
+        raise DataError(f"data 'scenes:{place},count={count}': {count!r} is no number of images")
     return open_scenes(
         place or "train",
         None if count is None else int(count),
@@ -358,4 +363,20 @@ _OPENERS = {
     "folder": _folder,
     "tfrecord": _tfrecord,
     "tfds": _tfds,
+}
+_OF_MASKS = frozenset(("classes", "palette", "ignore", "foreground"))
+# What each may say behind its place, by name or (an image folder) without one; for one task or another.
+_TAKES: dict[str, frozenset[str]] = {
+    "scenes": frozenset(("count",)),
+    "coco": frozenset(("images",)),
+    "voc": frozenset(("split", "images", "masks", "first_pixel")) | _OF_MASKS,
+    "yolo": frozenset(("split",)),
+    "labelme": frozenset(("images",)),
+    "cvat": frozenset(("images",)),
+    "via": frozenset(("images", "attribute")),
+    "labelstudio": frozenset(("images", "which")),
+    "masks": frozenset(("images",)) | _OF_MASKS,
+    "folder": frozenset(),
+    "tfrecord": frozenset(),
+    "tfds": frozenset(("feature",)),
 }

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from official.data import sources
 from official.data.formats.coco import load_coco_json, open_coco
 from official.data.formats.image_folder import open_folder
 from official.data.formats.voc import open_voc
@@ -263,11 +264,30 @@ def test_voc_with_a_broken_xml_and_a_missing_image(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "word", ["nope:x", "coco:", "scenes:nope", "scenes:train,size=3", "scenes:train,count=0"]
+    "word, words",
+    [
+        ("nope:x", "unknown kind 'nope'"),
+        ("coco:", "say where it is"),
+        ("scenes:nope", "no split 'nope'"),
+        ("scenes:train,size=3", "scenes does not take .'size'"),
+        ("scenes:train,count=0", "at least one image"),
+        ("scenes:train,count=many", "'many' is no number of images"),
+        ("coco:a.json,images,split=train", "coco does not take .'split'"),
+        ("folder:some,more", "folder does not take .'images'"),
+    ],
 )
-def test_malformed_words(word):
-    with pytest.raises(DataError):
+def test_malformed_words(word, words, monkeypatch):
+    """Before anything is drawn or read."""
+    for kind in ("scenes", "coco", "folder"):
+        if "does not take" in words:
+            monkeypatch.setitem(sources._OPENERS, kind, lambda *_: 1 / 0)
+    with pytest.raises(DataError, match=words):
         open_source(word)
+
+
+def test_every_kind_says_what_it_takes():
+    assert set(sources._TAKES) == set(sources._OPENERS)
+    assert frozenset().union(*sources._TAKES.values()) <= set(sources._NAMES)
 
 
 def test_unlabelled_kind_as_labels(tmp_path):

@@ -139,7 +139,7 @@ def test_keras_cv_backbones_are_keras_cvs(variant):
     assert [v.shape for v in copy.variables] == [v.shape for v in ours.variables]
 
 
-@pytest.mark.parametrize("name", ["keras-cv-resnet-50", "resnet-50"])
+@pytest.mark.parametrize("name", [pytest.param("keras-cv-resnet-50", marks=pytest.mark.slow), "resnet-50"])
 def test_other_backbones_carry_every_task(name, tmp_path):
     """Built, called and handed over in stock layers with the scale of their pixels; same outputs."""
     from official.data.source import Category

@@ -96,6 +96,7 @@ def labels(model_dir):
     }
 
 
+@pytest.mark.slow
 def test_two_workers_are_one_run(tmp_path):
     """All weights after four steps, to 2e-3 (float32 sums in another order); both workers end the phase
     there.
