@@ -37,7 +37,7 @@ def test_two_parts_are_one_batch(name, replicas, monkeypatch):
 
     monkeypatch.setattr(SyncBatchNormalization, "call", by_moving_statistics)
     strategy = two_replicas() if replicas == 2 else None
-    options = {**variant(name), "backbone_depth": 0.1}
+    options = {**variant(name), "backbone_depth": 0.1, "weight_decay": 0.3}
     parts, whole = make_trainer(strategy=strategy, accumulate=2, **options), make_trainer(**options)
     found, expected = run(parts, 2), run(whole, 2)
     assert found[0][0].keys() == expected[0][0].keys() and "pseudo_loss" in found[0][0]

@@ -124,6 +124,8 @@ def test_human_labels_alone_and_alpha_zero():
     silent.fit(streams(), verbose=0)
     for a, b in zip(weights(alone), weights(silent)):
         np.testing.assert_array_equal(a, b)
+    element = next(iter(streams()))
+    assert set(silent.streams(element)) == {"human"} and set(alone.streams(element)) == {"human", "pseudo"}
     uneven = linear().fit(rows(10).batch(4), verbose=0).history  # the last batch has two rows
     assert np.isfinite(uneven["loss"]).all()
 
@@ -237,6 +239,38 @@ def test_loggers_and_early_stopping(tmp_path):
     after = model.evaluate(rows().batch(4), verbose=0)
     assert after["loss"] == pytest.approx(min(history["val_loss"]), rel=1e-5)
     assert list(tmp_path.glob("train/events*"))
+
+
+def squares(kernel, bias):
+    """The mean over the three batches of their loss."""
+    errors = [b["images"] @ kernel + bias - b["wanted"] for b in rows().batch(4).as_numpy_iterator()]
+    return np.mean([(error**2).sum() / 4 for error in errors])
+
+
+def test_evaluation_is_a_mean_over_its_batches_and_leaves_the_epochs_alone():
+    """Also in the middle of an epoch, by a callback."""
+    alone, watched, seen = linear(), linear(), []
+
+    class Watch(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            seen.append(watched.evaluate(rows().batch(4), verbose=0))
+
+    history = alone.fit(streams(), epochs=2, verbose=0).history
+    again = watched.fit(streams(), epochs=2, verbose=0, callbacks=[Watch()]).history
+    assert again["human_loss"] == pytest.approx(history["human_loss"], rel=1e-6) and len(seen) == 6
+    assert seen[-1]["squares"] == pytest.approx(squares(*weights(watched)), rel=1e-5)
+    assert len({round(found["squares"], 6) for found in seen}) == 6  # each of the weights of its step
+
+
+def test_averaged_weights_are_evaluated():
+    """The averages of after the last step, after every further fit."""
+    model = linear(weight_average=0.9)
+    for _ in range(2):
+        model.fit(streams(), verbose=0)
+        found = model.evaluate(rows().batch(4), verbose=0)["squares"]
+        averages = [shadow.numpy() for shadow in model.weight_average.shadows]
+        assert found == pytest.approx(squares(*averages), rel=1e-5)
+        assert found != pytest.approx(squares(*weights(model)), rel=1e-2)
 
 
 def test_weights_of_a_checkpoint_are_those_of_the_model(tmp_path):
