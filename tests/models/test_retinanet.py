@@ -9,6 +9,7 @@ from official.data.example import normalize
 from official.models.anchors import encode_targets
 from official.models.backbones.efficientnet import build_efficientnet
 from official.models.decoding import DetectionDecoder
+from official.models.keras_metrics import metric_values
 from official.models.layers import SyncBatchNormalization
 from official.models.retinanet import RetinaNet
 
@@ -203,6 +204,16 @@ def test_fit_on_keras_cvs_dicts_is_the_sum_over_positives(fitted):
     assert {"val_loss", "val_box_loss", "val_MaP", "val_MaP@[IoU=50]"} <= set(
         history
     ) and "MaP" not in history
+
+
+def test_coco_metrics_are_computed_in_the_end_whatever_their_frequency():
+    """Every box found: MaP 1, though keras-cv would compute it every million images; of no image nothing."""
+    metric = keras_cv.metrics.BoxCOCOMetrics("xywh", evaluate_freq=10**6)
+    assert metric_values(metric, final=True) == {}
+    truth = {"boxes": BOXES, "classes": CLASSES}
+    metric.update_state(truth, {**truth, "confidence": np.ones_like(CLASSES)})
+    found = metric_values(metric, final=True)
+    assert float(found["MaP"]) == pytest.approx(1.0) == float(found["MaP@[IoU=75]"])
 
 
 def test_predict_in_the_format_asked_for_and_by_keras_cvs_decoders(fitted):
