@@ -41,7 +41,7 @@ from typing import Any, Mapping, Sequence
 import yaml
 
 from official.errors import FlagError
-from official.experiment import Experiment
+from official.experiment import Experiment, by_present_names
 from official.flagfiles import OWN
 
 LEARNERS = ("supervised", "student", "control")
@@ -214,8 +214,9 @@ def _base(path: str, base: str) -> str:
 def _flags(path: str, place: str, found: Mapping[str, Any], more: tuple[str, ...] = ()) -> dict[str, Any]:
     if not isinstance(found, Mapping):
         raise StudyError(f"{path}: {place}: flags are written NAME: VALUE, not {found!r}")
+    found = by_present_names(found)
     _known(path, place, found, {*Experiment().flags(), *more} - set(_MANAGED))
-    return dict(found)
+    return found
 
 
 def _seeds(path: str, seeds: Any) -> tuple[int, ...]:

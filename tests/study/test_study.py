@@ -34,7 +34,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 STUDY = """
 title: Gains <over> augmentation
 base: base.cfg
-flags: {learning_rate: 0.25}
+flags: {learning_rate: 0.25, pictures: 5}  # a name of the version before
 seeds: [3, 5]
 runs:
   pre: {base: base.cfg, flags: {task: classification, image_size: 64}}

@@ -82,7 +82,17 @@ def test_one_scale_is_the_plain_prediction_and_scales_are_averaged(setting):
     mirrored = build_task(
         tiny.experiment(task="segmentation", label_scales="1", label_flip=True), source.categories
     )
-    assert len(list(mirrored.label(model, source, 0, 2))) == 2
+    for i, (row, plain) in enumerate(
+        zip(mirrored.label(model, source, 0, 2), single.label(model, source, 0, 2))
+    ):
+        images = next(iter(single._batches(source, i, i + 1)))["images"][:1]
+        views = tf.concat([images, images[:, :, ::-1]], 0)
+        found = tf.nn.softmax(model({"images": views}, training=False)["logits"])
+        found = tf.image.resize(found, [64, 64]).numpy()
+        expected = 0.5 * (found[0] + found[1][:, ::-1])[: row["mask"].shape[0]]
+        assert (row["mask"] == expected.argmax(-1)).mean() > 0.999
+        np.testing.assert_allclose(row["score"] / 256, expected.max(-1), atol=1 / 250)
+        assert np.abs(row["score"] - plain["score"]).max() > 2
 
 
 class Brightness(tf.Module):
