@@ -164,7 +164,7 @@ def test_a_run_evaluates_on_what_it_held_out(tmp_path, capsys):
     }
     assert len(data["labeled_ids"]) == 12 and data["held_out"]["ids"] == data["eval_ids"]
     assert not set(data["labeled_ids"]) & set(data["eval_ids"])
-    settled = {**experiment.flags(), "input_normalization": "imagenet"}
+    settled = {**experiment.flags(), "input_normalization": "lite"}
     again = jobs.run(experiment_from({**settled, "job": "evaluate"}))
     assert again["evaluation"]["coco_stats"] == pytest.approx(first["evaluation"]["coco_stats"])
     with pytest.raises(DataError, match="not what it was"):
