@@ -330,16 +330,17 @@ def _summary(place: str, run: Run) -> dict[str, Any] | None:
 
 def _diverged(run: Run, reason: str) -> dict[str, Any] | None:
     """What is kept of a run that ended because its loss was not finite any more: a result, too."""
-    found = re.search(rf"{NOT_FINITE} (\d+)", reason)
+    # In the last line: those before it may be of an earlier start, which failed of something else.
+    found = re.search(rf"{NOT_FINITE} (\d+)", reason.splitlines()[-1])
     return {"phase": run.phase, "result": {}, DIVERGED: int(found[1])} if found else None
 
 
 def _curves(place: str, run: Run) -> dict[str, list[tuple[int, float]]]:
     """The losses of a run over its steps, at most so many points of each, for the figures."""
-    found = {}
+    curves, found = read_curves(os.path.join(place, RUN, run.phase)), {}
     for name in CURVES:
-        points = read_curves(os.path.join(place, RUN, run.phase)).get(f"train/{name}", [])
-        kept = points[:: max(1, len(points) // POINTS)]
+        points = curves.get(f"train/{name}", [])
+        kept = points[:: max(1, -(-len(points) // POINTS))]
         found[name] = [(step, float(f"{value:.4g}")) for step, value in kept if math.isfinite(value)]
     return {name: points for name, points in found.items() if points}
 
