@@ -48,7 +48,8 @@ def study(experiment: Experiment) -> dict[str, Any]:
     own = os.path.join(root, described.name)
     os.makedirs(own, exist_ok=True)
     shutil.copyfile(described.path, os.path.join(own, "study.yaml"))
-    progress, absent = _Progress(described, planned, root, count), _without_weights(planned, root)
+    progress = _Progress(described, planned, root, count)
+    absent = _without_weights(planned, progress.ledger)
     for key, reason in absent.items():
         note(f"left out  {key}  {planned.runs[key].title}: {reason}")
     found = workers.work(root, planned, count, without=absent, say=progress.say, after=progress.report)
@@ -64,10 +65,10 @@ def study(experiment: Experiment) -> dict[str, Any]:
     return {"runs": len(planned.runs), "finished": len(planned.runs) - len(absent), "report": path}
 
 
-def _without_weights(planned: Plan, root: str) -> dict[str, str]:
+def _without_weights(planned: Plan, ledger: workers.Ledger) -> dict[str, str]:
     """The missing runs that start from named weights which are not on this machine, and the remedy."""
     found = {}
-    for key in sorted(workers.Ledger(root, planned).missing()):
+    for key in sorted(ledger.missing()):
         run = planned.runs[key]
         if run.flags.get("init") not in INITS:
             continue
