@@ -24,9 +24,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 import tensorflow as tf
 
+from official.data.pseudo_labels import BoxLabels, Row
 from official.data.source import Category, Source
 from official.files import file_sha256
-from official.self_training.label_kinds import BoxLabels
+from official.self_training.label_kinds import BoxKind
 from official.self_training.label_store import LabelStore
 
 CLASSES = tuple(Category(i + 1, f"class {i}") for i in range(80))
@@ -55,15 +56,13 @@ def make(folder: str, images: int, boxes: int, shard_size: int) -> None:
     templates = []
     for _ in range(TEMPLATES):
         count, low = rng.integers(0, 2 * boxes + 1), rng.uniform(0, 400, (2 * boxes, 2))
-        row = {
-            "id": image_id(0),
-            "file_name": image_id(0) + ".jpg",
-            "size": (480, 640),
-            "boxes": np.concatenate([low, low + rng.uniform(5, 80, low.shape)], 1)[:count].astype(np.float32),
-            "scores": np.sort(rng.uniform(0.05, 1, count).astype(np.float32))[::-1],
-            "classes": rng.integers(0, len(CLASSES), count).astype(np.int32),
-        }
-        templates.append((BoxLabels().encode(row, names).SerializeToString(deterministic=True), int(count)))
+        labels = BoxLabels(
+            boxes=np.concatenate([low, low + rng.uniform(5, 80, low.shape)], 1)[:count].astype(np.float32),
+            scores=np.sort(rng.uniform(0.05, 1, count).astype(np.float32))[::-1],
+            classes=rng.integers(0, len(CLASSES), count).astype(np.int32),
+        )
+        row = Row(image_id(0), image_id(0) + ".jpg", (480, 640), labels)
+        templates.append((BoxKind().encode(row, names).SerializeToString(deterministic=True), int(count)))
     for shard in range(shards):
         path, first, last = store.shard_path(shard), shard * shard_size, min(images, (shard + 1) * shard_size)
         total = 0

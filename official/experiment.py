@@ -140,8 +140,7 @@ class Model:
 
     task: str = option(
         "detection",
-        "What is learned.",
-        choices=("detection", "segmentation", "classification", "contrastive"),
+        "What is learned: detection, segmentation, classification (of whole images) or contrastive (SimCLR).",
     )
     backbone: str = option(
         "efficientnet-b7",

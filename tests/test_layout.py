@@ -15,7 +15,7 @@ FLOORS = {
     "official.jobs": 8,
     "official.flags": 8,
     "official.study": 8,
-    "official.report": 7,
+    "official.report": 4,
     "official.self_training": 7,
     "official.training": 6,
     "official.tasks": 5,

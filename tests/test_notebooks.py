@@ -10,6 +10,7 @@ import re
 import numpy as np
 import pytest
 
+from official.data.pseudo_labels import BoxLabels
 from official.data.source import Category
 from official.self_training.label_store import LabelStore
 from official.self_training.labeler import label_source
@@ -84,11 +85,11 @@ class Teacher:
     def label(self, model, source, first, last):
         for i in range(first, last):
             count = i % 3
-            yield {
-                "boxes": np.array([[1, 2, 10 + k, 20] for k in range(count)], np.float32).reshape(-1, 4),
-                "scores": np.array([0.9 - 0.04 * i - 0.3 * k for k in range(count)], np.float32),
-                "classes": np.array([(i + k) % 5 for k in range(count)], np.int32),
-            }
+            yield BoxLabels(
+                boxes=np.array([[1, 2, 10 + k, 20] for k in range(count)], np.float32).reshape(-1, 4),
+                scores=np.array([0.9 - 0.04 * i - 0.3 * k for k in range(count)], np.float32),
+                classes=np.array([(i + k) % 5 for k in range(count)], np.int32),
+            )
 
 
 @pytest.mark.slow
@@ -102,10 +103,10 @@ def test_a_label_store_is_opened_looked_at_and_exported(tmp_path, monkeypatch):
     expected = [  # 0.4, but 0.6 for circles
         label
         for row in rows
-        for label, score in zip(row["classes"], row["scores"])
+        for label, score in zip(row.classes, row.scores)
         if score >= (0.6 if label == 0 else 0.4)
     ]
     assert left["counts"].tolist() == np.bincount(expected, minlength=5).tolist() and 0 < len(expected) < 12
-    assert left["table"]["0.1"] == np.bincount(np.concatenate([r["classes"] for r in rows])[np.concatenate([r["scores"] for r in rows]) >= 0.1], minlength=5).tolist()  # fmt: skip
+    assert left["table"]["0.1"] == np.bincount(np.concatenate([r.classes for r in rows])[np.concatenate([r.scores for r in rows]) >= 0.1], minlength=5).tolist()  # fmt: skip
     with open(tmp_path / "exported/pseudo_labels_coco.json", encoding="utf-8") as file:
         assert len(json.load(file)["annotations"]) == len(expected)

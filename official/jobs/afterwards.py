@@ -22,13 +22,14 @@ from official.flags import as_arguments
 from official.report import run_page
 from official.report import verdict as verdicts
 from official.report.curves import read_curves
-from official.report.label_facts import StoredBoxes, box_facts, other_facts, stored_boxes
+from official.report.label_facts import StoredBoxes, box_facts, other_facts
 from official.report.predictions import Predictions
 from official.report.run_page import Ended
 from official.report.verdict import Commands, Facts, LabelFacts, Verdict
 from official.screen import note
 from official.self_training.label_store import MANIFEST
 from official.self_training.loop import SelfTraining
+from official.self_training.stored_boxes import stored_boxes
 from official.tasks.task import Task
 from official.training.phases import way_out
 from official.training.run_folder import RunFolder

@@ -18,7 +18,7 @@ from official.errors import FlagError, UserError
 from official.experiment import Experiment
 from official.self_training.label_store import parse_thresholds
 from official.self_training.thresholds import AUTO
-from official.tasks.registry import TASKS
+from official.tasks.registry import task_class
 from official.training.distribution import check_batch
 from official.training.loading import starting_weights
 from official.training.optimizer import build_schedule
@@ -91,7 +91,7 @@ def _failures(checks: Sequence[Callable[[], object]]) -> list[str]:
 
 def _problems(experiment: Experiment) -> list[str]:
     checks = [_of(compiled, "freeze", experiment.training.freeze)]
-    checks += TASKS[experiment.model.task].check(experiment)
+    checks += task_class(experiment.model.task).check(experiment)
     checks += [
         _of(build_schedule, experiment.optimizer, steps, stretch) for steps, stretch in _lengths(experiment)
     ]
@@ -142,7 +142,7 @@ def _evaluating(experiment: Experiment) -> Iterator[str]:
 def _uncertain_boxes(experiment: Experiment) -> Iterator[str]:
     """Options of pseudo boxes that cannot do what they say."""
     options, task = experiment.pseudo_labels, experiment.model.task
-    boxes = TASKS[task].label_kind == "boxes"
+    boxes = task_class(task).label_kind == "boxes"
     if not boxes and options.score_threshold == AUTO:
         yield f"--score_threshold=auto counts boxes, --task={task} has none: give a number"
     if not boxes and options.ignore_above < 1.0:

@@ -19,7 +19,7 @@ from official.experiment import Experiment
 from official.files import write_json
 from official.models.anchor_fit import AnchorFlags, proposals
 from official.screen import note
-from official.tasks.registry import TASKS
+from official.tasks.registry import task_class
 
 SAMPLED_BOXES = 50_000
 QUICKLY_SAMPLED = 5_000
@@ -34,7 +34,7 @@ def quick_checks(experiment: Experiment, sources: Mapping[str, Source | None]) -
     """
     opened = {role: source for role, source in sources.items() if source is not None}
     found = shared_warnings(opened)
-    if TASKS[experiment.model.task].has_anchors:
+    if task_class(experiment.model.task).has_anchors:
         labeled = opened["labeled"]
         report = anchor_report(experiment, labeled, QUICKLY_SAMPLED)
         found += anchor_warnings(experiment, report) + crowded_warnings(experiment, opened)

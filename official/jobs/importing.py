@@ -21,7 +21,7 @@ from official.models.weights.named_weights import (
     differences,
     write_weights,
 )
-from official.tasks.registry import TASKS, build_task
+from official.tasks.registry import build_task, task_class
 from official.trained_model import described
 from official.training.distribution import set_up_runtime
 from official.training.loading import starting_weights
@@ -64,7 +64,7 @@ def _import_backbone(experiment: Experiment) -> dict[str, Any]:
 def _import_network(experiment: Experiment) -> dict[str, Any]:
     """A released detector or segmenter as a run that evaluate, predict, export and pseudo_label take."""
     path, task_name = experiment.serving.checkpoint, experiment.model.task
-    if not TASKS[task_name].original_flags:
+    if not task_class(task_name).original_flags:
         raise DataError(
             f"a whole network is a detector or a segmenter, not --task={task_name}; give --output=FILE.npz"
         )
@@ -97,7 +97,7 @@ def _import_network(experiment: Experiment) -> dict[str, Any]:
 
 def _as_trained(experiment: Experiment) -> tuple[Experiment, str]:
     """With the flags of the network's own stack, but for those that were given; and what to say of it."""
-    own = TASKS[experiment.model.task].original_flags
+    own = task_class(experiment.model.task).original_flags
     quirks = {flag: text for flag, text in own.items() if flag not in experiment.given}
     of_the_job = {"checkpoint": "", "classes": ""}  # and not of the run that it makes
     done = experiment.with_flags({**dict.fromkeys(quirks, True), **of_the_job})

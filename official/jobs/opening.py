@@ -21,7 +21,7 @@ from official.experiment import Experiment, Runtime
 from official.files import read_json, sweep_tree, write_json
 from official.lock import folder_lock
 from official.screen import note
-from official.tasks.registry import TASKS
+from official.tasks.registry import task_class
 from official.tasks.task import Task
 from official.trained_model import TrainedModel, adopted
 from official.training.distribution import is_chief_process, local_strategy, remote_hosts, set_up_runtime
@@ -44,7 +44,7 @@ def read_options(experiment: Experiment, label_kind: str = "") -> ReadOptions:
         stated_size=data.stated_size,
         classes_file=_classes_file(experiment),
         index_dir=index_folder(experiment),
-        label_kind=label_kind or TASKS[experiment.model.task].label_kind,
+        label_kind=label_kind or task_class(experiment.model.task).label_kind,
     )
 
 
@@ -190,7 +190,7 @@ def open_training(experiment: Experiment) -> tuple[Source, Source | None, Source
     beside training), or else --unlabeled_data.
     """
     data = experiment.data
-    if TASKS[experiment.model.task].needs_labels or data.labeled_data:
+    if task_class(experiment.model.task).needs_labels or data.labeled_data:
         return open_labeled(experiment)
     if data.unlabeled_data == "rest":
         raise DataError(
@@ -214,7 +214,7 @@ def open_joint(experiment: Experiment) -> Source | None:
         )
     if not word:
         return None
-    if TASKS[experiment.model.task].whole_images:
+    if task_class(experiment.model.task).whole_images:
         raise DataError(
             f"--joint_data is for detection and segmentation, not for --task={experiment.model.task}"
         )

@@ -25,7 +25,7 @@ from official.models.backbones.efficientnet import MEMBERS
 from official.models.statistics import model_statistics
 from official.models.weights.public_weights import is_here
 from official.screen import note
-from official.tasks.registry import TASKS, build_task, paper_categories
+from official.tasks.registry import build_task, paper_categories, task_class
 from official.training.machine import Machine, machine_of
 from official.training.memory import images_in_memory, too_large
 from official.training.phases import CONTROL, LABELS, STUDENT, TEACHER
@@ -132,7 +132,7 @@ def missing(experiment: Experiment, data: Opened) -> list[str]:
     """What a run lacks to be worth its time, each with what to do about it."""
     found: list[str] = []
     options = experiment.training
-    if not TASKS[experiment.model.task].needs_labels:
+    if not task_class(experiment.model.task).needs_labels:
         return found
     if data.evaluation is None:
         found.append(

@@ -19,7 +19,7 @@ from typing import Any, Mapping, Sequence
 from official.errors import FlagError
 from official.flags import as_arguments
 from official.models.backbones.efficientnet import MEMBERS
-from official.tasks.registry import TASKS
+from official.tasks.registry import TASKS, task_class
 from official.training.machine import Machine
 
 MANY = 20_000  # labelled images from which the paper's recipe is taken
@@ -71,7 +71,7 @@ def recipe(task: str, machine: Machine, facts: Facts) -> list[Choice]:
       FlagError: a task that it does not know.
     """
     large = facts.labeled >= MANY and machine.gpus > 0
-    own = TASKS[task].recommended(gpu=machine.gpus > 0, large=large)
+    own = task_class(task).recommended(gpu=machine.gpus > 0, large=large)
     if own is None:
         known = " and ".join(
             name for name, other in TASKS.items() if other.recommended(gpu=False, large=False) is not None

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import collections
 import os
-from typing import Any, Callable, Iterable, Mapping, Sequence
+from typing import Any, Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -14,6 +14,7 @@ import tensorflow as tf
 from official.data.formats.class_folders import write_class_folders
 from official.data.formats.export import export_labels, image_names, refuse_existing
 from official.data.formats.writers import FORMATS
+from official.data.pseudo_labels import BoxLabels, ClassLabels, ImageLabels
 from official.data.source import Annotations, DataError, Source
 from official.experiment import Experiment
 from official.files import write_json
@@ -110,12 +111,14 @@ def _chosen(
     """
     limits = _limits(experiment, store)
     if store.kind().name in ("boxes", "classes"):
-        rows = _in_order(store, pool, lambda row: row)
+        stored = _in_order(store, pool, lambda labels: labels)
         boxes = store.kind().name == "boxes"
-        found = review.worth(rows, limits) if boxes else review.worth_of_classes(rows, len(limits))
-        _compare_views(experiment, store, manifest, pool, rows, limits, found)
+        found = review.worth(stored, limits) if boxes else review.worth_of_classes(stored, len(limits))
+        _compare_views(experiment, store, manifest, pool, stored, limits, found)
     else:
-        found = review.worth_of_masks(_in_order(store, pool, lambda row: review.unsure_shares(row, limits)))
+        found = review.worth_of_masks(
+            _in_order(store, pool, lambda labels: review.unsure_shares(labels, limits))
+        )
     chosen = review.choose(found, experiment.serving.review_images, [c.name for c in store.categories()])
     if not chosen:
         raise DataError(
@@ -125,10 +128,10 @@ def _chosen(
     return chosen
 
 
-def _in_order(store: LabelStore, pool: Source, kept: Callable[[dict[str, Any]], Any]) -> list[Any]:
+def _in_order(store: LabelStore, pool: Source, kept: Callable[[Any], Any]) -> list[Any]:
     """What is `kept` of the stored labels of the images, in their order."""
     wanted = set(map(str, pool.ids))
-    rows = {row["id"]: kept(row) for row in store.rows() if row["id"] in wanted}
+    rows = {row.id: kept(row.labels) for row in store.rows() if row.id in wanted}
     missing = [i for i in pool.ids if str(i) not in rows]
     if missing:
         raise DataError(f"{store.folder} has no labels for {len(missing)} images, the first is {missing[0]}")
@@ -140,7 +143,7 @@ def _compare_views(
     store: LabelStore,
     manifest: Mapping[str, Any],
     pool: Source,
-    rows: Sequence[dict[str, Any]],
+    stored: Sequence[ImageLabels],
     limits: np.ndarray,
     found: review.Worth,
 ) -> None:
@@ -157,24 +160,24 @@ def _compare_views(
     places = review.candidates(found, COMPARED * experiment.serving.review_images)
     some = pool.subset(places)
     values = np.zeros(len(pool))
-    kind, own = store.kind(), [rows[i] for i in places]
+    kind, own = store.kind(), [stored[i] for i in places]
     for view in (_mirrored(task, model, some), _smaller(teacher, experiment, some)):
-        for i, row, other in zip(places, own, view):
-            if kind.name == "classes":
-                values[i] += int(row["class"] != other["class"])
+        for i, labels, other in zip(places, own, view):
+            if isinstance(labels, ClassLabels) and isinstance(other, ClassLabels):
+                values[i] += int(labels.label != other.label)
             else:
-                values[i] += review.disagreement(kind.at(row, limits), kind.at(other, limits))
+                values[i] += review.disagreement(kind.at(labels, limits), kind.at(other, limits))
     found.reasons["views"] = values
 
 
-def _mirrored(task: Task, model: tf.keras.Model, source: Source) -> Iterable[dict]:
+def _mirrored(task: Task, model: tf.keras.Model, source: Source) -> Iterator[ImageLabels]:
     found = task.label(model, review.mirrored(source), 0, len(source))
-    if task.label_kind == "classes":
-        return found
-    return (review.unmirrored(objects, int(source.sizes[i][1])) for i, objects in enumerate(found))
+    for i, labels in enumerate(found):
+        width = int(source.sizes[i][1])
+        yield review.unmirrored(labels, width) if isinstance(labels, BoxLabels) else labels
 
 
-def _smaller(teacher: TrainedModel, experiment: Experiment, source: Source) -> Iterable[dict]:
+def _smaller(teacher: TrainedModel, experiment: Experiment, source: Source) -> Iterable[ImageLabels]:
     """The labels at the next smaller input that the pyramid takes, or at the next larger one where there is
     none.
     """
@@ -190,11 +193,11 @@ def _labelled(experiment: Experiment, store: LabelStore, chosen: Source) -> Sour
     """The images with the labels in use; of masks, pixels that are not sure say nothing."""
     kind, limits = store.kind(), _limits(experiment, store)
     if kind.name == "classes":  # the likeliest of each, sure or not: somebody looks at it
-        rows = _in_order(store, chosen, lambda row: row["class"])
+        rows = _in_order(store, chosen, lambda labels: labels.label)
         return chosen.with_classes(np.array(rows, np.int32), store.categories())
     if kind.name == "masks":
         return kind.read(store, chosen, limits)[0]
-    rows = _in_order(store, chosen, lambda row: kind.at(row, limits))
+    rows = _in_order(store, chosen, lambda labels: kind.at(labels, limits))
     return chosen.with_annotations(Annotations.from_images(rows), store.categories())
 
 

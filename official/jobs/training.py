@@ -26,7 +26,7 @@ from official.screen import note, warn
 from official.self_training.loop import SelfTraining
 from official.self_training.rounds import begin_round, joined_summary
 from official.self_training.thresholds import AUTO
-from official.tasks.registry import TASKS, build_task
+from official.tasks.registry import build_task, task_class
 from official.tasks.task import Task
 from official.trained_model import describe
 from official.training.distribution import build_strategy, is_chief, set_up_runtime
@@ -124,7 +124,7 @@ def self_train(experiment: Experiment) -> dict[str, Any]:
     prepared = with_recipe(experiment, unlabeled=True)
     given, experiment = prepared.experiment, settled(prepared.experiment)
     folder = RunFolder(experiment)
-    if not TASKS[experiment.model.task].needs_labels:
+    if not task_class(experiment.model.task).needs_labels:
         raise DataError(
             f"job=self_train makes pseudo labels; --task={experiment.model.task} has none: use --job=train"
         )

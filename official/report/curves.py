@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from typing import Iterator
 
 import tensorflow as tf
-
-from official.training.summaries import events_files
 
 Curve = list[tuple[int, float]]
 _LONGEST = 50_000  # bytes of a record with numbers; images are longer, and are not parsed
@@ -28,6 +27,14 @@ def read_curves(folder: str) -> dict[str, Curve]:
                 if value.metadata.plugin_data.plugin_name == "scalars":
                     found.setdefault(value.tag, {})[event.step] = float(tf.make_ndarray(value.tensor))
     return {tag: sorted(points.items()) for tag, points in found.items()}
+
+
+def events_files(folder: str) -> list[str]:
+    """Event files below a folder."""
+    found = []
+    for root, _, names in os.walk(folder):
+        found += [os.path.join(root, name) for name in names if "tfevents" in name]
+    return sorted(found)
 
 
 def _records(path: str) -> Iterator[bytes]:

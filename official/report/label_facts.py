@@ -13,9 +13,6 @@ from official.data.holdout import class_counts
 from official.data.source import Source
 from official.experiment import Experiment
 from official.report.verdict import SATURATED, LabelFacts
-from official.self_training.label_columns import batches
-from official.self_training.label_store import LabelStore
-from official.self_training.thresholds import in_use
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,29 +31,6 @@ class StoredBoxes:
     scores: np.ndarray
     used: np.ndarray
     sides: np.ndarray
-
-
-def stored_boxes(experiment: Experiment, store: LabelStore) -> StoredBoxes:
-    """Reads a finished store of boxes."""
-    limits = store.limits(*in_use(experiment, store.categories()))
-    images, parts = 0, []
-    for part in batches(store.shard_paths()):
-        size = part.sizes[part.image].astype(np.float32)
-        sides = np.sqrt(
-            np.prod(part.boxes[:, 2:] - part.boxes[:, :2], axis=1) / np.maximum(size[:, 0] * size[:, 1], 1)
-        )
-        parts.append(
-            (
-                (part.image + images).astype(np.int32),
-                part.classes,
-                part.scores,
-                part.scores >= limits[part.classes],
-                sides,
-            )
-        )
-        images += len(part.ids)
-    columns = [np.concatenate(column) for column in zip(*parts)] if parts else [np.zeros(0, int)] * 5
-    return StoredBoxes(images, *columns)
 
 
 def human_sides(source: Source) -> np.ndarray:

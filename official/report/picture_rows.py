@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Any, Iterator
+from typing import Any, Iterator, Protocol, Sequence
 
 import numpy as np
 import tensorflow as tf
 
+from official.data.source import Category, Source
+from official.evaluation.drawing import Color
 from official.evaluation.evaluated import Evaluated
 from official.report.html import Page
 from official.report.predictions import Predictions
 
 PER_KIND = 4
 ORDER = ("teacher", "control", "student", "model")
+
+
+class Shown(Protocol):
+    """What a report asks of a task; see `official.tasks.task.Task`."""
+
+    categories: tuple[Category, ...]
+    label_kind: str
+    metrics: tuple[str, ...]
+
+    def draw(self, image: Any, objects: dict) -> Any:
+        """A uint8 image with labels or predictions drawn on it."""
+
+    def human_labels(self, source: Source, index: int) -> dict:
+        """The labels of one image, as `draw` takes them."""
+
+    def legend(self, objects: Sequence[dict] | None = None) -> list[tuple[str, Color]]:
+        """Names that images need beside them, in the colours that are drawn."""
 
 
 def picture_rows(out: Page, ended: Any) -> None:

@@ -23,9 +23,8 @@ from official.report import verdict as verdicts
 from official.report.curves import read_curves
 from official.report.html import Page
 from official.report.label_facts import StoredBoxes, human_sides
-from official.report.picture_rows import picture_rows
+from official.report.picture_rows import Shown, picture_rows
 from official.report.verdict import Commands, Verdict
-from official.tasks.task import Task
 
 MOST_ROWS = 100  # classes in a table; a page of a thousand is read by nobody
 MOST_CURVES = 8
@@ -45,7 +44,7 @@ class Ended:
 
     title: str
     experiment: Experiment
-    task: Task
+    task: Shown
     results: Mapping[str, Mapping[str, Any]]
     evaluated: Mapping[str, Evaluated] = dataclasses.field(default_factory=dict)
     folders: Mapping[str, str] = dataclasses.field(default_factory=dict)

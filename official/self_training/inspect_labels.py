@@ -24,16 +24,15 @@ def describe(store: LabelStore, limits: np.ndarray) -> str:
       limits: float32 [classes], the thresholds in use; the last row is theirs.
     """
     names, kind = [category.name for category in store.categories()], store.kind()
-    levels = [np.full(len(names), threshold) for threshold in THRESHOLDS] + [limits]
+    levels = [np.full(len(names), threshold, np.float32) for threshold in THRESHOLDS] + [limits]
     counts = np.zeros((len(levels), len(names)), int)
     empty = np.zeros(len(levels), int)
     images = 0
     for row in store.rows():
         images += 1
         for i, level in enumerate(levels):
-            found = kind.at(row, level)
-            classes = found["classes"] if "classes" in found else found["mask"][found["mask"] != 255]
-            counts[i] += np.bincount(classes.ravel(), minlength=len(names))
+            classes = kind.classes_at(row.labels, level)
+            counts[i] += np.bincount(classes, minlength=len(names))
             empty[i] += classes.size == 0
     unit = kind.unit
     width = max(12, *(len(name) + 2 for name in names))
@@ -59,7 +58,7 @@ def draw_sheet(
         is drawn.
     """
     kind = store.kind()
-    best = np.array([kind.confidence(row, threshold) for row in store.rows()])
+    best = np.array([kind.confidence(row.labels, threshold) for row in store.rows()])
     middle = kind.borderline(threshold)
     place = {str(image_id): i for i, image_id in enumerate(source.ids)}
     kinds = {
@@ -77,9 +76,10 @@ def draw_sheet(
     for name, numbers in chosen.items():
         for number in numbers:
             row = rows[number]
-            image = source.read_image(tf.constant(place[row["id"]], tf.int64)).numpy()
-            pictures.append(task.draw(image, kind.at(row, shown_from)))
-            captions.append(f"{name} {best[number]:.2f} {source.short_name(place[row['id']])}")
+            index = place[row.id]
+            image = source.read_image(tf.constant(index, tf.int64)).numpy()
+            pictures.append(task.draw(image, kind.at(row.labels, shown_from)))
+            captions.append(f"{name} {best[number]:.2f} {source.short_name(index)}")
     return sheet(pictures, columns=PER_KIND, captions=captions, legend=task.legend())
 
 

@@ -98,8 +98,8 @@ def _labelled(
     for chunk in _chunks(examples):
         marks += [int(mark) for mark, _ in chunk]
         source = _in_memory([image for _, image in chunk])
-        for row in task.label(network, source, 0, len(source)):
-            row = kind.at(row, limits)
+        for labels in task.label(network, source, 0, len(source)):
+            row = kind.at(labels, limits)
             rows.append({**row, "mask": encode_class_map(row["mask"])} if "mask" in row else row)
     if not rows:
         raise UserError("pseudo_label: there are no images")

@@ -1,4 +1,4 @@
-"""Stored boxes as columns: what a store of a million images is read with, in place of a dictionary an image.
+"""Stored boxes as columns: what a store of a million images is read with, in place of a row an image.
 
 Records are parsed by TensorFlow some thousands at a time; of the boxes only those that are used are kept.
 """
@@ -10,6 +10,8 @@ from typing import Any, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
+
+from official.data.pseudo_labels import BoxLabels, Row
 
 RECORDS_AT_ONCE = 4096
 _CORNERS = tuple(f"image/object/bbox/{name}" for name in ("ymin", "xmin", "ymax", "xmax"))
@@ -45,13 +47,13 @@ class BoxColumns:
         """Some of the boxes, bool [boxes]; all of the images."""
         return dataclasses.replace(self, **{name: getattr(self, name)[kept] for name in _OF_BOXES})
 
-    def rows(self) -> Iterator[dict[str, Any]]:
-        """A dictionary an image; see `BoxLabels`."""
+    def rows(self) -> Iterator[Row[BoxLabels]]:
+        """A row an image."""
         splits = np.searchsorted(self.image, np.arange(len(self.ids) + 1)).tolist()
         whole = zip(self.ids.tolist(), self.file_names.tolist(), self.sizes.tolist(), splits[:-1], splits[1:])
         for image_id, file_name, size, first, last in whole:
-            of_boxes = {name: getattr(self, name)[first:last] for name in ("boxes", "classes", "scores")}
-            yield {"id": image_id.decode(), "file_name": file_name.decode(), "size": tuple(size), **of_boxes}
+            labels = BoxLabels(self.boxes[first:last], self.scores[first:last], self.classes[first:last])
+            yield Row(image_id.decode(), file_name.decode(), tuple(size), labels)
 
 
 _OF_BOXES = ("image", "boxes", "scores", "classes")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import zlib
-from typing import TYPE_CHECKING, Any, Callable, Iterator, Mapping, Sequence, Union
+from typing import TYPE_CHECKING, Any, Callable, Iterator, Mapping, Protocol, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -26,6 +26,7 @@ from official.data.formats.tfrecord import (
     record_reader,
     records,
 )
+from official.data.pseudo_labels import BoxLabels, ClassLabels, L, MaskLabels, Row
 from official.data.source import Annotations, DataError, Source
 from official.evaluation.drawing import VOC_PALETTE
 from official.experiment import PseudoLabels
@@ -44,26 +45,62 @@ class LabelError(DataError):
     """A label store that cannot be used as asked."""
 
 
-class _Labels:
-    """What the kinds have in common.
+class LabelKind(Protocol[L]):
+    """What a label store, and what looks into one, asks of a kind of label.
 
     Attributes:
       name: as `Task.label_kind`.
+      one: what is kept or left out by a threshold.
       noun, unit: what is counted, and in which multiples; none: what an image without any is called.
     """
 
     name: str
+    one: str
     noun: str
-    unit = 1
+    unit: int = 1
     none: str
 
-    def parse(self, record: bytes) -> dict[str, Any]:
-        """The labels of one image."""
-        raise NotImplementedError
+    # --- one image --------------------------------------------------------------------------------
 
-    def rows(self, paths: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """Every image's labels, shard by shard; see `parse`."""
-        return (self.parse(record) for path in paths for _, record in records(path))
+    def encode(self, row: Row[L], names: Sequence[str]) -> tf.train.Example:
+        """A record of the labels, without the image's pixels; names: of the classes."""
+
+    def counts(self, labels: L, classes: int) -> dict[str, Any]:
+        """What an image adds to a shard's numbers: integers, or arrays of them."""
+
+    def highest(self, labels: L) -> float:
+        """The highest score in the image, 0 to 1."""
+
+    def confidence(self, labels: L, threshold: float) -> float:
+        """What images are ranked by, 0 to 1."""
+
+    def at(self, labels: L, limits: np.ndarray) -> dict[str, Any]:
+        """The labels that reach the limits, float32 [classes], as `Drawing.draw` takes them."""
+
+    def classes_at(self, labels: L, limits: np.ndarray) -> np.ndarray:
+        """The class of everything that reaches the limits, integers [N]."""
+
+    # --- a whole store ----------------------------------------------------------------------------
+
+    def rows(self, paths: Sequence[str]) -> Iterator[Row[L]]:
+        """Every image's labels, shard by shard: the inverse of `encode`."""
+
+    def read(
+        self,
+        store: LabelStore,
+        source: Source,
+        limits: np.ndarray,
+        probabilities: bool = False,
+        ignore_above: float = 1.0,
+    ) -> tuple[Source, np.ndarray, dict[str, Any]]:
+        """(the source with its labels, whether or how surely each image has any, numbers for the summary);
+        see `LabelStore.read`.
+        """
+
+    def export(self, store: LabelStore, folder: str, limits: np.ndarray) -> str:
+        """Writes the labels that reach the limits as other tools open them; returns the path."""
+
+    # --- where kinds may differ -------------------------------------------------------------------
 
     def borderline(self, threshold: float) -> float:
         """The `confidence` of an image that may as well be left out."""
@@ -82,50 +119,56 @@ class _Labels:
         return np.flatnonzero(confidence) if options.empty_pseudo_images == "drop" else np.arange(len(source))
 
 
-class BoxLabels(_Labels):
-    """Detections: rows with "boxes" float32 [N, 4] yxyx, "scores" [N], "classes" [N]."""
+class BoxKind(LabelKind[BoxLabels]):
+    """Detections."""
 
-    name, noun, none = "boxes", "boxes", "no box"
+    name, one, noun, none = "boxes", "box", "boxes", "no box"
 
     def shown_from(self, limits: np.ndarray) -> np.ndarray:
         """Unsure boxes are drawn too."""
         return np.minimum(limits, 0.3)
 
-    def encode(self, row: dict[str, Any], names: Sequence[str]) -> tf.train.Example:
-        """One image's labels, without its pixels, in the layout of the original stack."""
-        boxes = np.asarray(row["boxes"])
+    def encode(self, row: Row[BoxLabels], names: Sequence[str]) -> tf.train.Example:
+        """In the layout of the original stack."""
+        boxes = row.labels.boxes
         objects = {
-            **{k: row[k] for k in ("boxes", "classes", "scores")},
+            "boxes": boxes,
+            "classes": row.labels.classes,
+            "scores": row.labels.scores,
             "crowd": np.zeros(len(boxes), bool),
             "area": (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]),
         }
-        return encode_example(b"", row["id"], row["file_name"], row["size"], objects, names)
+        return encode_example(b"", row.id, row.file_name, row.size, objects, names)
 
-    def counts(self, row: dict[str, Any], classes: int) -> dict[str, Any]:
-        """What one image adds to a shard's numbers."""
+    def counts(self, labels: BoxLabels, classes: int) -> dict[str, Any]:
         return {
-            "boxes": len(row["boxes"]),
-            "images_without_boxes": int(len(row["boxes"]) == 0),
-            "score_histogram": np.histogram(row["scores"], bins=SCORE_BINS, range=(0.0, 1.0))[0],
-            "class_counts": np.bincount(row["classes"], minlength=classes),
+            "boxes": len(labels.boxes),
+            "images_without_boxes": int(len(labels.boxes) == 0),
+            "score_histogram": np.histogram(labels.scores, bins=SCORE_BINS, range=(0.0, 1.0))[0],
+            "class_counts": np.bincount(labels.classes, minlength=classes),
         }
 
-    def rows(self, paths: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """The inverse of `encode`."""
+    def rows(self, paths: Sequence[str]) -> Iterator[Row[BoxLabels]]:
         return (row for part in batches(paths) for row in part.rows())
 
-    def highest(self, row: dict[str, Any]) -> float:
-        """The image's highest score."""
-        return float(row["scores"].max()) if len(row["scores"]) else 0.0
+    def highest(self, labels: BoxLabels) -> float:
+        return float(labels.scores.max()) if len(labels.scores) else 0.0
 
-    def confidence(self, row: dict[str, Any], threshold: float) -> float:
-        """What images are ranked by: the highest score."""
-        return self.highest(row)
+    def confidence(self, labels: BoxLabels, threshold: float) -> float:
+        """The highest score."""
+        return self.highest(labels)
 
-    def at(self, row: dict[str, Any], limits: np.ndarray) -> dict[str, np.ndarray]:
-        """The labels that reach the limits, one per class."""
-        sure = row["scores"] >= limits[row["classes"]]
-        return {name: row[name][sure] for name in ("boxes", "classes", "scores")}
+    def at(self, labels: BoxLabels, limits: np.ndarray) -> dict[str, np.ndarray]:
+        """ "boxes" [N, 4], "classes" and "scores" [N]."""
+        sure = labels.scores >= limits[labels.classes]
+        return {
+            "boxes": labels.boxes[sure],
+            "classes": labels.classes[sure],
+            "scores": labels.scores[sure],
+        }
+
+    def classes_at(self, labels: BoxLabels, limits: np.ndarray) -> np.ndarray:
+        return labels.classes[labels.scores >= limits[labels.classes]]
 
     def read(
         self,
@@ -135,7 +178,6 @@ class BoxLabels(_Labels):
         probabilities: bool = False,
         ignore_above: float = 1.0,
     ) -> tuple[Source, np.ndarray, dict[str, Any]]:
-        """(the source with its labels, whether each image has any, numbers for the summary)."""
         lowest = np.minimum(limits, np.float32(ignore_above)) if ignore_above < 1.0 else limits
         stored = joined(
             [part.where(part.scores >= lowest[part.classes]) for part in batches(store.shard_paths())]
@@ -156,76 +198,75 @@ class BoxLabels(_Labels):
         return objects.scores[objects.scores >= source.sure_from[objects.classes]]
 
     def export(self, store: LabelStore, folder: str, limits: np.ndarray) -> str:
-        """Writes a COCO JSON with a "score" per annotation; returns its path."""
+        """A COCO JSON with a "score" per annotation."""
         rows = list(store.rows())
         labelled = Source(
             word=store.folder,
-            ids=np.array([row["id"] for row in rows]),
-            sizes=np.array([row["size"] for row in rows]),
+            ids=np.array([row.id for row in rows]),
+            sizes=np.array([row.size for row in rows]),
             read_image=lambda index: index,
             categories=store.categories(),
-            annotations=Annotations.from_images([self.at(row, limits) for row in rows]),
-            file_names=np.array([row["file_name"] for row in rows]),
+            annotations=Annotations.from_images([self.at(row.labels, limits) for row in rows]),
+            file_names=np.array([row.file_name for row in rows]),
         )
         path = os.path.join(folder, "pseudo_labels_coco.json")
         write_json(path, to_coco(labelled, with_scores=True))
         return path
 
 
-class MaskLabels(_Labels):
-    """Class maps: rows with "mask" uint8 [h, w] and "score" uint8 [h, w], floor(256 p) of the winner.
+class MaskKind(LabelKind[MaskLabels]):
+    """Class maps at the image's size in the network's input; reading enlarges them to the image's own.
 
-    [h, w] is the image's size in the network's input; reading enlarges it to the image's own.
     A pixel is used if its stored score is at least ceil(256 * threshold), which is exact for
     thresholds in steps of 1/256, 0.5 among them.
     """
 
-    name, noun, unit, none = "masks", "thousands of pixels", 1000, "all ignored"
+    name, one, noun, unit, none = "masks", "pixel", "thousands of pixels", 1000, "all ignored"
 
     def borderline(self, threshold: float) -> float:
-        """A image half of which is sure."""
+        """An image half of which is sure."""
         return 0.5
 
-    def encode(self, row: dict[str, Any], names: Sequence[str]) -> tf.train.Example:
-        """One image's labels: class map and score as PNGs."""
-        nothing = {"boxes": np.zeros((0, 4)), "classes": [], "crowd": [], "area": [], "scores": []}
-        example = encode_example(b"", row["id"], row["file_name"], row["size"], nothing, names)
-        add_mask(example, encode_class_map(row["mask"]), names)
-        example.features.feature[SCORE_KEY].bytes_list.value.append(encode_class_map(row["score"]))
+    def encode(self, row: Row[MaskLabels], names: Sequence[str]) -> tf.train.Example:
+        """Class map and score as PNGs."""
+        example = _without_boxes(row, names)
+        add_mask(example, encode_class_map(row.labels.mask), names)
+        example.features.feature[SCORE_KEY].bytes_list.value.append(encode_class_map(row.labels.score))
         return example
 
-    def counts(self, row: dict[str, Any], classes: int) -> dict[str, Any]:
-        """What one image adds to a shard's numbers."""
+    def counts(self, labels: MaskLabels, classes: int) -> dict[str, Any]:
         return {
-            "pixels": int(row["mask"].size),
-            "score_histogram": np.histogram(row["score"], bins=SCORE_BINS, range=(0, SCORE_LEVELS))[0],
-            "class_counts": np.bincount(row["mask"].ravel(), minlength=classes),
+            "pixels": int(labels.mask.size),
+            "score_histogram": np.histogram(labels.score, bins=SCORE_BINS, range=(0, SCORE_LEVELS))[0],
+            "class_counts": np.bincount(labels.mask.ravel(), minlength=classes),
         }
 
-    def parse(self, record: bytes) -> dict[str, Any]:
+    def rows(self, paths: Sequence[str]) -> Iterator[Row[MaskLabels]]:
+        return (self.parse(record) for path in paths for _, record in records(path))
+
+    def parse(self, record: bytes) -> Row[MaskLabels]:
         """The inverse of `encode`."""
         feature = tf.train.Example.FromString(record).features.feature
-        return {
-            **_common(feature),
-            "mask": read_class_map(feature[MASK_KEY].bytes_list.value[0]),
-            "score": read_class_map(feature[SCORE_KEY].bytes_list.value[0]),
-        }
+        image = _identity(feature)
+        mask, score = (
+            _class_map(feature[key].bytes_list.value[0], image[0]) for key in (MASK_KEY, SCORE_KEY)
+        )
+        return Row(*image, MaskLabels(mask, score))
 
-    def highest(self, row: dict[str, Any]) -> float:
-        """The image's highest score."""
-        return float(row["score"].max()) / SCORE_LEVELS
+    def highest(self, labels: MaskLabels) -> float:
+        return float(labels.score.max()) / SCORE_LEVELS
 
-    def confidence(self, row: dict[str, Any], threshold: float) -> float:
-        """What images are ranked by: the share that is sure at the threshold."""
-        return float((row["score"] >= stored_limit(threshold)).mean())
+    def confidence(self, labels: MaskLabels, threshold: float) -> float:
+        """The share of pixels that is sure at the threshold."""
+        return float((labels.score >= stored_limit(threshold)).mean())
 
-    def at(self, row: dict[str, Any], limits: np.ndarray) -> dict[str, np.ndarray]:
-        """The class map with unsure pixels ignored."""
-        return {
-            "mask": np.where(row["score"] >= stored_limit(limits)[row["mask"]], row["mask"], 255).astype(
-                np.uint8
-            )
-        }
+    def at(self, labels: MaskLabels, limits: np.ndarray) -> dict[str, np.ndarray]:
+        """ "mask" uint8 [h, w], 255 where a pixel is not sure."""
+        sure = labels.score >= stored_limit(limits)[labels.mask]
+        return {"mask": np.where(sure, labels.mask, 255).astype(np.uint8)}
+
+    def classes_at(self, labels: MaskLabels, limits: np.ndarray) -> np.ndarray:
+        return labels.mask[labels.score >= stored_limit(limits)[labels.mask]]
 
     def read(
         self,
@@ -235,7 +276,6 @@ class MaskLabels(_Labels):
         probabilities: bool = False,
         ignore_above: float = 1.0,
     ) -> tuple[Source, np.ndarray, dict[str, Any]]:
-        """(the source with its masks, whether each image has a sure pixel, numbers for the summary)."""
         stored, found, sure, pixels, sure_pixels = (
             stored_limit(limits),
             {},
@@ -247,10 +287,10 @@ class MaskLabels(_Labels):
         for number, path in enumerate(paths):
             for offset, record in records(path):
                 row = self.parse(record)
-                found[row["id"]] = (number, offset, len(record), zlib.crc32(record))
-                counts = np.bincount(row["mask"][row["score"] >= stored[row["mask"]]], minlength=len(limits))
-                sure[row["id"]] = counts.any()
-                pixels, sure_pixels = pixels + row["mask"].size, sure_pixels + counts
+                found[row.id] = (number, offset, len(record), zlib.crc32(record))
+                counts = np.bincount(self.classes_at(row.labels, limits), minlength=len(limits))
+                sure[row.id] = counts.any()
+                pixels, sure_pixels = pixels + row.labels.mask.size, sure_pixels + counts
         _refuse_missing(store.folder, [i for i in source.ids if i not in found])
         read_record = record_reader(Places.of(paths, [found[i] for i in source.ids]))
         any_sure = np.array([sure[i] for i in source.ids])
@@ -263,68 +303,62 @@ class MaskLabels(_Labels):
         return labelled, any_sure, numbers
 
     def export(self, store: LabelStore, folder: str, limits: np.ndarray) -> str:
-        """Writes palette PNGs of the images' own sizes and names, as VOC tools read them; returns the
-        folder.
-        """
+        """Palette PNGs of the images' own sizes and names, as VOC tools read them; the folder."""
         out = os.path.join(folder, "pseudo_masks")
         for row, name in zip(store.rows(), output_names(store.names(), ".png")):
-            mask = enlarge_nearest(self.at(row, limits)["mask"], row["size"])
+            mask = enlarge_nearest(self.at(row.labels, limits)["mask"], row.size)
             write_bytes(os.path.join(out, name), encode_class_map(mask, VOC_PALETTE))
         return out
 
 
-class ClassLabels(_Labels):
-    """Classes of images: rows with "class" (index), "score" and "probabilities" float32 [C].
+class ClassKind(LabelKind[ClassLabels]):
+    """Classes of images; `confidence` and what `read` gives are the winner's score."""
 
-    `confidence` and what `read` gives are the winner's score.
-    """
+    name, one, noun, none = "classes", "label", "labels", "unsure"
 
-    name, noun, none = "classes", "labels", "unsure"
-
-    def encode(self, row: dict[str, Any], names: Sequence[str]) -> tf.train.Example:
-        """One image's class, 1-based as in ImageNet's TF Examples, and its probabilities."""
-        nothing = {"boxes": np.zeros((0, 4)), "classes": [], "crowd": [], "area": [], "scores": []}
-        example = encode_example(b"", row["id"], row["file_name"], row["size"], nothing, names)
+    def encode(self, row: Row[ClassLabels], names: Sequence[str]) -> tf.train.Example:
+        """The class, 1-based as in ImageNet's TF Examples, and the probabilities."""
+        example, labels = _without_boxes(row, names), row.labels
         feature = example.features.feature
-        feature[CLASS_KEY].int64_list.value.append(int(row["class"]) + 1)
-        feature[CLASS_NAME_KEY].bytes_list.value.append(names[row["class"]].encode())
-        feature[CLASS_SCORE_KEY].float_list.value.append(float(row["score"]))
-        feature[PROBABILITIES_KEY].float_list.value.extend(
-            np.asarray(row["probabilities"], np.float32).tolist()
-        )
+        feature[CLASS_KEY].int64_list.value.append(labels.label + 1)
+        feature[CLASS_NAME_KEY].bytes_list.value.append(names[labels.label].encode())
+        feature[CLASS_SCORE_KEY].float_list.value.append(labels.score)
+        feature[PROBABILITIES_KEY].float_list.value.extend(labels.probabilities.tolist())
         return example
 
-    def counts(self, row: dict[str, Any], classes: int) -> dict[str, Any]:
-        """What one image adds to a shard's numbers."""
+    def counts(self, labels: ClassLabels, classes: int) -> dict[str, Any]:
         return {
             "labels": 1,
-            "score_histogram": np.histogram([row["score"]], bins=SCORE_BINS, range=(0.0, 1.0))[0],
-            "class_counts": np.bincount([row["class"]], minlength=classes),
+            "score_histogram": np.histogram([labels.score], bins=SCORE_BINS, range=(0.0, 1.0))[0],
+            "class_counts": np.bincount([labels.label], minlength=classes),
         }
 
-    def parse(self, record: bytes) -> dict[str, Any]:
+    def rows(self, paths: Sequence[str]) -> Iterator[Row[ClassLabels]]:
+        return (self.parse(record) for path in paths for _, record in records(path))
+
+    def parse(self, record: bytes) -> Row[ClassLabels]:
         """The inverse of `encode`."""
         feature = tf.train.Example.FromString(record).features.feature
-        return {
-            **_common(feature),
-            "class": int(feature[CLASS_KEY].int64_list.value[0]) - 1,
-            "score": float(feature[CLASS_SCORE_KEY].float_list.value[0]),
-            "probabilities": np.array(feature[PROBABILITIES_KEY].float_list.value, np.float32),
-        }
+        labels = ClassLabels(
+            label=int(feature[CLASS_KEY].int64_list.value[0]) - 1,
+            score=float(feature[CLASS_SCORE_KEY].float_list.value[0]),
+            probabilities=np.array(feature[PROBABILITIES_KEY].float_list.value, np.float32),
+        )
+        return Row(*_identity(feature), labels)
 
-    def highest(self, row: dict[str, Any]) -> float:
-        """The winner's score."""
-        return row["score"]
+    def highest(self, labels: ClassLabels) -> float:
+        return labels.score
 
-    def confidence(self, row: dict[str, Any], threshold: float) -> float:
-        """What images are ranked by: the winner's score."""
-        return row["score"]
+    def confidence(self, labels: ClassLabels, threshold: float) -> float:
+        return labels.score
 
-    def at(self, row: dict[str, Any], limits: np.ndarray) -> dict[str, Any]:
-        """ "class" and "score", -1 below the limit, and "classes": none or one."""
-        sure = row["score"] >= limits[row["class"]]
-        label = row["class"] if sure else -1
-        return {"class": label, "score": row["score"], "classes": np.array([label] if sure else [], np.int64)}
+    def at(self, labels: ClassLabels, limits: np.ndarray) -> dict[str, Any]:
+        """ "class", -1 below the limit, and "score"."""
+        sure = labels.score >= limits[labels.label]
+        return {"class": labels.label if sure else -1, "score": labels.score}
+
+    def classes_at(self, labels: ClassLabels, limits: np.ndarray) -> np.ndarray:
+        return np.array([labels.label] if labels.score >= limits[labels.label] else [], np.int64)
 
     def read(
         self,
@@ -334,20 +368,20 @@ class ClassLabels(_Labels):
         probabilities: bool = False,
         ignore_above: float = 1.0,
     ) -> tuple[Source, np.ndarray, dict[str, Any]]:
-        """(the source with a class or -1 per image, the scores of the sure ones, numbers for the summary)."""
+        """Of an image that is not sure, the class is -1 and the score 0."""
         place = {str(image_id): i for i, image_id in enumerate(source.ids)}
         classes, confidence = np.full(len(source), -1, np.int32), np.zeros(len(source), np.float32)
         soft, seen = None, set()
         for row in store.rows():
-            i = place.get(row["id"])
+            i, labels = place.get(row.id), row.labels
             if i is None:
                 continue
-            seen.add(row["id"])
-            if row["score"] >= limits[row["class"]]:
-                classes[i], confidence[i] = row["class"], max(row["score"], 1e-12)
+            seen.add(row.id)
+            if labels.score >= limits[labels.label]:
+                classes[i], confidence[i] = labels.label, max(labels.score, 1e-12)
             if probabilities:
                 soft = np.zeros((len(source), len(limits)), np.float32) if soft is None else soft
-                soft[i] = row["probabilities"]
+                soft[i] = labels.probabilities
         _refuse_missing(store.folder, [i for i in source.ids if i not in seen])
         counts = np.bincount(classes[classes >= 0], minlength=len(limits))
         numbers = {
@@ -372,31 +406,24 @@ class ClassLabels(_Labels):
         return np.concatenate(parts)
 
     def export(self, store: LabelStore, folder: str, limits: np.ndarray) -> str:
-        """Writes a JSON list of file, class and score; returns its path."""
+        """A JSON list of file, class and score."""
         names, rows = [category.name for category in store.categories()], []
         for row in store.rows():
-            label = self.at(row, limits)["class"]
-            if label >= 0:
-                rows.append(
-                    {
-                        "file_name": row["file_name"] or row["id"],
-                        "class": names[label],
-                        "score": round(row["score"], 6),
-                    }
-                )
+            for label in self.classes_at(row.labels, limits):
+                name = row.file_name or row.id
+                rows.append({"file_name": name, "class": names[label], "score": round(row.labels.score, 6)})
         path = os.path.join(folder, "pseudo_classes.json")
         write_json(path, rows)
         return path
 
 
-Kind = Union[BoxLabels, MaskLabels, ClassLabels]
-KINDS: dict[str, Kind] = {kind.name: kind for kind in (BoxLabels(), MaskLabels(), ClassLabels())}
+KINDS: dict[str, LabelKind[Any]] = {kind.name: kind for kind in (BoxKind(), MaskKind(), ClassKind())}
 
 
 def record_name(record: bytes) -> str:
     """File name, or else the id, of the image that a stored record is of."""
-    row = _common(tf.train.Example.FromString(record).features.feature)
-    return row["file_name"] or row["id"]
+    image_id, file_name, _ = _identity(tf.train.Example.FromString(record).features.feature)
+    return file_name or image_id
 
 
 def _of_source(
@@ -426,12 +453,23 @@ def _of_source(
     return annotations, np.bincount(image[sure[order]], minlength=len(source))
 
 
-def _common(feature: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "id": feature["image/source_id"].bytes_list.value[0].decode(),
-        "file_name": feature["image/filename"].bytes_list.value[0].decode(),
-        "size": (feature["image/height"].int64_list.value[0], feature["image/width"].int64_list.value[0]),
-    }
+def _without_boxes(row: Row, names: Sequence[str]) -> tf.train.Example:
+    nothing = {"boxes": np.zeros((0, 4)), "classes": [], "crowd": [], "area": [], "scores": []}
+    return encode_example(b"", row.id, row.file_name, row.size, nothing, names)
+
+
+def _identity(feature: Mapping[str, Any]) -> tuple[str, str, tuple[int, int]]:
+    """(id, file name, size) of a record."""
+    names = (feature[f"image/{key}"].bytes_list.value[0].decode() for key in ("source_id", "filename"))
+    height, width = (feature[f"image/{key}"].int64_list.value[0] for key in ("height", "width"))
+    return *names, (height, width)
+
+
+def _class_map(content: bytes, image_id: str) -> np.ndarray:
+    found = read_class_map(content)
+    if isinstance(found, str):
+        raise LabelError(f"the stored {found}, of image {image_id}")
+    return found
 
 
 def _refuse_missing(folder: str, missing: Sequence[str] | np.ndarray) -> None:

@@ -23,10 +23,11 @@ import tensorflow as tf
 
 from official.data.fingerprints import ids_digest as ids_digest
 from official.data.formats.tfrecord import records
+from official.data.pseudo_labels import Row
 from official.data.source import Category, Source
 from official.errors import FileDamaged
 from official.files import file_sha256, read_json, sweep, whole_file, write_json
-from official.self_training.label_kinds import KINDS, Kind, record_name
+from official.self_training.label_kinds import KINDS, LabelKind, record_name
 from official.self_training.label_kinds import LabelError as LabelError
 
 FORMAT_VERSION = 1
@@ -100,11 +101,11 @@ class LabelStore:
         except FileDamaged:
             return {}
 
-    def write_shard(self, shard: int, rows: Iterable[dict[str, Any]], names: Sequence[str]) -> None:
+    def write_shard(self, shard: int, rows: Iterable[Row], names: Sequence[str]) -> None:
         """Writes one shard.
 
         Args:
-          rows: per image "id", "file_name", "size" and what the store's kind holds.
+          rows: one an image, with labels of the store's kind.
           names: of the classes.
         """
         path, kind = self.shard_path(shard), self.kind()
@@ -113,7 +114,7 @@ class LabelStore:
             with tf.io.TFRecordWriter(temporary) as writer:
                 for row in rows:
                     writer.write(kind.encode(row, names).SerializeToString(deterministic=True))
-                    totals = _added(totals, {"images": 1, **kind.counts(row, len(names))})
+                    totals = _added(totals, {"images": 1, **kind.counts(row.labels, len(names))})
             sha256 = file_sha256(temporary)
         write_json(path + ".json", {**totals, "sha256": sha256})
 
@@ -169,11 +170,11 @@ class LabelStore:
         """The classes of the labels."""
         return tuple(Category(c["id"], c["name"]) for c in self.plan()["categories"])
 
-    def kind(self) -> Kind:
-        """Boxes or masks; stores made before masks existed do not say and hold boxes."""
+    def kind(self) -> LabelKind:
+        """What the store holds; stores made before there were others do not say and hold boxes."""
         return KINDS[self.plan().get("kind", "boxes")]
 
-    def rows(self) -> Iterable[dict[str, Any]]:
+    def rows(self) -> Iterable[Row]:
         """Every image's stored labels, in order; see `write_shard`."""
         return self.kind().rows(self.shard_paths())
 
@@ -238,19 +239,21 @@ class LabelStore:
     def explain_nothing(self, threshold: float | np.ndarray) -> str:
         """Why nothing is left: the score histogram and thresholds that would keep some."""
         kind = self.kind()
-        what = {"boxes": "box", "masks": "pixel", "classes": "label"}[kind.name]
-        best = np.sort([kind.highest(row) for row in self.rows()])[::-1]
-        lines = [f"no pseudo {what} in {self.folder} reaches score_threshold={threshold}."]
+        best = np.sort([kind.highest(row.labels) for row in self.rows()])[::-1]
+        lines = [f"no pseudo {kind.one} in {self.folder} reaches score_threshold={threshold}."]
         lines.append("best score per image, number of images:")
         for low, count in zip(np.arange(0, 1, 0.1), np.histogram(best, bins=10, range=(0, 1))[0]):
             lines.append(f"  {low:.1f}-{low + 0.1:.1f}  {count}")
         for share in (0.01, 0.1, 0.5):
             value = best[min(len(best) - 1, max(0, int(np.ceil(share * len(best))) - 1))]
             if value > 0.0:
-                lines.append(f"a threshold of {value:.3f} would keep a {what} in {share:.0%} of the images")
+                lines.append(
+                    f"a threshold of {value:.3f} would keep a {kind.one} in {share:.0%} of the images"
+                )
             else:
                 lines.append(
-                    f"no threshold would keep a {what} in {share:.0%} of the images: none stored in so many"
+                    f"no threshold would keep a {kind.one} in {share:.0%} of the images: "
+                    "none stored in so many"
                 )
         remedy = (
             ", or lower --score_threshold"

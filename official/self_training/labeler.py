@@ -8,6 +8,7 @@ from typing import Any, Callable, Iterator
 
 import tensorflow as tf
 
+from official.data.pseudo_labels import Row
 from official.data.source import Source
 from official.data.unreadable import naming_unreadable
 from official.experiment import Experiment
@@ -130,15 +131,11 @@ def _length(source: Source, shard: int, size: int) -> int:
 
 def _rows(
     task: Task, model: tf.keras.Model, source: Source, shard: int, size: int, labelled: Callable[[], None]
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Row]:
     first = shard * size
     last = min(len(source), first + size)
-    for i, objects in enumerate(task.label(model, source, first, last), start=first):
+    for i, labels in enumerate(task.label(model, source, first, last), start=first):
         file_name = str(source.file_names[i]) if source.file_names is not None else ""
-        yield {
-            "id": str(source.ids[i]),
-            "file_name": file_name,
-            "size": tuple(int(v) for v in source.sizes[i]),
-            **objects,
-        }
+        height, width = (int(v) for v in source.sizes[i])
+        yield Row(str(source.ids[i]), file_name, (height, width), labels)
         labelled()

@@ -25,6 +25,7 @@ import numpy as np
 import tensorflow as tf
 
 from official.data.formats.mask_files import stored_limit
+from official.data.pseudo_labels import BoxLabels, ClassLabels, MaskLabels
 from official.data.source import Source
 from official.files import read_json
 
@@ -47,22 +48,21 @@ class Worth:
     classes: np.ndarray
 
 
-def worth(rows: Iterable[dict[str, Any]], limits: np.ndarray) -> Worth:
+def worth(stored: Iterable[BoxLabels], limits: np.ndarray) -> Worth:
     """What a label store's boxes say by themselves.
 
     Args:
-      rows: as `LabelStore.rows`, with "boxes", "scores" and "classes"; limits: float32 [classes], thresholds
-        in use.
+      stored: the labels of every image; limits: float32 [classes], thresholds in use.
     """
     reasons: dict[str, list[float]] = {"uncertain": [], "classes": [], "empty": []}
     by_class = []
-    for row in rows:
-        scores, classes = row["scores"].astype(np.float64), row["classes"]
+    for labels in stored:
+        scores, classes = labels.scores.astype(np.float64), labels.classes
         used, near = scores >= limits[classes], scores >= NEARLY * limits[classes]
         wrong = np.where(used, 1.0 - scores, np.where(near, scores, 0.0))
         by_class.append(np.bincount(classes, wrong, minlength=len(limits)))
         reasons["uncertain"].append(wrong.sum())
-        reasons["classes"].append(_contested(row["boxes"][near], scores[near], classes[near]))
+        reasons["classes"].append(_contested(labels.boxes[near], scores[near], classes[near]))
         reasons["empty"].append(0.0 if used.any() else scores.sum())
     found = {name: np.array(values, np.float64) for name, values in reasons.items()}
     return Worth(found, np.array(by_class, np.float64).reshape(-1, len(limits)))
@@ -77,10 +77,10 @@ def _contested(boxes: np.ndarray, scores: np.ndarray, classes: np.ndarray) -> fl
     return float(scores[(overlap & other & better).any(axis=1)].sum())
 
 
-def unsure_shares(row: dict[str, Any], limits: np.ndarray) -> np.ndarray:
+def unsure_shares(labels: MaskLabels, limits: np.ndarray) -> np.ndarray:
     """Float64 [classes], which share of an image's pixels is of a class and below its limit."""
-    unsure = row["score"] < stored_limit(limits)[row["mask"]]
-    return np.bincount(row["mask"][unsure], minlength=len(limits)) / row["mask"].size
+    unsure = labels.score < stored_limit(limits)[labels.mask]
+    return np.bincount(labels.mask[unsure], minlength=len(limits)) / labels.mask.size
 
 
 def worth_of_masks(shares: Sequence[np.ndarray]) -> Worth:
@@ -91,16 +91,16 @@ def worth_of_masks(shares: Sequence[np.ndarray]) -> Worth:
     return Worth({"uncertain": table.sum(axis=1)}, table)
 
 
-def worth_of_classes(rows: Sequence[dict[str, Any]], count: int) -> Worth:
+def worth_of_classes(stored: Sequence[ClassLabels], count: int) -> Worth:
     """The same of a label store's classes of images, by their probabilities.
 
     Args:
-      rows: as `LabelStore.rows`, with "class", "score" and "probabilities"; count: of the classes.
+      stored: the labels of every image; count: of the classes.
     """
-    wrong = np.array([1.0 - row["score"] for row in rows], np.float64)
-    second = np.array([_second(row["probabilities"]) for row in rows], np.float64)
-    by_class = np.zeros((len(rows), count))
-    by_class[np.arange(len(rows)), [row["class"] for row in rows]] = wrong
+    wrong = np.array([1.0 - labels.score for labels in stored], np.float64)
+    second = np.array([_second(labels.probabilities) for labels in stored], np.float64)
+    by_class = np.zeros((len(stored), count))
+    by_class[np.arange(len(stored)), [labels.label for labels in stored]] = wrong
     return Worth({"uncertain": wrong, "classes": second}, by_class)
 
 
@@ -136,10 +136,10 @@ def mirrored(source: Source) -> Source:
     return dataclasses.replace(source, read_image=lambda index: tf.reverse(source.read_image(index), [1]))
 
 
-def unmirrored(objects: dict[str, np.ndarray], width: int) -> dict[str, np.ndarray]:
+def unmirrored(labels: BoxLabels, width: int) -> BoxLabels:
     """What was found in a mirrored image, on the image."""
-    y1, x1, y2, x2 = objects["boxes"].T
-    return {**objects, "boxes": np.stack([y1, width - x2, y2, width - x1], axis=1)}
+    y1, x1, y2, x2 = labels.boxes.T
+    return dataclasses.replace(labels, boxes=np.stack([y1, width - x2, y2, width - x1], axis=1))
 
 
 def candidates(found: Worth, count: int) -> np.ndarray:

@@ -93,8 +93,8 @@ def scores_by_class(store: LabelStore, classes: int) -> list[np.ndarray]:
     """Float32 scores of every class's stored boxes, highest first."""
     scores, labels = [np.zeros(0, np.float32)], [np.zeros(0, np.int32)]
     for row in store.rows():
-        scores.append(row["scores"])
-        labels.append(row["classes"])
+        scores.append(row.labels.scores)
+        labels.append(row.labels.classes)
     all_scores, all_labels = np.concatenate(scores), np.concatenate(labels)
     return [np.sort(all_scores[all_labels == label])[::-1] for label in range(classes)]
 

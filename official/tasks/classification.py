@@ -14,6 +14,7 @@ from augment.crops import centre_crop
 from losses.classification import class_cross_entropy, known_labels
 from official.data import pipeline
 from official.data.example import normalize
+from official.data.pseudo_labels import ClassLabels
 from official.data.source import Category, Source
 from official.evaluation import drawing
 from official.evaluation.evaluated import write_per_image
@@ -44,8 +45,7 @@ class ClassificationTask(Task):
 
     def __init__(self, experiment: Experiment, categories: tuple[Category, ...]) -> None:
         """Args: categories: the classes, in the order of their indices."""
-        self.experiment = experiment
-        self.categories = tuple(categories)
+        super().__init__(experiment, categories)
         self.class_names = [category.name for category in self.categories]
         self.augment = image_augmentation(experiment)
         self.crop_style = crop_style(experiment)
@@ -168,24 +168,18 @@ class ClassificationTask(Task):
         )
         return metrics
 
-    def predict(
-        self, model: Classifier, source: Source, first: int, last: int
-    ) -> Iterator[dict[str, np.ndarray]]:
+    def predict(self, model: Classifier, source: Source, first: int, last: int) -> Iterator[dict[str, Any]]:
         """Yields "class" (index), "score" and "probabilities" float32 [C]."""
-        return (self._evaluated(row, 1.0) for row in self._logits(model, source, first, last))
+        for logits in self._logits(model, source, first, last):
+            label, score = _likeliest(logits)
+            yield {"class": label, "score": score, "probabilities": softmax(logits)}
 
-    def label(
-        self, model: Classifier, source: Source, first: int, last: int
-    ) -> Iterator[dict[str, np.ndarray]]:
+    def label(self, model: Classifier, source: Source, first: int, last: int) -> Iterator[ClassLabels]:
         """As `predict`, with the probabilities softened by --label_temperature; class and score are not."""
         temperature = self.experiment.pseudo_labels.label_temperature
-        return (self._evaluated(row, temperature) for row in self._logits(model, source, first, last))
-
-    @staticmethod
-    def _evaluated(logits: np.ndarray, temperature: float) -> dict[str, Any]:
-        probabilities, softened = softmax(logits), softmax(logits / temperature)
-        best = int(logits.argmax())
-        return {"class": best, "score": float(probabilities[best]), "probabilities": softened}
+        for logits in self._logits(model, source, first, last):
+            label, score = _likeliest(logits)
+            yield ClassLabels(label, score, softmax(logits / temperature))
 
     def write_predictions(self, source: Source, found: Iterable[dict], output: str) -> dict[str, Any]:
         """`predictions.json`: per image its file, class, score and the five likeliest; and `drawn/`."""
@@ -250,6 +244,12 @@ def top_accuracy(logits: np.ndarray, labels: np.ndarray, k: int) -> float:
         return 0.0
     order = np.argsort(-logits, axis=1, kind="stable")[:, :k]
     return float((order == labels[:, None]).any(axis=1).mean())
+
+
+def _likeliest(logits: np.ndarray) -> tuple[int, float]:
+    """(class, its probability)."""
+    label = int(logits.argmax())
+    return label, float(softmax(logits)[label])
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -21,6 +21,7 @@ from losses.classification import class_cross_entropy
 from losses.contrastive import nt_xent
 from official.data import pipeline
 from official.data.example import denormalize, normalize
+from official.data.pseudo_labels import ImageLabels
 from official.data.source import Category, DataError, Source
 from official.errors import FlagError
 from official.evaluation import drawing
@@ -53,8 +54,7 @@ class ContrastiveTask(Task):
 
     def __init__(self, experiment: Experiment, categories: tuple[Category, ...]) -> None:
         """Args: categories: of the images, for the linear evaluation; empty for none."""
-        self.experiment = experiment
-        self.categories = tuple(categories)
+        super().__init__(experiment, categories)
         self.crop_style = crop_style(experiment)
         self.decays_biases = experiment.optimizer.optimizer != "lars"  # which leaves biases out
         self.metrics = ("contrast_accuracy", *(("probe_top1",) if categories else ()))
@@ -191,7 +191,7 @@ class ContrastiveTask(Task):
         write_json(os.path.join(output_dir, "metrics.json"), metrics)
         return metrics
 
-    def label(self, model: ContrastiveModel, source: Source, first: int, last: int) -> Iterable[dict]:
+    def label(self, model: ContrastiveModel, source: Source, first: int, last: int) -> Iterable[ImageLabels]:
         raise DataError(_NO_LABELS)
 
     def predict(self, model: ContrastiveModel, source: Source, first: int, last: int) -> Iterable[dict]:

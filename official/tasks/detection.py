@@ -14,6 +14,7 @@ from losses.box import huber_loss
 from losses.focal import focal_loss
 from official.data import pipeline
 from official.data.formats.coco import to_coco
+from official.data.pseudo_labels import BoxLabels
 from official.data.source import Annotations, Category, Source
 from official.evaluation import coco_metrics, drawing
 from official.experiment import Experiment
@@ -47,8 +48,7 @@ class DetectionTask(Task):
 
     def __init__(self, experiment: Experiment, categories: tuple[Category, ...]) -> None:
         """Args: categories: the classes of the human labels."""
-        self.experiment = experiment
-        self.categories = tuple(categories)
+        super().__init__(experiment, categories)
         self.augment = augmentation(experiment.augment, "boxes")
 
     @classmethod
@@ -236,10 +236,9 @@ class DetectionTask(Task):
             self.experiment.model.image_size, legacy_resize=self.experiment.data.legacy_resize
         )
 
-    def label(
-        self, model: RetinaNet, source: Source, first: int, last: int
-    ) -> Iterator[dict[str, np.ndarray]]:
-        return self.predictions(model, source, first, last, self.experiment.pseudo_labels.score_floor)
+    def label(self, model: RetinaNet, source: Source, first: int, last: int) -> Iterator[BoxLabels]:
+        floor = self.experiment.pseudo_labels.score_floor
+        return (BoxLabels(**found) for found in self.predictions(model, source, first, last, floor))
 
     def predict(
         self, model: RetinaNet, source: Source, first: int, last: int

@@ -7,6 +7,7 @@ from typing import Any, Mapping, Sequence
 import tensorflow as tf
 
 from official.data.source import Category
+from official.errors import FlagError
 from official.experiment import Experiment
 from official.tasks.classification import ClassificationTask
 from official.tasks.contrastive import ContrastiveTask
@@ -14,23 +15,34 @@ from official.tasks.detection import DetectionTask
 from official.tasks.segmentation import SegmentationTask
 from official.tasks.task import Task
 
-TASKS = {task.name: task for task in (DetectionTask, SegmentationTask, ClassificationTask, ContrastiveTask)}
+TASKS: dict[str, type[Task]] = {
+    task.name: task for task in (DetectionTask, SegmentationTask, ClassificationTask, ContrastiveTask)
+}
 
 
-def build_task(experiment: Experiment, categories: Sequence[Category]) -> Task:
+def task_class(name: str) -> type[Task]:
     """The task that `--task` names.
 
     Raises:
-      ValueError: no such task.
+      FlagError: no such task.
     """
-    if experiment.model.task not in TASKS:
-        raise ValueError(f"task={experiment.model.task!r} is unknown; choose one of {sorted(TASKS)}")
-    return TASKS[experiment.model.task](experiment, tuple(categories))
+    if name not in TASKS:
+        raise FlagError(f"--task={name} is unknown; the tasks are {', '.join(TASKS)}")
+    return TASKS[name]
+
+
+def build_task(experiment: Experiment, categories: Sequence[Category]) -> Task:
+    """The task that `--task` names, with its classes.
+
+    Raises:
+      FlagError: no such task.
+    """
+    return task_class(experiment.model.task)(experiment, tuple(categories))
 
 
 def paper_categories(task: str) -> tuple[Category, ...]:
     """As many classes as the paper's networks of a task have."""
-    return tuple(Category(i, str(i)) for i in range(TASKS[task].paper_classes))
+    return tuple(Category(i, str(i)) for i in range(task_class(task).paper_classes))
 
 
 def task_of(

@@ -13,6 +13,7 @@ import tensorflow as tf
 from losses.segmentation import labels_at, pixel_cross_entropy, resize_logits, valid_pixels
 from official.data import pipeline
 from official.data.formats.mask_files import encode_class_map, stored_score
+from official.data.pseudo_labels import MaskLabels
 from official.data.source import Category, Source
 from official.errors import FlagError
 from official.evaluation import drawing
@@ -46,8 +47,7 @@ class SegmentationTask(Task):
 
     def __init__(self, experiment: Experiment, categories: tuple[Category, ...]) -> None:
         """Args: categories: the classes of the masks, in the order of their indices, background included."""
-        self.experiment = experiment
-        self.categories = tuple(categories)
+        super().__init__(experiment, categories)
         self.augment = augmentation(experiment.augment, "image")
         self.class_names = [category.name for category in self.categories]
 
@@ -260,9 +260,7 @@ class SegmentationTask(Task):
                         "score": tf.reduce_max(probabilities, axis=-1).numpy(),
                     }
 
-    def label(
-        self, model: Segmenter, source: Source, first: int, last: int
-    ) -> Iterator[dict[str, np.ndarray]]:
+    def label(self, model: Segmenter, source: Source, first: int, last: int) -> Iterator[MaskLabels]:
         """Class maps averaged over `--label_scales` (and mirrored), at the size in the network's input.
 
         Softmax probabilities of every scale are brought to the input's size, averaged, and the winner
@@ -283,10 +281,8 @@ class SegmentationTask(Task):
             for i, index in enumerate(batch["index"].numpy()):
                 if index >= 0:
                     height, width = _extent(source.sizes[index], size)
-                    yield {
-                        "mask": winner[i, :height, :width],
-                        "score": stored_score(best[i, :height, :width]),
-                    }
+                    score = stored_score(best[i, :height, :width])
+                    yield MaskLabels(winner[i, :height, :width], score)
 
     def _probabilities_at(self, model: Segmenter, side: int) -> Callable[[tf.Tensor], tf.Tensor]:
         options = self.experiment

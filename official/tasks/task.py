@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from official.data import pipeline
 from official.data.example import denormalize
+from official.data.pseudo_labels import ImageLabels
 from official.data.source import Category, Source
 from official.evaluation.drawing import Color, sheet, with_legend
 from official.experiment import Experiment, PseudoLabels
@@ -110,8 +111,8 @@ class Inference(_Known):
         """Metrics from what `look` saw in all images; writes predictions below `output_dir`."""
 
     @abc.abstractmethod
-    def label(self, model: tf.keras.Model, source: Source, first: int, last: int) -> Iterable[dict]:
-        """Pseudo labels of images first..last - 1, one dict of NumPy columns per image, in order."""
+    def label(self, model: tf.keras.Model, source: Source, first: int, last: int) -> Iterable[ImageLabels]:
+        """Pseudo labels of images first..last - 1, in order, of the task's `label_kind`."""
 
     @abc.abstractmethod
     def predict(self, model: tf.keras.Model, source: Source, first: int, last: int) -> Iterable[dict]:
@@ -219,6 +220,11 @@ class Task(Learning, Inference, Drawing):
     paper_classes: int = 1000
     decays_biases: bool = False
     experiment: Experiment
+
+    def __init__(self, experiment: Experiment, categories: Sequence[Category]) -> None:
+        """Args: categories: the classes, in the order of their indices."""
+        self.experiment = experiment
+        self.categories = tuple(categories)
 
     @classmethod
     def check(cls, experiment: Experiment) -> Checks:

@@ -14,7 +14,7 @@ from typing import Collection, Mapping
 
 from official.experiment import Experiment
 from official.screen import duration
-from official.tasks.registry import TASKS
+from official.tasks.registry import task_class
 from official.training.phases import CONTROL, LABELS, STUDENT, TEACHER
 
 FORWARD = 1.0 / 3.0  # of the work of training on an image: backward is twice forward
@@ -96,7 +96,7 @@ class RunPlan:
         return Part(name, steps, streams, steps * a_step, evaluated)
 
     def _labelling(self, name: str) -> Part:
-        views = TASKS[self.experiment.model.task].labelling_views(self.experiment.pseudo_labels)
+        views = task_class(self.experiment.model.task).labelling_views(self.experiment.pseudo_labels)
         return Part(name, 0, {}, self.images.get("unlabeled", 0) * views * FORWARD)
 
     def lines(self) -> list[str]:

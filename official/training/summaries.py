@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from typing import Any, Mapping, Sequence
 
 import numpy as np
@@ -116,11 +115,3 @@ class Summaries:
     def flush(self) -> None:
         """Writes what is buffered."""
         self.writer.flush()
-
-
-def events_files(folder: str) -> list[str]:
-    """Event files below a folder."""
-    found = []
-    for root, _, names in os.walk(folder):
-        found += [os.path.join(root, name) for name in names if "tfevents" in name]
-    return sorted(found)

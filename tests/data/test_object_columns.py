@@ -11,6 +11,7 @@ from PIL import Image
 
 from official.data.formats.coco import to_coco
 from official.data.formats.tfrecord import write_tfrecords
+from official.data.pseudo_labels import BoxLabels, Row
 from official.data.source import Annotations, Category
 from official.data.sources import ReadOptions, open_source
 from official.evaluation import coco_metrics
@@ -211,15 +212,9 @@ def test_stored_labels_keep_the_ids_of_the_classes(coco, tmp_path):
     store = LabelStore(str(tmp_path / "store"))
     categories = [{"id": c.id, "name": c.name} for c in coco.categories]
     store.start({"kind": "boxes", "categories": categories})
-    rows = [
-        {
-            "id": str(coco.ids[i]),
-            "file_name": f"{coco.ids[i]}.png",
-            "size": (100, 100),
-            **coco.annotations.of(i),
-        }
-        for i in range(2)
-    ]
+    objects = [coco.annotations.of(i) for i in range(2)]
+    labels = [BoxLabels(of["boxes"], of["scores"], of["classes"]) for of in objects]
+    rows = [Row(str(i), f"{i}.png", (100, 100), own) for i, own in zip(coco.ids, labels)]
     store.write_shard(0, rows, [c["name"] for c in categories])
     store.finish(1, {})
     data = json.load(open(store.export(str(tmp_path), 0.5)))

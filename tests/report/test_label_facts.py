@@ -5,9 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 
+from official.data.pseudo_labels import BoxLabels, Row
 from official.data.source import Annotations
-from official.report.label_facts import box_facts, human_sides, other_facts, stored_boxes
+from official.report.label_facts import box_facts, human_sides, other_facts
 from official.self_training.label_store import LabelStore
+from official.self_training.stored_boxes import stored_boxes
 from tests import tiny
 
 
@@ -30,8 +32,9 @@ def store(folder, images):
 
     def rows():
         for i, objects in enumerate(images):
-            yield {"id": str(i), "file_name": "", "size": (64, 64), "boxes": np.tile(np.float32([0, 0, 32, 32]), (len(objects), 1)),
-                   "scores": np.float32([s for s, _ in objects]), "classes": np.int32([c for _, c in objects])}  # fmt: skip
+            boxes = np.tile(np.float32([0, 0, 32, 32]), (len(objects), 1))
+            scores, classes = np.float32([s for s, _ in objects]), np.int32([c for _, c in objects])
+            yield Row(str(i), "", (64, 64), BoxLabels(boxes, scores, classes))
 
     found.write_shard(0, rows(), names)
     found.finish(1, {})

@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 
 from official.data.keras_dataset import load_dataset
+from official.data.pseudo_labels import BoxLabels, ClassLabels, MaskLabels
 from official.data.source import Category
 from official.errors import UserError
 from official.experiment import experiment_from
@@ -36,18 +37,14 @@ class Reader:
             k = int(image[0, 0, 0])
             if self.label_kind == "boxes":  # and one more that no threshold here takes
                 boxes = np.array([[k, k + 1, k + 10, k + 30], [0, 0, 1, 1]], np.float32)
-                yield {
-                    "boxes": boxes,
-                    "classes": np.array([k % 2, 0]),
-                    "scores": np.array([k / 100, 0.06], np.float32),
-                }
+                yield BoxLabels(boxes, np.array([k / 100, 0.06], np.float32), np.array([k % 2, 0]))
             elif self.label_kind == "masks":  # at half the size; the left column is sure
                 mask = np.full([side // 2 for side in image.shape[:2]], k % 2, np.uint8)
                 score = np.zeros_like(mask)
                 score[:, 0] = 200
-                yield {"mask": mask, "score": score}
+                yield MaskLabels(mask, score)
             else:
-                yield {"class": k % 2, "score": k / 100, "probabilities": softmax(np.array([k, 0.0]))}
+                yield ClassLabels(k % 2, k / 100, softmax(np.array([k, 0.0])))
 
 
 def teacher(label_kind="boxes", box_format="xywh", **options):

@@ -2,16 +2,18 @@
 it is there.
 """
 
+import dataclasses
 import os
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from official.data.pseudo_labels import BoxLabels, Row
 from official.data.source import Category, Source
 from official.self_training import label_columns, label_store
 from official.self_training.label_columns import batches, places
-from official.self_training.label_kinds import BoxLabels
+from official.self_training.label_kinds import BoxKind
 from official.self_training.label_store import LabelError, LabelStore
 
 CLASSES = tuple(Category(3 * i + 1, name) for i, name in enumerate("abc"))
@@ -46,8 +48,8 @@ def _row(rng, number):
     boxes = np.concatenate([low, low + rng.uniform(1, 50, (6, 2))], axis=1)[:count].astype(np.float32)
     scores = rng.choice(np.float32([0.2, 0.4, 0.5, 0.7]), count)  # many that are at a threshold exactly
     size = (int(rng.integers(90, 700)), int(rng.integers(90, 700)))
-    return {"id": f"ä{number * 7 % IMAGES}", "file_name": f"{number}.jpg", "size": size, "boxes": boxes,
-            "scores": scores, "classes": rng.integers(0, 3, count).astype(np.int32)}  # fmt: skip
+    labels = BoxLabels(boxes, scores, rng.integers(0, 3, count).astype(np.int32))
+    return Row(f"ä{number * 7 % IMAGES}", f"{number}.jpg", size, labels)
 
 
 def by_record(store):
@@ -76,14 +78,14 @@ def source_of(ids):
 
 def test_rows_are_what_every_record_says(store):
     oracle, rows = by_record(store), list(store.rows())
-    assert [row["id"] for row in rows] == list(oracle) and len(rows) == IMAGES
-    assert [row["file_name"] for row in rows] == [f"{i}.jpg" for i in range(IMAGES)]
+    assert [row.id for row in rows] == list(oracle) and len(rows) == IMAGES
+    assert [row.file_name for row in rows] == [f"{i}.jpg" for i in range(IMAGES)]
     for row in rows:
-        expected = oracle[row["id"]]
-        assert row["size"] == expected["size"]
-        for name in ("boxes", "classes", "scores"):
-            np.testing.assert_array_equal(row[name], expected[name])
-            assert row[name].dtype == expected[name].dtype
+        expected = oracle[row.id]
+        assert row.size == expected["size"]
+        for name, found in dataclasses.asdict(row.labels).items():
+            np.testing.assert_array_equal(found, expected[name])
+            assert found.dtype == expected[name].dtype
 
 
 @pytest.mark.parametrize("ignore_above", (1.0, 0.4))
@@ -123,7 +125,7 @@ def test_places_by_hand():
 
 def test_a_record_with_a_score_too_few_is_refused(tmp_path):
     example = tf.train.Example.FromString(
-        BoxLabels().encode(_row(np.random.default_rng(3), 0), "abc").SerializeToString()
+        BoxKind().encode(_row(np.random.default_rng(3), 0), "abc").SerializeToString()
     )
     example.features.feature["image/object/score"].float_list.value.append(0.5)
     with tf.io.TFRecordWriter(str(tmp_path / "one")) as writer:

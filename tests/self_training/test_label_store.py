@@ -9,6 +9,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
+from official.data.pseudo_labels import BoxLabels, ClassLabels, MaskLabels, Row
 from official.data.source import Category
 from official.files import machine
 from official.self_training.inspect_labels import describe
@@ -32,11 +33,11 @@ class Teacher:
         for i in range(first, last):
             self.labelled.append(i)
             count = i % 3
-            yield {
-                "boxes": np.array([[1, 2, 10 + k, 20.5] for k in range(count)], np.float32).reshape(-1, 4),
-                "scores": np.array([0.9 - 0.1 * i / 16 - 0.4 * k for k in range(count)], np.float32),
-                "classes": np.array([k % 2 for k in range(count)], np.int32),
-            }
+            yield BoxLabels(
+                boxes=np.array([[1, 2, 10 + k, 20.5] for k in range(count)], np.float32).reshape(-1, 4),
+                scores=np.array([0.9 - 0.1 * i / 16 - 0.4 * k for k in range(count)], np.float32),
+                classes=np.array([k % 2 for k in range(count)], np.int32),
+            )
 
 
 def label(folder, teacher=None, sha="t", **overrides):
@@ -51,17 +52,17 @@ def label(folder, teacher=None, sha="t", **overrides):
 def test_every_image_once_with_counts_and_histograms(tmp_path):
     manifest, store = label(tmp_path)
     rows = list(store.rows())
-    assert [row["id"] for row in rows] == tiny.scenes_source("unlabeled").ids.tolist()
+    assert [row.id for row in rows] == tiny.scenes_source("unlabeled").ids.tolist()
     assert manifest["images"] == 16 and manifest["boxes"] == sum(i % 3 for i in range(16))
     assert manifest["images_without_boxes"] == 6 and sum(manifest["score_histogram"]) == manifest["boxes"]
     assert manifest["class_counts"] == [10, 5] and manifest["teacher_sha256"] == "t"
-    np.testing.assert_allclose(rows[2]["boxes"], [[1, 2, 10, 20.5], [1, 2, 11, 20.5]], atol=1e-4)
+    np.testing.assert_allclose(rows[2].labels.boxes, [[1, 2, 10, 20.5], [1, 2, 11, 20.5]], atol=1e-4)
 
 
 def test_thresholds_apply_on_reading(tmp_path):
     _, store = label(tmp_path)
     source = tiny.scenes_source("unlabeled", labeled=False)
-    everything = np.concatenate([row["scores"] for row in store.rows()])
+    everything = np.concatenate([row.labels.scores for row in store.rows()])
     for threshold in (0.0, 0.45, 0.85):
         assert len(store.read(source, threshold)[0].annotations.boxes) == (everything >= threshold).sum()
     exact = float(everything[0])
@@ -95,7 +96,10 @@ def test_where_nothing_is_stored_no_threshold_is_named(tmp_path):
     store = LabelStore(str(tmp_path))
     for scores, words in (((0.3, 0, 0, 0), ("0.300 would keep a box in 10%", ("in 50% of the images: none " "stored in so many"), ("or lower " "--score_threshold"))),
                           ((0, 0, 0, 0), (("in 1% of the images: none " "stored"), ("none is stored at all: " "--score_floor=0.05")))):  # fmt: skip
-        rows = [{"scores": np.float32([score] if score else [])} for score in scores]
+        rows = [
+            Row("", "", (1, 1), BoxLabels(None, np.float32([score] if score else []), None))
+            for score in scores
+        ]
         with mock.patch.multiple(LabelStore, rows=lambda self: iter(rows), kind=lambda self: KINDS["boxes"],
                                  plan=lambda self: {"flags": {"score_floor": 0.05}}):  # fmt: skip
             text = store.explain_nothing(0.9)
@@ -211,9 +215,14 @@ def test_masks_are_named_after_their_images_and_stay_in_the_folder(tmp_path):
     store.start(plan)
     names = ["a/1.jpg", "b/1.jpg", "2.jpg", "2.png", "../../../escaped.jpg", ""]
     rows = [
-        {"id": f"../../{i}", "file_name": name, "size": (4, 4), "mask": np.full((2, 2), i % 2, np.uint8), "score": np.full((2, 2), 255, np.uint8)}
+        Row(
+            f"../../{i}",
+            name,
+            (4, 4),
+            MaskLabels(np.full((2, 2), i % 2, np.uint8), np.full((2, 2), 255, np.uint8)),
+        )
         for i, name in enumerate(names)
-    ]  # fmt: skip
+    ]
     store.write_shard(0, rows, ["background", "thing"])
     store.finish(1, {})
     before = set(tmp_path.rglob("*"))
@@ -239,15 +248,46 @@ def test_masks_are_named_after_their_images_and_stay_in_the_folder(tmp_path):
 def test_thresholds_of_classes_hold_for_tables_and_exports(tmp_path):
     _, store = label(tmp_path / "store")
     limits = store.limits(0.6, {"b": 0.4})
-    rows = list(store.rows())
-    counts = [
-        sum(((row["scores"] >= limits[c]) & (row["classes"] == c)).sum() for row in rows) for c in (0, 1)
-    ]
-    assert counts[1] > sum(((row["scores"] >= 0.6) & (row["classes"] == 1)).sum() for row in rows)
+    stored = [row.labels for row in store.rows()]
+    counts = [sum(((own.scores >= limits[c]) & (own.classes == c)).sum() for own in stored) for c in (0, 1)]
+    assert counts[1] > sum(((own.scores >= 0.6) & (own.classes == 1)).sum() for own in stored)
     last = describe(store, limits).splitlines()[-2].split()
     assert last[:5] == ["in", "use", str(counts[0]), str(counts[1]), str(sum(counts))]
     data = json.load(open(store.export(str(tmp_path), 0.6, {"b": 0.4})))
     assert [sum(a["category_id"] == c for a in data["annotations"]) for c in (3, 9)] == counts
+
+
+def test_tables_count_pixels_and_images_by_hand(tmp_path):
+    """Two images of 100 x 100 stored pixels: of 15,000 of class 1 that have 0.5, 5,000 have 0.8; and two whose
+    class is 0.7 and 0.9 sure.
+    """
+    score = np.full((100, 100), 128, np.uint8)
+    score[50:] = 205
+    mask = np.zeros((100, 100), np.uint8)
+    mask[50:] = 1
+    masks = [MaskLabels(np.ones_like(mask), np.full_like(score, 128)), MaskLabels(mask, score)]
+    classes = [ClassLabels(i, score, np.float32([0.5, 0.5])) for i, score in enumerate((0.7, 0.9))]
+    tables = {}
+    for kind, stored in (("masks", masks), ("classes", classes)):
+        store = LabelStore(str(tmp_path / kind))
+        plan = {"kind": kind, "teacher_sha256": "t", "data": "d"}
+        store.start({**plan, "categories": [{"id": i, "name": name} for i, name in enumerate("ab")]})
+        store.write_shard(0, [Row(str(i), "", (9, 9), own) for i, own in enumerate(stored)], "ab")
+        store.finish(1, {})
+        lines = describe(store, np.float32([0.75, 0.5])).splitlines()
+        tables[kind] = {line.split()[0]: [int(cell) for cell in line.split()[1:]] for line in lines[1:-2]}
+        tables[kind]["use"] = [int(cell) for cell in lines[-2].split()[2:]]
+    columns = ("0.40", "0.60", "0.80", "0.90", "use")  # a, b, both, images without any
+    assert [tables["masks"][at] for at in columns] == [[5, 15, 20, 0], [0, 5, 5, 1], [0, 5, 5, 1], [0, 0, 0, 2], [0, 15, 15, 0]]  # fmt: skip
+    assert [tables["classes"][at] for at in columns] == [[1, 1, 2, 0], [1, 1, 2, 0], [0, 1, 1, 1], [0, 1, 1, 1], [0, 1, 1, 1]]  # fmt: skip
+
+
+def test_a_class_map_that_is_no_image_is_named():
+    row = Row("7", "", (4, 4), MaskLabels(np.zeros((4, 4), np.uint8), np.zeros((4, 4), np.uint8)))
+    example = KINDS["masks"].encode(row, ["a"])
+    example.features.feature["image/segmentation/score/encoded"].bytes_list.value[0] = b"no image"
+    with pytest.raises(LabelError, match="the stored mask is not a readable PNG .*, of image 7$"):
+        KINDS["masks"].parse(example.SerializeToString())
 
 
 def test_what_an_earlier_version_did_not_note_does_not_lock_a_store(tmp_path):
@@ -274,10 +314,10 @@ def test_labels_of_a_real_network_do_not_depend_on_shards(tmp_path):
         model = task.build_model()
         store = LabelStore(str(tmp_path / str(size)))
         label_source(task, model, source, store, experiment, "x")
-        rows.append(list(store.rows()))
+        rows.append([row.labels for row in store.rows()])
     for a, b in zip(*rows):
-        np.testing.assert_allclose(a["scores"], b["scores"], atol=1e-6)
-        np.testing.assert_allclose(a["boxes"], b["boxes"], atol=1e-3)
+        np.testing.assert_allclose(a.scores, b.scores, atol=1e-6)
+        np.testing.assert_allclose(a.boxes, b.boxes, atol=1e-3)
 
 
 def test_parse_thresholds():

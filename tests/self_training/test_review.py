@@ -14,6 +14,7 @@ from PIL import Image
 from official import jobs
 from official.data.formats.class_folders import write_class_folders
 from official.data.formats.image_folder import open_folder
+from official.data.pseudo_labels import BoxLabels, ClassLabels, MaskLabels, Row
 from official.data.source import Category, DataError
 from official.jobs.opening import open_training, open_unlabeled
 from official.jobs.reviewed import unlabeled_pool, with_reviewed
@@ -24,14 +25,12 @@ from tests import tiny
 LIMITS = np.float32([0.5, 0.8])
 
 
-def row(*objects):
+def boxes_of(*objects):
     """(y1, x1, y2, x2, score, class) each."""
     table = np.array(objects, np.float64).reshape(-1, 6)
-    return {
-        "boxes": table[:, :4].astype(np.float32),
-        "scores": table[:, 4].astype(np.float32),
-        "classes": table[:, 5].astype(np.int32),
-    }
+    return BoxLabels(
+        table[:, :4].astype(np.float32), table[:, 4].astype(np.float32), table[:, 5].astype(np.int32)
+    )
 
 
 def test_the_expected_number_of_wrong_labels():
@@ -39,12 +38,12 @@ def test_the_expected_number_of_wrong_labels():
     score.
     """
     rows = [
-        row(
+        boxes_of(
             (0, 0, 9, 9, 0.9, 0), (20, 20, 30, 30, 0.6, 1)
         ),  # class 1's threshold is 0.8: not in use, but nearly
-        row((0, 0, 9, 9, 0.2, 0)),  # far from 0.5
-        row(),
-        row((0, 0, 9, 9, 0.4, 0), (20, 20, 30, 30, 0.3, 0)),
+        boxes_of((0, 0, 9, 9, 0.2, 0)),  # far from 0.5
+        boxes_of(),
+        boxes_of((0, 0, 9, 9, 0.4, 0), (20, 20, 30, 30, 0.3, 0)),
     ]
     found = review.worth(rows, LIMITS)
     np.testing.assert_allclose(found.reasons["uncertain"], [0.1 + 0.6, 0, 0, 0.7], atol=1e-6)
@@ -58,22 +57,23 @@ def test_two_classes_on_one_spot():
     """
     spot = (0, 0, 10, 10)
     rows = [
-        row((*spot, 0.9, 0), (1, 0, 11, 10, 0.7, 1), (0, 1, 10, 11, 0.6, 1)),
-        row((*spot, 0.9, 0), (40, 40, 50, 50, 0.9, 1)),
-        row((*spot, 0.9, 0), (*spot, 0.8, 0)),
-        row((*spot, 0.9, 0), (*spot, 0.3, 1)),
+        boxes_of((*spot, 0.9, 0), (1, 0, 11, 10, 0.7, 1), (0, 1, 10, 11, 0.6, 1)),
+        boxes_of((*spot, 0.9, 0), (40, 40, 50, 50, 0.9, 1)),
+        boxes_of((*spot, 0.9, 0), (*spot, 0.8, 0)),
+        boxes_of((*spot, 0.9, 0), (*spot, 0.3, 1)),
     ]
     np.testing.assert_allclose(review.worth(rows, LIMITS).reasons["classes"], [1.3, 0, 0, 0], atol=1e-6)
 
 
 def test_views_that_disagree():
-    one = row((0, 0, 10, 10, 0.9, 0), (20, 20, 30, 30, 0.9, 1), (40, 40, 50, 50, 0.9, 0))
-    other = row((0, 1, 10, 11, 0.9, 0), (20, 20, 30, 30, 0.9, 0), (1, 0, 11, 10, 0.9, 0))
-    assert review.disagreement(one, one) == 0 and review.disagreement(row(), row()) == 0
+    one = boxes_of((0, 0, 10, 10, 0.9, 0), (20, 20, 30, 30, 0.9, 1), (40, 40, 50, 50, 0.9, 0))
+    other = boxes_of((0, 1, 10, 11, 0.9, 0), (20, 20, 30, 30, 0.9, 0), (1, 0, 11, 10, 0.9, 0))
+    one, other, none = (dataclasses.asdict(labels) for labels in (one, other, boxes_of()))
+    assert review.disagreement(one, one) == 0 and review.disagreement(none, none) == 0
     assert (
         review.disagreement(one, other) == review.disagreement(other, one) == 4
     )  # one pair: a partner is one once, and of one class
-    assert review.disagreement(one, row()) == 3
+    assert review.disagreement(one, none) == 3
 
 
 def test_mirrors():
@@ -82,7 +82,10 @@ def test_mirrors():
     np.testing.assert_array_equal(pixels, source.read_image(tf.constant(1, tf.int64)).numpy()[:, ::-1])
     boxes = source.annotations.of(1)["boxes"]
     seen = boxes[:, [0, 3, 2, 1]] * [1, -1, 1, -1] + [0, 64, 0, 64]
-    np.testing.assert_allclose(review.unmirrored({"boxes": seen}, 64)["boxes"], boxes, atol=1e-5)
+    labels = BoxLabels(seen, np.ones(len(seen), np.float32), np.arange(len(seen)))
+    found = review.unmirrored(labels, 64)
+    np.testing.assert_allclose(found.boxes, boxes, atol=1e-5)
+    assert found.scores is labels.scores and found.classes is labels.classes
 
 
 def test_reasons_and_classes_take_turns():
@@ -123,6 +126,10 @@ def photos(tmp_path):
     return tmp_path / "photos"
 
 
+def row_of(source, i, labels):
+    return Row(str(source.ids[i]), str(source.file_names[i]), tuple(source.sizes[i]), labels)
+
+
 def stored(folder, source, rows, categories):
     store = LabelStore(str(folder))
     store.start(
@@ -133,16 +140,9 @@ def stored(folder, source, rows, categories):
             "categories": [dataclasses.asdict(c) for c in categories],
         }
     )
-    details = [
-        {
-            **r,
-            "id": str(source.ids[i]),
-            "file_name": str(source.file_names[i]),
-            "size": tuple(source.sizes[i]),
-        }
-        for i, r in enumerate(rows)
-    ]
-    store.write_shard(0, details, [c.name for c in categories])
+    store.write_shard(
+        0, [row_of(source, i, labels) for i, labels in enumerate(rows)], [c.name for c in categories]
+    )
     store.finish(1, {})
 
 
@@ -153,7 +153,9 @@ GIVEN = ("job", "model_dir", "unlabeled_data", "score_threshold", "review_images
 def reviewing(tmp_path, photos):
     """A run folder with labels of the photos, of two of the scenes' classes; the experiment of the review."""
     source = open_folder(str(photos))
-    rows = [row((1, 2, 20, 30, 0.45 + 0.06 * i, i % 2), (10, 10, 30, 40, 0.3, 1)) for i in range(7)] + [row()]
+    rows = [boxes_of((1, 2, 20, 30, 0.45 + 0.06 * i, i % 2), (10, 10, 30, 40, 0.3, 1)) for i in range(7)] + [
+        boxes_of()
+    ]
     stored(tmp_path / "run" / "pseudo_labels", source, rows, tiny.scenes_source(count=1).categories)
     return tiny.experiment(
         job="review_labels",
@@ -280,8 +282,8 @@ def test_a_pool_that_is_reviewed_whole_is_said(reviewing, photos):
 
 def test_the_chance_that_a_class_is_wrong_and_the_second_best():
     rows = [
-        {"class": 0, "score": 0.75, "probabilities": np.float32([0.75, 0.125, 0.125])},
-        {"class": 2, "score": 0.5, "probabilities": np.float32([0.375, 0.125, 0.5])},
+        ClassLabels(0, 0.75, np.float32([0.75, 0.125, 0.125])),
+        ClassLabels(2, 0.5, np.float32([0.375, 0.125, 0.5])),
     ]
     found = review.worth_of_classes(rows, 3)
     np.testing.assert_allclose(found.reasons["uncertain"], [0.25, 0.5])
@@ -300,8 +302,7 @@ def classified(tmp_path, photos):
     for i in range(8):
         score = 0.55 + 0.05 * i
         probabilities = np.float32([score, 1 - score] if i % 2 else [1 - score, score])
-        rows.append({"id": str(source.ids[i]), "file_name": str(source.file_names[i]), "size": (40, 64),
-                     "class": int(probabilities.argmax()), "score": score, "probabilities": probabilities})  # fmt: skip
+        rows.append(row_of(source, i, ClassLabels(int(probabilities.argmax()), score, probabilities)))
     store.write_shard(0, rows, names)
     store.finish(1, {})
     for i, name in enumerate([*names, "cat"]):
@@ -382,15 +383,7 @@ def test_masks_are_reviewed_by_their_share_of_unsure_pixels(tmp_path, photos, fo
         mask, score = np.zeros((40, 64), np.uint8), np.full((40, 64), 250, np.uint8)
         mask[:20, :20], score[0, : 4 * i] = 1, 10
         mask[0, : 4 * i] = 1
-        rows.append(
-            {
-                "id": str(source.ids[i]),
-                "file_name": str(source.file_names[i]),
-                "size": (40, 64),
-                "mask": mask,
-                "score": score,
-            }
-        )
+        rows.append(row_of(source, i, MaskLabels(mask, score)))
     store.write_shard(0, rows, [c.name for c in categories])
     store.finish(1, {})
     flags = dict(

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from losses.focal import BACKGROUND, IGNORED, focal_loss
 from official.data.pipeline import example_reader
+from official.data.pseudo_labels import BoxLabels, Row
 from official.data.source import Annotations, Category
 from official.experiment import Experiment, PseudoLabels, experiment_from
 from official.files import read_json
@@ -66,8 +67,8 @@ def _store(folder: str, source, scores) -> LabelStore:
     rows = []
     for i, own in enumerate(scores):
         corners = np.array([[2 * k, 0, 2 * k + 10, 10] for k in range(len(own))], np.float32).reshape(-1, 4)
-        rows.append({"id": str(source.ids[i]), "file_name": "", "size": tuple(source.sizes[i]), "boxes": corners,
-                     "scores": np.array(own, np.float32), "classes": np.zeros(len(own), np.int32)})  # fmt: skip
+        labels = BoxLabels(corners, np.array(own, np.float32), np.zeros(len(own), np.int32))
+        rows.append(Row(str(source.ids[i]), "", tuple(source.sizes[i]), labels))
     store.write_shard(0, rows, [c.name for c in CLASSES])
     store.finish(1, {})
     return store

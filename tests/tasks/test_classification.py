@@ -15,7 +15,7 @@ from official.data.example import normalize
 from official.data.source import Category, DataError, Source
 from official.experiment import PseudoLabels, experiment_from
 from official.export.classifier import ClassificationServing
-from official.self_training.label_kinds import ClassLabels
+from official.self_training.label_kinds import ClassKind
 from official.self_training.label_store import LabelStore
 from official.tasks.augmentation import crop_style
 from official.tasks.classification import softmax, top_accuracy
@@ -90,9 +90,10 @@ def test_labels_are_stored_with_their_probabilities(finished):
         and store.manifest()["labels"] == summary["pseudo_labels"]["images"]
     )
     for row in store.rows():
-        assert row["probabilities"].shape == (5,) and row["probabilities"].sum() == pytest.approx(1, abs=1e-5)
-        assert row["class"] == row["probabilities"].argmax() and row["score"] == pytest.approx(
-            row["probabilities"].max(), rel=1e-5
+        label, probabilities = row.labels.label, row.labels.probabilities
+        assert probabilities.shape == (5,) and probabilities.sum() == pytest.approx(1, abs=1e-5)
+        assert label == probabilities.argmax() and row.labels.score == pytest.approx(
+            probabilities.max(), rel=1e-5
         )
     result = rerun(experiment, job="inspect_labels")
     exported = json.load(open(result["exported"]))
@@ -157,9 +158,9 @@ def pool(classes):
 def test_the_surest_of_every_class_are_repeated():
     """Class 0 has three sure images, class 1 one, class 2 none; two of each are wanted."""
     source, confidence = pool([0, 0, 1, 0, -1]), np.array([0.6, 0.9, 0.7, 0.8, 0.0])
-    chosen = ClassLabels().chosen(source, confidence, PseudoLabels(pseudo_images_per_class=2))
+    chosen = ClassKind().chosen(source, confidence, PseudoLabels(pseudo_images_per_class=2))
     assert chosen.tolist() == [1, 3, 2, 2]
-    assert ClassLabels().chosen(source, confidence, PseudoLabels(pseudo_images_per_class=5)).tolist() == [
+    assert ClassKind().chosen(source, confidence, PseudoLabels(pseudo_images_per_class=5)).tolist() == [
         1,
         3,
         0,
@@ -171,7 +172,7 @@ def test_the_surest_of_every_class_are_repeated():
         2,
         2,
     ]
-    assert ClassLabels().chosen(source, confidence, PseudoLabels()).tolist() == [0, 1, 2, 3]
+    assert ClassKind().chosen(source, confidence, PseudoLabels()).tolist() == [0, 1, 2, 3]
 
 
 def test_images_without_a_class_are_not_evaluated_and_not_learned(tmp_path):

@@ -73,12 +73,12 @@ def test_one_scale_is_the_plain_prediction_and_scales_are_averaged(setting):
     for i, row in enumerate(single.label(model, source, 0, 3)):
         images = next(iter(single._batches(source, i, i + 1)))["images"]
         logits = model({"images": images}, training=False)["logits"]
-        probabilities = tf.image.resize(tf.nn.softmax(logits), [64, 64])[0].numpy()[: row["mask"].shape[0]]
-        np.testing.assert_array_equal(row["mask"], probabilities.argmax(-1))
-        np.testing.assert_allclose(row["score"] / 256, probabilities.max(-1), atol=1 / 250)
-        assert row["mask"].shape[0] == source.sizes[i][0]
-    several = [row["score"] for row in task.label(model, source, 0, 3)]
-    assert any((a != b["score"]).any() for a, b in zip(several, single.label(model, source, 0, 3)))
+        probabilities = tf.image.resize(tf.nn.softmax(logits), [64, 64])[0].numpy()[: row.mask.shape[0]]
+        np.testing.assert_array_equal(row.mask, probabilities.argmax(-1))
+        np.testing.assert_allclose(row.score / 256, probabilities.max(-1), atol=1 / 250)
+        assert row.mask.shape[0] == source.sizes[i][0]
+    several = [row.score for row in task.label(model, source, 0, 3)]
+    assert any((a != b.score).any() for a, b in zip(several, single.label(model, source, 0, 3)))
     mirrored = build_task(
         tiny.experiment(task="segmentation", label_scales="1", label_flip=True), source.categories
     )
@@ -89,10 +89,10 @@ def test_one_scale_is_the_plain_prediction_and_scales_are_averaged(setting):
         views = tf.concat([images, images[:, :, ::-1]], 0)
         found = tf.nn.softmax(model({"images": views}, training=False)["logits"])
         found = tf.image.resize(found, [64, 64]).numpy()
-        expected = 0.5 * (found[0] + found[1][:, ::-1])[: row["mask"].shape[0]]
-        assert (row["mask"] == expected.argmax(-1)).mean() > 0.999
-        np.testing.assert_allclose(row["score"] / 256, expected.max(-1), atol=1 / 250)
-        assert np.abs(row["score"] - plain["score"]).max() > 2
+        expected = 0.5 * (found[0] + found[1][:, ::-1])[: row.mask.shape[0]]
+        assert (row.mask == expected.argmax(-1)).mean() > 0.999
+        np.testing.assert_allclose(row.score / 256, expected.max(-1), atol=1 / 250)
+        assert np.abs(row.score - plain.score).max() > 2
 
 
 class Brightness(tf.Module):
@@ -161,9 +161,9 @@ def test_six_scales_are_six_inputs_of_one_reading(setting):
     means = [sum(parts) / 6 for parts in zip(*map(alone, (32, 48, 64, 80, 96, 112)))]
     assert set(reads) == {32, 48, 64, 80, 96, 112}
     for row, mean in zip(labels, tf.concat(means, axis=0).numpy()):
-        mean = mean[: row["mask"].shape[0], : row["mask"].shape[1]]
-        np.testing.assert_array_equal(row["mask"], mean.argmax(-1))
-        np.testing.assert_array_equal(row["score"], stored_score(mean.max(-1)))
+        mean = mean[: row.mask.shape[0], : row.mask.shape[1]]
+        np.testing.assert_array_equal(row.mask, mean.argmax(-1))
+        np.testing.assert_array_equal(row.score, stored_score(mean.max(-1)))
 
 
 def test_masks_in_the_label_store(setting, tmp_path):
@@ -180,13 +180,13 @@ def test_masks_in_the_label_store(setting, tmp_path):
         == sum(manifest["class_counts"])
     )
     rows = list(store.rows())
-    threshold = float(np.median(np.concatenate([row["score"].ravel() for row in rows]))) / 256
+    threshold = float(np.median(np.concatenate([row.labels.score.ravel() for row in rows]))) / 256
     pseudo, any_label, numbers = store.read(unlabelled, threshold)
     for i, row in enumerate(rows):
         mask = pseudo.read_mask(tf.constant(i, tf.int64)).numpy()
         assert mask.shape == tuple(source.sizes[i])
         np.testing.assert_array_equal(
-            mask, np.where(row["score"] >= round(threshold * 256), row["mask"], 255)
+            mask, np.where(row.labels.score >= round(threshold * 256), row.labels.mask, 255)
         )
     assert numbers["images_with_labels"] == any_label.sum() and 0.3 < numbers["labelled_pixels"] < 0.8
     with pytest.raises(LabelError, match="no pseudo pixel.*score_threshold=1.0") as caught:
@@ -194,7 +194,7 @@ def test_masks_in_the_label_store(setting, tmp_path):
     assert "would keep a pixel in 50%" in str(caught.value)
     folder = store.export(str(tmp_path / "out"), threshold)
     for i, row in enumerate(rows):
-        name = os.path.splitext(os.path.basename(row["file_name"]))[0] + ".png"
+        name = os.path.splitext(os.path.basename(row.file_name))[0] + ".png"
         with Image.open(os.path.join(folder, name)) as image:
             assert image.mode == "P" and image.size == (64, source.sizes[i][0])
             np.testing.assert_array_equal(np.asarray(image), pseudo.read_mask(tf.constant(i, tf.int64)))
@@ -211,10 +211,10 @@ def test_labels_are_enlarged_to_large_images(setting, tmp_path):
     store = LabelStore(str(tmp_path))
     label_source(task, model, double, store, tiny.experiment(task="segmentation"), "t")
     pseudo, _, _ = store.read(double, 0.0)
-    row = next(iter(store.rows()))
-    assert row["mask"].shape == (64, 64)  # as in the network's input
+    row = next(iter(store.rows())).labels
+    assert row.mask.shape == (64, 64)  # as in the network's input
     np.testing.assert_array_equal(
-        pseudo.read_mask(tf.constant(0, tf.int64)), row["mask"].repeat(2, 0).repeat(2, 1)
+        pseudo.read_mask(tf.constant(0, tf.int64)), row.mask.repeat(2, 0).repeat(2, 1)
     )
 
 

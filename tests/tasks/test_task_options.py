@@ -15,10 +15,12 @@ from losses.focal import BACKGROUND, IGNORED
 from official.data.example import denormalize
 from official.data.pipeline import example_reader
 from official.data.source import Category
+from official.errors import FlagError
 from official.experiment import Experiment, Model, experiment_from
 from official.models.backbones.input_scale import scale_of
 from official.models.backbones.registry import build_backbone
 from official.models.layers import Dropout, StochasticDepth, Swish, SyncBatchNormalization
+from official.tasks import registry
 from official.tasks.registry import build_task
 from tests import tiny
 
@@ -267,13 +269,30 @@ def test_temperature_of_the_contrastive_loss():
         assert float(found) == pytest.approx(float(expected), rel=1e-6)
 
 
+def test_a_task_of_ones_own_needs_the_registry_alone(monkeypatch):
+    """What stands there is chosen by its name; what does not is an error that lists what does."""
+
+    class Counting(registry.TASKS["classification"]):
+        name = "counting"
+
+    with pytest.raises(
+        FlagError, match="--task=counting is unknown; the tasks are detection, .*contrastive$"
+    ):
+        task_of(task="counting")
+    monkeypatch.setitem(registry.TASKS, "counting", Counting)
+    assert type(task_of(task="counting")) is Counting
+
+
 # --- labelling and evaluating ---------------------------------------------------------------------------
 
 
 def test_labels_go_down_to_the_floor_and_predictions_to_their_own_threshold(monkeypatch):
     task = task_of(score_floor=0.02, eval_score_threshold=0.3, score_threshold=0.6)
-    monkeypatch.setattr(task, "predictions", lambda model, source, first, last, threshold: threshold)
-    assert (task.label(None, None, 0, 1), task.predict(None, None, 0, 1)) == (0.02, 0.3)
+    nothing = {"boxes": np.zeros((0, 4)), "classes": np.zeros(0, int)}
+    found = lambda model, source, first, last, threshold: iter([{**nothing, "scores": np.array([threshold])}])  # noqa: E731
+    monkeypatch.setattr(task, "predictions", found)
+    (label,), (prediction,) = task.label(None, None, 0, 1), task.predict(None, None, 0, 1)
+    assert (label.scores.tolist(), prediction["scores"].tolist()) == ([0.02], [0.3])
     objects = {"scores": np.array([0.7, 0.5]), "boxes": np.zeros((2, 4)), "classes": np.array([0, 1])}
     assert task.shown(objects)["scores"].tolist() == [0.7]
 
@@ -292,8 +311,8 @@ def test_soft_labels_have_their_temperature(monkeypatch):
     task = task_of(task="classification", label_temperature=2.0)
     monkeypatch.setattr(task, "_logits", lambda *_: iter([np.log([4.0, 1.0])]))
     (row,) = task.label(None, None, 0, 1)
-    np.testing.assert_allclose(row["probabilities"], [2 / 3, 1 / 3], rtol=1e-6)
-    assert row["score"] == pytest.approx(0.8) and row["class"] == 0
+    np.testing.assert_allclose(row.probabilities, [2 / 3, 1 / 3], rtol=1e-6)
+    assert row.score == pytest.approx(0.8) and row.label == 0
     (row,) = task.predict(None, None, 0, 1)
     np.testing.assert_allclose(row["probabilities"], [0.8, 0.2], rtol=1e-6)
 

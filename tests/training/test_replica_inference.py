@@ -61,9 +61,9 @@ def test_labels(models):
     assert len(labels[0]) == len(labels[1]) == 5
     for a, b in zip(*labels):
         if task.name == "segmentation":
-            assert (a["mask"] == b["mask"]).mean() > 0.999
+            assert (a.mask == b.mask).mean() > 0.999
         else:
-            same(a, b)
+            same(vars(a), vars(b))
 
 
 def test_every_program_of_a_tpu_compiles(models, monkeypatch, tmp_path):
@@ -88,9 +88,9 @@ def test_every_program_of_a_tpu_compiles(models, monkeypatch, tmp_path):
     same(on_tpu.evaluate(one, source, str(tmp_path / "b")), metrics)
     for a, b in zip(on_tpu.label(one, source.without_labels(), 1, 5) if labels else (), labels):
         if task.name == "segmentation":
-            assert (a["mask"] == b["mask"]).mean() > 0.999
+            assert (a.mask == b.mask).mean() > 0.999
         else:
-            same(a, b)
+            same(vars(a), vars(b))
     assert shapes and all(shape.is_fully_defined() for shape in shapes)
 
 

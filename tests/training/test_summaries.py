@@ -4,7 +4,8 @@ import numpy as np
 import tensorflow as tf
 from tensorboard.plugins.hparams import metadata
 
-from official.training.summaries import DESCRIPTIONS, Summaries, description, events_files
+from official.report.curves import events_files
+from official.training.summaries import DESCRIPTIONS, Summaries, description
 
 
 def values(folder):
