@@ -51,7 +51,7 @@ def hashed_key(*words: int | tf.Tensor) -> tf.Tensor:
 
 def _halves(word: int | tf.Tensor) -> list[tf.Tensor]:
     if isinstance(word, int):
-        word = tf.constant((word + 2**63) % 2**64 - 2**63, tf.int64)
+        word = _tensor(word)
     if word.dtype.size < 8:
         return [tf.cast(word, tf.uint32)]
     wide = tf.bitcast(word, tf.uint64)
@@ -60,6 +60,10 @@ def _halves(word: int | tf.Tensor) -> list[tf.Tensor]:
         tf.cast(low, tf.uint32),
         tf.cast(tf.bitwise.right_shift(wide, tf.constant(32, tf.uint64)), tf.uint32),
     ]
+
+
+def _tensor(word: int) -> tf.Tensor:
+    return tf.constant((word + 2**63) % 2**64 - 2**63, tf.int64)
 
 
 def permuted(index: tf.Tensor, size: int, seed: int | tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
@@ -80,6 +84,11 @@ def permuted(index: tf.Tensor, size: int, seed: int | tf.Tensor, epoch: tf.Tenso
     Returns:
       int64, shape of `index`.
     """
+    return _permuted(index, size, _tensor(seed) if isinstance(seed, int) else seed, epoch)
+
+
+@tf.function(autograph=False)  # hundreds of operations: every dataset of a process calls the same graph
+def _permuted(index: tf.Tensor, size: int, seed: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
     if size > _SMALL:
         return _below(index, size, _round_keys(seed, epoch))
     count = math.factorial(size)

@@ -119,18 +119,21 @@ def training_dataset(
     key_seed = stream_seed(seed, stream)
     read = example_reader(source)
 
-    def load(number):
-        step, place = number // own + start_step, number % own
+    def plan(step):
+        """(step, image, key) of every example, for a whole step at once: alone each would cost 0.3 ms."""
+        place = tf.range(own, dtype=tf.int64)
         if parts > 1:
             element, row = place // replica_batch_size, place % replica_batch_size
             place = (element % replicas * parts + element // replicas) * replica_batch_size + row
         epoch, image = permuted(step * batch_size + worker.index * own + place, len(source), key_seed)
-        key = tf.bitcast(
-            tf.stack([hashing.hashed(key_seed, epoch, image, word) for word in (0, 1)]), tf.int32
-        )
+        halves = [hashing.hashed(key_seed, epoch, image, word) for word in (0, 1)]
+        return tf.fill([own], step), image, tf.bitcast(tf.stack(halves, axis=1), tf.int32)
+
+    def load(step, image, key):
         return prepare({**read(image), "step": step}, key)
 
-    dataset = tf.data.Dataset.range(np.iinfo(np.int64).max // 2**20)
+    dataset = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max // 2**20)
+    dataset = dataset.map(as_it_is(plan), num_parallel_calls=1, deterministic=True).unbatch()
     dataset = dataset.map(as_it_is(load), num_parallel_calls=threads or tf.data.AUTOTUNE, deterministic=True)
     return dataset.batch(replica_batch_size, drop_remainder=True).prefetch(4)
 
