@@ -22,6 +22,7 @@ warnings.filterwarnings("ignore", message=r".*(state_updates|layer\.updates).*")
 from absl import app, flags, logging  # noqa: E402
 
 from official import __version__  # noqa: E402
+from official.catalog import ON_A_RUN  # noqa: E402
 from official.errors import UserError, in_words  # noqa: E402
 from official.flagfiles import expanded  # noqa: E402
 from official.flags import define_flags, experiment_from_flags  # noqa: E402
@@ -42,7 +43,7 @@ def main(argv: list[str]) -> None:
 
     try:
         with StopAtOnce():
-            jobs.run(experiment_from_flags(jobs.USES_RUN))
+            jobs.run(experiment_from_flags(ON_A_RUN))
     except Interrupted as stop:
         print(f"\n{stop}", file=sys.stderr)
         sys.exit(128 + stop.signal_number)

@@ -47,8 +47,7 @@ class Settings:
         their arguments wrap in uint8 (Solarize's threshold at levels 10 and 15 is 0 and 128: the whole image
         is inverted, or its brighter half; Posterize at 27 keeps one bit). "weakening" does without the
         wrapping (threshold at most 256, which inverts nothing, and at most 8 bits). "strengthening" turns
-        them
-        round as well: threshold 256 - 25.6 level, bits 8 - 0.4 level.
+        them round as well: threshold 256 - 25.6 level, bits 8 - 0.4 level.
       contrast_true_mean: see `augment.color.contrast`.
       exact_boxes: False is the original: box corners are cut to whole pixels before and after, and
         a box that leaves the image stays as a sliver at the border. True: corners stay exact and

@@ -8,9 +8,8 @@
 Every line is one input pipeline in `tf.data` with as many threads as cores. "pixels in memory" leaves
 reading and decoding out; "whole pipeline" is what training uses: read, decode, augment, pad the boxes,
 batch by 8 (boxes become anchor targets in the compiled step, not here). keras-cv has no AutoAugment, and its
-RandAugment
-moves no boxes: its nearest equivalents are flip + JitteredResize for S1 and, with one operation of
-RandAugment(geometric=False) more, for S4.
+RandAugment moves no boxes: its nearest equivalents are flip + JitteredResize for S1 and, with one operation
+of RandAugment(geometric=False) more, for S4.
 """
 
 from __future__ import annotations

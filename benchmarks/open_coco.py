@@ -1,8 +1,8 @@
 """How long and how much memory it takes to open a JSON of COCO's size: 118,287 images and 860,001 boxes.
 
-    python benchmarks/open_coco.py                  # makes the files in a temporary folder, prints a line of
-    JSON python benchmarks/open_coco.py --outlines       # with polygons as COCO has them: a file four times
-    as large python benchmarks/open_coco.py --images=1000 --boxes=7000
+    python benchmarks/open_coco.py                  # files in a temporary folder; a line of JSON
+    python benchmarks/open_coco.py --outlines       # with polygons as COCO has them: four times the size
+    python benchmarks/open_coco.py --images=1000 --boxes=7000
 
 The images are links to one small JPEG, so what is timed is the reading and the cleaning of the labels and a
 look at the header of every image, not the decoding of COCO's pixels. Opening runs in a process of its own,

@@ -11,6 +11,8 @@ import hashlib
 import json
 from typing import Any, Iterable, Mapping
 
+from official.catalog import FORMATS, JOBS, TASKS
+
 
 def option(
     default: Any,
@@ -114,7 +116,7 @@ class Data:
         ),
         choices=("check", "scale"),
     )
-    max_image_pixels: int = option(100_000_000, "A image whose header claims more is skipped.", lower=1)
+    max_image_pixels: int = option(100_000_000, "An image whose header claims more is skipped.", lower=1)
     check_images: str = option(
         "full",
         "How an image is checked before the run: every pixel, or header and end.",
@@ -140,7 +142,8 @@ class Model:
 
     task: str = option(
         "detection",
-        "What is learned: detection, segmentation, classification (of whole images) or contrastive (SimCLR).",
+        "What is learned.",
+        choices=tuple(TASKS),
     )
     backbone: str = option(
         "efficientnet-b7",
@@ -631,29 +634,8 @@ class Runtime:
 
     job: str = option(
         "self_train",
-        "What to do; see official/jobs/__init__.py.",
-        choices=(
-            "self_train",
-            "train",
-            "control",
-            "linear_eval",
-            "pseudo_label",
-            "inspect_labels",
-            "evaluate",
-            "predict",
-            "export",
-            "import_checkpoint",
-            "model_stats",
-            "gallery",
-            "check_data",
-            "classify_check",
-            "review_labels",
-            "write_scenes",
-            "write_tfrecords",
-            "export_labels",
-            "study",
-            "report",
-        ),
+        "What to do; see official/catalog.py.",
+        choices=tuple(JOBS),
         decisive=False,
     )
     model_dir: str = option("", "The run folder: everything a job writes is in it.", decisive=False)
@@ -782,7 +764,7 @@ class Serving:
             "job=export_labels, review_labels: of the labels that are written; masks become polygons, with "
             "voc PNGs."
         ),
-        choices=("coco", "yolo", "voc", "cvat", "labelme", "labelstudio"),
+        choices=tuple(FORMATS),
     )
     labels: str = option(
         "pseudo",

@@ -1,16 +1,13 @@
-"""What `--help` and `--helpfull` print: at once, without TensorFlow, from the docstrings and options
-themselves.
-"""
+"""What `--help` and `--helpfull` print: at once, without TensorFlow, from the catalog and the options."""
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import os
 import shutil
 import textwrap
 from typing import Sequence
 
+from official.catalog import JOBS
 from official.experiment import GROUPS
 
 SHORT, FULL = ("--help", "-help", "-h", "-?", "--helpshort"), ("--helpfull", "-helpfull")
@@ -81,8 +78,8 @@ def _short(command: str, width: int) -> str:
     for arguments, what in _FIRST:
         lines += [f"  {command} {arguments}", f"      {what}"]
     lines += ["", "Jobs (--job=NAME; self_train if none is given)"]
-    for name, text in jobs():
-        lines += _entry(name, text, width)
+    for name, job in JOBS.items():
+        lines += _entry(name, job.about, width)
     lines += ["", "Flags that one needs"]
     helps = {
         field.name: _described(field) for group in GROUPS.values() for field in dataclasses.fields(group)
@@ -122,14 +119,3 @@ def _entry(name: str, text: str, width: int) -> list[str]:
     if len(first) > indent:
         return [first.rstrip(), *(" " * indent + line for line in body)]
     return [first + body[0], *(" " * indent + line for line in body[1:])]
-
-
-def jobs() -> list[tuple[str, str]]:
-    """(name, what it does) of every job, from the docstring of official/jobs, which is not imported: it needs
-    TensorFlow.
-    """
-    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "jobs", "__init__.py")
-    with open(path, encoding="utf-8") as file:
-        text = ast.get_docstring(ast.parse(file.read())) or ""
-    rows = [line.strip().split(None, 1) for line in text.split("\n\n", 1)[1].splitlines() if line.strip()]
-    return [(name, what) for name, what in rows]

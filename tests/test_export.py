@@ -10,8 +10,7 @@ import pytest
 import tensorflow as tf
 
 from official.data.formats.image_folder import open_folder
-from official.export.detector import detect_bytes, export_detector
-from official.export.serving import load_serving
+from official.export.detector import export_detector
 from official.export.stock import stock_model
 from official.tasks.registry import build_task
 from tests import tiny
@@ -49,9 +48,16 @@ def pictures(tmp_path_factory):
     return folder
 
 
+def detect_bytes(signature, encoded):
+    """Columns of the detections in one encoded image."""
+    found = {k: v.numpy()[0] for k, v in signature(image_bytes=tf.constant([encoded])).items()}
+    count = int(found.pop("num_detections"))
+    return {name: column[:count] for name, column in found.items()}
+
+
 def test_saved_model_from_bytes_agrees_with_predict(exported, pictures):
     task, model, paths, _ = exported
-    signature = load_serving(paths["saved_model"])
+    signature = tf.saved_model.load(paths["saved_model"]).signatures["serving_default"]
     source = open_folder(str(pictures))
     in_process = list(task.predictions(model, source, 0, len(source), 0.0105))
     for path, expected in zip(source.file_names, in_process):
@@ -73,7 +79,7 @@ def test_the_documented_decoder_finds_what_the_saved_model_finds(exported, pictu
             block for block in re.findall(r"```python\n(.*?)```", file.read(), re.S) if "decode(" in block
         ]
     assert len(programs) == 2
-    signature = load_serving(paths["saved_model"])
+    signature = tf.saved_model.load(paths["saved_model"]).signatures["serving_default"]
     for path in sorted(pictures.iterdir()):
         names = {"export": str(folder), "photo": str(path)}
         exec("".join(programs), names)  # pylint: disable=exec-used

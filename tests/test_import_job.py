@@ -137,32 +137,32 @@ def test_a_segmenter_is_a_run_too(tmp_path, photos, capsys):
 
 
 def test_classes(tmp_path):
-    coco, note = named_classes("detection", 91, "")
+    coco, note = named_classes("detector", 91, "")
     assert coco == COCO_CATEGORIES and "COCO's 80" in note
-    assert [c.name for c in named_classes("segmentation", 21, "")[0]][::20] == ["background", "tvmonitor"]
+    assert [c.name for c in named_classes("segmenter", 21, "")[0]][::20] == ["background", "tvmonitor"]
     path = tmp_path / "some.json"
     path.write_text(json.dumps({"categories": [{"id": 4, "name": "b"}, {"id": 2, "name": "a"}]}))
-    assert [(c.id, c.name) for c in named_classes("detection", 6, str(path))[0]] == [(2, "a"), (4, "b")]
-    for task, channels, content, message in (
-        ("detection", 4, {"categories": [{"id": 4, "name": "b"}]}, "ids of 1 to 3, not .4"),
-        ("detection", 4, {"categories": [{"id": 0, "name": "b"}]}, "ids of 1 to 3, not .0"),
-        ("detection", 4, {"categories": [{"id": 1, "name": "b"}, {"id": 2, "name": "b"}]}, "different names"),
+    assert [(c.id, c.name) for c in named_classes("detector", 6, str(path))[0]] == [(2, "a"), (4, "b")]
+    for network, channels, content, message in (
+        ("detector", 4, {"categories": [{"id": 4, "name": "b"}]}, "ids of 1 to 3, not .4"),
+        ("detector", 4, {"categories": [{"id": 0, "name": "b"}]}, "ids of 1 to 3, not .0"),
+        ("detector", 4, {"categories": [{"id": 1, "name": "b"}, {"id": 2, "name": "b"}]}, "different names"),
         (
-            "segmentation",
+            "segmenter",
             4,
             {"categories": [{"id": 1, "name": "b"}]},
             "names 1 classes, the head has 4, 0 to 3",
         ),
-        ("detection", 4, {}, "neither names"),
+        ("detector", 4, {}, "neither names"),
     ):
         path.write_text(json.dumps(content))
         with pytest.raises(DataError, match=message):
-            named_classes(task, channels, str(path))
+            named_classes(network, channels, str(path))
     (tmp_path / "short.txt").write_text("a\nb\n")
     with pytest.raises(DataError, match="names 2 classes, the head has 3, 1 to 3"):
-        named_classes("detection", 4, str(tmp_path / "short.txt"))
+        named_classes("detector", 4, str(tmp_path / "short.txt"))
     with pytest.raises(DataError, match="absent.txt: neither names"):
-        named_classes("detection", 4, str(tmp_path / "absent.txt"))
+        named_classes("detector", 4, str(tmp_path / "absent.txt"))
 
 
 def test_what_is_no_network(tmp_path):

@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 from official import jobs
+from official.catalog import ON_A_RUN
 from official.data.source import Category
 from official.experiment import experiment_from
 from official.jobs import opening
@@ -353,7 +354,7 @@ def test_jobs_on_a_finished_run_do_not_inherit_the_machine(copied, monkeypatch):
     ours.define_flags(values)
     values(["program", "--job=evaluate", f"--model_dir={folder}", "--threads=2"])
     monkeypatch.setattr(ours.flags, "FLAGS", values)
-    found = ours.experiment_from_flags(jobs.USES_RUN)
+    found = ours.experiment_from_flags(ON_A_RUN)
     assert found.flags() | machine == {
         **saved_flags(folder),
         **machine,

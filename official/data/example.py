@@ -3,8 +3,8 @@
 An example is a dict:
     image    uint8 [H, W, 3]        RGB
     boxes    float32 [N, 4]         yxyx, pixels of `image`
-    classes  int32 [N]              index of the class, 0-based; -2 for a pseudo box that may be an object or
-    not mask     uint8 [H, W]           class indices, 255 where nothing is said (segmentation)
+    classes  int32 [N]              index of the class, 0-based; -2: a pseudo box that may be an object or not
+    mask     uint8 [H, W]           class indices, 255 where nothing is said (segmentation)
     class    int32 []               of the whole image, -1: none known (classification)
     probabilities  float32 [C]      soft label beside `class`, where there is one
     step     int64 []               the training step that it is for

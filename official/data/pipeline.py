@@ -8,7 +8,7 @@ starts at its step and needs no iterator state, and neither threads nor replicas
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Callable, Iterator, Sequence
+from typing import Any, Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -229,8 +229,3 @@ def fitting_all(image_sizes: Sequence[int], *, legacy_resize: bool = False) -> F
     """`fitting` into several inputs from one reading of the image: "images" is a tuple, one of every size."""
     each = [fitting(size, legacy_resize=legacy_resize) for size in image_sizes]
     return lambda example: {"images": tuple(prepare(example)["images"] for prepare in each)}
-
-
-def iterate_numpy(dataset: tf.data.Dataset) -> Iterator[dict[str, np.ndarray]]:
-    """Batches as NumPy arrays."""
-    return iter(dataset.as_numpy_iterator())

@@ -305,8 +305,7 @@ def labeled_subset(source: Source, fraction: float, split_seed: int) -> tuple[So
 
     An image's place is the hash of (split_seed, id), so the choice does not depend on the machine,
     a library version or the order of the files, and a smaller fraction is part of a larger one. What was cut
-    out of one
-    image stays together: the share is then the nearest that does not divide one.
+    out of one image stays together: the share is then the nearest that does not divide one.
 
     Raises:
       DataError: the fraction is out of (0, 1] or leaves no image.

@@ -3,13 +3,17 @@
     scenes[:SPLIT][,count=N]             the embedded data set
     coco:FILE.json[,IMAGE_FOLDER]        COCO annotations (segmentation: rendered to masks)
     voc:FOLDER[,IMAGE_FOLDER][,split=S]  Pascal VOC XML; for segmentation its mask PNGs, with the values below
-        first_pixel=0|1  whether its boxes count pixels from 0 (LabelImg) or 1 (Pascal VOC), where that is not
-        found out
-    yolo:DATA.yaml[,split=S]             YOLO as Ultralytics lays it out: boxes or polygons; `train`, or `val`
-    as --eval_data labelme:FOLDER[,IMAGE_FOLDER]        LabelMe's JSONs, one an image
+        first_pixel=0|1  pixels of boxes are counted from 0 (LabelImg) or 1 (Pascal VOC), where it cannot be
+                         found out
+        masks=FOLDER     its mask PNGs, where they are not in SegmentationClass
+    yolo:DATA.yaml[,split=S]             YOLO as Ultralytics lays it out, boxes or polygons: `train`, or `val`
+                                         as --eval_data
+    labelme:FOLDER[,IMAGE_FOLDER]        LabelMe's JSONs, one an image
     cvat:FILE.xml[,IMAGE_FOLDER]         CVAT for images 1.1
-    via:FILE.json[,IMAGE_FOLDER][,attribute=NAME]  VGG Image Annotator 1 and 2; which attribute of a region is
-    its class labelstudio:FILE.json[,IMAGE_FOLDER][,which=predictions]  Label Studio's JSON or JSON-MIN
+    via:FILE.json[,IMAGE_FOLDER]         VGG Image Annotator 1 and 2
+        attribute=NAME   which attribute of a region is its class
+    labelstudio:FILE.json[,IMAGE_FOLDER] Label Studio's JSON or JSON-MIN
+        which=predictions  what a model has labelled, in place of people
     masks:IMAGES,MASKS[,NAME=VALUE...]   images and mask PNGs of the same names (segmentation):
         classes=FILE     a class name a line, in the order of the indices
         palette=FILE     masks of colours: lines of `r g b name`, a `labelmap.txt`, or `voc`
@@ -30,6 +34,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+from typing import Callable
 
 from official.data import index
 from official.data.crops import object_crops
@@ -102,10 +107,10 @@ def open_source(word: str, options: ReadOptions = ReadOptions(), *, labeled: boo
 
 def _open_one(word: str, options: ReadOptions, labeled: bool) -> Source:
     kind, place, named = parse_word(word)
-    unknown = sorted(set(named) - _TAKES[kind])  # before anything is read, which may take minutes
+    unknown = sorted(set(named) - set(_KINDS[kind].takes))  # before anything is read, which may take minutes
     if unknown:
         raise DataError(f"data {word!r}: {kind} does not take {unknown}")
-    source = _OPENERS[kind](place, named, options, labeled)
+    source = _KINDS[kind].open(place, named, options, labeled)
     if named:  # what it takes for another task
         raise DataError(f"data {word!r}: {kind} does not take {sorted(named)} here")
     source = source if labeled else source.without_labels()
@@ -121,21 +126,6 @@ def _open_one(word: str, options: ReadOptions, labeled: bool) -> Source:
     return dataclasses.replace(source, word=word)
 
 
-_NAMES = (
-    "images",
-    "masks",
-    "split",
-    "classes",
-    "count",
-    "size",
-    "ignore",
-    "foreground",
-    "palette",
-    "feature",
-    "first_pixel",
-    "attribute",
-    "which",
-)
 _ESCAPED = {f"\\{character}": chr(0xE000 + number) for number, character in enumerate(",=+\\")}
 
 
@@ -144,7 +134,7 @@ def split_word(word: str) -> list[str]:
     before it, or that path exists."""
     for written, kept in _ESCAPED.items():
         word = word.replace(written, kept)
-    first, *others = re.split(rf"\+(?=(?:{'|'.join(_OPENERS)}):)", word)
+    first, *others = re.split(rf"\+(?=(?:{'|'.join(_KINDS)}):)", word)
     found = [first]
     for part in others:
         if _goes_on(found[-1], part):
@@ -174,10 +164,10 @@ def parse_word(word: str) -> tuple[str, str, dict[str, str]]:
       DataError: unknown kind or no place.
     """
     kind, _, rest = word.partition(":")
-    if kind not in _OPENERS:
+    if kind not in _KINDS:
         found = advice(kind) or what_it_is(rest) or what_it_is(word)
         raise DataError(
-            f"data {word!r}: unknown kind {kind!r}; choose one of {sorted(_OPENERS)} (KIND:PLACE){found}"
+            f"data {word!r}: unknown kind {kind!r}; choose one of {sorted(_KINDS)} (KIND:PLACE){found}"
         )
     for written, kept in _ESCAPED.items():
         rest = rest.replace(written, kept)
@@ -350,33 +340,33 @@ def _tfds(place: str, named: dict[str, str], options: ReadOptions, labeled: bool
     )
 
 
-_OPENERS = {
-    "scenes": _scenes,
-    "coco": _coco,
-    "voc": _voc,
-    "yolo": _yolo,
-    "labelme": _labelme,
-    "cvat": _cvat,
-    "via": _via,
-    "labelstudio": _label_studio,
-    "masks": _masks,
-    "folder": _folder,
-    "tfrecord": _tfrecord,
-    "tfds": _tfds,
+@dataclasses.dataclass(frozen=True)
+class _Kind:
+    """A kind of data.
+
+    Attributes:
+      open: (place, values by name, options, whether labels are wanted) -> source; takes out the values that
+        it understands.
+      takes: what may stand behind the place, by name or (an image folder) without one, for any task.
+    """
+
+    open: Callable[[str, dict[str, str], ReadOptions, bool], Source]
+    takes: tuple[str, ...] = ()
+
+
+_OF_MASKS = ("classes", "palette", "ignore", "foreground")
+_KINDS = {
+    "scenes": _Kind(_scenes, ("count",)),
+    "coco": _Kind(_coco, ("images",)),
+    "voc": _Kind(_voc, ("split", "images", "masks", "first_pixel", *_OF_MASKS)),
+    "yolo": _Kind(_yolo, ("split",)),
+    "labelme": _Kind(_labelme, ("images",)),
+    "cvat": _Kind(_cvat, ("images",)),
+    "via": _Kind(_via, ("images", "attribute")),
+    "labelstudio": _Kind(_label_studio, ("images", "which")),
+    "masks": _Kind(_masks, ("images", *_OF_MASKS)),
+    "folder": _Kind(_folder),
+    "tfrecord": _Kind(_tfrecord),
+    "tfds": _Kind(_tfds, ("feature",)),
 }
-_OF_MASKS = frozenset(("classes", "palette", "ignore", "foreground"))
-# What each may say behind its place, by name or (an image folder) without one; for one task or another.
-_TAKES: dict[str, frozenset[str]] = {
-    "scenes": frozenset(("count",)),
-    "coco": frozenset(("images",)),
-    "voc": frozenset(("split", "images", "masks", "first_pixel")) | _OF_MASKS,
-    "yolo": frozenset(("split",)),
-    "labelme": frozenset(("images",)),
-    "cvat": frozenset(("images",)),
-    "via": frozenset(("images", "attribute")),
-    "labelstudio": frozenset(("images", "which")),
-    "masks": frozenset(("images",)) | _OF_MASKS,
-    "folder": frozenset(),
-    "tfrecord": frozenset(),
-    "tfds": frozenset(("feature",)),
-}
+_NAMES = frozenset(name for kind in _KINDS.values() for name in kind.takes)

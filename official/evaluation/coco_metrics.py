@@ -66,27 +66,6 @@ def evaluate_detections(
     return metrics
 
 
-def evaluate_files(
-    ground_truth: str,
-    detections: str,
-    iou_type: str = "bbox",
-    *,
-    max_skipped_fraction: float = 1.0,
-    crowd: str = "ignore",
-    reports: dict[str, InputReport] | None = None,
-) -> dict[str, Any]:
-    """Scores an existing COCO results file; see `read_files`."""
-    truth, found = read_files(
-        ground_truth,
-        detections,
-        iou_type,
-        max_skipped_fraction=max_skipped_fraction,
-        crowd=crowd,
-        reports=reports,
-    )
-    return score(truth, found, iou_type)
-
-
 def read_files(
     ground_truth: str,
     detections: str,

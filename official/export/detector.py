@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Sequence
+from typing import Any, Sequence
 
-import numpy as np
 import tensorflow as tf
 
 from official.data import image_files
@@ -121,10 +120,3 @@ def detect_one(serving: DetectionServing, images: tf.Tensor) -> dict[str, tf.Ten
     """One normalised image [1, S, S, 3] to boxes in network pixels."""
     outputs = serving.network(images, training=False)
     return serving.decoder.single(outputs, serving.levels, tf.fill([1, 2], float(serving.size)))
-
-
-def detect_bytes(signature: Callable[..., dict[str, tf.Tensor]], encoded: bytes) -> dict[str, np.ndarray]:
-    """Runs one encoded image through a serving signature; columns of its real detections."""
-    found = {k: v.numpy()[0] for k, v in signature(image_bytes=tf.constant([encoded])).items()}
-    count = int(found.pop("num_detections"))
-    return {name: column[:count] for name, column in found.items()}

@@ -98,8 +98,3 @@ def write_tflite(folder: str, content: bytes) -> str:
     path = os.path.join(folder, "model.tflite")
     write_bytes(path, content)
     return path
-
-
-def load_serving(folder: str) -> Any:
-    """The `from_bytes` signature of an exported SavedModel folder."""
-    return tf.saved_model.load(folder).signatures["serving_default"]

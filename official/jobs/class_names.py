@@ -9,11 +9,11 @@ from official.data.formats.mask_palettes import VOC_CLASSES
 from official.data.source import Category, DataError
 
 
-def named_classes(task: str, channels: int, path: str) -> tuple[tuple[Category, ...], str]:
+def named_classes(network: str, channels: int, path: str) -> tuple[tuple[Category, ...], str]:
     """The classes of a detector's or segmenter's channels.
 
     Args:
-      task: "detection" (channel 0 is the background and no class) or "segmentation".
+      network: "detector" (channel 0 is the background and no class) or "segmenter".
       channels: of the head in the file.
       path: a text file with a name a line, or a COCO JSON whose category ids are channels; "" for none.
 
@@ -23,16 +23,16 @@ def named_classes(task: str, channels: int, path: str) -> tuple[tuple[Category, 
     Raises:
       DataError: the file cannot be read, or has not the classes of the channels.
     """
-    first = 1 if task == "detection" else 0
+    first = 1 if network == "detector" else 0
     numbers = range(first, channels)
     if not numbers:
         raise DataError(f"the head has {channels} channels, that is no class")
     if path:
         return _named_by(path, numbers), f"classes: {len(numbers)} channels named by {path}"
     others = "--classes=FILE names others"
-    if (task, channels) == ("detection", COCO_CATEGORIES[-1].id + 1):
+    if (network, channels) == ("detector", COCO_CATEGORIES[-1].id + 1):
         return COCO_CATEGORIES, f"classes: COCO's {len(COCO_CATEGORIES)}, for {channels} channels; {others}"
-    if (task, channels) == ("segmentation", len(VOC_CLASSES)):
+    if (network, channels) == ("segmenter", len(VOC_CLASSES)):
         return tuple(map(Category, numbers, VOC_CLASSES)), f"classes: PASCAL VOC's {channels}; {others}"
     generic = tuple(Category(i, f"class_{i}" if i else "background") for i in numbers)
     called = f"they are called {generic[0].name} ... {generic[-1].name}"

@@ -64,12 +64,13 @@ def _import_backbone(experiment: Experiment) -> dict[str, Any]:
 def _import_network(experiment: Experiment) -> dict[str, Any]:
     """A released detector or segmenter as a run that evaluate, predict, export and pseudo_label take."""
     path, task_name = experiment.serving.checkpoint, experiment.model.task
-    if not task_class(task_name).original_flags:
+    network = task_class(task_name).released_network
+    if not network:
         raise DataError(
             f"a whole network is a detector or a segmenter, not --task={task_name}; give --output=FILE.npz"
         )
-    channels = class_channels(path, task_name)
-    categories, names_note = named_classes(task_name, channels, experiment.serving.classes)
+    channels = class_channels(path, network)
+    categories, names_note = named_classes(network, channels, experiment.serving.classes)
     experiment, flags_note = _as_trained(experiment)
     experiment = settled(experiment)
     set_up_runtime(experiment.runtime)

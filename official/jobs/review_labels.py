@@ -12,8 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from official.data.formats.class_folders import write_class_folders
-from official.data.formats.export import export_labels, image_names, refuse_existing
-from official.data.formats.writers import FORMATS
+from official.data.formats.export import FORMATS, export_labels, image_names, refuse_existing
 from official.data.pseudo_labels import BoxLabels, ClassLabels, ImageLabels
 from official.data.source import Annotations, DataError, Source
 from official.experiment import Experiment
@@ -33,16 +32,6 @@ from official.training.run_folder import RunFolder
 
 COMPARED = 4  # times --review_images: how many images are looked at mirrored and smaller
 SMALLER = 0.75  # times the network's input
-# What --reviewed is given when the labels have been corrected in place; from Label Studio its export comes
-# back.
-_WORDS = {
-    "coco": "coco:{output}/annotations.json",
-    "yolo": "yolo:{output}/data.yaml",
-    "voc": "voc:{output}",
-    "cvat": "cvat:{output}/annotations.xml",
-    "labelme": "labelme:{output}",
-    "labelstudio": "labelstudio:EXPORTED.json,{output}/images",
-}
 
 
 _HOW = "Correct them, keep every image that was looked at (also without a box)"
@@ -91,8 +80,9 @@ def _write(experiment: Experiment, labelled: Source, pool: str, reasons: list[li
         report = export_labels(labelled, serving.format, output, scored=True, image_files=serving.image_files)
         if report.counts:
             note("\n".join(report.lines("review")))
-        files = [os.path.join(FORMATS[serving.format].images, name) for name in image_names(labelled)]
-        word = _WORDS[serving.format].format(output=output)
+        form = FORMATS[serving.format]
+        files = [os.path.join(form.images, name) for name in image_names(labelled)]
+        word = form.word.format(output=output)
     write_json(os.path.join(output, review.MANIFEST), _listed(labelled, pool, reasons, files))
     return word
 

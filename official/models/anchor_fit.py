@@ -2,9 +2,8 @@
 that raise it.
 
 A box that no anchor overlaps by --match_iou still claims its best anchor in training, but learns from that
-one alone, whose
-shape is another: it is found late or never. The share of boxes that do have such an anchor is the best
-possible recall.
+one alone, whose shape is another: it is found late or never. The share of boxes that do have such an anchor
+is the best possible recall.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Iterator, Protocol, Sequence
+from typing import TYPE_CHECKING, Any, Iterator, Protocol, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -12,6 +12,9 @@ from official.evaluation.drawing import Color
 from official.evaluation.evaluated import Evaluated
 from official.report.html import Page
 from official.report.predictions import Predictions
+
+if TYPE_CHECKING:
+    from official.report.run_page import Ended
 
 PER_KIND = 4
 ORDER = ("teacher", "control", "student", "model")
@@ -34,7 +37,7 @@ class Shown(Protocol):
         """Names that images need beside them, in the colours that are drawn."""
 
 
-def picture_rows(out: Page, ended: Any) -> None:
+def picture_rows(out: Page, ended: Ended) -> None:
     """Sheets of the best gains, the worst losses and random images; no image twice.
 
     Args:
@@ -122,9 +125,10 @@ def chosen(
 
 
 def _row(
-    ended: Any, models: dict[str, Predictions], quality: dict[str, np.ndarray], index: int
+    ended: Ended, models: dict[str, Predictions], quality: dict[str, np.ndarray], index: int
 ) -> Iterator[tuple[np.ndarray, str]]:
     source, task = ended.evaluation, ended.task
+    assert source is not None
     image = source.read_image(tf.constant(index, tf.int64)).numpy()
     yield task.draw(image, task.human_labels(source, index)), f"{source.short_name(index)}: human"
     for name, model in models.items():

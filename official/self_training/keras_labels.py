@@ -42,10 +42,9 @@ def pseudo_label(
 
     Returns:
       A dataset of dicts, an image each: "images" as they came and, by task,
-        "bounding_boxes"      {"boxes" float32 [M, 4] in the model's `bounding_box_format`, "classes" int32
-        [M],
-                              "confidence" float32 [M]}; rows of -1 beyond an image's own, M is the most of
-                              all
+        "bounding_boxes"      {"boxes" float32 [M, 4] in the model's `bounding_box_format`,
+                              "classes" int32 [M], "confidence" float32 [M]}; M is the most of all images,
+                              rows beyond an image's own are -1
         "segmentation_masks"  uint8 [H, W]
         "labels"              int32 []; images that are below the threshold are left out
 

@@ -6,6 +6,7 @@ applies thresholds on reading. The store itself (shards, checksums, resuming) is
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import os
 import zlib
@@ -62,29 +63,37 @@ class LabelKind(Protocol[L]):
 
     # --- one image --------------------------------------------------------------------------------
 
+    @abc.abstractmethod
     def encode(self, row: Row[L], names: Sequence[str]) -> tf.train.Example:
         """A record of the labels, without the image's pixels; names: of the classes."""
 
+    @abc.abstractmethod
     def counts(self, labels: L, classes: int) -> dict[str, Any]:
         """What an image adds to a shard's numbers: integers, or arrays of them."""
 
+    @abc.abstractmethod
     def highest(self, labels: L) -> float:
         """The highest score in the image, 0 to 1."""
 
+    @abc.abstractmethod
     def confidence(self, labels: L, threshold: float) -> float:
         """What images are ranked by, 0 to 1."""
 
+    @abc.abstractmethod
     def at(self, labels: L, limits: np.ndarray) -> dict[str, Any]:
         """The labels that reach the limits, float32 [classes], as `Drawing.draw` takes them."""
 
+    @abc.abstractmethod
     def classes_at(self, labels: L, limits: np.ndarray) -> np.ndarray:
         """The class of everything that reaches the limits, integers [N]."""
 
     # --- a whole store ----------------------------------------------------------------------------
 
+    @abc.abstractmethod
     def rows(self, paths: Sequence[str]) -> Iterator[Row[L]]:
         """Every image's labels, shard by shard: the inverse of `encode`."""
 
+    @abc.abstractmethod
     def read(
         self,
         store: LabelStore,
@@ -97,6 +106,7 @@ class LabelKind(Protocol[L]):
         see `LabelStore.read`.
         """
 
+    @abc.abstractmethod
     def export(self, store: LabelStore, folder: str, limits: np.ndarray) -> str:
         """Writes the labels that reach the limits as other tools open them; returns the path."""
 
@@ -242,7 +252,7 @@ class MaskKind(LabelKind[MaskLabels]):
         }
 
     def rows(self, paths: Sequence[str]) -> Iterator[Row[MaskLabels]]:
-        return (self.parse(record) for path in paths for _, record in records(path))
+        return map(self.parse, _records_of(paths))
 
     def parse(self, record: bytes) -> Row[MaskLabels]:
         """The inverse of `encode`."""
@@ -334,7 +344,7 @@ class ClassKind(LabelKind[ClassLabels]):
         }
 
     def rows(self, paths: Sequence[str]) -> Iterator[Row[ClassLabels]]:
-        return (self.parse(record) for path in paths for _, record in records(path))
+        return map(self.parse, _records_of(paths))
 
     def parse(self, record: bytes) -> Row[ClassLabels]:
         """The inverse of `encode`."""
@@ -465,10 +475,14 @@ def _identity(feature: Mapping[str, Any]) -> tuple[str, str, tuple[int, int]]:
     return *names, (height, width)
 
 
+def _records_of(paths: Sequence[str]) -> Iterator[bytes]:
+    return (record for path in paths for _, record in records(path))
+
+
 def _class_map(content: bytes, image_id: str) -> np.ndarray:
     found = read_class_map(content)
     if isinstance(found, str):
-        raise LabelError(f"the stored {found}, of image {image_id}")
+        raise LabelError(f"image {image_id}: a class map of its labels cannot be read: {found}")
     return found
 
 

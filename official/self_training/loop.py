@@ -16,9 +16,8 @@ same network from the same first weights as the teacher (--init, --init_checkpoi
     meant for the teacher's steps, are multiplied by all steps / teacher's steps (a cosine has no step of its
     own to stretch).
 Where --patience ends teacher or student early, the control takes as many steps as they took, and is not ended
-early
-itself: it sees the evaluation data no more often than they did. With --take=best each of the three takes its
-own best.
+early itself: it sees the evaluation data no more often than they did. With --take=best each of the three
+takes its own best.
 """
 
 from __future__ import annotations

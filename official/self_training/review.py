@@ -3,8 +3,9 @@ again after.
 
 An image is worth it for one of these reasons, each a number that is higher the more a person would change:
 
-    uncertain   labels in use or nearly, times how likely each is wrong by its score: the expected number of
-    wrong ones classes     boxes of different classes on one spot, by the score of the second best
+    uncertain   labels in use or nearly, times how likely each is wrong by its score: how many wrong ones are
+                expected
+    classes     boxes of different classes on one spot, by the score of the second best
     views       labels of the mirrored and of the smaller image that those in use do not agree with
     empty       no label in use, and many that nearly were: the expected number of objects that are missed
 

@@ -2,11 +2,10 @@
 
 auto, for boxes: a class's threshold is the score at which the unlabelled images have, on average, as many
 pseudo boxes of the class as people drew on the labelled ones, times `--label_density`. A detector that
-learned from few images is
-unsure of what it finds: with the paper's 0.5 its student would be told that most objects are background. It
-needs no image that the teacher did not see, and assumes that labelled and unlabelled images show the same
-things. The thresholds and their curve (boxes per image at every threshold) are written to `thresholds.json`
-of the run.
+learned from few images is unsure of what it finds: with the paper's 0.5 its student would be told that most
+objects are background. It needs no image that the teacher did not see, and assumes that labelled and
+unlabelled images show the same things. The thresholds and their curve (boxes per image at every threshold)
+are written to `thresholds.json` of the run.
 
 Idea: label distribution matching, Chen et al., "Label Matching Semi-Supervised Object Detection", CVPR 2022,
 section 3.2.

@@ -15,16 +15,14 @@
         pre-trained: {init: "@pretrained"}
         self-training: {learner: student}
     skip: [{augment: S1, method: self-training}]
-    cells: {S4/random: {base: ../coco_s4.cfg, teacher_steps: 9000}}   # what a cell alone changes, its
-      flagfile with it
+    cells: {S4/random: {base: ../coco_s4.cfg, teacher_steps: 9000}}   # what a cell alone changes
     paper: {S4/self-training: 42.6}    # the paper's number of a cell, its values in the order of the axes
     tables: [{rows: augment, columns: method, differences: [[self-training, random]]}]
     figures:
-      - {title: ..., x: augment, lines: method, minus: random, paper: true, kind: lines}
-      - {title: ..., kind: curves, curve: pseudo_loss, lines: method, where: {augment: S1}}
+      - {title: Gain, x: augment, lines: method, minus: random, paper: true, kind: lines}
+      - {title: Losses, kind: curves, curve: pseudo_loss, lines: method, where: {augment: S1}}
     claims:
-      - {id: F4, text: Self-training helps at every augmentation, plus: [S4/self-training], minus:
-      [S4/random]}
+      - {id: F4, text: Self-training helps, plus: [S4/self-training], minus: [S4/random]}
 
 `learner` says which run of a cell counts: `supervised` (labels alone, the default), `student` (self-trained
 from the supervised run of the same flags), or `control` (labels alone, as many steps as teacher and student

@@ -171,15 +171,15 @@ class ClassificationTask(Task):
     def predict(self, model: Classifier, source: Source, first: int, last: int) -> Iterator[dict[str, Any]]:
         """Yields "class" (index), "score" and "probabilities" float32 [C]."""
         for logits in self._logits(model, source, first, last):
-            label, score = _likeliest(logits)
-            yield {"class": label, "score": score, "probabilities": softmax(logits)}
+            label, probabilities = int(logits.argmax()), softmax(logits)
+            yield {"class": label, "score": float(probabilities[label]), "probabilities": probabilities}
 
     def label(self, model: Classifier, source: Source, first: int, last: int) -> Iterator[ClassLabels]:
         """As `predict`, with the probabilities softened by --label_temperature; class and score are not."""
         temperature = self.experiment.pseudo_labels.label_temperature
         for logits in self._logits(model, source, first, last):
-            label, score = _likeliest(logits)
-            yield ClassLabels(label, score, softmax(logits / temperature))
+            label = int(logits.argmax())
+            yield ClassLabels(label, float(softmax(logits)[label]), softmax(logits / temperature))
 
     def write_predictions(self, source: Source, found: Iterable[dict], output: str) -> dict[str, Any]:
         """`predictions.json`: per image its file, class, score and the five likeliest; and `drawn/`."""
@@ -244,12 +244,6 @@ def top_accuracy(logits: np.ndarray, labels: np.ndarray, k: int) -> float:
         return 0.0
     order = np.argsort(-logits, axis=1, kind="stable")[:, :k]
     return float((order == labels[:, None]).any(axis=1).mean())
-
-
-def _likeliest(logits: np.ndarray) -> tuple[int, float]:
-    """(class, its probability)."""
-    label = int(logits.argmax())
-    return label, float(softmax(logits)[label])
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

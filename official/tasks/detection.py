@@ -38,6 +38,7 @@ class DetectionTask(Task):
     network = RetinaNet
     paper_classes = 90
     has_anchors = True
+    released_network = "detector"
     original_flags = {
         "legacy_resize": "resizes as TF1 did",
         "legacy_decoding": "decodes boxes with the original's +1",

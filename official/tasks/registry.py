@@ -6,18 +6,13 @@ from typing import Any, Mapping, Sequence
 
 import tensorflow as tf
 
+from official import catalog
 from official.data.source import Category
 from official.errors import FlagError
 from official.experiment import Experiment
-from official.tasks.classification import ClassificationTask
-from official.tasks.contrastive import ContrastiveTask
-from official.tasks.detection import DetectionTask
-from official.tasks.segmentation import SegmentationTask
 from official.tasks.task import Task
 
-TASKS: dict[str, type[Task]] = {
-    task.name: task for task in (DetectionTask, SegmentationTask, ClassificationTask, ContrastiveTask)
-}
+TASKS: dict[str, type[Task]] = {name: catalog.load(place) for name, place in catalog.TASKS.items()}
 
 
 def task_class(name: str) -> type[Task]:

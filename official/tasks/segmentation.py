@@ -40,6 +40,7 @@ class SegmentationTask(Task):
     name = "segmentation"
     network = Segmenter
     paper_classes = 21
+    released_network = "segmenter"
     original_flags = {"legacy_resize": "resizes as TF1 did"}
     label_kind = "masks"
     keras_label = "segmentation_masks"

@@ -124,7 +124,7 @@ class Inference(_Known):
 
     @abc.abstractmethod
     def export(self, model: tf.keras.Model, folder: str) -> dict[str, str]:
-        """Hands the model over; paths by kind."""
+        """Writes the model as files; their paths by kind."""
 
 
 class Drawing(_Known):
@@ -199,6 +199,8 @@ class Task(Learning, Inference, Drawing):
       whole_images: whether it learns from images as wholes, as pre-training does, not from what is where in
         them.
       has_anchors: whether the data can be checked against anchors.
+      released_network: what a released network of this task is, "detector" or "segmenter"; "": none is
+        imported.
       original_flags: how the original's networks of this task were trained and scored: flag to be set -> what
         it does.
       paper_classes: how many the paper's networks of this task have, with segmentation's background.
@@ -216,6 +218,7 @@ class Task(Learning, Inference, Drawing):
     needs_labels: bool = True
     whole_images: bool = False
     has_anchors: bool = False
+    released_network: str = ""
     original_flags: Mapping[str, str] = {}
     paper_classes: int = 1000
     decays_biases: bool = False

@@ -1,10 +1,9 @@
 """What a run will do, phase by phase, and how long that takes, from the first steps that were measured.
 
 The work is counted in images of the network's input size that go forward and backward. One measured phase so
-gives the
-time of all: labelling and evaluation, which go forward alone, are taken for a third of it, and a classified
-image of joint training for its share of the pixels. The numbers are what a person plans an evening by, not a
-benchmark.
+gives the time of all: labelling and evaluation, which go forward alone, are taken for a third of it, and a
+classified image of joint training for its share of the pixels. The numbers are what a person plans an evening
+by, not a benchmark.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """Every kind of bad input is an error that names it, or skipped, counted and listed."""
 
+import dataclasses
 import json
 import math
+import re
 import struct
 import zlib
 
@@ -280,14 +282,21 @@ def test_malformed_words(word, words, monkeypatch):
     """Before anything is drawn or read."""
     for kind in ("scenes", "coco", "folder"):
         if "does not take" in words:
-            monkeypatch.setitem(sources._OPENERS, kind, lambda *_: 1 / 0)
+            monkeypatch.setitem(
+                sources._KINDS, kind, dataclasses.replace(sources._KINDS[kind], open=lambda *_: 1 / 0)
+            )
     with pytest.raises(DataError, match=words):
         open_source(word)
 
 
-def test_every_kind_says_what_it_takes():
-    assert set(sources._TAKES) == set(sources._OPENERS)
-    assert frozenset().union(*sources._TAKES.values()) <= set(sources._NAMES)
+def test_every_kind_and_what_it_takes_is_told():
+    """Help and errors send people to the head of the module: every kind begins a line there."""
+    parts = re.split(r"^    (\w+)[:\[]", sources.__doc__.split("Words that are joined")[0], flags=re.M)
+    told = dict(zip(parts[1::2], parts[2::2]))
+    assert list(told) == list(sources._KINDS)
+    told["voc"] += told["masks"]  # "with the values below"
+    for name, kind in sources._KINDS.items():
+        assert all(value == "images" or f"{value}=" in told[name] for value in kind.takes), name
 
 
 def test_unlabelled_kind_as_labels(tmp_path):

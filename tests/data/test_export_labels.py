@@ -14,9 +14,9 @@ from PIL import Image
 from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
 
-from official.data.formats import export, writers
+from official.data.formats import export
 from official.data.formats.contours import regions
-from official.data.formats.export import CUT, NO_PLACE, SAYS_NOTHING, UNREADABLE_NAME, export_labels
+from official.data.formats.export import CUT, FORMATS, NO_PLACE, SAYS_NOTHING, UNREADABLE_NAME, export_labels
 from official.data.input_report import DataError
 from official.data.scenes_source import open_scenes
 from official.data.source import Category
@@ -293,7 +293,7 @@ def test_crowds_scores_and_boxes_that_reach_outside(predicted, tmp_path, kind):
         if kind != "labelstudio"
         else open_source(WORDS[kind].format(tmp_path / "out") + ",which=predictions")
     )
-    form = writers.FORMATS[kind]
+    form = FORMATS[kind]
     expected = {} if form.crowd else {NO_PLACE: 1}
     expected.update({} if form.outside else {CUT: 1}, **({UNREADABLE_NAME: 1} if kind == "voc" else {}))
     assert report.counts == expected

@@ -14,8 +14,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from official.data.formats.export import export_labels
-from official.data.formats.writers import FORMATS
+from official.data.formats.export import FORMATS, export_labels
 from official.data.source import Category
 from official.data.sources import open_source
 

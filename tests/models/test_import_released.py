@@ -103,16 +103,16 @@ def test_the_exported_network_too(imported):
 
 
 def test_the_number_of_classes_is_the_files():
-    for name, task, channels in (
-        ("retinanet_b0", "detection", 6),
-        ("spinenet_detector", "detection", 6),
-        ("nasfpn_segmenter", "segmentation", 4),
+    for name, network, channels in (
+        ("retinanet_b0", "detector", 6),
+        ("spinenet_detector", "detector", 6),
+        ("nasfpn_segmenter", "segmenter", 4),
     ):
-        assert class_channels(os.path.join(ORIGINAL, name), task) == channels
+        assert class_channels(os.path.join(ORIGINAL, name), network) == channels
     with pytest.raises(WeightsError, match="has no segmenter's head"):
-        class_channels(os.path.join(ORIGINAL, "retinanet_b0"), "segmentation")
+        class_channels(os.path.join(ORIGINAL, "retinanet_b0"), "segmenter")
     with pytest.raises(WeightsError, match="has no RetinaNet's head"):
-        class_channels(os.path.join(ORIGINAL, "nasfpn_segmenter"), "detection")
+        class_channels(os.path.join(ORIGINAL, "nasfpn_segmenter"), "detector")
 
 
 def test_chosen_classes_keep_their_channels():

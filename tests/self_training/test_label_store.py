@@ -282,11 +282,35 @@ def test_tables_count_pixels_and_images_by_hand(tmp_path):
     assert [tables["classes"][at] for at in columns] == [[1, 1, 2, 0], [1, 1, 2, 0], [0, 1, 1, 1], [0, 1, 1, 1], [0, 1, 1, 1]]  # fmt: skip
 
 
+def test_a_kind_that_lacks_something_cannot_be_made():
+    class Half(type(KINDS["boxes"]).__mro__[1]):
+        name = one = noun = none = "half"
+
+        def encode(self, row, names):
+            return None
+
+    with pytest.raises(TypeError, match="abstract method.* at, .*export"):
+        Half()
+
+
+def test_the_tables_thresholds_are_those_of_reading(tmp_path):
+    """A score of float32's 0.7, which is below 0.7, is at 0.70 in the table as it is when labels are read."""
+    store = LabelStore(str(tmp_path))
+    store.start({"kind": "boxes", "teacher_sha256": "t", "data": "d", "categories": [{"id": 1, "name": "a"}]})
+    labels = BoxLabels(np.zeros((1, 4), np.float32), np.float32([0.7]), np.int32([0]))
+    store.write_shard(0, [Row("0", "", (9, 9), labels)], "a")
+    store.finish(1, {})
+    table = {line.split()[0]: line.split()[1] for line in describe(store, store.limits(0.7)).splitlines()}
+    assert (table["0.70"], table["0.80"]) == ("1", "0")
+
+
 def test_a_class_map_that_is_no_image_is_named():
     row = Row("7", "", (4, 4), MaskLabels(np.zeros((4, 4), np.uint8), np.zeros((4, 4), np.uint8)))
     example = KINDS["masks"].encode(row, ["a"])
     example.features.feature["image/segmentation/score/encoded"].bytes_list.value[0] = b"no image"
-    with pytest.raises(LabelError, match="the stored mask is not a readable PNG .*, of image 7$"):
+    with pytest.raises(
+        LabelError, match="image 7: a class map of its labels cannot be read: .*not a readable PNG"
+    ):
         KINDS["masks"].parse(example.SerializeToString())
 
 

@@ -177,6 +177,11 @@ def test_the_control_is_the_loops_own(files):
         ("{augment: s1}", "{model_dir: x}", "has model_dir"),
         ("{augment: s1}", "{augment: s9}", "S1/random/one: flag --augment=s9: value should be one of"),
         ("{alpha: 2.0}", "{alpha: -1}", "S1/self-training/two: flag --alpha=-1"),
+        (
+            "{augment: s1}",
+            "{task: segmentaion}",
+            "S1/random/one: flag --task=segmentaion: value should be one",
+        ),
         ("{learner: student}", "{learner: pupil}", "'pupil' is none of supervised, student, control"),
         ('"@pre"', '"@post"', "init: no run 'post'; there are \\['pre'\\]"),
         ("{alpha: two, method: random}", "{alpha: three}", "skip: axis 'alpha' has no 'three'"),

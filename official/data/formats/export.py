@@ -12,17 +12,18 @@ from typing import Iterator
 import numpy as np
 import tensorflow as tf
 
+from official import catalog
 from official.data.formats.contours import regions
 from official.data.formats.mask_files import IGNORE, encode_class_map
 from official.data.formats.mask_palettes import voc_color
-from official.data.formats.writers import FORMATS, Format, Header, OutImage, OutObject
+from official.data.formats.writers import Format, Header, OutImage, OutObject
 from official.data.image_files import inspect_image
 from official.data.input_report import DataError, InputReport
 from official.data.source import Source
 from official.files import output_names
 from official.screen import counted
 
-IMAGE_FILES = ("copy", "link")
+FORMATS: dict[str, Format] = {name: catalog.load(place) for name, place in catalog.FORMATS.items()}
 NO_PLACE = "object that is ignored (a crowd, or difficult): this format has no place for it, left out"
 CUT = "box that reaches outside its image: cut at the border"
 UNREADABLE_NAME = (

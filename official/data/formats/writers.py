@@ -1,8 +1,7 @@
 """One writer a format: images with their labels -> the files that the tools of the format open.
 
 A writer gets the folder, whose images are there already, and writes what stands beside them. Numbers are
-written so that they
-come back as they were: pixels in the fewest digits that are the same float32.
+written so that they come back as they were: pixels in the fewest digits that are the same float32.
 """
 
 from __future__ import annotations
@@ -70,6 +69,7 @@ class Format:
     Attributes:
       write: (folder, images, header) -> None.
       images: folder of the images below that which is written.
+      word: what reads it again, when people have corrected it; see official/data/sources.py.
       crowd, scores: whether it has a place for them.
       outside: whether boxes may reach outside the image.
       masks: "polygons", or "pngs" of class maps.
@@ -77,6 +77,7 @@ class Format:
 
     write: Callable[[str, Sequence[OutImage], Header], None]
     images: str
+    word: str
     crowd: bool = False
     scores: bool = False
     outside: bool = True
@@ -360,11 +361,11 @@ def _studio_regions(
     ]
 
 
-FORMATS = {
-    "coco": Format(write_coco, "images", crowd=True, scores=True),
-    "yolo": Format(write_yolo, "images", outside=False),  # Ultralytics refuses a sixth column when it trains
-    "voc": Format(write_voc, "JPEGImages", crowd=True, outside=False, masks="pngs"),
-    "cvat": Format(write_cvat, "images"),
-    "labelme": Format(write_labelme, "", scores=True),
-    "labelstudio": Format(write_label_studio, "images", scores=True),
-}
+COCO = Format(write_coco, "images", "coco:{output}/annotations.json", crowd=True, scores=True)
+# Ultralytics refuses a sixth column, of scores, when it trains.
+YOLO = Format(write_yolo, "images", "yolo:{output}/data.yaml", outside=False)
+VOC = Format(write_voc, "JPEGImages", "voc:{output}", crowd=True, outside=False, masks="pngs")
+CVAT = Format(write_cvat, "images", "cvat:{output}/annotations.xml")
+LABELME = Format(write_labelme, "", "labelme:{output}", scores=True)
+# What comes back from Label Studio is its export.
+LABEL_STUDIO = Format(write_label_studio, "images", "labelstudio:EXPORTED.json,{output}/images", scores=True)

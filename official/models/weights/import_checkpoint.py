@@ -8,13 +8,10 @@
     TF1 checkpoint of a ResNet           resnet50/conv2d/kernel …                 mean, std      as the run
       (of tensorflow/tpu's classifiers)  conv2d/kernel …                          mean, std      0.9, 1e-5
     keras.applications EfficientNet      a .h5, with or without head              mean, std      0.99, 1e-3
-    keras-cv ResNet                      a .h5 or .weights.h5                     [0, 1]         0.99,
-    1.001e-5
-    PyTorch: efficientnet-pytorch, timm  .pth, .pt or .safetensors
-      official/models/weights/import_torch.py
-    a run of this project                an exported model.keras                  as the run      as the run
-    a file of --job=import_checkpoint    .npz                                     as its origin   as its
-    origin
+    keras-cv ResNet                      a .h5 or .weights.h5                     [0, 1]        0.99, 1.001e-5
+    PyTorch: efficientnet-pytorch, timm  .pth, .pt or .safetensors                see import_torch.py
+    a run of this project                an exported model.keras                  as the run     as the run
+    a file of --job=import_checkpoint    .npz                                     its origin's   its origin's
 
 A run folder itself is read by official/training/loading.py. The scale of the pixels travels with the
 weights: a backbone gets a layer in front that makes it (official/models/backbones/input_scale.py). Where the
@@ -88,17 +85,17 @@ def read_network(path: str, model: keras.Model, class_ids: Sequence[int]) -> Wei
         return import_released.read_network(path, _network_file(path), model, class_ids)
 
 
-def class_channels(path: str, task: str) -> int:
+def class_channels(path: str, network: str) -> int:
     """How many classes the head in a checkpoint of the original stack has, its background included.
 
     Args:
-      task: "detection" or "segmentation".
+      network: "detector" or "segmenter".
 
     Raises:
       WeightsError: absent, damaged, or without such a head.
     """
     with _named(path):
-        return import_released.class_channels(path, _network_file(path), task)
+        return import_released.class_channels(path, _network_file(path), network)
 
 
 # The bias of a classifier's last layer in the files that are read with their head.

@@ -149,22 +149,22 @@ def _backbone_table(path: str, there: Collection[str], backbone: keras.Model) ->
     return tf1_names(backbone, model_name(path, there))
 
 
-def class_channels(path: str, file: WeightFile, task: str) -> int:
+def class_channels(path: str, file: WeightFile, network: str) -> int:
     """How many classes the head of a detector or segmenter has, its background included.
 
     Raises:
       WeightsError: no such head.
     """
-    if task == "segmentation" and SEGMENT_BIAS in file.arrays:
+    if network == "segmenter" and SEGMENT_BIAS in file.arrays:
         return file.arrays[SEGMENT_BIAS].shape[0]
-    if task == "detection" and CLASS_BIAS in file.arrays and BOX_BIAS in file.arrays:
+    if network == "detector" and CLASS_BIAS in file.arrays and BOX_BIAS in file.arrays:
         anchors, rest = divmod(file.arrays[BOX_BIAS].shape[0], 4)
         if anchors and not rest and file.arrays[CLASS_BIAS].shape[0] % anchors == 0:
             return file.arrays[CLASS_BIAS].shape[0] // anchors
     wanted = {
-        "detection": f"RetinaNet's head ({CLASS_BIAS})",
-        "segmentation": f"segmenter's head ({SEGMENT_BIAS})",
-    }[task]
+        "detector": f"RetinaNet's head ({CLASS_BIAS})",
+        "segmenter": f"segmenter's head ({SEGMENT_BIAS})",
+    }[network]
     raise WeightsError(f"{path} has no {wanted}; it holds {sorted(file.arrays)[:3]}")
 
 
@@ -183,7 +183,7 @@ def read_network(path: str, file: WeightFile, model: keras.Model, class_ids: Seq
     table = {**heads_table(shapes, there), **_backbone_table(path, there, model.backbone)}
     anchors = shapes["box_predictor/bias"][0] // 4 if "box_predictor/bias" in shapes else 0
     if anchors:
-        count = class_channels(path, file, "detection")
+        count = class_channels(path, file, "detector")
         if max(class_ids) >= count:
             raise WeightsError(
                 f"{path} has {count} classes, background included; there is none of number {max(class_ids)}"
