@@ -101,9 +101,9 @@ def _mapped(load) -> tf.data.Dataset:
 
 def in_memory(source: Source):
     """A reader of images that are decoded already (all of one size, cut to the smallest)."""
-    pictures = [source.read_image(tf.constant(i, tf.int64)).numpy() for i in range(len(source))]
-    height, width = np.min([p.shape[:2] for p in pictures], axis=0)
-    kept = tf.constant(np.stack([p[:height, :width] for p in pictures]))
+    images = [source.read_image(tf.constant(i, tf.int64)).numpy() for i in range(len(source))]
+    height, width = np.min([p.shape[:2] for p in images], axis=0)
+    kept = tf.constant(np.stack([p[:height, :width] for p in images]))
     return lambda i: kept[i]
 
 

@@ -25,7 +25,7 @@ BOXES = 8
 def random_source(size: int, count: int = 16) -> Source:
     """Noise images with eight random boxes each, already at the network's size."""
     generator = np.random.default_rng(0)
-    pictures = tf.constant(generator.integers(0, 255, (count, size, size, 3), np.uint8))
+    pixels = tf.constant(generator.integers(0, 255, (count, size, size, 3), np.uint8))
     objects = []
     for _ in range(count):
         corner = generator.uniform(0, 0.6 * size, (BOXES, 2))
@@ -36,7 +36,7 @@ def random_source(size: int, count: int = 16) -> Source:
         word="random",
         ids=np.array([str(i) for i in range(count)]),
         sizes=np.full((count, 2), size, np.int32),
-        read_image=lambda index: tf.gather(pictures, index),
+        read_image=lambda index: tf.gather(pixels, index),
         categories=tuple(Category(i, str(i)) for i in range(CLASSES)),
         annotations=Annotations.from_images(objects),
     )

@@ -780,7 +780,7 @@ class Serving:
         "job=export_labels, review_labels: image files are copied, or hard links where the disk allows it.",
         choices=("copy", "link"),
     )
-    draw_scores: bool = option(True, "Pictures of pseudo and predicted boxes: scores behind the class names.")
+    draw_scores: bool = option(True, "Drawings of pseudo and predicted boxes: scores behind the class names.")
     output_shards: int = option(8, "job=write_tfrecords: how many files.", lower=1)
     tflite: bool = option(False, "Also exports TFLite.")
     review_images: int = option(

@@ -40,8 +40,8 @@ def test_the_report_holds_what_was_looked_at(checked):
     between = report["duplicates"]["between"]
     assert between["unlabeled in labeled"]["same"]["count"] == 4
     assert between["labeled in labeled"]["same"]["count"] == between["eval in labeled"]["same"]["count"] == 0
-    assert set(report["pictures"]) == {"labeled", "eval"} and all(
-        map(os.path.getsize, report["pictures"].values())
+    assert set(report["drawings"]) == {"labeled", "eval"} and all(
+        map(os.path.getsize, report["drawings"].values())
     )
     assert report["skipped"]["labeled"]["counts"] == {}
     assert summary["check"]["report"] == str(folder / "data" / "check.json")
@@ -92,7 +92,7 @@ def test_other_tasks_are_looked_at_too(tmp_path, task, capsys):
     assert "held out for evaluation: 4 of 1" in capsys.readouterr().out  # of 15 or 16 images with objects
     assert "anchors" not in report and set(report["sets"]) == {"labeled", "eval"}
     assert report["duplicates"]["between"]["eval in labeled"]["same"]["count"] == 0
-    assert set(summary["check"]["pictures"]) == {"labeled", "eval"}
+    assert set(summary["check"]["drawings"]) == {"labeled", "eval"}
 
 
 def test_objects_beyond_the_limits_are_counted(scenes):

@@ -38,8 +38,8 @@ def exported(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pictures")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
     generator = np.random.default_rng(1)
     for i, (height, width) in enumerate(((64, 64), (50, 90), (120, 33))):
         image = generator.integers(0, 255, (height, width, 3), np.uint8)
@@ -55,10 +55,10 @@ def detect_bytes(signature, encoded):
     return {name: column[:count] for name, column in found.items()}
 
 
-def test_saved_model_from_bytes_agrees_with_predict(exported, pictures):
+def test_saved_model_from_bytes_agrees_with_predict(exported, photos):
     task, model, paths, _ = exported
     signature = tf.saved_model.load(paths["saved_model"]).signatures["serving_default"]
-    source = open_folder(str(pictures))
+    source = open_folder(str(photos))
     in_process = list(task.predictions(model, source, 0, len(source), 0.0105))
     for path, expected in zip(source.file_names, in_process):
         with open(path, "rb") as file:
@@ -70,7 +70,7 @@ def test_saved_model_from_bytes_agrees_with_predict(exported, pictures):
         assert found["class_names"].tolist() == names
 
 
-def test_the_documented_decoder_finds_what_the_saved_model_finds(exported, pictures):
+def test_the_documented_decoder_finds_what_the_saved_model_finds(exported, photos):
     """docs/export.md's programs in plain NumPy, run as they stand there, on images of three sizes."""
     *_, paths, folder = exported
     page = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "docs", "export.md")
@@ -80,7 +80,7 @@ def test_the_documented_decoder_finds_what_the_saved_model_finds(exported, pictu
         ]
     assert len(programs) == 2
     signature = tf.saved_model.load(paths["saved_model"]).signatures["serving_default"]
-    for path in sorted(pictures.iterdir()):
+    for path in sorted(photos.iterdir()):
         names = {"export": str(folder), "photo": str(path)}
         exec("".join(programs), names)  # pylint: disable=exec-used
         expected = detect_bytes(signature, path.read_bytes())

@@ -89,7 +89,7 @@ def test_every_part_of_the_page_could_be_made(finished):
         part in text
         for part in ("AP by class", "Pseudo labels", "The same images", "How it was made", "control")
     )
-    assert os.path.isfile(summary["pictures"])
+    assert os.path.isfile(summary["drawings"])
 
 
 def test_the_ids_are_recorded(finished):
@@ -102,10 +102,10 @@ def test_started_again_it_is_done_at_once(finished):
     """Neither trained nor labelled nor exported again."""
     _, experiment, summary = finished
     exported = summary["export"]["keras"]
-    before = os.stat(exported).st_mtime_ns, os.stat(summary["pictures"]).st_mtime_ns
+    before = os.stat(exported).st_mtime_ns, os.stat(summary["drawings"]).st_mtime_ns
     again = jobs.run(experiment)
     assert again["student"] == summary["student"] and again["export"] == summary["export"]
-    assert (os.stat(exported).st_mtime_ns, os.stat(summary["pictures"]).st_mtime_ns) == before
+    assert (os.stat(exported).st_mtime_ns, os.stat(summary["drawings"]).st_mtime_ns) == before
 
 
 def test_an_export_that_lacks_a_file_is_made_again(finished):
@@ -191,14 +191,14 @@ def test_evaluate_existing_detections(finished, tmp_path, capsys):
 
 def test_predict_on_a_folder(finished, tmp_path, capsys):
     _, experiment, _ = finished
-    pictures = tmp_path / "pictures" / "deeper"
-    pictures.mkdir(parents=True)
+    photos = tmp_path / "photos" / "deeper"
+    photos.mkdir(parents=True)
     for i, size in enumerate(((64, 64), (40, 90))):
         image = np.random.default_rng(i).integers(0, 255, (*size, 3), np.uint8)
-        tf.io.write_file(str(pictures / f"{i}.png"), tf.io.encode_png(image))
-    (tmp_path / "pictures" / "broken.jpg").write_text("no")
+        tf.io.write_file(str(photos / f"{i}.png"), tf.io.encode_png(image))
+    (tmp_path / "photos" / "broken.jpg").write_text("no")
     summary = rerun(
-        experiment, job="predict", images=str(tmp_path / "pictures"), output=str(tmp_path / "out"),
+        experiment, job="predict", images=str(tmp_path / "photos"), output=str(tmp_path / "out"),
         max_skipped_fraction=0.5, eval_score_threshold=0.0,
     )  # fmt: skip
     results = json.load(open(tmp_path / "out" / "detections.json"))
@@ -243,7 +243,7 @@ def test_pseudo_label_and_inspect(finished, tmp_path):
         experiment, job="inspect_labels", label_store=store, unlabeled_data="scenes:unlabeled,count=10",
         output=str(tmp_path / "look"),
     )  # fmt: skip
-    assert os.path.getsize(shown["pictures"]) > 1000
+    assert os.path.getsize(shown["drawings"]) > 1000
     assert len(json.load(open(shown["exported"]))["annotations"]) == made["pseudo_labels"]["boxes"]
 
 

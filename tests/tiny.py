@@ -85,7 +85,7 @@ def without_export():
 
 
 def scenes_source(split: str = "train", count: int = 16, *, task: str = "detection", **kwargs):
-    """Pictures of 64 pixels, labelled as the task wants them."""
+    """Images of 64 pixels, labelled as the task wants them."""
     source = open_scenes(split, count, size=64, masks=task == "segmentation", **kwargs)
     return object_crops(source) if task in ("classification", "contrastive") else source
 

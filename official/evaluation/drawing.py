@@ -228,14 +228,14 @@ def _class_colors() -> np.ndarray:
     return np.array([class_color(label) for label in range(256)], np.uint8)
 
 
-def with_legend(picture: np.ndarray, entries: Sequence[tuple[str, Color]], letters: int = 0) -> np.ndarray:
-    """A image uint8 [H, W, 3] with names in their colours below it, in as many lines as that takes; of the
+def with_legend(drawing: np.ndarray, entries: Sequence[tuple[str, Color]], letters: int = 0) -> np.ndarray:
+    """An image uint8 [H, W, 3] with names in their colours below it, in as many lines as that takes; of the
     same width.
     """
     entries = list(entries)[:MOST_IN_LEGEND]
     if not entries:
-        return picture
-    width, letters = picture.shape[1], letters or max(10, round(min(picture.shape[:2]) / 26))
+        return drawing
+    width, letters = drawing.shape[1], letters or max(10, round(min(drawing.shape[:2]) / 26))
     font, gap = _font(letters), 4
     pen = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     places, x, row = [], gap, 0
@@ -250,7 +250,7 @@ def with_legend(picture: np.ndarray, entries: Sequence[tuple[str, Color]], lette
     for (name, color), (x, y, long) in zip(entries, places):
         pen.rectangle((x, y, x + long, y + letters + 4), fill=color)
         pen.text((x + 2, y + 1), name, fill=_against(color), font=font)
-    return np.concatenate([picture, np.asarray(strip)])
+    return np.concatenate([drawing, np.asarray(strip)])
 
 
 def draw_caption(image: np.ndarray, text: str, label: int) -> np.ndarray:
@@ -296,17 +296,17 @@ def draw_confusion(matrix: np.ndarray, names: Sequence[str], *, cell: int = 26) 
 
 
 def sheet(
-    pictures: Sequence[np.ndarray],
+    drawings: Sequence[np.ndarray],
     *,
     columns: int = 4,
     cell: int = 256,
     captions: Sequence[str] = (),
     legend: Sequence[tuple[str, Color]] = (),
 ) -> np.ndarray:
-    """Pictures in a grid, each fitted into a cell, with a caption above it, cut to the cell, and a legend
+    """Drawings in a grid, each fitted into a cell, with a caption above it, cut to the cell, and a legend
     below all. uint8 [H, W, 3].
     """
-    shown = [_fitted(picture, cell) for picture in pictures]
+    shown = [_fitted(drawing, cell) for drawing in drawings]
     rows = max(1, -(-len(shown) // columns))
     bar, height = (17 if captions else 0), max((image.height for image in shown), default=cell)
     canvas = Image.new("RGB", (columns * cell, rows * (height + bar)), (24, 24, 24))
@@ -334,8 +334,8 @@ def _cut(text: str, width: int, pen: ImageDraw.ImageDraw, font: Font) -> str:
     return ""
 
 
-def _fitted(picture: np.ndarray, cell: int) -> Image.Image:
-    image = Image.fromarray(picture)
+def _fitted(drawing: np.ndarray, cell: int) -> Image.Image:
+    image = Image.fromarray(drawing)
     ratio = min(cell / image.width, cell / image.height)
     return image.resize((max(1, round(image.width * ratio)), max(1, round(image.height * ratio))))
 
@@ -346,17 +346,17 @@ def confident(objects: dict[str, np.ndarray], threshold: float) -> dict[str, np.
     return {name: column[keep] for name, column in objects.items()}
 
 
-def write_png(path: str, picture: np.ndarray) -> str:
+def write_png(path: str, drawing: np.ndarray) -> str:
     """Writes uint8 [H, W, 3], making the folder, whole or not at all; returns the path."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with whole_file(path, flush=False) as temporary:
-        Image.fromarray(picture).save(temporary, format="PNG")
+        Image.fromarray(drawing).save(temporary, format="PNG")
     return path
 
 
-def write_jpeg(path: str, picture: np.ndarray) -> str:
+def write_jpeg(path: str, drawing: np.ndarray) -> str:
     """Writes uint8 [H, W, 3] for people to look at, in a tenth of a PNG's time and space; as `write_png`."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with whole_file(path, flush=False) as temporary:
-        Image.fromarray(picture).save(temporary, format="JPEG", quality=90)
+        Image.fromarray(drawing).save(temporary, format="JPEG", quality=90)
     return path

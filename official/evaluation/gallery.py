@@ -79,9 +79,9 @@ def _ellipses(objects: dict, size: tuple[int, int]) -> np.ndarray:
 
 
 def _drawn(example: dict, names: list[str]) -> np.ndarray:
-    picture = draw_mask(example["image"].numpy(), example["mask"].numpy(), opacity=0.45)
+    drawing = draw_mask(example["image"].numpy(), example["mask"].numpy(), opacity=0.45)
     if "boxes" not in example:
-        return picture
+        return drawing
     return draw_boxes(
-        picture, {name: example[name].numpy() for name in ("boxes", "classes")}, [""] * len(names)
+        drawing, {name: example[name].numpy() for name in ("boxes", "classes")}, [""] * len(names)
     )

@@ -204,7 +204,7 @@ def beside_each_other(
       Its path; None without evaluation data, or where nothing was left (said).
     """
     run, source, task = loop.experiment.runtime.model_dir, loop.evaluation, loop.task
-    path = os.path.join(folder, "pictures", "teacher_student.png")
+    path = os.path.join(folder, "drawings", "teacher_student.png")
     if source is None or (not new and os.path.isfile(path)):
         return None if source is None else path
     try:
@@ -214,7 +214,7 @@ def beside_each_other(
             p: Predictions(evaluated, evaluation_folder(run, p, results[p]), source, least)
             for p, evaluated in evaluated_phases(run, results).items()
         }
-        pictures, captions = [], []
+        drawings, captions = [], []
         for i in range(min(most, len(source))):
             image = source.read_image(tf.constant(i, tf.int64)).numpy()
             everything = {
@@ -222,12 +222,12 @@ def beside_each_other(
                 **{p: found[p].of(i) for p in results if p in found},
             }
             columns = {name: objects for name, objects in everything.items() if objects is not None}
-            pictures += [task.draw(image, objects) for objects in columns.values()]
+            drawings += [task.draw(image, objects) for objects in columns.values()]
             captions += [f"{source.short_name(i)}: human", *list(columns)[1:]]
-        width = len(pictures) // max(1, min(most, len(source)))
-        return write_png(path, sheet(pictures, columns=2 * width, captions=captions, legend=task.legend()))
+        width = len(drawings) // max(1, min(most, len(source)))
+        return write_png(path, sheet(drawings, columns=2 * width, captions=captions, legend=task.legend()))
     except Exception as error:  # an image may not fail a run
-        note(f"no picture of teacher and student: {type(error).__name__}: {error}")
+        note(f"no drawing of teacher and student: {type(error).__name__}: {error}")
         return None
 
 

@@ -59,7 +59,7 @@ def check_data(experiment: Experiment) -> dict[str, Any]:
     }
     if task.has_anchors:
         report["anchors"] = _anchors(experiment, opened["labeled"])
-    report["pictures"] = _sheets(experiment, task, opened)
+    report["drawings"] = _sheets(experiment, task, opened)
     report["duplicates"] = _duplicates(opened)
     report["warnings"] = _warnings(experiment, opened, report)
     print("\n".join(f"WARNING: {line}" for line in report["warnings"]) or "nothing to warn of")
@@ -70,9 +70,9 @@ def check_data(experiment: Experiment) -> dict[str, Any]:
         write_json(path, report)
     print(
         f"report       {path}\n"
-        + "\n".join(f"pictures     {picture}" for picture in report["pictures"].values())
+        + "\n".join(f"drawings     {drawing}" for drawing in report["drawings"].values())
     )
-    kept = {name: report[name] for name in ("anchors", "warnings", "pictures", "seconds") if name in report}
+    kept = {name: report[name] for name in ("anchors", "warnings", "drawings", "seconds") if name in report}
     return folder.summarize(
         {
             "check": {**kept, "report": path},
@@ -201,13 +201,13 @@ def _sheets(experiment: Experiment, task: Task, opened: dict[str, Source]) -> di
         source = opened.get(role)
         if source is None or not source.categories:
             continue
-        pictures, captions = [], []
+        drawings, captions = [], []
         for i, reason in telling_images(source).items():
             image = source.read_image(tf.constant(i, tf.int64)).numpy()
-            pictures.append(task.draw(image, task.human_labels(source, i)))
+            drawings.append(task.draw(image, task.human_labels(source, i)))
             captions.append(f"{reason}: {source.short_name(i)}")
-        path = os.path.join(experiment.runtime.model_dir, "pictures", f"check_{role}.png")
-        found[role] = write_png(path, sheet(pictures, columns=6, captions=captions, legend=task.legend()))
+        path = os.path.join(experiment.runtime.model_dir, "drawings", f"check_{role}.png")
+        found[role] = write_png(path, sheet(drawings, columns=6, captions=captions, legend=task.legend()))
     return found
 
 

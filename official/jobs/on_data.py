@@ -46,7 +46,7 @@ def gallery(experiment: Experiment) -> dict[str, Any]:
     """Draws every operation at two levels and every preset four times, on one image of --labeled_data."""
     folder = RunFolder(experiment)
     source = open_source(experiment.data.labeled_data or "scenes:train,count=60", read_options(experiment))
-    output = experiment.serving.output or os.path.join(folder.path, "pictures")
+    output = experiment.serving.output or os.path.join(folder.path, "drawings")
     paths = draw_gallery(source, output, experiment.runtime.seed)
     print("\n".join(paths))
-    return folder.summarize({"pictures": paths})
+    return folder.summarize({"drawings": paths})

@@ -95,17 +95,17 @@ def inspect_labels(experiment: Experiment) -> dict[str, Any]:
     thresholds = in_use(experiment, store.categories())
     limits = store.limits(*thresholds)
     print(inspection.describe(store, limits))
-    output = experiment.serving.output or os.path.join(folder.path, "pictures")
+    output = experiment.serving.output or os.path.join(folder.path, "drawings")
     os.makedirs(output, exist_ok=True)
     exported = store.export(output, *thresholds)
     source = unlabeled_pool(experiment)
     task = build_task(experiment, store.categories())
-    sheet_picture = inspection.draw_sheet(store, source, task, options.drawn_from, limits)
-    picture = write_png(os.path.join(output, "pseudo_labels.png"), sheet_picture)
+    sheet_drawing = inspection.draw_sheet(store, source, task, options.drawn_from, limits)
+    drawing = write_png(os.path.join(output, "pseudo_labels.png"), sheet_drawing)
     own = f" ({options.class_thresholds})" if options.class_thresholds else ""
-    print(f"pictures: {picture}\nlabels at score >= {options.score_threshold}{own}: {exported}")
+    print(f"drawings: {drawing}\nlabels at score >= {options.score_threshold}{own}: {exported}")
     content = {name: manifest[name] for name in ("images", "boxes", "pixels", "skipped") if name in manifest}
-    return folder.summarize({"pseudo_labels": content, "pictures": picture, "exported": exported})
+    return folder.summarize({"pseudo_labels": content, "drawings": drawing, "exported": exported})
 
 
 def evaluate(experiment: Experiment) -> dict[str, Any]:

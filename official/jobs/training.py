@@ -147,7 +147,7 @@ def self_train(experiment: Experiment) -> dict[str, Any]:
         with timed(folder, "export"):
             student = _Loaded(loop, summary["student"])
             summary["export"], new = student.export()
-            summary["pictures"] = beside_each_other(folder.path, last, summary, new)
+            summary["drawings"] = beside_each_other(folder.path, last, summary, new)
     return _end_of_training(folder, loop, summary, last)
 
 
@@ -307,7 +307,7 @@ def table(summary: dict[str, Any], metrics: Sequence[str]) -> str:
         lines += [
             prefix + line for line in [*_ending_lines(chain), *_label_lines(chain.get("pseudo_labels", {}))]
         ]
-    for name, path in {**summary.get("export", {}), "pictures": summary.get("pictures")}.items():
+    for name, path in {**summary.get("export", {}), "drawings": summary.get("drawings")}.items():
         if path:
             lines.append(f"{name:<12} {path}")
     logs = {
@@ -372,5 +372,5 @@ def _explain_zero(summary: dict[str, Any], phases: Sequence[str], metric: str) -
             warn(
                 f"{name} has {metric} {summary[name][metric]}. Either it was trained too little (loss in "
                 "TensorBoard), or training and evaluation data disagree about classes or labels "
-                "(look at the pictures `training_human` and `predictions` in TensorBoard)."
+                "(look at the drawings `training_human` and `predictions` in TensorBoard)."
             )

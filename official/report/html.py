@@ -98,11 +98,11 @@ class Page:
         """A drawing."""
         self.raw(f"<figure><img alt='{escape(alternative)}' src='{_data(image, 'svg+xml')}'></figure>")
 
-    def pictures(self, pictures: Sequence[tuple[np.ndarray, str]], most: int = 420) -> None:
-        """Pictures uint8 [H, W, 3] beside each other, with captions; larger ones are shrunk."""
-        self.raw(f"<div class='row' style='max-width:{15.5 * len(pictures):g}rem'>")
-        for picture, caption in pictures:
-            source = _data(jpeg(picture, most), "jpeg")
+    def drawings(self, drawings: Sequence[tuple[np.ndarray, str]], most: int = 420) -> None:
+        """Drawings uint8 [H, W, 3] beside each other, with captions; larger ones are shrunk."""
+        self.raw(f"<div class='row' style='max-width:{15.5 * len(drawings):g}rem'>")
+        for drawing, caption in drawings:
+            source = _data(jpeg(drawing, most), "jpeg")
             self.raw(
                 f"<figure><img loading='lazy' alt='{escape(caption)}' "
                 f"src='{source}'><figcaption>{escape(caption)}</figcaption></figure>"
@@ -144,9 +144,9 @@ class Folded:
         self.page.raw("</details>")
 
 
-def jpeg(picture: np.ndarray, most: int) -> bytes:
-    """A image uint8 [H, W, 3] as JPEG, its longer side at most so many pixels."""
-    image, out = Image.fromarray(np.asarray(picture)), io.BytesIO()
+def jpeg(drawing: np.ndarray, most: int) -> bytes:
+    """An image uint8 [H, W, 3] as JPEG, its longer side at most so many pixels."""
+    image, out = Image.fromarray(np.asarray(drawing)), io.BytesIO()
     image.thumbnail((most, most))
     image.save(out, format="JPEG", quality=82)
     return out.getvalue()

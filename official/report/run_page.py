@@ -21,9 +21,9 @@ from official.files import read_json
 from official.report import plots
 from official.report import verdict as verdicts
 from official.report.curves import read_curves
+from official.report.drawing_rows import Shown, drawing_rows
 from official.report.html import Page
 from official.report.label_facts import StoredBoxes, human_sides
-from official.report.picture_rows import Shown, picture_rows
 from official.report.verdict import Commands, Verdict
 
 MOST_ROWS = 100  # classes in a table; a page of a thousand is read by nobody
@@ -77,7 +77,7 @@ def page(ended: Ended) -> str:
         _precision_recall,
         _confusion,
         _labels,
-        picture_rows,
+        drawing_rows,
         _data,
         _flags,
     )

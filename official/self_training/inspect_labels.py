@@ -72,15 +72,15 @@ def draw_sheet(
         chosen[name] = [int(number) for number in order if int(number) not in there][:PER_KIND]
     wanted = {number for numbers in chosen.values() for number in numbers}
     rows = {i: row for i, row in enumerate(store.rows()) if i in wanted}  # a store may not fit in memory
-    pictures, captions, shown_from = [], [], kind.shown_from(limits)
+    drawings, captions, shown_from = [], [], kind.shown_from(limits)
     for name, numbers in chosen.items():
         for number in numbers:
             row = rows[number]
             index = place[row.id]
             image = source.read_image(tf.constant(index, tf.int64)).numpy()
-            pictures.append(task.draw(image, kind.at(row.labels, shown_from)))
+            drawings.append(task.draw(image, kind.at(row.labels, shown_from)))
             captions.append(f"{name} {best[number]:.2f} {source.short_name(index)}")
-    return sheet(pictures, columns=PER_KIND, captions=captions, legend=task.legend())
+    return sheet(drawings, columns=PER_KIND, captions=captions, legend=task.legend())
 
 
 def show_labels(summaries: Summaries, task: Task, pseudo: Source, store: LabelStore) -> None:
@@ -89,11 +89,11 @@ def show_labels(summaries: Summaries, task: Task, pseudo: Source, store: LabelSt
     histogram = store.manifest()["score_histogram"]  # of every stored score, by bins of equal width
     centres = (np.arange(len(histogram)) + 0.5) / len(histogram)
     summaries.histogram("pseudo_labels/stored_scores", np.repeat(centres, np.minimum(histogram, 10_000)), 0)
-    pictures = []
+    drawings = []
     for i in range(min(task.experiment.runtime.drawn_images, len(pseudo))):
         image = pseudo.read_image(tf.constant(i, tf.int64)).numpy()
-        pictures.append(task.draw_with_legend(image, _labels_of(task, pseudo, i)))
-    summaries.pictures("pseudo_labels", pictures, 0)
+        drawings.append(task.draw_with_legend(image, _labels_of(task, pseudo, i)))
+    summaries.drawings("pseudo_labels", drawings, 0)
     summaries.flush()
 
 

@@ -107,7 +107,7 @@ def joined(parts: Sequence[BoxColumns]) -> BoxColumns:
     return BoxColumns(file_names=np.zeros(0, bytes), sizes=sizes, image=image, **columns)
 
 
-def places(ids: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+def indices_of(ids: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """Where in `ids` (bytes [N], all different) every one of `wanted` (text [M]) is; int64 [M], -1 where it
     is not.
     """

@@ -21,7 +21,7 @@ from official.data.formats.tfrecord import (
     CLASS_KEY,
     CLASS_NAME_KEY,
     MASK_KEY,
-    Places,
+    RecordOffsets,
     add_mask,
     encode_example,
     record_reader,
@@ -32,7 +32,7 @@ from official.data.source import Annotations, DataError, Source
 from official.evaluation.drawing import VOC_PALETTE
 from official.experiment import PseudoLabels
 from official.files import output_names, write_bytes, write_json
-from official.self_training.label_columns import BoxColumns, batches, joined, places
+from official.self_training.label_columns import BoxColumns, batches, indices_of, joined
 
 if TYPE_CHECKING:
     from official.self_training.label_store import LabelStore
@@ -302,7 +302,7 @@ class MaskKind(LabelKind[MaskLabels]):
                 sure[row.id] = counts.any()
                 pixels, sure_pixels = pixels + row.labels.mask.size, sure_pixels + counts
         _refuse_missing(store.folder, [i for i in source.ids if i not in found])
-        read_record = record_reader(Places.of(paths, [found[i] for i in source.ids]))
+        read_record = record_reader(RecordOffsets.of(paths, [found[i] for i in source.ids]))
         any_sure = np.array([sure[i] for i in source.ids])
         labelled = source.with_masks(_mask_reader(read_record, source.sizes, stored), store.categories())
         numbers: dict[str, Any] = {
@@ -443,7 +443,7 @@ def _of_source(
 
     Those that reach them are an image's first, because boxes beyond --max_boxes are left out.
     """
-    place = places(stored.ids, source.ids)
+    place = indices_of(stored.ids, source.ids)
     _refuse_missing(folder, source.ids[place < 0])
     wanted = np.full(len(stored.ids), -1)
     wanted[place] = np.arange(len(place))

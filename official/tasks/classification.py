@@ -182,17 +182,17 @@ class ClassificationTask(Task):
             yield ClassLabels(label, float(softmax(logits)[label]), softmax(logits / temperature))
 
     def write_predictions(self, source: Source, found: Iterable[dict], output: str) -> dict[str, Any]:
-        """`predictions.json`: per image its file, class, score and the five likeliest; and `drawn/`."""
+        """`predictions.json`: per image its file, class, score and the five of the highest probability; and `drawn/`."""
         rows, counts, names = [], np.zeros(len(self.categories), np.int64), output_names(source.ids, ".jpg")
         for i, objects in enumerate(found):
             order = np.argsort(-objects["probabilities"])[:5]
-            likeliest = {self.class_names[k]: round(float(objects["probabilities"][k]), 6) for k in order}
+            top5 = {self.class_names[k]: round(float(objects["probabilities"][k]), 6) for k in order}
             rows.append(
                 {
                     "file_name": str(source.ids[i]),
                     "class": self.class_names[objects["class"]],
                     "score": round(objects["score"], 6),
-                    "likeliest": likeliest,
+                    "top5": top5,
                 }
             )
             image = source.read_image(tf.constant(i, tf.int64)).numpy()

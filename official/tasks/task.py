@@ -169,19 +169,19 @@ class Drawing(_Known):
         """Labels of several kinds on the same image, beside each other under their names; the image's stands
         before the first.
         """
-        pictures = [self.draw(image, objects) for objects in columns.values()]
+        drawings = [self.draw(image, objects) for objects in columns.values()]
         captions = [f"{name}: {kind}" if k == 0 else kind for k, kind in enumerate(columns)]
         side = min(512, max(160, *image.shape[:2]))
         return sheet(
-            pictures,
-            columns=len(pictures),
+            drawings,
+            columns=len(drawings),
             cell=side,
             captions=captions,
             legend=self.legend(list(columns.values())),
         )
 
     def summary_drawings(self, metrics: dict) -> dict[str, Any]:
-        """Pictures made of an evaluation's metrics, uint8 by name; for TensorBoard."""
+        """Drawings made of an evaluation's metrics, uint8 by name; for TensorBoard."""
         return {}
 
 

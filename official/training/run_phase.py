@@ -314,8 +314,8 @@ class PhaseRun:
         scalars = {k: v for k, v in metrics.items() if isinstance(v, float)}
         self.summaries.scalars(scalars, step, prefix="evaluation")
         self.summaries.scalars(metrics.get("per_class", {}), step, prefix="evaluation_per_class")
-        for name, picture in self.task.summary_drawings(metrics).items():
-            self.summaries.pictures(f"evaluation_{name}", [picture], step)
+        for name, drawing in self.task.summary_drawings(metrics).items():
+            self.summaries.drawings(f"evaluation_{name}", [drawing], step)
         self.scores[step] = float(metrics[self.task.metrics[0]])
         if step in self.checkpoints.steps():
             self.checkpoints.note_score(step, self.scores[step])
@@ -353,15 +353,15 @@ class PhaseRun:
         if not count or not self.task.needs_labels:  # such a task predicts nothing
             return
         read = example_reader(self.eval_source)
-        pictures = []
+        drawings = []
         for i, objects in enumerate(self.task.predict(model, self.eval_source, 0, count)):
             image = read(tf.constant(i, tf.int64))["image"].numpy()
             both = {
                 "human": self.task.human_labels(self.eval_source, i),
                 self.phase.name: self.task.shown(objects),
             }
-            pictures.append(self.task.draw_beside(self.eval_source.short_name(i), image, both))
-        self.summaries.pictures("predictions", pictures, step)
+            drawings.append(self.task.draw_beside(self.eval_source.short_name(i), image, both))
+        self.summaries.drawings("predictions", drawings, step)
 
     def _show_training_drawings(self) -> None:
         """Augmented training images as the network sees them, with their labels."""
@@ -379,7 +379,7 @@ class PhaseRun:
                 threads=self.experiment.runtime.threads,
             )
             batch = {key: value.numpy() for key, value in next(iter(dataset)).items()}
-            self.summaries.pictures(f"training_{name}", task.training_drawings(batch), 0)
+            self.summaries.drawings(f"training_{name}", task.training_drawings(batch), 0)
 
     def _finish(self, metrics: dict[str, Any], seconds: float, steps: int, taken: int) -> dict[str, Any]:
         result = {

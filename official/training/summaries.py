@@ -31,8 +31,8 @@ DESCRIPTIONS = {
     "mIoU": "Mean IoU at the images' own sizes.",
     "mIoU_padded": "Mean IoU at the network's padded input, as the original counts.",
     "pixel_accuracy": "Share of labelled pixels that are right.",
-    "top1": "Share of images whose likeliest class is right.",
-    "top5": "Share of images whose class is among the five likeliest.",
+    "top1": "Top-1 accuracy: the class of the highest probability is right.",
+    "top5": "Top-5 accuracy: the class is among the five of the highest probabilities.",
     "predictions": "Evaluation images: labels of people beside what the network finds.",
     "training_human": "Training images with human labels as the network sees them, augmented.",
     "training_pseudo": "Training images with pseudo labels as the network sees them, augmented.",
@@ -73,17 +73,17 @@ class Summaries:
                 tag = f"{prefix}/{name}"
                 tf.summary.scalar(tag, float(value), description=description(tag))
 
-    def pictures(self, name: str, pictures: Sequence[np.ndarray], step: int) -> None:
-        """Pictures of any sizes, uint8 [H, W, 3] each, padded to the largest."""
-        if not pictures:
+    def drawings(self, name: str, drawings: Sequence[np.ndarray], step: int) -> None:
+        """Drawings of any sizes, uint8 [H, W, 3] each, padded to the largest."""
+        if not drawings:
             return
-        height = max(p.shape[0] for p in pictures)
-        width = max(p.shape[1] for p in pictures)
-        grid = np.zeros((len(pictures), height, width, 3), np.uint8)
-        for i, picture in enumerate(pictures):
-            grid[i, : picture.shape[0], : picture.shape[1]] = picture
+        height = max(p.shape[0] for p in drawings)
+        width = max(p.shape[1] for p in drawings)
+        grid = np.zeros((len(drawings), height, width, 3), np.uint8)
+        for i, drawing in enumerate(drawings):
+            grid[i, : drawing.shape[0], : drawing.shape[1]] = drawing
         with self.writer.as_default(step=step):
-            tf.summary.image(name, grid, max_outputs=len(pictures), description=description(name))
+            tf.summary.image(name, grid, max_outputs=len(drawings), description=description(name))
 
     def histogram(self, name: str, values: np.ndarray, step: int) -> None:
         """A histogram of any number of values."""

@@ -76,11 +76,11 @@ def test_every_part_of_the_jitter_by_what_the_others_leave_alone():
     assert -0.1 - 1e-3 < min(hue - 0.5) < -0.06 and 0.06 < max(hue - 0.5) < 0.1 + 1e-3
 
 
-PICTURE = tf.constant(np.random.default_rng(1).integers(0, 256, (30, 30, 3)), tf.uint8)
+PIXELS = tf.constant(np.random.default_rng(1).integers(0, 256, (30, 30, 3)), tf.uint8)
 
 
 def views(policy, count, batch_key=(0, 0), size=20):
-    run = tf.function(lambda key: policy.view(PICTURE, key, tf.constant(batch_key), size))
+    run = tf.function(lambda key: policy.view(PIXELS, key, tf.constant(batch_key), size))
     return [run(tf.constant([4, k])).numpy() for k in range(count)]
 
 

@@ -24,7 +24,7 @@ def save(path, value, size=(20, 24)):
 def folder(tmp_path):
     for name, value in (("cat/a.png", 10), ("cat/deep/b.png", 20), ("dog/a.png", 30), ("stray.png", 40)):
         save(str(tmp_path / name), value)
-    (tmp_path / "dog" / "broken.jpg").write_bytes(b"no picture")
+    (tmp_path / "dog" / "broken.jpg").write_bytes(b"no image")
     return tmp_path
 
 

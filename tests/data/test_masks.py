@@ -100,7 +100,7 @@ def test_bad_masks_are_skipped_counted_and_named(tmp_path):
     Image.fromarray(np.zeros((6, 8, 3), np.uint8)).save(tmp_path / "m" / "colour.png")
     Image.fromarray(np.full((6, 8), 700, np.uint16)).save(tmp_path / "m" / "deep.png")
     write_mask(str(tmp_path / "m" / "small.png"), good[:3], palette=False)
-    (tmp_path / "m" / "broken.png").write_bytes(b"no picture")
+    (tmp_path / "m" / "broken.png").write_bytes(b"no image")
     found = open_source(f"masks:{tmp_path}/i,{tmp_path}/m", MASKS)
     assert len(found) == 1
     reasons = " | ".join(entry["reason"] for entry in found.report.entries)

@@ -142,9 +142,9 @@ def test_drawn_box_has_its_colour_on_its_border():
     assert not drawn[35, 40].any() and not image.any()
 
 
-def test_sheet_places_every_picture():
-    pictures = [np.full((10, 20, 3), 40 * (i + 1), np.uint8) for i in range(5)]
-    grid = sheet(pictures, columns=3, cell=20)
+def test_sheet_places_every_drawing():
+    drawings = [np.full((10, 20, 3), 40 * (i + 1), np.uint8) for i in range(5)]
+    grid = sheet(drawings, columns=3, cell=20)
     assert grid.shape == (20, 60, 3)  # rows as high as the highest image
     assert [int(grid[5, 10, 0]), int(grid[5, 50, 0]), int(grid[15, 30, 0])] == [40, 120, 200]
 
@@ -168,7 +168,7 @@ def test_a_mask_laid_over_is_the_mean_of_colour_and_image():
     np.testing.assert_array_equal(smaller, drawn)
 
 
-def test_pictures_for_people_are_jpegs(tmp_path):
+def test_drawings_for_people_are_jpegs(tmp_path):
     image = np.zeros((40, 60, 3), np.uint8)
     image[:, 30:] = 200
     path = write_jpeg(str(tmp_path / "drawn" / "a.jpg"), image)

@@ -7,7 +7,6 @@ import itertools
 import numpy as np
 import pytest
 
-from official.evaluation import drawing
 from official.evaluation.drawing import class_color, draw_boxes, draw_mask, free_place, sheet, with_legend
 
 
@@ -126,7 +125,7 @@ def test_the_first_colours_differ_for_colour_blind_eyes():
     assert len(colors) == 60 and all(0 <= channel <= 255 for color in colors for channel in color)
 
 
-def test_a_legend_is_outside_the_picture():
+def test_a_legend_is_outside_the_drawing():
     image = np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8)
     shown = with_legend(image, [(f"class {k}", class_color(k)) for k in range(9)])
     np.testing.assert_array_equal(shown[:60], image)
@@ -153,9 +152,9 @@ def test_the_rim_of_a_class_is_its_colour():
 
 
 def test_captions_are_cut_in_the_middle_to_their_cell():
-    picture = np.zeros((20, 100, 3), np.uint8)
+    drawing = np.zeros((20, 100, 3), np.uint8)
     name = "a_name_that_is_much_longer_than_a_cell_of_a_hundred_pixels_0017.png"
-    grid = sheet([picture, picture], columns=2, cell=100, captions=[name, ""])
+    grid = sheet([drawing, drawing], columns=2, cell=100, captions=[name, ""])
     assert grid.shape == (37, 200, 3)
     assert (grid[:17, :98] != 24).any() and (grid[:17, 100:] == 24).all()  # nothing in the next cell
 

@@ -12,7 +12,7 @@ from official.evaluation.evaluated import EvaluatedClasses, EvaluatedMasks, read
 from official.evaluation.small_maps import SIDE, read_map, small_map, write_maps
 from official.files import write_json
 from official.jobs import afterwards
-from official.report import picture_rows, run_page
+from official.report import drawing_rows, run_page
 from official.report import verdict as verdicts
 from official.report.curves import read_curves
 from official.report.label_facts import StoredBoxes
@@ -117,11 +117,11 @@ def test_the_page_has_every_part_and_needs_nothing_else(ended):
 def test_a_part_that_fails_is_a_line(ended):
     class Broken:
         def __getattr__(self, name):
-            raise RuntimeError("no picture today")
+            raise RuntimeError("no drawing today")
 
     text = run_page.page(dataclasses.replace(ended, evaluation=Broken(), stored=Broken()))
     assert (
-        text.count("could not be made") == 4 and "no picture today" in text and "Precision and recall" in text
+        text.count("could not be made") == 4 and "no drawing today" in text and "Precision and recall" in text
     )
 
 
@@ -175,13 +175,13 @@ def test_ids_that_sort_otherwise_still_find_their_image(tmp_path):
 def test_gains_losses_and_random_images_are_all_different():
     student = np.array([0.9, 0.1, 0.5, np.nan, 0.5, 0.8, 0.5, 0.5, 0.4, 0.5])
     control = np.array([0.1, 0.9, 0.5, 0.5, 0.5, 0.1, 0.5, 0.5, 0.5, 0.5])
-    found = picture_rows.chosen({"teacher": control * 0, "control": control, "student": student}, per_kind=3)
+    found = drawing_rows.chosen({"teacher": control * 0, "control": control, "student": student}, per_kind=3)
     gains, losses, random = found.values()
     assert gains.tolist() == [0, 5] and losses.tolist() == [1, 8] and len(random) == 3
     assert len({*gains, *losses, *random}) == 7 and list(found)[0].endswith("against control)")
-    evaluated = picture_rows.chosen({"model": np.full(9, np.nan)}, among=np.array([3, 5]))
+    evaluated = drawing_rows.chosen({"model": np.full(9, np.nan)}, among=np.array([3, 5]))
     assert [v.tolist() for v in evaluated.values()] == [[], [], [3, 5]]
-    alone = picture_rows.chosen({"model": np.array([0.2, np.nan, 0.9])}, per_kind=1)
+    alone = drawing_rows.chosen({"model": np.array([0.2, np.nan, 0.9])}, per_kind=1)
     assert [v.tolist() for v in alone.values()] == [[0], [2], [1]]
 
 
@@ -190,7 +190,7 @@ def test_curves_take_the_later_value_and_end_where_a_killed_process_did(tmp_path
         summaries = Summaries(str(tmp_path))
         for step, value in enumerate(values, 3 - len(values)):
             summaries.scalars({"loss": value}, step)
-        summaries.pictures("large", [np.random.default_rng(0).integers(0, 255, (300, 300, 3), np.uint8)], 1)
+        summaries.drawings("large", [np.random.default_rng(0).integers(0, 255, (300, 300, 3), np.uint8)], 1)
         summaries.scalars({"after": 7.0}, 9)
         summaries.flush()
     assert read_curves(str(tmp_path)) == {"train/loss": [(1, 1.0), (2, 3.0)], "train/after": [(9, 7.0)]}

@@ -95,8 +95,8 @@ def test_every_image_has_its_own_boxes(kind):
 
 
 def test_images_of_any_size_and_equal_images():
-    pictures = [*images([50, 70], (4, 9)), *images([70, 30, 70], (20, 5))]
-    assert check_boxes(pseudo_label(teacher(), pictures)) == [50, 70, 70, 30, 70]
+    several = [*images([50, 70], (4, 9)), *images([70, 30, 70], (20, 5))]
+    assert check_boxes(pseudo_label(teacher(), several)) == [50, 70, 70, 30, 70]
 
 
 def test_a_threshold_of_a_class_and_images_without_labels():

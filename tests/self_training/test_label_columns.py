@@ -12,7 +12,7 @@ import tensorflow as tf
 from official.data.pseudo_labels import BoxLabels, Row
 from official.data.source import Category, Source
 from official.self_training import label_columns, label_store
-from official.self_training.label_columns import batches, places
+from official.self_training.label_columns import batches, indices_of
 from official.self_training.label_kinds import BoxKind
 from official.self_training.label_store import LabelError, LabelStore
 
@@ -118,9 +118,12 @@ def test_images_without_labels_are_named(store):
 
 def test_places_by_hand():
     ids = np.array([b"b", "ä".encode(), b"c"])
-    assert places(ids, np.array(["ä", "b", "d", "", "c"])).tolist() == [1, 0, -1, -1, 2]
-    assert places(ids, np.array(["b", "ä", "c"])).tolist() == [0, 1, 2]
-    assert places(ids[:0], np.array(["b"])).tolist() == [-1] and places(ids, np.array([], str)).tolist() == []
+    assert indices_of(ids, np.array(["ä", "b", "d", "", "c"])).tolist() == [1, 0, -1, -1, 2]
+    assert indices_of(ids, np.array(["b", "ä", "c"])).tolist() == [0, 1, 2]
+    assert (
+        indices_of(ids[:0], np.array(["b"])).tolist() == [-1]
+        and indices_of(ids, np.array([], str)).tolist() == []
+    )
 
 
 def test_a_record_with_a_score_too_few_is_refused(tmp_path):

@@ -58,7 +58,7 @@ def test_the_summary(finished):
     assert labels["labels"] == labels["images"] and sum(labels["per_class"].values()) == labels["labels"]
     found = sum(count > 0 for count in labels["per_class"].values())
     assert labels["images_used"] == 4 * found
-    assert os.path.isfile(folder / "pictures" / "teacher_student.png")
+    assert os.path.isfile(folder / "drawings" / "teacher_student.png")
 
 
 def test_evaluation_is_the_share_of_right_predictions(finished, tmp_path):
@@ -113,7 +113,7 @@ def test_predictions_and_saved_model_agree(finished, tmp_path):
     Image.fromarray(pixels).save(tmp_path / "in" / "a.png")
     rerun(experiment, job="predict", images=str(tmp_path / "in"), output=str(tmp_path / "out"))
     row = json.load(open(tmp_path / "out" / "predictions.json"))[0]
-    assert row["file_name"] == "a.png" and list(row["likeliest"])[0] == row["class"]
+    assert row["file_name"] == "a.png" and list(row["top5"])[0] == row["class"]
     assert os.path.isfile(tmp_path / "out" / "drawn" / "a.jpg")
     serve = tf.saved_model.load(str(folder / "export" / "saved_model")).signatures
     found = serve["serving_default"](image_bytes=tf.constant([open(tmp_path / "in" / "a.png", "rb").read()]))

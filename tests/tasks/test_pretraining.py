@@ -194,11 +194,9 @@ def test_what_it_cannot_do_is_said(pretrained, tmp_path):
         jobs.run(tiny.experiment(task="contrastive", job="self_train", model_dir=str(tmp_path)))
     with pytest.raises(DataError, match="finds no classes"):
         flags = json.load(open(folder / "run.json"))["flags"]
-        flags.update(job="predict", images=str(folder / "pictures"), model_dir=str(folder))
-        os.makedirs(folder / "pictures", exist_ok=True)
-        tf.io.write_file(
-            str(folder / "pictures" / "a.png"), tf.io.encode_png(tf.zeros([40, 40, 3], tf.uint8))
-        )
+        flags.update(job="predict", images=str(folder / "photos"), model_dir=str(folder))
+        os.makedirs(folder / "photos", exist_ok=True)
+        tf.io.write_file(str(folder / "photos" / "a.png"), tf.io.encode_png(tf.zeros([40, 40, 3], tf.uint8)))
         from official.experiment import experiment_from
 
         jobs.run(experiment_from(flags))

@@ -280,11 +280,11 @@ def test_the_loop_and_every_job(tmp_path):
 
     assert again(job="evaluate")["evaluation"]["mIoU"] == pytest.approx(summary["student"]["mIoU"])
     shown = again(job="inspect_labels", output=str(tmp_path / "look"))
-    assert os.path.getsize(shown["pictures"]) > 1000 and len(os.listdir(shown["exported"])) == 16
-    pictures = tmp_path / "new_photos"
-    pictures.mkdir()
-    tf.io.write_file(str(pictures / "a.png"), tf.io.encode_png(np.zeros((40, 90, 3), np.uint8)))
-    found = again(job="predict", images=str(pictures), output=str(tmp_path / "out"))
+    assert os.path.getsize(shown["drawings"]) > 1000 and len(os.listdir(shown["exported"])) == 16
+    photos = tmp_path / "new_photos"
+    photos.mkdir()
+    tf.io.write_file(str(photos / "a.png"), tf.io.encode_png(np.zeros((40, 90, 3), np.uint8)))
+    found = again(job="predict", images=str(photos), output=str(tmp_path / "out"))
     assert sum(found["predictions"]["pixels"].values()) == 40 * 90
     with Image.open(tmp_path / "out" / "masks" / "a.png") as image:
         assert image.mode == "P" and image.size == (90, 40)
@@ -292,7 +292,7 @@ def test_the_loop_and_every_job(tmp_path):
         job="export_labels",
         labels="predictions",
         format="voc",
-        images=str(pictures),
+        images=str(photos),
         output=str(tmp_path / "voc"),
     )
     assert exported["exported"]["images"] == 1

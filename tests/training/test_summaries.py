@@ -22,7 +22,7 @@ def test_tags_are_described(tmp_path):
     summaries.scalars({"loss_ratio": 1.0, "human_class_loss": 2.0}, 1)
     summaries.scalars({"AP": 0.5}, 1, prefix="evaluation")
     summaries.scalars({"AP": 0.5}, 1, prefix="evaluation_per_class")  # a class of that name
-    summaries.pictures("predictions", [np.zeros((4, 4, 3), np.uint8)], 1)
+    summaries.drawings("predictions", [np.zeros((4, 4, 3), np.uint8)], 1)
     summaries.flush()
     found = {v.tag: v.metadata.summary_description for v in values(str(tmp_path))}
     assert (

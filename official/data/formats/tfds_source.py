@@ -14,7 +14,7 @@ import tensorflow as tf
 from official.data import image_files
 from official.data.formats.coco_classes import COCO_CATEGORIES
 from official.data.formats.mask_files import note_classes, present_labels, sized_class_map
-from official.data.formats.tfrecord import Places, record_reader, records
+from official.data.formats.tfrecord import RecordOffsets, record_reader, records
 from official.data.input_report import DataError, InputReport
 from official.data.labels import ImageTable, RawObjects, clean_objects, note_crowded_classes
 from official.data.source import Category, Source
@@ -170,7 +170,7 @@ def _are_boxes(feature: Any, tfds: Any) -> bool:
 
 def _read_rows(
     info: Any, split: str, keys: _Keys, labeled: bool, full_check: bool, max_pixels: int, report: InputReport
-) -> tuple[list[dict], Places]:
+) -> tuple[list[dict], RecordOffsets]:
     """One dict per usable image, and their places."""
     decoders, instructions = keys.decoders(), info.splits[split].file_instructions
     paths = [instruction.filename for instruction in instructions]
@@ -185,7 +185,7 @@ def _read_rows(
         if row is not None:
             rows.append(row)
             places.append((file_number, offset, len(payload), zlib.crc32(payload)))
-    return rows, Places.of(paths, places)
+    return rows, RecordOffsets.of(paths, places)
 
 
 def _with_labels(

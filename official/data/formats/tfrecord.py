@@ -63,7 +63,7 @@ def records(path: str) -> Iterator[tuple[int, bytes]]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Places:
+class RecordOffsets:
     """Where records are.
 
     Attributes:
@@ -79,7 +79,7 @@ class Places:
     checksum: np.ndarray
 
     @classmethod
-    def of(cls, paths: Sequence[str], rows: Sequence[tuple[int, int, int, int]]) -> Places:
+    def of(cls, paths: Sequence[str], rows: Sequence[tuple[int, int, int, int]]) -> RecordOffsets:
         """Args: rows: file, offset, length and checksum of every record."""
         columns = np.array(rows, np.int64).reshape(-1, 4).T
         return cls(
@@ -104,14 +104,14 @@ def read_in_graph(wanted: bool) -> None:
     _reading["in_graph"] = wanted
 
 
-def record_reader(places: Places) -> Callable[[tf.Tensor], tf.Tensor]:
+def record_reader(places: RecordOffsets) -> Callable[[tf.Tensor], tf.Tensor]:
     """A graph function: record number -> its bytes (scalar string); an error if they are not what was there
     before.
     """
     return _graph_reader(places) if _reading["in_graph"] else _python_reader(places)
 
 
-def _python_reader(places: Places) -> Callable[[tf.Tensor], tf.Tensor]:
+def _python_reader(places: RecordOffsets) -> Callable[[tf.Tensor], tf.Tensor]:
     def seek(index):
         path, offset = places.paths[places.file[index]], int(places.offset[index])
         with tf.io.gfile.GFile(path, "rb") as file:
@@ -127,7 +127,7 @@ def _python_reader(places: Places) -> Callable[[tf.Tensor], tf.Tensor]:
     return read
 
 
-def _graph_reader(places: Places) -> Callable[[tf.Tensor], tf.Tensor]:
+def _graph_reader(places: RecordOffsets) -> Callable[[tf.Tensor], tf.Tensor]:
     """Reads with the checksums that the file itself has."""
     paths, columns = tf.constant(list(places.paths)), (places.file, places.offset, places.length)
     tables = [tf.constant(column) for column in columns]
@@ -455,7 +455,7 @@ def _columns_of(
     counts = [len(row["labels"]) for row in rows]
     named = dict.fromkeys(text for row in rows for text in (*row["texts"], row["class_text"]))
     names = {text: i for i, text in enumerate(named)}
-    where = Places.of([path], places)
+    where = RecordOffsets.of([path], places)
     nothing = np.zeros([0, 4])
     skipped = [(entry["reason"], entry["file"], entry["image_id"]) for entry in report.entries]
     mask_names = sorted({tuple(row["mask_names"]) for row in rows if row["mask_names"]})
@@ -495,7 +495,7 @@ def _json_column(value: Any) -> np.ndarray:
 class _Found:
     """The usable records of all files; see `_columns_of` and, of objects, `RawObjects`."""
 
-    places: Places
+    places: RecordOffsets
     ids: np.ndarray
     sizes: np.ndarray
     by_pillow: np.ndarray
@@ -527,13 +527,13 @@ def _joined(parts: Sequence[index.Columns], paths: Sequence[str]) -> _Found:
     whole["ids"] = index.as_text(whole["ids"])
     file = np.repeat(np.arange(len(parts), dtype=np.int32), [len(part["offset"]) for part in parts])
     where = [np.concatenate([part[name] for part in parts]) for name in ("offset", "length", "checksum")]
-    return _Found(places=Places(paths, file, *where), names=list(names), **whole)
+    return _Found(places=RecordOffsets(paths, file, *where), names=list(names), **whole)
 
 
 class RecordNames(collections.abc.Sequence):
     """What each record is called in lists and messages, FILE@OFFSET, spelled out where it is asked for."""
 
-    def __init__(self, places: Places) -> None:
+    def __init__(self, places: RecordOffsets) -> None:
         self.places = places
 
     def __len__(self) -> int:

@@ -37,7 +37,7 @@ class Shown(Protocol):
         """Names that images need beside them, in the colours that are drawn."""
 
 
-def picture_rows(out: Page, ended: Ended) -> None:
+def drawing_rows(out: Page, ended: Ended) -> None:
     """Sheets of the best gains, the worst losses and random images; no image twice.
 
     Args:
@@ -61,7 +61,7 @@ def picture_rows(out: Page, ended: Ended) -> None:
     ]
     sure = [f"{n} ≥ {m.least_score:.2f}" for n, m in models.items() if hasattr(m, "least_score")]
     out.text(
-        f"Under each picture: {metric}."
+        f"Under each drawing: {metric}."
         + (
             f" Boxes are drawn from the score on where a model's F1 is highest: {', '.join(sure)}."
             if sure
@@ -76,7 +76,7 @@ def picture_rows(out: Page, ended: Ended) -> None:
         if len(images):
             out.heading(title, 3)
         for index in images:
-            out.pictures(list(_row(ended, models, quality, int(index))))
+            out.drawings(list(_row(ended, models, quality, int(index))))
 
 
 def of_source(evaluated: Evaluated, predictions: Predictions, images: int) -> np.ndarray:
