@@ -136,7 +136,7 @@ def outline(described: Study, planned: Plan, root: str, count: int) -> Sequence[
     missing = ledger.missing()
     lines = [f"study: {described.title}"]
     lines.append(
-        f"{len(described.cells)} cells, {len(described.seeds)} seeds: {len(planned.runs)} runs, "
+        f"cells: {len(described.cells)}, seeds: {len(described.seeds)}, runs: {len(planned.runs)}, "
         f"{len(planned.runs) - len(missing)} finished"
     )
     for kind in ("supervised", "control", "labels", "student"):

@@ -34,8 +34,7 @@ def draw(results: Results, figure: Mapping[str, Any]) -> dict[str, bytes]:
         axes.set_xlabel(x_axis)
         unit = f"{results.metric}{' × 100' if study.scale == 100.0 else ''}"
         axes.set_ylabel(f"{unit}, difference to {minus}" if minus else unit)
-        if not minus:
-            _crosses(axes, results, (x_axis, values, line_axis, names))
+        _crosses(axes, results, (x_axis, values, line_axis, names, minus))
         if minus:
             axes.axhline(0.0, color="0.5", linewidth=0.8)
         # Over no line and no bar.
@@ -61,13 +60,16 @@ def _curves(results: Results, figure: Mapping[str, Any]) -> dict[str, bytes]:
         return {kind: saved(drawn, kind) for kind in ("svg", "png")}
 
 
-def _crosses(axes: Any, results: Results, what: tuple[str, list[str], str, list[str]]) -> None:
-    """Crosses at the foot of the figure where runs have diverged, and how many."""
-    x_axis, values, line_axis, names = what
+def _crosses(axes: Any, results: Results, what: tuple[str, list[str], str, list[str], str | None]) -> None:
+    """Crosses at the foot of the figure where runs of a line, or of what it is compared with, have diverged, and
+    how many.
+    """
+    x_axis, values, line_axis, names, minus = what
     label = "diverged"
     for k, name in enumerate(names):
         for i, x in enumerate(values):
-            lost = sum(len(results.diverged(c)) for c in _names(results, {x_axis: x, line_axis: name}))
+            cells = [c for n in (name, minus) if n for c in _names(results, {x_axis: x, line_axis: n})]
+            lost = sum(len(results.diverged(cell)) for cell in cells)
             if lost:
                 place = dict(transform=axes.get_xaxis_transform(), clip_on=False)
                 shift = 0.12 * (k - (len(names) - 1) / 2)

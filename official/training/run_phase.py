@@ -416,7 +416,9 @@ def since_best(scores: Mapping[int, float]) -> tuple[int, str]:
     steps = sorted(scores)
     best = max(steps, key=lambda step: (scores[step], -step))
     count = len(steps) - 1 - steps.index(best)
-    return count, f"best {scores[best]:.3f} at step {best}" if count else "the best so far"
+    if not count:
+        return 0, "the best so far" if scores[best] > 0.0 else ""
+    return count, f"best {scores[best]:.3f} at step {best}"
 
 
 def _building(model: tf.keras.Model, seconds: float) -> str:

@@ -559,8 +559,12 @@ def test_a_run_that_diverges_is_a_result(program, monkeypatch, tmp_path):
     content = json.load(open(tmp_path / "report" / "study.json"))
     assert content["cells"]["S4/random/one"]["diverged_at"] == {"5": 17}
     drawn = figures.draw(results, {"x": "augment", "lines": "method"})["svg"].decode()
-    plain = figures.draw(results, {"x": "augment", "lines": "method", "minus": "control"})["svg"].decode()
-    assert "<!-- diverged -->" in drawn and "<!-- diverged -->" not in plain
+    gains = figures.draw(results, {"x": "augment", "lines": "method", "minus": "random"})["svg"].decode()
+    assert "<!-- diverged -->" in drawn and "<!-- diverged -->" in gains
+    monkeypatch.setattr(results, "diverged", lambda cell: {})
+    assert (
+        "<!-- diverged -->" not in figures.draw(results, {"x": "augment", "lines": "method"})["svg"].decode()
+    )
     losses = dict(kind="curves", curve="loss", lines="method", where={"augment": "S4", "alpha": "one"})
     svg = figures.draw(results, losses)["svg"].decode()
     assert "<!-- step -->" in svg and "<!-- random -->" in svg and "<!-- loss -->" in svg
@@ -670,7 +674,7 @@ def test_the_job_says_what_it_would_do(program, capsys):
     text = capsys.readouterr().out
     assert (
         found["finished"] == 0
-        and "5 cells, 2 seeds: 14 runs, 0 finished" in text
+        and "cells: 5, seeds: 2, runs: 14, 0 finished" in text
         and not (program / "out").exists()
     )
     found = job.study(experiment_from(options))

@@ -103,7 +103,7 @@ def weight(path):
 
 def test_how_many_evaluations_brought_nothing():
     assert since_best({}) == (0, "")
-    assert since_best({2: 0.1, 4: 0.3}) == (0, "the best so far")
+    assert since_best({2: 0.1, 4: 0.3}) == (0, "the best so far") and since_best({2: 0.0}) == (0, "")
     assert since_best({2: 0.1, 4: 0.3, 6: 0.3, 8: 0.2}) == (2, "best 0.300 at step 4")  # as good is no gain
 
 
