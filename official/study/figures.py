@@ -61,8 +61,8 @@ def _curves(results: Results, figure: Mapping[str, Any]) -> dict[str, bytes]:
 
 
 def _crosses(axes: Any, results: Results, what: tuple[str, list[str], str, list[str], str | None]) -> None:
-    """Crosses at the foot of the figure where runs of a line, or of what it is compared with, have diverged, and
-    how many.
+    """Crosses at the foot of the figure where runs of a line, or of what it is compared with, have diverged;
+    beside them how many.
     """
     x_axis, values, line_axis, names, minus = what
     label = "diverged"
