@@ -182,7 +182,7 @@ class ClassificationTask(Task):
             yield ClassLabels(label, float(softmax(logits)[label]), softmax(logits / temperature))
 
     def write_predictions(self, source: Source, found: Iterable[dict], output: str) -> dict[str, Any]:
-        """`predictions.json`: file, class, score and five highest probabilities of each image; and `drawn/`."""
+        """`predictions.json`: file, class, score, five highest probabilities of each image; and `drawn/`."""
         rows, counts, names = [], np.zeros(len(self.categories), np.int64), output_names(source.ids, ".jpg")
         for i, objects in enumerate(found):
             order = np.argsort(-objects["probabilities"])[:5]
