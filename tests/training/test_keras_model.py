@@ -471,7 +471,7 @@ def test_around_a_network_of_ones_own():
         SelfTrainingModel(network, 3)
     with pytest.raises(ValueError, match="Sequential is no network of a task"):
         SelfTrainingModel(keras.Sequential())
-    with pytest.raises(ValueError, match="task='detect' is unknown"):
+    with pytest.raises(ValueError, match="--task=detect is unknown"):
         SelfTrainingModel("detect", 3)
     with pytest.raises(ValueError, match="no such option: .*alhpa"):
         SelfTrainingModel("detection", 3, alhpa=3.0)
