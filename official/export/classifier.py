@@ -44,7 +44,7 @@ class ClassificationServing(Placing):
 
     def _result(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
         """probabilities float32 [B, C], classes int32 [B], scores [B], class_names string [B]."""
-        probabilities = tf.nn.softmax(self.network(images, training=False)["logits"])
+        probabilities = tf.nn.softmax(self.network(images)["logits"])
         classes = tf.argmax(probabilities, axis=-1, output_type=tf.int32)
         return {
             "probabilities": probabilities,
@@ -71,7 +71,7 @@ def export_classifier(
     paths = write_export(serving, folder, model, class_names, outputs, class_ids=class_ids, place=place)
     if tflite:
         paths["tflite"] = write_tflite(
-            folder, tflite_bytes(serving, lambda images: serving.network(images, training=False))
+            folder, tflite_bytes(serving, lambda images: serving.network(images))
         )
     return paths
 

@@ -42,7 +42,7 @@ class DetectionServing(Placing):
     def _result(self, images: tf.Tensor, extent: tf.Tensor, frame: tf.Tensor) -> dict[str, tf.Tensor]:
         """boxes float32 [B, D, 4] yxyx pixels, scores [B, D], classes int32 [B, D] (-1: none),
         class_names string [B, D], num_detections int32 [B]."""
-        outputs = self.network(images, training=False)
+        outputs = self.network(images)
         found = self.decoder(outputs, self.levels, extent)
         scale, size = tf.split(frame, 2, axis=1)
         limits = tf.concat([size, size], axis=1)[:, None]
@@ -118,5 +118,5 @@ def _decoding(model: RetinaNet, decoder: DetectionDecoder) -> dict[str, Any]:
 
 def detect_one(serving: DetectionServing, images: tf.Tensor) -> dict[str, tf.Tensor]:
     """One normalised image [1, S, S, 3] to boxes in network pixels."""
-    outputs = serving.network(images, training=False)
+    outputs = serving.network(images)
     return serving.decoder.single(outputs, serving.levels, tf.fill([1, 2], float(serving.size)))

@@ -28,7 +28,7 @@ class SegmentationServing(Placing):
     def _result(self, image: tf.Tensor) -> dict[str, tf.Tensor]:
         """classes uint8 [H, W], scores float32 [H, W] (the winner's probability), class_names string [C]."""
         placed, extent, _ = self._place(image)
-        logits = self.network(placed[None], training=False)["logits"]
+        logits = self.network(placed[None])["logits"]
         probabilities = class_probabilities(
             logits, self.size, tf.cast(extent, tf.int32), tf.shape(image)[:2], self.legacy_resize
         )
@@ -54,7 +54,7 @@ def export_segmenter(
     paths = write_export(serving, folder, model, class_names, outputs, class_ids=class_ids)
     if tflite:
         paths["tflite"] = write_tflite(
-            folder, tflite_bytes(serving, lambda images: serving.network(images, training=False))
+            folder, tflite_bytes(serving, lambda images: serving.network(images))
         )
     return paths
 
