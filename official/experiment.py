@@ -714,7 +714,7 @@ class Runtime:
     )
     summary_every: int = option(100, "Steps between TensorBoard scalars.", lower=1, decisive=False)
     drawn_images: int = option(
-        16, "Images per grid that is drawn.", lower=0, decisive=False, formerly="pictures"
+        16, "Images per grid that is drawn, at most.", lower=0, decisive=False, formerly="pictures"
     )
     on_nan: str = option(
         "stop",

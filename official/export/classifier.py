@@ -70,9 +70,7 @@ def export_classifier(
     outputs = "logits: float32 [batch, classes]"
     paths = write_export(serving, folder, model, class_names, outputs, class_ids=class_ids, place=place)
     if tflite:
-        paths["tflite"] = write_tflite(
-            folder, tflite_bytes(serving, lambda images: serving.network(images))
-        )
+        paths["tflite"] = write_tflite(folder, tflite_bytes(serving, lambda images: serving.network(images)))
     return paths
 
 

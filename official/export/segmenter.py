@@ -53,9 +53,7 @@ def export_segmenter(
     outputs = "logits: float32 [batch, size / 4, size / 4, classes]"
     paths = write_export(serving, folder, model, class_names, outputs, class_ids=class_ids)
     if tflite:
-        paths["tflite"] = write_tflite(
-            folder, tflite_bytes(serving, lambda images: serving.network(images))
-        )
+        paths["tflite"] = write_tflite(folder, tflite_bytes(serving, lambda images: serving.network(images)))
     return paths
 
 

@@ -24,8 +24,8 @@ class Placing(tf.Module):
     def __init__(self, model: keras.Model, class_names: Sequence[str], legacy_resize: bool) -> None:
         super().__init__(name="serving")
         network = stock_model(model)
-        # What is stored is its variables and the signatures' graphs. Of a Keras model that a SavedModel knows of,
-        # every layer would be traced once more, by itself, for nobody: half of an export's time.
+        # What is stored is its variables and the signatures' graphs. Of a Keras model that a SavedModel knows
+        # of, every layer would be traced once more, by itself, for nobody: half of an export's time.
         self.stored = network.variables
         self.keras_model = lambda: network
         self.network = tf.function(lambda images: network(images, training=False), autograph=False)

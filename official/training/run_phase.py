@@ -10,6 +10,7 @@ import signal
 import time
 from typing import Any, Callable, Mapping
 
+import numpy as np
 import tensorflow as tf
 
 from official.data.pipeline import example_reader
@@ -196,7 +197,6 @@ class PhaseRun:
         if self._ends(first):
             return
         self._warn_of_xla()
-        self._show_training_drawings()
         runtime = self.experiment.runtime
         self.progress = PhaseProgress(
             self.phase.name,
@@ -211,6 +211,8 @@ class PhaseRun:
             self.progress.building(_building(trainer.model, self.build_seconds))
             clock, since = time.time(), first
             for step, batch in zip(range(first + 1, steps + 1), trainer.batches()):
+                if step == first + 1:
+                    self._show_batch(batch, first)
                 metrics = trainer.train_step(batch)
                 if step % CHECK_EVERY == 0 or step == steps or step == first + 1:
                     trainer.check(metrics)
@@ -363,23 +365,20 @@ class PhaseRun:
             drawings.append(self.task.draw_beside(self.eval_source.short_name(i), image, both))
         self.summaries.drawings("predictions", drawings, step)
 
-    def _show_training_drawings(self) -> None:
-        """Augmented training images as the network sees them, with their labels."""
+    def _show_batch(self, batch: Any, step: int) -> None:
+        """Images of this machine's first batch, or of its first part, as the network sees them, augmented, with
+        their labels.
+        """
         count = self.experiment.runtime.drawn_images
         if not count or not self.chief:
             return
-        for name, source in self.trainer.sources.items():
-            task = self.trainer.tasks[name]
-            dataset = task.training_dataset(
-                source,
-                batch_size=count,
-                replica_batch_size=count,
-                seed=self.experiment.runtime.seed,
-                stream=f"{self.phase.name}/{name}",
-                threads=self.experiment.runtime.threads,
+        first = batch if self.experiment.training.accumulate == 1 else batch[0]
+        for name, stream in first.items():
+            own = {key: self.strategy.experimental_local_results(value) for key, value in stream.items()}
+            some = {key: np.concatenate([v.numpy() for v in values])[:count] for key, values in own.items()}
+            self.summaries.drawings(
+                f"training_{name}", self.trainer.tasks[name].training_drawings(some), step
             )
-            batch = {key: value.numpy() for key, value in next(iter(dataset)).items()}
-            self.summaries.drawings(f"training_{name}", task.training_drawings(batch), 0)
 
     def _finish(self, metrics: dict[str, Any], seconds: float, steps: int, taken: int) -> dict[str, Any]:
         result = {

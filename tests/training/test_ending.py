@@ -84,6 +84,12 @@ def counting(monkeypatch):
     monkeypatch.setattr(run_phase, "Trainer", Counting)
 
 
+def two_replicas():
+    return tf.distribute.MirroredStrategy(
+        ["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice()
+    )
+
+
 def run(folder, *, may_end=True, **flags):
     options = dict(
         model_dir=str(folder), eval_every=2, drawn_images=0, keep_checkpoints=2, checkpoint_every=5, **flags
@@ -310,3 +316,33 @@ def test_the_summary_keeps_what_the_training_found(tmp_path):
             name: trained[name] for name in ("job", "flags_fingerprint", "versions", "seed", "seconds")
         }
     assert of("self_train", teacher={"AP": 0.4}) == there()
+
+
+class Drawing:
+    """A task whose drawings are its images."""
+
+    def training_drawings(self, batch):
+        return list(zip(batch["images"].tolist(), batch["index"].tolist()))
+
+
+@pytest.mark.parametrize("replicas,parts", [(1, 1), (2, 1), (1, 2)])
+def test_what_is_drawn_are_the_first_images_of_the_first_batch(tmp_path, replicas, parts):
+    """In the order of the batch, with their labels, whichever replica holds them."""
+    rows = tf.range(8)
+    batches = tf.data.Dataset.from_tensors({"human": {"images": rows * 10, "index": rows}}).rebatch(
+        8 // replicas
+    )
+    strategy = two_replicas() if replicas == 2 else tf.distribute.get_strategy()
+    batch = next(iter(strategy.distribute_datasets_from_function(lambda _: batches)))
+    phase = Phase("teacher", 1, None)
+    for count, shown in ((3, 3), (16, 8), (0, None)):
+        options = tiny.experiment(model_dir=str(tmp_path), drawn_images=count, accumulate=parts)
+        phase_run = PhaseRun(Evaluating(), options, phase, [1], strategy)
+        phase_run.trainer, phase_run.summaries = mock.Mock(tasks={"human": Drawing()}), mock.Mock()
+        phase_run.chief = True
+        phase_run._show_batch(batch if parts == 1 else (batch, None), 7)
+        if shown is None:
+            phase_run.summaries.drawings.assert_not_called()
+        else:
+            drawn = [(10 * i, i) for i in range(shown)]
+            phase_run.summaries.drawings.assert_called_once_with("training_human", drawn, 7)
