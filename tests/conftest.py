@@ -32,8 +32,11 @@ gc.set_threshold(50_000, 20, 20)
 # Files by the minutes that they take, longest first: whichever worker is free takes the next, and none is
 # left with a long one at the end. All others follow, those with many tests first.
 LONG = (
-    "training/test_step.py", "training/test_resume.py", "test_jobs.py", "test_trained_model.py", "tasks/test_pretraining.py",
-    "test_main.py", "tasks/test_segmentation.py", "training/test_multi_worker.py",
+    "training/test_step.py", "training/test_resume.py", "test_jobs.py", "test_trained_model.py", "models/test_spinenet.py",
+    "study/test_study.py", "tasks/test_segmentation.py", "test_export.py", "test_import_job.py", "test_tflite.py",
+    "training/test_replica_inference.py", "tasks/test_augmented_training.py", "models/test_import_released.py",
+    "models/test_classifier.py", "models/test_efficientnet.py", "models/test_retinanet.py", "tasks/test_pretraining.py",
+    "training/test_accumulation.py", "test_main.py", "training/test_keras_model.py", "training/test_multi_worker.py",
 )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from official.tasks.registry import build_task
 from tests import tiny
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-FLAGS = dict(label_shard_size=4, backbone_depth=0.1, max_level=4)
+FLAGS = {**tiny.LITE, "label_shard_size": 4, "backbone_depth": 0.1, "max_level": 4}
 
 
 @pytest.fixture

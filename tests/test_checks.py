@@ -130,9 +130,8 @@ def test_a_full_disk_is_noticed_before_training(tmp_path, monkeypatch):
 
 def test_a_network_cut_off_at_level_4_trains_what_it_uses():
     """And with all its kernels frozen there is nothing to decay; both crashed inside the first step."""
-    small = dict(
-        backbone_width=0.1, backbone_depth=0.1, head_convs=0, drawn_images=0, min_level=4, max_level=4
-    )
+    small = {**tiny.LITE, "backbone_width": 0.1, "backbone_depth": 0.1, "head_convs": 0, "drawn_images": 0}
+    small.update(min_level=4, max_level=4)
     experiment = tiny.experiment(
         **small, freeze=".*kernel", warmup_steps=0, augment="none", batch_size=2, clip_norm=0.0
     )

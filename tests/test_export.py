@@ -19,7 +19,7 @@ from tests import tiny
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     folder = tmp_path_factory.mktemp("export")
-    experiment = tiny.experiment(backbone="efficientnet-b0", eval_score_threshold=0.0105, max_detections=20)
+    experiment = tiny.experiment(**tiny.SQUEEZING, eval_score_threshold=0.0105, max_detections=20)
     task = build_task(experiment, tiny.scenes_source().categories)
     tf.keras.utils.set_random_seed(0)
     model = task.build_model()

@@ -138,6 +138,7 @@ def test_bazel_packages_cover_the_tree():
             "__init__.py",
             "conftest.py",
             "tiny.py",
+            "tiny_backbone.py",
             "run_pytest.py",
             "tf1_networks.py",
             "torch_networks.py",

@@ -21,9 +21,7 @@ keras = tf.keras
 @pytest.fixture(scope="module")
 def detector():
     """A detector on an EfficientNet-Lite with weights and statistics that are not the initial ones."""
-    experiment = tiny.experiment(
-        backbone="efficientnet-lite0", eval_score_threshold=0.0105, max_detections=20, quantize="int8"
-    )
+    experiment = tiny.experiment(**tiny.LITE, eval_score_threshold=0.0105, max_detections=20, quantize="int8")
     task = build_task(experiment, tiny.scenes_source().categories)
     keras.utils.set_random_seed(0)
     model, generator = task.build_model(), np.random.default_rng(0)

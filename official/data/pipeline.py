@@ -37,6 +37,13 @@ def permuted(position: tf.Tensor, size: int, seed: int) -> tuple[tf.Tensor, tf.T
     return epoch, hashing.permuted(offset, size, seed, epoch)
 
 
+@tf.function(autograph=False)  # a graph that every dataset of a process calls
+def _keys(seed: tf.Tensor, epoch: tf.Tensor, image: tf.Tensor) -> tf.Tensor:
+    """int32 [N, 2], the keys of all that is drawn for N images."""
+    halves = tf.constant([[0, 1]], tf.int64)
+    return tf.bitcast(hashing.hashed(seed, epoch[:, None], image[:, None], halves), tf.int32)
+
+
 def stream_seed(seed: int, stream: str) -> int:
     """A seed for one stream of one run, below 2^63."""
     return hashing.named_seed(seed, stream)
@@ -126,8 +133,7 @@ def training_dataset(
             element, row = place // replica_batch_size, place % replica_batch_size
             place = (element % replicas * parts + element // replicas) * replica_batch_size + row
         epoch, image = permuted(step * batch_size + worker.index * own + place, len(source), key_seed)
-        halves = [hashing.hashed(key_seed, epoch, image, word) for word in (0, 1)]
-        return tf.fill([own], step), image, tf.bitcast(tf.stack(halves, axis=1), tf.int32)
+        return tf.fill([own], step), image, _keys(tf.constant(key_seed, tf.int64), epoch, image)
 
     def load(step, image, key):
         return prepare({**read(image), "step": step}, key)

@@ -366,9 +366,7 @@ class PhaseRun:
         self.summaries.drawings("predictions", drawings, step)
 
     def _show_batch(self, batch: Any, step: int) -> None:
-        """Images of this machine's first batch, or of its first part, as the network sees them, augmented, with
-        their labels.
-        """
+        """Images of this machine's first batch (or part of it), as the network sees them, with labels."""
         count = self.experiment.runtime.drawn_images
         if not count or not self.chief:
             return

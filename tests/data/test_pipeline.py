@@ -6,6 +6,7 @@ import tensorflow as tf
 
 import augment
 from augment.jitter import resize_and_crop
+from official import hashing
 from official.data import example as example_lib
 from official.data import pipeline
 from official.data.pipeline import Worker
@@ -45,6 +46,36 @@ def test_replicas_and_workers_share_the_same_global_batch(scenes):
                 value, np.concatenate([h[name] for h in halves[2 * step : 2 * step + 2]])
             )
             np.testing.assert_array_equal(value, np.concatenate([w[step][name] for w in workers]))
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_order_and_keys_are_what_every_image_has_by_itself(scenes, parts):
+    """A step's are computed together; here one by one. In two parts, two replicas of two images: the first parts
+    of both, then the second ones.
+    """
+
+    def noted(example, key):
+        return {"index": example["index"], "step": example["step"], "key": key}
+
+    found = pipeline.training_dataset(
+        scenes,
+        prepare=noted,
+        batch_size=8,
+        replica_batch_size=2,
+        seed=5,
+        stream="human",
+        start_step=3,
+        parts=parts,
+    )
+    found = {name: np.concatenate([batch[name] for batch in found.take(16).as_numpy_iterator()]) for name in ("index", "step", "key")}  # fmt: skip
+    seed, expected = pipeline.stream_seed(5, "human"), []
+    for step in range(3, 7):
+        for place in (0, 1, 4, 5, 2, 3, 6, 7) if parts == 2 else range(8):
+            epoch, offset = divmod(step * 8 + place, 16)
+            image = hashing.permuted(tf.constant(offset, tf.int64), 16, seed, tf.constant(epoch, tf.int64))
+            halves = [int(hashing.hashed(seed, tf.constant(epoch, tf.int64), image, half)) for half in (0, 1)]
+            expected.append((int(image), step, *np.uint32(halves).view(np.int32).tolist()))
+    assert list(zip(found["index"].tolist(), found["step"].tolist(), *found["key"].T.tolist())) == expected
 
 
 def test_every_epoch_is_another_permutation(scenes):

@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
+from official.evaluation import drawing
 from official.evaluation.drawing import class_color, draw_boxes, draw_mask, free_place, sheet, with_legend
 
 
@@ -152,9 +153,9 @@ def test_the_rim_of_a_class_is_its_colour():
 
 
 def test_captions_are_cut_in_the_middle_to_their_cell():
-    drawing = np.zeros((20, 100, 3), np.uint8)
+    blank = np.zeros((20, 100, 3), np.uint8)
     name = "a_name_that_is_much_longer_than_a_cell_of_a_hundred_pixels_0017.png"
-    grid = sheet([drawing, drawing], columns=2, cell=100, captions=[name, ""])
+    grid = sheet([blank, blank], columns=2, cell=100, captions=[name, ""])
     assert grid.shape == (37, 200, 3)
     assert (grid[:17, :98] != 24).any() and (grid[:17, 100:] == 24).all()  # nothing in the next cell
 

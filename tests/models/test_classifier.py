@@ -112,7 +112,9 @@ def test_input_scales(scale, factor, shift):
         small(input_normalization="zero")
 
 
-@pytest.mark.parametrize("variant", ["keras-cv-resnet-50", "keras-cv-resnet-50-v2"])
+@pytest.mark.parametrize(
+    "variant", [pytest.param("keras-cv-resnet-50", marks=pytest.mark.slow), "keras-cv-resnet-50-v2"]
+)
 def test_keras_cv_backbones_are_keras_cvs(variant):
     """Same weights, same features on every level, in inference and with batch statistics."""
     stock, ours = (
@@ -139,7 +141,8 @@ def test_keras_cv_backbones_are_keras_cvs(variant):
     assert [v.shape for v in copy.variables] == [v.shape for v in ours.variables]
 
 
-@pytest.mark.parametrize("name", [pytest.param("keras-cv-resnet-50", marks=pytest.mark.slow), "resnet-50"])
+@pytest.mark.slow  # that every family can be trained is in test_resnet.py, test_spinenet.py and test_efficientnet.py
+@pytest.mark.parametrize("name", ["keras-cv-resnet-50", "resnet-50"])
 def test_other_backbones_carry_every_task(name, tmp_path):
     """Built, called and handed over in stock layers with the scale of their pixels; same outputs."""
     from official.data.source import Category

@@ -163,7 +163,7 @@ def test_exported_model_of_this_project(tmp_path):
     from official.tasks.registry import build_task
     from tests import tiny
 
-    task = build_task(tiny.experiment(backbone="efficientnet-b0"), tiny.scenes_source().categories)
+    task = build_task(tiny.experiment(**tiny.SQUEEZING), tiny.scenes_source().categories)
     model = task.build_model()
     path = str(tmp_path / "model.keras")
     stock_model(model).save(path)

@@ -121,7 +121,9 @@ def test_published_sizes(name, size, head, parameters, multiply_adds):
     assert found["multiply_adds"] == pytest.approx(multiply_adds, rel=2.5e-3)
 
 
-@pytest.mark.parametrize("level", [2, 4, 5, 7])
+@pytest.mark.parametrize(
+    "level", [2, pytest.param(4, marks=pytest.mark.slow), pytest.param(5, marks=pytest.mark.slow), 7]
+)
 def test_a_block_compiles_and_agrees(level):
     """Parents at levels 2, 4 and 7: repetition by 4 and 32, the strided convolution, and both max pools."""
     keras.utils.set_random_seed(0)

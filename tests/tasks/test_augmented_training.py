@@ -20,12 +20,12 @@ def batches(task, preset, threads, count=2):
 
 
 def presets():
-    """All that differ in kind; S2 is S3 without the wide crops, and S3 is S4 with another draw of operations,
-    which detection shows.
+    """All that differ in kind; S2 is S3 without the wide crops, and S3 is S4 with another draw of operations:
+    tests/augment has both.
     """
     for task in ("detection", "segmentation", "classification"):
         for preset in ("s1", "s2", "s3", "s4"):
-            marks = [pytest.mark.slow] if preset in ("s2", "s3") and task != "detection" else []
+            marks = [pytest.mark.slow] if preset in ("s2", "s3") else []
             yield pytest.param(task, preset, marks=marks, id=f"{preset}-{task}")
 
 

@@ -170,7 +170,7 @@ def test_linear_evaluation_of_the_run(pretrained, tmp_path):
     report = json.load(open(tmp_path / "teacher" / "initialized.json"))
     assert (
         set(report["random"]) == {"predictions/kernel", "predictions/bias"}
-        and "stem_conv/kernel" in report["initialized"]
+        and "p1_conv/kernel" in report["initialized"]
     )
     assert json.load(open(tmp_path / "run.json"))["flags"]["input_normalization"] == "unit"
     backbone = tf.keras.models.load_model(folder / "export" / "model.keras", compile=False)
@@ -211,7 +211,7 @@ def test_what_it_cannot_do_is_said(pretrained, tmp_path):
             )
         )
     with pytest.raises(
-        ModelError, match="(?s)--init=.*another network.*--backbone_width: 0.25 there, 0.5 given"
+        ModelError, match="(?s)--init=.*another network.*--backbone_width: 0.0 there, 0.5 given"
     ):
         jobs.run(
             tiny.experiment(

@@ -347,7 +347,7 @@ def test_the_third_stream(model):
     )
     assert model.joint_network({"images": found["joint"]["images"]})["logits"].shape == (2, 3)
     shared = {id(v) for v in model.network.backbone.trainable_variables}
-    assert len(shared & {id(v) for v in model.joint_network.trainable_variables}) > 20
+    assert len(shared) > 10 and shared <= {id(v) for v in model.joint_network.trainable_variables}
     with pytest.raises(tf.errors.InvalidArgumentError, match="not below 3"):
         model.streams({"human": human, "joint": {**joint, "labels": tf.constant([3, 0])}})
 

@@ -14,7 +14,12 @@ from tests import tiny
 from tests.training.test_step import SQUEEZING, two_replicas
 
 
-@pytest.fixture(scope="module", params=tuple(tiny.TASKS))
+def tasks():
+    """Pre-training's evaluation goes through the same code, before a release."""
+    return [pytest.param(t, marks=[pytest.mark.slow] * (t not in tiny.SELF_TRAINED)) for t in tiny.TASKS]
+
+
+@pytest.fixture(scope="module", params=tasks())
 def models(request):
     """(task, one model, the same on two replicas, seven labelled images); batches of three."""
     name = request.param

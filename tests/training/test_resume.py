@@ -21,8 +21,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 
 def arguments(model_dir, task):
     """The whole loop of a task; detection is trained jointly, so that its third stream is resumed too."""
-    joint = JOINT if task == "detection" else {}
-    return [*tiny.command_line(**FLAGS, **joint, task=task), f"--model_dir={model_dir}"]
+    own = {"detection": JOINT, "contrastive": tiny.LITE}.get(task, {})  # one on a network that users have
+    return [*tiny.command_line(**FLAGS, **own, task=task), f"--model_dir={model_dir}"]
 
 
 def start(model_dir, task):
