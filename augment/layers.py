@@ -77,8 +77,12 @@ class AugmentationLayer(keras_cv.layers.BaseImageAugmentationLayer):
         return None
 
     def call(self, inputs: Any, training: bool = True) -> Any:
+        return self._called(inputs, training)
+
+    @tf.autograph.experimental.do_not_convert  # no branch hangs on a tensor, and to convert it takes seconds
+    def _called(self, inputs: Any, training: bool | None) -> Any:
         if not isinstance(inputs, dict):
-            return self.call({"images": inputs}, training=training)["images"]
+            return self._called({"images": inputs}, training)["images"]
         training = training is None or bool(training)
         if not training and self.output_shape_of(tf.TensorShape([None, None, 3])).num_elements() is None:
             return inputs
