@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import collections
 import functools
+import os
 import sys
 import time
 from typing import Callable, Iterable, Iterator, TypeVar
@@ -25,6 +26,15 @@ SHORTEST, LONGEST, SHARE = (
 )  # seconds between two lines of a log; share of the time that has passed
 _BAR = "{desc} {percentage:3.0f}% |{bar}| {n_fmt} of {total_fmt} {unit}{postfix}"
 _open: list[Bar] = []  # outermost first
+
+
+def own_command(program: str = "") -> str:
+    """How this program is called: by the installed command, or as the file of a clone.
+
+    Args:
+      program: what was started; this process when empty.
+    """
+    return "self-train" if os.path.basename(program or sys.argv[0]) == "self-train" else "python main.py"
 
 
 def note(text: str) -> None:

@@ -189,6 +189,17 @@ def test_evaluate_existing_detections(finished, tmp_path, capsys):
     )
 
 
+def test_predicting_again_leaves_no_drawing_of_other_images(finished, tmp_path):
+    folder, experiment, _ = finished
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        tf.io.write_file(
+            str(tmp_path / name / f"{name}.png"), tf.io.encode_png(tf.zeros([64, 64, 3], tf.uint8))
+        )
+        rerun(experiment, job="predict", images=str(tmp_path / name))
+    assert os.listdir(folder / "predictions" / "drawn") == ["b.jpg"]
+
+
 def test_predict_on_a_folder(finished, tmp_path, capsys):
     _, experiment, _ = finished
     photos = tmp_path / "photos" / "deeper"

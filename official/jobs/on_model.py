@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 from typing import Any, Mapping, Sequence
 
 from official.data.input_report import InputReport
@@ -200,7 +201,10 @@ def predict(experiment: Experiment) -> dict[str, Any]:
         raise DataError("--images is needed: a folder of images")
     folder, task, model, trained = open_model(experiment)
     source = open_images(experiment, folder)
-    output = experiment.serving.output or os.path.join(folder.path, "predictions")
+    own = os.path.join(folder.path, "predictions")
+    output = experiment.serving.output or own
+    for earlier in ("drawn", "masks") if output == own else ():  # of other images, perhaps
+        shutil.rmtree(os.path.join(own, earlier), ignore_errors=True)
     source = dataclasses.replace(source, categories=task.categories)
     with timed(folder, "predict"), naming_unreadable(source):
         found = counted(task.predict(model, source, 0, len(source)), "predicting", len(source), "images")

@@ -298,7 +298,7 @@ def table(summary: dict[str, Any], metrics: Sequence[str]) -> str:
         for name in ("teacher", "control", "student"):
             row = chain.get(name)
             if row:
-                cells = [f"{row[m]:.3f}" if m in row else "-" for m in metrics]
+                cells = [f"{row[m]:.3f}" if row.get(m, -1.0) >= 0.0 else "-" for m in metrics]
                 values = "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths))
                 called = f"{name} {number}" if len(chains) > 1 else name
                 lines.append(f"{called:<11}{values}{row['steps']:8d}{row['seconds']:9.0f}")

@@ -135,7 +135,7 @@ def _scores(out: Page, ended: Ended) -> None:
     rows = []
     for name, result in ended.results.items():
         interval = ended.verdict.scores.get(name) if ended.verdict else None
-        cells = [f"{result[m]:.3f}" if m in result else "–" for m in metrics]
+        cells = [f"{result[m]:.3f}" if result.get(m, -1.0) >= 0.0 else "–" for m in metrics]
         if interval is not None and metrics:
             cells[0] = interval.text()
         rows.append(

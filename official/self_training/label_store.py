@@ -59,10 +59,14 @@ class LabelStore:
         if before and before != json.loads(json.dumps(plan)):
             differing = _plan_differences(before, json.loads(json.dumps(plan)))
             if differing:
+                other = [differing.pop(name, None) for name in ("ids_sha256", "images_to_label")]
+                words = [f"{k}: {a!r} there, {b!r} now" for k, (a, b) in differing.items()]
+                if any(other):  # a digest says nothing to people
+                    there, now = (f"{p['images_to_label']} of {p['data']}" for p in (before, plan))
+                    words.append(f"images: {there} there, {now} now")
                 raise LabelError(
-                    f"{self.folder} holds labels made in another way: "
-                    + "; ".join(f"{k}: {a!r} there, {b!r} now" for k, (a, b) in differing.items())
-                    + ". Use another --model_dir or --label_store, or remove the folder."
+                    f"{self.folder} holds labels made in another way: {'; '.join(words)}. Use another "
+                    "--model_dir; where --label_store names these labels, leave it out to label anew."
                 )
             return
         write_json(os.path.join(self.folder, PLAN), plan)

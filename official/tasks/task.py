@@ -1,8 +1,9 @@
 """The protocol between a task and everything that trains, labels and evaluates it.
 
-A new task is one file that implements `Task`, and one line in `registry.py`; the trainer, the self-training
-loop and the jobs are written once, against this. A task plays three parts, which can be read by themselves:
-it is learned (`Learning`), a trained network is used for it (`Inference`), and people look at it (`Drawing`).
+A new task is one file that implements `Task`, and one line in `official/catalog.py`; the trainer, the
+self-training loop and the jobs are written once, against this. A task plays three parts, which can be read by
+themselves: it is learned (`Learning`), a trained network is used for it (`Inference`), and people look at it
+(`Drawing`).
 """
 
 from __future__ import annotations

@@ -240,3 +240,14 @@ def test_the_level_of_a_teacher_is_what_a_constant_answer_scores():
         "too weak to label: top1 0.450, below 0.525, about what naming the commonest class everywhere reaches"
         in text
     )
+
+
+@pytest.mark.parametrize(
+    "program, command", [("/usr/bin/self-train", "self-train"), ("main.py", "python main.py")]
+)
+def test_commands_call_the_program_as_it_was_called(monkeypatch, program, command):
+    """There is no main.py where the wheel is installed."""
+    monkeypatch.setattr("sys.argv", [program, "--job=self_train"])
+    commands = Commands("runs/a", "runs/a/flags.cfg", "runs/a_2")
+    assert commands.again() == f"{command} --flagfile=runs/a/flags.cfg --model_dir=runs/a_2"
+    assert commands.export("teacher").startswith(f"{command} --job=export --model_dir=runs/a ")

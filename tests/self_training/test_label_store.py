@@ -325,6 +325,19 @@ def test_what_an_earlier_version_did_not_note_does_not_lock_a_store(tmp_path):
         label(tmp_path, max_detections=7)
 
 
+def test_a_store_of_other_images_says_which(tmp_path):
+    """And never to remove a folder, which may be another run's."""
+    label(tmp_path)
+    fewer = tiny.scenes_source("unlabeled", 12, labeled=False)
+    with pytest.raises(LabelError) as caught:
+        label_source(
+            Teacher(), None, fewer, LabelStore(str(tmp_path)), tiny.experiment(label_shard_size=4), "t"
+        )
+    text = str(caught.value)
+    assert f"images: 16 of scenes:unlabeled there, 12 of {fewer.word} now. Use another" in text
+    assert "leave it out to label anew" in text and "sha256" not in text and "remove" not in text
+
+
 def test_labels_of_a_real_network_do_not_depend_on_shards(tmp_path):
     """Batches start at shard borders, so sizes that divide into batches differently still agree."""
     source = tiny.scenes_source("unlabeled", 8, labeled=False)
