@@ -18,8 +18,9 @@ from tests import tiny
 from tests.forked_main import ForkedMain
 
 FLAGS = dict(
+    **{**tiny.LITE, "backbone_depth": 0.1},  # the process beside knows no backbone of the tests
     drawn_images=0, teacher_steps=9, student_steps=9, checkpoint_every=3, label_shard_size=8, control=True, compute_threads=1, eval_data="",
-    backbone_depth=0.1, max_level=4,
+    max_level=4,
 )  # fmt: skip
 PHASES = ("teacher", "student", "control")
 
