@@ -22,11 +22,10 @@ from tests.forked_main import HANGS_BEFORE, ForkedMain
 # Neither after two nor after four steps is a box found, so the phase ends there: the chief alone knows that,
 # and says so.
 FLAGS = dict(
-    drawn_images=0, teacher_steps=8, job="train", eval_data="scenes:val,count=4", eval_every=2, patience=1, take="best", checkpoint_every=2,
+    **tiny.LITE, drawn_images=0, teacher_steps=8, job="train", eval_data="scenes:val,count=4", eval_every=2, patience=1, take="best", checkpoint_every=2,
 )  # fmt: skip
 WHOLE = dict(  # the task whose networks are built soonest
-    task="classification", drawn_images=0, teacher_steps=24, student_steps=12, checkpoint_every=5, label_shard_size=8, eval_batch_size=2,
-    backbone_depth=0.1,
+    **{**tiny.LITE, "backbone_depth": 0.1}, task="classification", drawn_images=0, teacher_steps=24, student_steps=12, checkpoint_every=5, label_shard_size=8, eval_batch_size=2,
 )  # fmt: skip
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 ENDS_WITHIN = 90.0  # seconds after another worker has died; docs/scale.md says so
