@@ -27,7 +27,7 @@ from official.errors import UserError, in_words  # noqa: E402
 from official.flagfiles import expanded  # noqa: E402
 from official.flags import define_flags, experiment_from_flags  # noqa: E402
 from official.help_page import asked_for, page  # noqa: E402
-from official.screen import own_command  # noqa: E402
+from official.screen import called_as  # noqa: E402
 
 BUG = 70  # exit code
 
@@ -83,7 +83,7 @@ def start(arguments: list[str] | None = None) -> None:
         print(f"self-training {__version__}")
         return
     if asked_for(given[1:]):
-        print(page(asked_for(given[1:]), own_command(given[0])))
+        print(page(asked_for(given[1:]), called_as(given[0])))
         return
     define_flags()
     try:

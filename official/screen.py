@@ -28,7 +28,7 @@ _BAR = "{desc} {percentage:3.0f}% |{bar}| {n_fmt} of {total_fmt} {unit}{postfix}
 _open: list[Bar] = []  # outermost first
 
 
-def own_command(program: str = "") -> str:
+def called_as(program: str = "") -> str:
     """How this program is called: by the installed command, or as the file of a clone.
 
     Args:

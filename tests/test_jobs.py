@@ -197,7 +197,12 @@ def test_predicting_again_leaves_no_drawing_of_other_images(finished, tmp_path):
             str(tmp_path / name / f"{name}.png"), tf.io.encode_png(tf.zeros([64, 64, 3], tf.uint8))
         )
         rerun(experiment, job="predict", images=str(tmp_path / name))
-    assert os.listdir(folder / "predictions" / "drawn") == ["b.jpg"]
+    drawn = folder / "predictions" / "drawn"
+    assert os.listdir(drawn) == ["b.jpg"]
+    rerun(experiment, job="predict", images=str(drawn))  # never the images that it is to look at
+    assert (drawn / "b.jpg").is_file()
+    summary = rerun(experiment, job="predict", images=str(folder / "predictions"))
+    assert summary["predictions"]["images"] >= 1 and (drawn / "b.jpg").is_file()
 
 
 def test_predict_on_a_folder(finished, tmp_path, capsys):

@@ -9,7 +9,7 @@ import shutil
 from typing import Any, Mapping, Sequence
 
 from official.data.input_report import InputReport
-from official.data.source import Category, DataError
+from official.data.source import Category, DataError, Source
 from official.data.sources import parse_word, split_word
 from official.data.unreadable import naming_unreadable
 from official.errors import FlagError, UserError
@@ -203,8 +203,9 @@ def predict(experiment: Experiment) -> dict[str, Any]:
     source = open_images(experiment, folder)
     own = os.path.join(folder.path, "predictions")
     output = experiment.serving.output or own
-    for earlier in ("drawn", "masks") if output == own else ():  # of other images, perhaps
-        shutil.rmtree(os.path.join(own, earlier), ignore_errors=True)
+    if output == own and not _any_below(own, source):
+        for earlier in ("drawn", "masks"):  # of other images, perhaps
+            shutil.rmtree(os.path.join(own, earlier), ignore_errors=True)
     source = dataclasses.replace(source, categories=task.categories)
     with timed(folder, "predict"), naming_unreadable(source):
         found = counted(task.predict(model, source, 0, len(source)), "predicting", len(source), "images")
@@ -214,6 +215,12 @@ def predict(experiment: Experiment) -> dict[str, Any]:
     return folder.summarize(
         {"predictions": content, "skipped_inputs": {"images": dict(source.report.counts)}}
     )
+
+
+def _any_below(folder: str, source: Source) -> bool:
+    """Whether an image of the source lies in a folder."""
+    names = () if source.file_names is None else source.file_names
+    return any(os.path.realpath(str(name)).startswith(os.path.realpath(folder) + os.sep) for name in names)
 
 
 def export(experiment: Experiment) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import numpy as np
 from official.evaluation import bootstrap
 from official.evaluation.bootstrap import Interval, Scored
 from official.evaluation.evaluated import Evaluated, EvaluatedClasses, EvaluatedMasks
-from official.screen import own_command
+from official.screen import called_as
 
 HELPED, HURT, UNDECIDED = "helped", "hurt", "not decided"
 FEWEST_IMAGES = 10  # of fewer evaluation images nothing is concluded
@@ -434,16 +434,16 @@ class Commands:
     def of(self, reason: Reason) -> str:
         """The run again with what a reason asks for, or its job on this one."""
         if reason.job:
-            return f"{own_command()} --job={reason.job} --model_dir={quote(self.run)}"
+            return f"{called_as()} --job={reason.job} --model_dir={quote(self.run)}"
         return " ".join(filter(None, (self.again(), self.taking.get(reason.keeps, ""), reason.flags)))
 
     def again(self) -> str:
         """The same run in another folder."""
-        return f"{own_command()} --flagfile={quote(self.flagfile)} --model_dir={quote(self.new)}"
+        return f"{called_as()} --flagfile={quote(self.flagfile)} --model_dir={quote(self.new)}"
 
     def export(self, phase: str) -> str:
         """A phase's model in the place of the student's."""
         return (
-            f"{own_command()} --job=export --model_dir={quote(self.run)} "
+            f"{called_as()} --job=export --model_dir={quote(self.run)} "
             f"--checkpoint={quote(f'{self.run}/{phase}')}"
         )

@@ -16,7 +16,7 @@ from typing import Any, Mapping
 
 from official.experiment import NOT_FINGERPRINTED, Experiment
 from official.flags import as_arguments, experiment_from_arguments
-from official.screen import own_command
+from official.screen import called_as
 from official.study.spec import Cell, Study, StudyError
 from official.tasks.augmentation import student_options
 from official.training.phases import LABELS, STUDENT, TEACHER, depending
@@ -199,5 +199,5 @@ def flagfile(run: Run, root: str) -> str:
         for name, (key, below) in run.places.items()
     }
     flags = {**run.flags, **places}
-    head = f"# {run.title}: {run.kind}. Repeat it by: {own_command()} --flagfile=THIS --model_dir=RUN"
+    head = f"# {run.title}: {run.kind}. Repeat it by: {called_as()} --flagfile=THIS --model_dir=RUN"
     return "\n".join([head, *as_arguments(flags)]) + "\n"

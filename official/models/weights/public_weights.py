@@ -19,7 +19,7 @@ from typing import Iterator
 
 from official.models.weights.downloads import fetch, has_digest
 from official.models.weights.weight_files import WeightsError, checkpoint_prefix
-from official.screen import note, note_once, own_command
+from official.screen import called_as, note, note_once
 
 INITS = ("imagenet", "imagenet++", "simclr")
 _KERAS = "https://storage.googleapis.com/keras-applications/"
@@ -269,7 +269,7 @@ def _nowhere(init: str, weights_dir: str, backbone: str, files: list[PublicFile]
         lines.append("run this command with --download, which fetches the first of these")
     names = ", ".join(file.name for file in files if not file.address)
     lines.append(f"put one of these into {weights_dir}: {names} ({_PAGES[init]})")
-    job = f"{own_command()} --job=import_checkpoint --backbone={backbone}"
+    job = f"{called_as()} --job=import_checkpoint --backbone={backbone}"
     lines.append(f"import a file: {job} --checkpoint=FILE --output={imported} --model_dir=RUN")
     return "\n  ".join(lines)
 
